@@ -1,0 +1,17 @@
+//! What the kernel and the userspace side of Penstock must agree on.
+//!
+//! The BPF datapath, the userspace control plane and the tests all use this crate, so there is one
+//! definition of each map layout, one replay window, one nonce and one set of counter names.
+//! It is `no_std`, allocates nothing and compiles for `bpfel-unknown-none` and for the host.
+#![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+pub mod atomic;
+pub mod counter;
+pub mod key;
+pub mod maps;
+pub mod seq;
+
+pub use counter::Counter;
+pub use key::SessionKey;
+pub use seq::{ExtendedSeq, ReplayWindow};

@@ -1,0 +1,340 @@
+//! Layouts of the BPF maps. `forwarder-ebpf/src/maps.rs` defines the maps themselves.
+//!
+//! | map | type | key → value | writer | reader |
+//! | --- | --- | --- | --- | --- |
+//! | `FLOWS` | hash | [`FlowKey`] → publisher-track slot (`u32`) | userspace | ingress |
+//! | `PUBLISHER_TRACKS` | array | slot → [`PublisherTrack`] | userspace | ingress |
+//! | `PUBLISHER_STATE` | array | slot → [`PublisherState`] | userspace before the flow exists, then ingress | userspace |
+//! | `FANOUTS` | array of maps | fan-out slot → devmap with exactly `copies` entries | userspace | ingress |
+//! | `FANOUT_LISTS` | array | fan-out slot → [`FanoutList`] | userspace, while the slot is unused | ingress, egress |
+//! | `SUBSCRIBER_TRACKS` | array | slot → [`SubscriberTrack`] | userspace, while the slot is unused | egress |
+//! | `SUBSCRIBER_STATE` | array | slot → [`SubscriberState`] | userspace before the slot is used, then egress | userspace |
+//! | `SESSIONS` | array | slot → [`Session`] | userspace | egress, CLI |
+//! | `PATHS` | array | slot → [`Path`] | userspace, while the slot is unused | egress |
+//! | `LEASES` | array | session slot → expiry, ns of CLOCK_BOOTTIME (`u64`) | userspace | ingress, egress |
+//! | `KEYS` | array | session slot → [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
+//! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
+//! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
+//! | `PASSES` | per-CPU array | pass slot → [`Pass`] | ingress, then egress of the same softirq | |
+//!
+//! Replacing an element of `FANOUTS` waits for an RCU grace period in the kernel
+//! (`maybe_wait_bpf_programs`), and a whole pass, ingress to the last copy, runs within one softirq.
+//! So when userspace has taken a fan-out slot out of use, no copy that names it is in flight, and the
+//! subscriber, path and key slots behind it may be written again.
+
+use crate::seq::ReplayWindow;
+
+/// "No slot": a publisher track without fan-out.
+pub const NONE: u32 = u32::MAX;
+
+/// Most copies of one packet in a pass. A veth ring holds 256 frames; a NIC ring has the same shape.
+pub const MAX_COPIES: usize = 200;
+
+/// Egress interfaces that one stream can leave by.
+pub const MAX_EGRESS: usize = 4;
+
+/// Largest RTP payload in bytes, without header and tag.
+pub const MAX_PAYLOAD: usize = 1400;
+
+/// A lease lasts this long: RFC 7675 §5.1 lets consent last 30 seconds.
+pub const LEASE_NS: u64 = 30_000_000_000;
+
+/// Passes that one CPU may have in flight. A devmap queue holds 16 frames per device before it is
+/// flushed, so at most `16 * MAX_EGRESS` packets can still have unsent copies.
+pub const PASS_SLOTS: usize = 128;
+
+/// An RTP source as it arrives: 5-tuple (protocol is UDP) and SSRC. Network byte order; IPv4
+/// addresses as IPv4-mapped IPv6 (`::ffff:a.b.c.d`). 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub peer: [u8; 16],
+    pub local: [u8; 16],
+    pub peer_port: [u8; 2],
+    pub local_port: [u8; 2],
+    pub ssrc: [u8; 4],
+}
+
+/// What userspace says of one incoming SSRC. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublisherTrack {
+    /// Session slot: key and lease.
+    pub session: u32,
+    /// Fan-out slot, or [`NONE`]. Changed alone, so a reader sees the old or the new one.
+    pub fanout: u32,
+    /// RTP clock in Hz, for the jitter of RFC 3550 §6.4.1.
+    pub clock_rate: u32,
+    /// Host byte order.
+    pub ssrc: u32,
+    /// The one payload type that is forwarded.
+    pub payload_type: u8,
+    /// 1 audio, 2 video. For people only.
+    pub kind: u8,
+    pub reserved: [u8; 14],
+}
+
+/// Reasons counted per publisher track, in the order of [`PublisherState::drops`].
+pub const PUBLISHER_DROPS: [crate::Counter; 7] = [
+    crate::Counter::DropMalformedRtp,
+    crate::Counter::DropOversize,
+    crate::Counter::DropPayloadType,
+    crate::Counter::DropPublisherExpired,
+    crate::Counter::DropReplayed,
+    crate::Counter::DropTooOld,
+    crate::Counter::DropAuthFailed,
+];
+
+/// What the kernel knows of one incoming SSRC.
+#[repr(C)]
+#[derive(Debug)]
+pub struct PublisherState {
+    /// Moves only after the tag of a packet was right.
+    pub replay: ReplayWindow,
+    /// First index that counts, for the expected number of packets (RFC 3550 §A.3).
+    pub first: u64,
+    /// Authenticated packets.
+    pub packets: u64,
+    /// Their payload bytes.
+    pub octets: u64,
+    /// Drops by [`PUBLISHER_DROPS`].
+    pub drops: [u64; 8],
+    /// Arrival of the last authenticated packet, ns of CLOCK_BOOTTIME.
+    pub last_arrival_ns: u64,
+    /// RTP timestamp of that packet, host byte order.
+    pub last_timestamp: u32,
+    /// Interarrival jitter times 16, in RTP clock units (RFC 3550 §A.8).
+    pub jitter_q4: u32,
+}
+
+/// [`PublisherState`] as bytes, the form in which userspace reads and writes the map.
+pub type PublisherStateBytes = [u8; size_of::<PublisherState>()];
+
+impl PublisherState {
+    /// State of a source that userspace learnt from the packet with index `first`.
+    pub const fn starting_after(first: crate::ExtendedSeq) -> Self {
+        Self {
+            replay: ReplayWindow::starting_after(first),
+            first: first.0 + 1,
+            packets: 0,
+            octets: 0,
+            drops: [0; 8],
+            last_arrival_ns: 0,
+            last_timestamp: 0,
+            jitter_q4: 0,
+        }
+    }
+
+    /// A copy of the map value.
+    pub fn from_bytes(bytes: &PublisherStateBytes) -> Self {
+        // SAFETY: the struct is `repr(C)` of integers (atomics have the layout of their integer), so
+        // every bit pattern is valid; the source need not be aligned.
+        unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) }
+    }
+
+    /// The map value.
+    pub fn into_bytes(self) -> PublisherStateBytes {
+        // SAFETY: `repr(C)` without padding, and of the same size as the array by its definition.
+        unsafe { core::mem::transmute(self) }
+    }
+}
+
+/// One egress interface of a fan-out: the members `start .. start + len` leave by it, in order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EgressGroup {
+    pub ifindex: u32,
+    pub start: u32,
+    pub len: u32,
+    pub reserved: u32,
+}
+
+/// The subscribers of one publisher track, in the order of the devmap's entries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FanoutList {
+    /// Number of members, which is also the number of devmap entries.
+    pub copies: u32,
+    /// Number of groups in use.
+    pub groups_len: u32,
+    pub groups: [EgressGroup; MAX_EGRESS],
+    /// Subscriber-track slots.
+    pub members: [u32; MAX_COPIES],
+}
+
+/// What userspace says of one outgoing SSRC. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberTrack {
+    /// Outgoing index = incoming index + this (wrapping): fixed for the life of the slot, so one
+    /// outgoing index never carries two plaintexts.
+    pub index_offset: u64,
+    /// First incoming index that is for this subscriber; earlier ones would give outgoing indices
+    /// that another source may have used.
+    pub first_in: u64,
+    /// Session slot: key, lease and path.
+    pub session: u32,
+    /// Host byte order.
+    pub ssrc: u32,
+    /// Outgoing timestamp = incoming timestamp + this (wrapping).
+    pub timestamp_offset: u32,
+    /// Publisher-track slot that feeds it. For people only.
+    pub publisher_track: u32,
+    pub payload_type: u8,
+    /// 1 audio, 2 video. For people only.
+    pub kind: u8,
+    pub reserved: [u8; 6],
+}
+
+/// Reasons counted per subscriber track, in the order of [`SubscriberState::drops`].
+pub const SUBSCRIBER_DROPS: [crate::Counter; 3] =
+    [crate::Counter::DropSubscriberExpired, crate::Counter::DropBeforeJoin, crate::Counter::DropInternalEgress];
+
+/// What the kernel knows of one outgoing SSRC. 80 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberState {
+    /// Copies handed to the egress device.
+    pub packets: u64,
+    /// Their payload bytes, as the SR counts them (RFC 3550 §6.4.1).
+    pub octets: u64,
+    /// Outgoing index of the last copy.
+    pub last_index: u64,
+    /// When the last copy left, ns of CLOCK_BOOTTIME.
+    pub last_sent_ns: u64,
+    /// Drops by [`SUBSCRIBER_DROPS`].
+    pub drops: [u64; 4],
+    /// Outgoing RTP timestamp of the last copy, host byte order.
+    pub last_timestamp: u32,
+    pub reserved: u32,
+}
+
+/// State of a session slot.
+pub mod session_state {
+    pub const FREE: u8 = 0;
+    pub const PUBLISHER: u8 = 1;
+    pub const SUBSCRIBER: u8 = 2;
+}
+
+/// Longest stream or session name kept for the inspection commands, in bytes of UTF-8.
+pub const NAME_LEN: usize = 64;
+
+/// One WHIP or WHEP session. 288 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    /// Path slot of a subscriber, or [`NONE`]. Changed alone when the peer moves.
+    pub path: u32,
+    /// One of [`session_state`].
+    pub state: u8,
+    /// IANA number of the SRTP profile: 7 AEAD_AES_128_GCM, 8 AEAD_AES_256_GCM (RFC 7714 §14.2).
+    pub profile: u8,
+    pub reserved: [u8; 2],
+    /// Peer and local transport address, network byte order, IPv4 as mapped IPv6.
+    pub peer: [u8; 16],
+    pub local: [u8; 16],
+    pub peer_port: [u8; 2],
+    pub local_port: [u8; 2],
+    pub reserved2: [u8; 4],
+    /// When the keys were installed, ns of CLOCK_BOOTTIME.
+    pub created_ns: u64,
+    /// Stream name, zero padded.
+    pub stream: [u8; NAME_LEN],
+    /// Session id as in the HTTP location, zero padded.
+    pub id: [u8; NAME_LEN],
+}
+
+/// Longest outgoing header up to and including UDP: Ethernet + 802.1Q + IPv6 + UDP.
+pub const MAX_HEADER: usize = 14 + 4 + 40 + 8;
+
+/// How copies reach one peer: the headers in front of the RTP header, ready but for lengths and
+/// checksums. 80 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    pub egress_ifindex: u32,
+    /// Length of `header` in use: 42 or 46 (IPv4), 62 or 66 (IPv6).
+    pub header_len: u8,
+    /// 14, or 18 with an 802.1Q tag: where the IP header starts.
+    pub l3_offset: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    pub reserved: u8,
+    /// Ones' complement sum (not inverted, folded to 16 bits, native byte order of 16-bit loads) of
+    /// what stays the same. IPv4: the IP header with total length and checksum 0. IPv6: the UDP
+    /// pseudo header with length 0, the two ports, and next header 17.
+    pub checksum_base: u32,
+    pub header: [u8; MAX_HEADER],
+    pub reserved2: [u8; 2],
+}
+
+/// How frames get into and out of the datapath.
+pub mod xdp_mode {
+    /// Nothing attached.
+    pub const NONE: u8 = 0;
+    pub const NATIVE: u8 = 1;
+    pub const GENERIC: u8 = 2;
+}
+
+/// The server that owns the maps. For the inspection commands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Layout version; [`LAYOUT_VERSION`] of the writer.
+    pub layout: u32,
+    pub pid: u32,
+    /// ns of CLOCK_BOOTTIME.
+    pub started_ns: u64,
+    /// Last sign of life of the control plane, ns of CLOCK_BOOTTIME.
+    pub heartbeat_ns: u64,
+    /// Attached interfaces, 0 where unused.
+    pub ifindex: [u32; 8],
+    /// [`xdp_mode`] of each.
+    pub mode: [u8; 8],
+    /// UDP port of the media, host byte order.
+    pub media_port: u16,
+    pub reserved: [u8; 6],
+}
+
+/// Changes with every incompatible change of a layout in this crate.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pass {
+    /// Incoming index.
+    pub index: u64,
+    pub fanout: u32,
+    /// Plaintext bytes behind the RTP header.
+    pub payload_len: u32,
+    /// RTP timestamp, host byte order.
+    pub timestamp: u32,
+    /// First two bytes of the incoming RTP header: V P X CC, M PT.
+    pub rtp0: u8,
+    pub rtp1: u8,
+    pub reserved: [u8; 2],
+    /// Copies already made per egress group.
+    pub cursor: [u32; MAX_EGRESS],
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: all are `repr(C)` of integers and byte arrays without padding that matters: aya reads
+    // and writes them as plain bytes, and every bit pattern is a valid value.
+    unsafe impl aya::Pod for super::FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PublisherTrack {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::FanoutList {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SubscriberTrack {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SubscriberState {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Session {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Path {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Server {}
+}

@@ -1,0 +1,58 @@
+//! The BPF maps. Layouts, writers and readers: `forwarder_common::maps`.
+//!
+//! The capacities here are the defaults; the loader sets those of the configuration.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use forwarder_common::{Counter, SessionKey, maps as layout};
+
+/// Sessions that the maps hold by default.
+const MAX_SESSIONS: usize = 1024;
+/// Incoming SSRCs by default.
+const MAX_PUBLISHER_TRACKS: usize = 256;
+/// Outgoing SSRCs by default.
+const MAX_SUBSCRIBER_TRACKS: usize = 2048;
+
+#[btf_map]
+pub static FLOWS: HashMap<layout::FlowKey, u32, MAX_PUBLISHER_TRACKS> = HashMap::new();
+
+#[btf_map]
+pub static PUBLISHER_TRACKS: Array<layout::PublisherTrack, MAX_PUBLISHER_TRACKS> = Array::new();
+
+#[btf_map]
+pub static PUBLISHER_STATE: Array<layout::PublisherState, MAX_PUBLISHER_TRACKS> = Array::new();
+
+#[btf_map]
+pub static FANOUTS: ArrayOfMaps<DevMap<1>, { 2 * MAX_PUBLISHER_TRACKS }> = ArrayOfMaps::new();
+
+#[btf_map]
+pub static FANOUT_LISTS: Array<layout::FanoutList, { 2 * MAX_PUBLISHER_TRACKS }> = Array::new();
+
+#[btf_map]
+pub static SUBSCRIBER_TRACKS: Array<layout::SubscriberTrack, MAX_SUBSCRIBER_TRACKS> = Array::new();
+
+#[btf_map]
+pub static SUBSCRIBER_STATE: Array<layout::SubscriberState, MAX_SUBSCRIBER_TRACKS> = Array::new();
+
+#[btf_map]
+pub static SESSIONS: Array<layout::Session, MAX_SESSIONS> = Array::new();
+
+#[btf_map]
+pub static PATHS: Array<layout::Path, { 2 * MAX_SESSIONS }> = Array::new();
+
+#[btf_map]
+pub static LEASES: Array<u64, MAX_SESSIONS> = Array::new();
+
+#[btf_map]
+pub static KEYS: Array<SessionKey, MAX_SESSIONS> = Array::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+pub static SERVER: Array<layout::Server, 1> = Array::new();
+
+#[btf_map]
+pub static PASSES: PerCpuArray<layout::Pass, { layout::PASS_SLOTS }> = PerCpuArray::new();

@@ -1,0 +1,275 @@
+//! The contract between the control plane and whatever moves the media.
+//!
+//! The control plane owns HTTP, SDP, ICE, DTLS and RTCP. An engine owns the SRTP media of the
+//! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
+//! indices follow from incoming ones by the fixed offset that the control plane sets.
+
+use std::net::SocketAddr;
+
+use forwarder_common::ExtendedSeq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// SRTP protection profile (RFC 7714 §14.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Profile {
+    #[serde(rename = "AEAD_AES_128_GCM")]
+    AeadAes128Gcm,
+    #[serde(rename = "AEAD_AES_256_GCM")]
+    AeadAes256Gcm,
+}
+
+impl Profile {
+    /// Session key length in bytes.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Profile::AeadAes128Gcm => 16,
+            Profile::AeadAes256Gcm => 32,
+        }
+    }
+
+    /// IANA name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::AeadAes128Gcm => "AEAD_AES_128_GCM",
+            Profile::AeadAes256Gcm => "AEAD_AES_256_GCM",
+        }
+    }
+
+    /// IANA number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Profile::AeadAes128Gcm => 7,
+            Profile::AeadAes256Gcm => 8,
+        }
+    }
+}
+
+/// SRTP session key and salt of one direction (RFC 3711 §4.3). Zeroed on drop, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MediaKey {
+    #[zeroize(skip)]
+    pub profile: Profile,
+    /// `profile.key_len()` bytes.
+    pub key: Vec<u8>,
+    pub salt: [u8; 12],
+}
+
+impl std::fmt::Debug for MediaKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MediaKey({}, redacted)", self.profile.name())
+    }
+}
+
+/// Where a session's packets come from or go to, as the peer and we see it on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Transport {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+/// Which way the media of a session flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sends to us (WHIP). The engine needs the key that opens.
+    Publisher,
+    /// Receives from us (WHEP). The engine needs the key that seals.
+    Subscriber,
+}
+
+/// Audio or video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Audio,
+    Video,
+}
+
+/// A session with keys.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// As in the HTTP location. For the inspection commands.
+    pub id: String,
+    /// Stream name. For the inspection commands.
+    pub stream: String,
+    pub role: Role,
+    pub key: MediaKey,
+    pub transport: Transport,
+}
+
+/// An incoming SSRC that userspace has learnt from an authenticated packet.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPublisherTrack {
+    pub ssrc: u32,
+    pub kind: Kind,
+    /// The one payload type that is forwarded.
+    pub payload_type: u8,
+    /// RTP clock in Hz.
+    pub clock_rate: u32,
+    /// Index of the packet from which the SSRC was learnt; it and all before it are not forwarded.
+    pub first: ExtendedSeq,
+}
+
+/// An outgoing SSRC.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSubscriberTrack {
+    pub ssrc: u32,
+    pub kind: Kind,
+    pub payload_type: u8,
+    /// Outgoing index of the packet after the publisher's currently highest one. Must be above
+    /// every index that this SSRC has used: the engine turns it into the fixed offset.
+    pub next_out: ExtendedSeq,
+    /// Added (wrapping) to the RTP timestamp.
+    pub timestamp_offset: u32,
+}
+
+macro_rules! ids {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+    )+};
+}
+
+ids! {
+    /// Handle of a session in an engine; the slot number of its map entries.
+    SessionId;
+    /// Handle of an incoming SSRC.
+    PublisherTrackId;
+    /// Handle of an outgoing SSRC.
+    SubscriberTrackId;
+}
+
+/// Counters of an incoming SSRC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublisherStats {
+    /// Highest authenticated index.
+    pub highest: ExtendedSeq,
+    /// First index that counts as expected (RFC 3550 §A.3).
+    pub first: ExtendedSeq,
+    /// Authenticated packets since then, and their payload bytes.
+    pub packets: u64,
+    pub octets: u64,
+    /// RTP clock units (RFC 3550 §6.4.1).
+    pub jitter: u32,
+    /// Packets refused because of a wrong tag.
+    pub auth_failed: u64,
+    /// RTP timestamp of the last packet and its arrival, ns of CLOCK_BOOTTIME; 0 if none yet.
+    pub last_timestamp: u32,
+    pub last_arrival_ns: u64,
+}
+
+/// Counters of an outgoing SSRC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberStats {
+    /// Copies handed to the network, and their payload bytes.
+    pub packets: u64,
+    pub octets: u64,
+    /// Outgoing RTP timestamp of the last copy and when it left, ns of CLOCK_BOOTTIME; 0 if none.
+    pub last_timestamp: u32,
+    pub last_sent_ns: u64,
+}
+
+/// What an engine reports by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `remove_publisher_track` is complete: nothing of it is in flight any more.
+    PublisherTrackStopped { track: PublisherTrackId },
+    /// `remove_subscriber_track` is complete, or its publisher track stopped. No copy will follow.
+    /// `next_out` is above every outgoing index that was used: the SSRC may go on from there.
+    SubscriberTrackStopped { track: SubscriberTrackId, next_out: ExtendedSeq },
+    /// A subscriber was attached: packets flow from now on, so ask for a keyframe.
+    SubscriberTrackStarted { track: SubscriberTrackId },
+    /// The engine could not do what it had promised; the track is gone.
+    SubscriberTrackFailed { track: SubscriberTrackId },
+}
+
+/// Why an engine refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A table of the configuration is full.
+    #[error("{table} is full ({limit} entries): raise `limits.{key}` in the configuration")]
+    Full { table: &'static str, limit: usize, key: &'static str },
+    /// The stream has as many subscribers as one pass can serve.
+    #[error("the stream has {limit} subscribers already, the most that one pass can serve")]
+    StreamFull { limit: usize },
+    /// The peer cannot be reached by an interface of this engine.
+    #[error("{peer} cannot be served: {reason}")]
+    Unreachable { peer: SocketAddr, reason: String },
+    /// The handle names nothing.
+    #[error("no such {0}")]
+    Unknown(&'static str),
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    Kernel { what: &'static str, source: std::io::Error },
+}
+
+/// Moves the media of the sessions that it is given.
+///
+/// Calls return at once: what needs a grace period of the kernel is completed by a thread of the
+/// engine and reported by [`Event`], in the order of the calls of one track.
+pub trait Engine: Send + Sync {
+    /// One line for people: engine, mode and interfaces, e.g. `kernel native on eth0`.
+    fn describe(&self) -> String;
+
+    /// Same for one session, e.g. `kernel native` (design: each session shows what carries it).
+    fn describe_session(&self, session: SessionId) -> String;
+
+    /// Installs the key and the addresses of a session, with a fresh lease.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Unreachable`], [`EngineError::Kernel`].
+    fn add_session(&self, session: NewSession) -> Result<SessionId, EngineError>;
+
+    /// The peer's or our address changed (ICE nomination, restart). Keys, SSRCs, indices stay.
+    ///
+    /// # Errors
+    /// As [`add_session`](Self::add_session), and [`EngineError::Unknown`].
+    fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError>;
+
+    /// Consent is fresh: the session may send and be received for 30 more seconds (RFC 7675).
+    /// Also the moment at which the engine checks that its route to the peer still holds.
+    fn refresh_session(&self, session: SessionId);
+
+    /// Stops the session's media at once, removes its tracks and wipes its key.
+    fn remove_session(&self, session: SessionId);
+
+    /// Starts opening an incoming SSRC.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Unknown`], [`EngineError::Kernel`].
+    fn add_publisher_track(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError>;
+
+    /// Stops opening it. Its subscribers stop too, each with its own event.
+    fn remove_publisher_track(&self, track: PublisherTrackId);
+
+    /// Attaches an outgoing SSRC of `session` to an incoming one.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::StreamFull`], [`EngineError::Unknown`], [`EngineError::Kernel`].
+    fn add_subscriber_track(
+        &self,
+        session: SessionId,
+        from: PublisherTrackId,
+        track: NewSubscriberTrack,
+    ) -> Result<SubscriberTrackId, EngineError>;
+
+    /// Stops it.
+    fn remove_subscriber_track(&self, track: SubscriberTrackId);
+
+    /// Reads counters; `None` for an unknown handle.
+    fn publisher_stats(&self, track: PublisherTrackId) -> Option<PublisherStats>;
+
+    /// Reads counters; `None` for an unknown handle.
+    fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// Global counters by name.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// Receives [`Event`]s.
+pub type Events = tokio::sync::mpsc::UnboundedSender<Event>;

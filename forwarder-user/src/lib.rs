@@ -1,0 +1,6 @@
+//! Penstock: a WebRTC media forwarder whose datapath runs in XDP.
+//!
+//! Dependencies point one way: `http` → `stream` → `session` → `engine`.
+
+pub mod engine;
+pub mod stream;

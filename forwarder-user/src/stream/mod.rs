@@ -1,0 +1,149 @@
+//! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::Role;
+
+/// Answer to a WHIP or WHEP offer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Session id, unguessable: the last segment of the `Location`.
+    pub session: String,
+    /// SDP answer.
+    pub sdp: String,
+    /// Entity tag of the ICE session, without quotes (RFC 9725 §4.3.1).
+    pub etag: String,
+}
+
+/// What a PATCH did (RFC 9725 §4.3).
+#[derive(Clone, Debug)]
+pub enum Patched {
+    /// Candidates taken: 204.
+    Trickled,
+    /// ICE restarted: 200 with our fragment and the new entity tag.
+    Restarted { fragment: String, etag: String },
+}
+
+/// Why signalling was refused. The text is for the person at the other end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// 400: the SDP or fragment cannot be parsed, or is not an offer.
+    #[error("{0}")]
+    Malformed(String),
+    /// 404: no such stream or session.
+    #[error("{0}")]
+    NotFound(String),
+    /// 406: nothing in the offer that we can carry (codec, direction, media).
+    #[error("{0}")]
+    NotAcceptable(String),
+    /// 409: the stream has a publisher already.
+    #[error("{0}")]
+    Conflict(String),
+    /// 412: `If-Match` names another ICE session.
+    #[error("{0}")]
+    PreconditionFailed(String),
+    /// 428: a PATCH that restarts ICE needs `If-Match`.
+    #[error("{0}")]
+    PreconditionRequired(String),
+    /// 503: a table is full, or the server is draining. Try again later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Commands to the control task.
+#[derive(Debug)]
+pub enum Command {
+    Offer {
+        role: Role,
+        stream: String,
+        sdp: String,
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
+    },
+    Patch {
+        session: String,
+        role: Role,
+        stream: String,
+        if_match: Option<String>,
+        fragment: String,
+        reply: oneshot::Sender<Result<Patched, Refusal>>,
+    },
+    Delete {
+        session: String,
+        role: Role,
+        stream: String,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// State of all streams and sessions, as the API shows it.
+    Snapshot {
+        reply: oneshot::Sender<serde_json::Value>,
+    },
+    /// Close every session (DTLS close_notify), then stop.
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Handle to the control task. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Control {
+    pub(crate) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands }
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP.
+    ///
+    /// # Errors
+    /// [`Refusal`], with a reason for people.
+    pub async fn offer(&self, role: Role, stream: String, sdp: String) -> Result<Answer, Refusal> {
+        self.ask(|reply| Command::Offer { role, stream, sdp, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// Trickle or ICE restart. `if_match` is the entity tag without quotes, or `*`.
+    ///
+    /// # Errors
+    /// [`Refusal`], with a reason for people.
+    pub async fn patch(
+        &self,
+        role: Role,
+        stream: String,
+        session: String,
+        if_match: Option<String>,
+        fragment: String,
+    ) -> Result<Patched, Refusal> {
+        self.ask(|reply| Command::Patch { session, role, stream, if_match, fragment, reply })
+            .await
+            .unwrap_or_else(stopped)
+    }
+
+    /// Closes a session.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn delete(&self, role: Role, stream: String, session: String) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Delete { session, role, stream, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// State of all streams and sessions; `None` while stopping.
+    pub async fn snapshot(&self) -> Option<serde_json::Value> {
+        self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    /// Closes everything and stops the control task.
+    pub async fn drain(&self) {
+        let _ = self.ask(|reply| Command::Drain { reply }).await;
+    }
+}
+
+fn stopped<T>() -> Result<T, Refusal> {
+    Err(Refusal::Unavailable("the server is stopping".into()))
+}

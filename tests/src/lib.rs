@@ -1,0 +1,1 @@
+//! Test hosts in network namespaces, and WebRTC peers, for the tests and the demo.
