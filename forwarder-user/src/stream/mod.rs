@@ -1,8 +1,36 @@
 //! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
 
-use tokio::sync::{mpsc, oneshot};
+mod config;
+mod task;
 
-use crate::engine::Role;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+pub use config::{MediaAddress, StreamConfig};
+
+use crate::engine::{self, Engine, Role};
+
+/// Commands that may wait for the control task before a sender has to.
+const COMMAND_QUEUE: usize = 256;
+
+/// Binds the media sockets and starts the control task on the current tokio runtime. `events` is
+/// the receiving end of the [`engine::Events`] that the engine was given.
+///
+/// The task ends after [`Control::drain`], or when the last [`Control`] is gone.
+///
+/// # Errors
+/// A socket cannot be bound; the error names its address.
+pub fn spawn(
+    config: StreamConfig,
+    engine: Arc<dyn Engine>,
+    events: mpsc::UnboundedReceiver<engine::Event>,
+) -> std::io::Result<(Control, JoinHandle<()>)> {
+    let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+    let task = task::Task { config, engine, commands, events };
+    Ok((Control::new(sender), tokio::spawn(task.run())))
+}
 
 /// Answer to a WHIP or WHEP offer.
 #[derive(Clone, Debug)]

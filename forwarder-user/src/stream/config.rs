@@ -1,0 +1,67 @@
+//! What the control task must be told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediaAddress {
+    /// Address and port that the socket is bound to. The address must not be a wildcard: it is
+    /// the one from which copies leave. Port 0 lets the system choose (tests).
+    pub bind: SocketAddr,
+    /// Address that peers are told instead, where they see us through a 1:1 NAT. The port is kept.
+    pub advertise: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for MediaAddress {
+    fn from(bind: SocketAddr) -> Self {
+        Self { bind, advertise: None }
+    }
+}
+
+/// Settings of the control task. `StreamConfig::new` gives the defaults that the fields name.
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    /// Media sockets, one per local address, in the order in which peers are told of them.
+    pub media: Vec<MediaAddress>,
+    /// Publishers and viewers together; more are refused with 503. Default 1,000.
+    pub max_sessions: usize,
+    /// SDP offers and fragments above this many bytes are refused. Default 65,536.
+    pub max_sdp: usize,
+    /// A session that has no keys after this time is dropped. Default 15 s.
+    pub connect_timeout: Duration,
+    /// How often RR go to publishers and SR to viewers. Default 1 s.
+    pub report_interval: Duration,
+    /// How often REMB goes to publishers. Default 500 ms.
+    pub remb_interval: Duration,
+    /// First REMB of a publisher, bit/s; it doubles each second up to `remb_max`. Default 1.5 Mbit/s.
+    pub remb_start: u64,
+    /// Highest REMB, bit/s. Default 4 Mbit/s.
+    pub remb_max: u64,
+    /// Least time between two keyframe requests to a publisher. Default 500 ms.
+    pub keyframe_interval: Duration,
+    /// How often a session with fresh consent renews its lease in the engine. Default 3 s.
+    pub refresh_interval: Duration,
+    /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
+    /// Default 4 MiB.
+    pub socket_buffer: usize,
+}
+
+impl StreamConfig {
+    /// Defaults for these sockets.
+    pub fn new(media: Vec<MediaAddress>) -> Self {
+        Self {
+            media,
+            max_sessions: 1000,
+            max_sdp: 65_536,
+            connect_timeout: Duration::from_secs(15),
+            report_interval: Duration::from_secs(1),
+            remb_interval: Duration::from_millis(500),
+            remb_start: 1_500_000,
+            remb_max: 4_000_000,
+            keyframe_interval: Duration::from_millis(500),
+            refresh_interval: Duration::from_secs(3),
+            socket_buffer: 4 << 20,
+        }
+    }
+}
