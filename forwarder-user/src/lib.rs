@@ -2,5 +2,6 @@
 //!
 //! Dependencies point one way: `http` → `stream` → `session` → `engine`.
 
+pub mod config;
 pub mod engine;
 pub mod stream;

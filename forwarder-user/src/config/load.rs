@@ -1,0 +1,231 @@
+//! Reading, overriding and checking the configuration.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use forwarder_common::maps::MAX_COPIES;
+
+use super::{Config, Secret};
+
+/// Overrides `auth.publish_token`.
+pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
+/// Overrides `auth.play_token`.
+pub const ENV_PLAY_TOKEN: &str = "PENSTOCK_PLAY_TOKEN";
+/// Overrides `auth.api_token`.
+pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The parser names line, column and key.
+    #[error("{origin}: {source}")]
+    Parse { origin: String, source: Box<toml::de::Error> },
+    #[error("{origin}: {key}: {problem}")]
+    Value { origin: String, key: &'static str, problem: String },
+}
+
+impl Config {
+    /// Reads a file, applies the environment, checks the values.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line or the key, and what is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// The defaults with the environment's overrides.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] if an override is unusable.
+    pub fn from_defaults() -> Result<Self, ConfigError> {
+        Self::parse("", "defaults")
+    }
+
+    /// Same as [`load`](Self::load) for text; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { origin: origin.into(), source: Box::new(source) })?;
+        config.override_secrets(|name| std::env::var(name).ok());
+        config.check(origin)?;
+        Ok(config)
+    }
+
+    fn override_secrets(&mut self, get: impl Fn(&str) -> Option<String>) {
+        let auth = &mut self.auth;
+        for (name, secret) in [
+            (ENV_PUBLISH_TOKEN, &mut auth.publish_token),
+            (ENV_PLAY_TOKEN, &mut auth.play_token),
+            (ENV_API_TOKEN, &mut auth.api_token),
+        ] {
+            if let Some(value) = get(name) {
+                *secret = Secret::new(value);
+            }
+        }
+    }
+
+    /// Checks what types cannot express. `origin` names the source in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first unusable key.
+    pub fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        match self.first_problem() {
+            None => Ok(()),
+            Some((key, problem)) => Err(ConfigError::Value { origin: origin.into(), key, problem }),
+        }
+    }
+
+    fn first_problem(&self) -> Option<(&'static str, String)> {
+        self.address_problem().or_else(|| self.range_problem()).or_else(|| self.token_problem())
+    }
+
+    fn address_problem(&self) -> Option<(&'static str, String)> {
+        if self.http.listen.is_empty() {
+            return Some(("http.listen", "needs at least one address, e.g. \"0.0.0.0:8080\"".into()));
+        }
+        for origin in &self.http.allowed_origins {
+            if origin != "*" && (axum::http::HeaderValue::from_str(origin).is_err() || !origin.contains("://")) {
+                return Some((
+                    "http.allowed_origins",
+                    format!("{origin:?} is not an origin, e.g. \"https://a.example\""),
+                ));
+            }
+        }
+        if let Some(bad) = self.media.addresses.iter().find(|a| a.is_unspecified() || a.is_multicast()) {
+            return Some(("media.addresses", format!("{bad} is not the address of an interface")));
+        }
+        if let Some((local, public)) = self.media.public_addresses.iter().find(|(l, p)| l.is_ipv4() != p.is_ipv4()) {
+            return Some(("media.public_addresses", format!("{local} and {public} are of different families")));
+        }
+        if let Some(bad) = self.kernel.interfaces.iter().find(|name| name.is_empty() || name.len() > 15) {
+            return Some(("kernel.interfaces", format!("{bad:?} is not an interface name")));
+        }
+        if !self.kernel.pin_dir.is_absolute() {
+            return Some(("kernel.pin_dir", "must be an absolute path".into()));
+        }
+        None
+    }
+
+    fn range_problem(&self) -> Option<(&'static str, String)> {
+        let limits = &self.limits;
+        let ranges: [(&'static str, u64, u64, u64); 13] = [
+            ("media.port", self.media.port.into(), 1, 65535),
+            ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
+            ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
+            ("limits.sessions", limits.sessions as u64, 1, 1 << 20),
+            ("limits.publisher_tracks", limits.publisher_tracks as u64, 1, 1 << 16),
+            ("limits.subscriber_tracks", limits.subscriber_tracks as u64, 1, 1 << 20),
+            ("limits.viewers_per_stream", limits.viewers_per_stream as u64, 1, MAX_COPIES as u64),
+            ("limits.http_body_bytes", limits.http_body_bytes as u64, 1024, 16 << 20),
+            ("limits.http_connections", limits.http_connections as u64, 1, 1 << 20),
+            ("limits.http_requests", limits.http_requests as u64, 1, 1 << 20),
+            ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
+            ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),
+            ("rtcp.pli_min_interval_ms", self.rtcp.pli_min_interval_ms, 50, 60_000),
+        ];
+        ranges
+            .into_iter()
+            .find(|(_, value, least, most)| value < least || value > most)
+            .map(|(key, value, least, most)| (key, format!("{value} is not between {least} and {most}")))
+    }
+
+    fn token_problem(&self) -> Option<(&'static str, String)> {
+        let tokens = [
+            ("auth.publish_token", &self.auth.publish_token),
+            ("auth.play_token", &self.auth.play_token),
+            ("auth.api_token", &self.auth.api_token),
+        ];
+        tokens
+            .into_iter()
+            .find(|(_, token)| !token.is_token())
+            .map(|(key, _)| (key, "has characters that RFC 6750 does not allow: use A-Z a-z 0-9 - . _ ~ + / =".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/penstock.toml"));
+
+    #[test]
+    fn empty_file_is_the_defaults() {
+        assert_eq!(Config::parse("", "test").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn shipped_file_names_every_key_with_its_default() {
+        let shipped: toml::Table = SHIPPED.parse().unwrap();
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        assert_eq!(shipped.keys().collect::<Vec<_>>().len(), defaults.len(), "sections");
+        for (section, keys) in &defaults {
+            let given = shipped.get(section).and_then(toml::Value::as_table);
+            let given = given.unwrap_or_else(|| panic!("[{section}] is missing"));
+            for (key, value) in keys.as_table().unwrap() {
+                assert_eq!(given.get(key), Some(value), "{section}.{key}");
+            }
+            assert_eq!(given.len(), keys.as_table().unwrap().len(), "[{section}] has other keys");
+        }
+        Config::parse(SHIPPED, "shipped").unwrap();
+    }
+
+    #[test]
+    fn shipped_file_explains_every_key() {
+        let mut explained = false;
+        for line in SHIPPED.lines() {
+            if line.contains(" = ") && !line.starts_with('#') {
+                assert!(explained, "no comment above {line:?}");
+            }
+            explained = line.starts_with('#');
+        }
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let unknown = Config::parse("[http]\n\nlissen = []\n", "my.toml").unwrap_err().to_string();
+        assert!(unknown.contains("my.toml") && unknown.contains("line 3") && unknown.contains("lissen"), "{unknown}");
+        assert!(unknown.contains("listen"), "suggests what is allowed: {unknown}");
+        let mistyped = Config::parse("[media]\nport = \"x\"\n", "my.toml").unwrap_err().to_string();
+        assert!(mistyped.contains("line 2") && mistyped.contains("port"), "{mistyped}");
+        let range = Config::parse("[limits]\nviewers_per_stream = 9999\n", "my.toml").unwrap_err().to_string();
+        assert_eq!(range, "my.toml: limits.viewers_per_stream: 9999 is not between 1 and 200");
+        let missing = Config::load(Path::new("/nonexistent/penstock.toml")).unwrap_err().to_string();
+        assert!(missing.contains("/nonexistent/penstock.toml"), "{missing}");
+    }
+
+    #[test]
+    fn unusable_values_are_refused() {
+        for (text, key) in [
+            ("[http]\nlisten = []", "http.listen"),
+            ("[http]\nallowed_origins = [\"example\"]", "http.allowed_origins"),
+            ("[media]\nport = 0", "media.port"),
+            ("[media]\naddresses = [\"0.0.0.0\"]", "media.addresses"),
+            ("[media]\npublic_addresses = { \"10.0.0.1\" = \"2001:db8::1\" }", "media.public_addresses"),
+            ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
+            ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
+            ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),
+            ("[auth]\nplay_token = \"two words\"", "auth.play_token"),
+        ] {
+            match Config::parse(text, "t") {
+                Err(ConfigError::Value { key: named, .. }) => assert_eq!(named, key),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn environment_overrides_secrets() {
+        let mut config: Config = toml::from_str("[auth]\npublish_token = \"a\"\nplay_token = \"b\"").unwrap();
+        config.override_secrets(|name| (name == ENV_PUBLISH_TOKEN).then(|| "c".into()));
+        assert!(config.auth.publish_token.matches("c"));
+        assert!(config.auth.play_token.matches("b"));
+    }
+}

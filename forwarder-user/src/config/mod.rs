@@ -1,0 +1,204 @@
+//! The configuration file. `config/penstock.toml` explains every key; a test holds it equal to the
+//! defaults here. Units are part of a key's name.
+
+mod load;
+mod secret;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use secret::Secret;
+
+/// All settings. An empty file is a valid configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub http: Http,
+    pub media: Media,
+    pub kernel: Kernel,
+    pub limits: Limits,
+    pub rtcp: Rtcp,
+    pub auth: Auth,
+    pub log: Log,
+}
+
+/// WHIP, WHEP, the web pages and the API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Web origins whose pages may use WHIP and WHEP (CORS); `*` is any.
+    pub allowed_origins: Vec<String>,
+    /// Longest wait for a complete request header, and for the next request on an idle connection.
+    pub header_timeout_ms: u64,
+    /// Longest time for a request's body and its answer.
+    pub request_timeout_ms: u64,
+    /// Whether `/` and `/api/v1/streams` list the live streams.
+    pub index: bool,
+}
+
+/// The UDP side: STUN, DTLS, SRTP, SRTCP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Media {
+    /// UDP port on every media address.
+    pub port: u16,
+    /// Local addresses; empty: the global addresses of the attached interfaces.
+    pub addresses: Vec<IpAddr>,
+    /// Behind 1:1 NAT: local address → the address that peers reach it by.
+    pub public_addresses: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// The XDP engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// Interfaces to attach to; empty: those of the default routes.
+    pub interfaces: Vec<String>,
+    pub mode: Mode,
+    /// Directory in which a private bpffs holds the maps for the inspection commands.
+    pub pin_dir: PathBuf,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Native, and generic where the driver refuses native.
+    #[default]
+    Auto,
+    /// In the driver; refuse to start otherwise.
+    Native,
+    /// In the stack, behind the driver. Slower; for tests.
+    Generic,
+}
+
+/// Sizes of tables, fixed at start. What is beyond is refused with a reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub sessions: usize,
+    pub publisher_tracks: usize,
+    pub subscriber_tracks: usize,
+    pub viewers_per_stream: usize,
+    pub http_body_bytes: usize,
+    pub http_connections: usize,
+    pub http_requests: usize,
+}
+
+/// Feedback to publishers and reports to viewers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rtcp {
+    /// Time between reports of one session.
+    pub interval_ms: u64,
+    /// The bit rate that publishers are told they may use (REMB).
+    pub remb_max_kbps: u32,
+    /// Least time between two keyframe requests to one publisher.
+    pub pli_min_interval_ms: u64,
+}
+
+/// Bearer tokens (RFC 6750). An empty token asks for none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    pub publish_token: Secret,
+    pub play_token: Secret,
+    pub api_token: Secret,
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, or directives as `info,penstock::stream=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))],
+            allowed_origins: vec!["*".into()],
+            header_timeout_ms: 10_000,
+            request_timeout_ms: 10_000,
+            index: true,
+        }
+    }
+}
+
+impl Http {
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self { port: 8443, addresses: Vec::new(), public_addresses: BTreeMap::new() }
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { interfaces: Vec::new(), mode: Mode::Auto, pin_dir: "/run/penstock/bpf".into() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 1024,
+            publisher_tracks: 256,
+            subscriber_tracks: 2048,
+            viewers_per_stream: forwarder_common::maps::MAX_COPIES,
+            http_body_bytes: 64 * 1024,
+            http_connections: 2048,
+            http_requests: 1024,
+        }
+    }
+}
+
+impl Default for Rtcp {
+    fn default() -> Self {
+        Self { interval_ms: 1000, remb_max_kbps: 10_000, pli_min_interval_ms: 500 }
+    }
+}
+
+impl Rtcp {
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms)
+    }
+
+    pub fn pli_min_interval(&self) -> Duration {
+        Duration::from_millis(self.pli_min_interval_ms)
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
