@@ -1,1 +1,57 @@
-fn main() {}
+//! Set-up, build, test, demo and benchmarks of Penstock: `cargo xtask help`.
+//!
+//! Standard library only, so that the first command of a fresh clone starts within seconds.
+
+mod btf;
+mod clip;
+mod debian;
+mod ebpf;
+mod elf;
+mod linker;
+mod process;
+mod progress;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup [--build-only]    install what is missing: BPF-capable rustc, bpf-linker, and what the tests need
+  build-ebpf [--check]    build the BPF object and print what is in it; --check asks the kernel's verifier
+  test [FILTER]           set up, build, and run every test, or those whose name or file matches FILTER
+  lint                    rustfmt and clippy, warnings are errors
+  demo [--viewers N] [--seconds S] [--keep]
+                          one publisher, N viewers, the kernel in between, in network namespaces of its own
+  bench datapath [...]    ns per packet of the BPF programs (BPF_PROG_TEST_RUN)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["setup"] => setup::run(setup::Scope::Everything),
+        ["setup", "--build-only"] => setup::run(setup::Scope::BuildOnly),
+        ["build-ebpf"] => ebpf::build_and_report(false),
+        ["build-ebpf", "--check"] => ebpf::build_and_report(true),
+        ["test"] => test::run(None),
+        ["test", filter] if !filter.starts_with('-') => test::run(Some(filter)),
+        ["lint"] => test::lint(),
+        ["demo", rest @ ..] => test::prepared_binary("demo", rest),
+        ["bench", "datapath", rest @ ..] => test::prepared_binary("bench-datapath", rest),
+        [] | ["help" | "--help" | "-h", ..] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => Err(format!("unknown command: {}\n\n{USAGE}", other.join(" "))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Builds the BPF object and says what is in it.
+
+use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command, time::Instant};
+
+use crate::{
+    btf,
+    elf::Object,
+    linker,
+    process::{Outcome, path_with_cargo_bin, root, run, scrub},
+    test,
+    toolchain::{self, TARGET, Toolchain},
+};
+
+/// The object. `forwarder-user/build.rs` embeds it from here.
+pub fn object_path() -> PathBuf {
+    root().join("target/ebpf").join(TARGET).join("release/penstock-datapath")
+}
+
+/// Builds; cargo knows whether there is anything to do.
+///
+/// # Errors
+/// No compiler, no linker, or the build failed; the message says what to do.
+pub fn build() -> Outcome<Toolchain> {
+    let toolchain = toolchain::pick()?;
+    if !linker::installed(toolchain.llvm_major) {
+        return Err(format!(
+            "no bpf-linker for LLVM {} in PATH. Run `cargo xtask setup`, or by hand\n  {}",
+            toolchain.llvm_major,
+            linker::install_line(toolchain.llvm_major),
+        ));
+    }
+    run(&mut build_command(&toolchain))?;
+    Ok(toolchain)
+}
+
+fn build_command(toolchain: &Toolchain) -> Command {
+    // v3 and unaligned loads: without them the verifier loses bounds and sees four times the
+    // instructions. BTF: maps are defined in it, and line information for the verifier's log.
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        "-Cdebuginfo=2",
+        "-Ctarget-cpu=v3",
+        "-Clink-arg=--btf",
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
+    ];
+    let (program, first) = toolchain.cargo.split_first().expect("pick() names a cargo");
+    let mut command = Command::new(program);
+    scrub(&mut command)
+        .args(first)
+        .current_dir(root().join("forwarder-ebpf"))
+        .args(["build", "--release", "--bins", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(root().join("target/ebpf"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        // aya-ebpf uses unstable inline assembly; every compiler but a nightly needs permission.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("PATH", path_with_cargo_bin());
+    if toolchain.build_std {
+        command.args(["-Z", "build-std=core"]);
+    }
+    if let Some(rustc) = &toolchain.rustc {
+        command.env("RUSTC", rustc);
+    }
+    command
+}
+
+/// `cargo xtask build-ebpf [--check]`.
+///
+/// # Errors
+/// As [`build`]; with `check`, when the kernel refuses the object.
+pub fn build_and_report(check: bool) -> Outcome {
+    let start = Instant::now();
+    let toolchain = build()?;
+    println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());
+    report()?;
+    if check {
+        println!();
+        test::prepared_binary("verify-ebpf", &[])?;
+    }
+    Ok(())
+}
+
+/// Prints path, sections, programs and maps of the object.
+fn report() -> Outcome {
+    let path = object_path();
+    let file = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let object = Object::parse(&file).ok_or_else(|| format!("{} is no BPF object", path.display()))?;
+    let btf = object.section(".BTF").ok_or("the object has no BTF: was it linked with --btf?")?;
+    let maps = btf::maps(btf.data).ok_or("the object's BTF cannot be read")?;
+
+    println!("{}  ({} bytes)", path.strip_prefix(root()).unwrap_or(&path).display(), file.len());
+    println!("\nprograms and functions         section          instructions");
+    let mut functions: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    for symbol in object.symbols.iter().filter(|symbol| symbol.function) {
+        if let Some(section) = object.sections.get(symbol.section).filter(|section| section.executable) {
+            functions.insert(symbol.name, (section.name, symbol.size / 8));
+        }
+    }
+    for (name, (section, instructions)) in &functions {
+        println!("  {name:<28} {section:<16} {instructions:>12}");
+    }
+    println!("\nmaps (default size)            type             entries    key    value        bytes");
+    for map in &maps {
+        let bytes = map.max_entries * (map.key_size + map.value_size);
+        println!(
+            "  {:<28} {:<14} {:>9} {:>6} {:>8} {:>12}",
+            map.name,
+            btf::map_type_name(map.map_type),
+            map.max_entries,
+            map.key_size,
+            map.value_size,
+            bytes
+        );
+    }
+    println!("\nsections                                              bytes");
+    let interesting = |name: &str| !name.starts_with(".debug") && !name.starts_with(".rel") && !name.is_empty();
+    for section in object.sections.iter().filter(|section| interesting(section.name) && section.size > 0) {
+        println!("  {:<44} {:>12}", section.name, section.size);
+    }
+    Ok(())
+}
