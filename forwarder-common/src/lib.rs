@@ -6,12 +6,19 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod aes;
 pub mod atomic;
+pub mod checksum;
 pub mod counter;
+pub mod gf128;
 pub mod key;
 pub mod maps;
+pub mod nonce;
+pub mod path;
+pub mod rtp;
 pub mod seq;
 
 pub use counter::Counter;
 pub use key::SessionKey;
+pub use rtp::RtpHeader;
 pub use seq::{ExtendedSeq, ReplayWindow};

@@ -40,8 +40,9 @@ pub const MAX_PAYLOAD: usize = 1400;
 pub const LEASE_NS: u64 = 30_000_000_000;
 
 /// Passes that one CPU may have in flight. A devmap queue holds 16 frames per device before it is
-/// flushed, so at most `16 * MAX_EGRESS` packets can still have unsent copies.
-pub const PASS_SLOTS: usize = 128;
+/// flushed, so at most 16 packets per egress device can still have unsent copies; [`Server`] knows
+/// eight devices. [`Pass::id`] guards what lies beyond.
+pub const PASS_SLOTS: usize = 256;
 
 /// An RTP source as it arrives: 5-tuple (protocol is UDP) and SSRC. Network byte order; IPv4
 /// addresses as IPv4-mapped IPv6 (`::ffff:a.b.c.d`). 40 bytes.
@@ -84,6 +85,20 @@ pub const PUBLISHER_DROPS: [crate::Counter; 7] = [
     crate::Counter::DropTooOld,
     crate::Counter::DropAuthFailed,
 ];
+
+/// Index of `reason` in [`PublisherState::drops`]; [`PUBLISHER_DROPS`] holds consecutive counters.
+#[inline(always)]
+pub const fn publisher_drop(reason: crate::Counter) -> Option<usize> {
+    let i = (reason as u32).wrapping_sub(PUBLISHER_DROPS[0] as u32) as usize;
+    if i < PUBLISHER_DROPS.len() { Some(i) } else { None }
+}
+
+/// Index of `reason` in [`SubscriberState::drops`]; [`SUBSCRIBER_DROPS`] holds consecutive counters.
+#[inline(always)]
+pub const fn subscriber_drop(reason: crate::Counter) -> Option<usize> {
+    let i = (reason as u32).wrapping_sub(SUBSCRIBER_DROPS[0] as u32) as usize;
+    if i < SUBSCRIBER_DROPS.len() { Some(i) } else { None }
+}
 
 /// What the kernel knows of one incoming SSRC.
 #[repr(C)]
@@ -190,7 +205,7 @@ pub struct SubscriberTrack {
 pub const SUBSCRIBER_DROPS: [crate::Counter; 3] =
     [crate::Counter::DropSubscriberExpired, crate::Counter::DropBeforeJoin, crate::Counter::DropInternalEgress];
 
-/// What the kernel knows of one outgoing SSRC. 80 bytes.
+/// What the kernel knows of one outgoing SSRC. 72 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriberState {
@@ -219,7 +234,7 @@ pub mod session_state {
 /// Longest stream or session name kept for the inspection commands, in bytes of UTF-8.
 pub const NAME_LEN: usize = 64;
 
-/// One WHIP or WHEP session. 288 bytes.
+/// One WHIP or WHEP session. 184 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
@@ -303,6 +318,11 @@ pub const LAYOUT_VERSION: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pass {
+    /// CPU (upper 16 bits) and number of the pass on it, from 1. The frame carries the same number,
+    /// so a copy that outlived its slot is found out.
+    pub id: u64,
+    /// When the packet arrived, ns of CLOCK_BOOTTIME.
+    pub now_ns: u64,
     /// Incoming index.
     pub index: u64,
     pub fanout: u32,
@@ -337,4 +357,40 @@ mod pod {
     unsafe impl aya::Pod for super::Path {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Server {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_lists_are_consecutive_counters() {
+        for (i, reason) in PUBLISHER_DROPS.iter().enumerate() {
+            assert_eq!(publisher_drop(*reason), Some(i));
+        }
+        for (i, reason) in SUBSCRIBER_DROPS.iter().enumerate() {
+            assert_eq!(subscriber_drop(*reason), Some(i));
+        }
+        assert_eq!(publisher_drop(crate::Counter::PassStun), None);
+        assert_eq!(publisher_drop(crate::Counter::DropNoSubscriber), None);
+        assert_eq!(subscriber_drop(crate::Counter::DropRingFull), None);
+    }
+
+    #[test]
+    fn publisher_state_survives_the_trip_through_bytes() {
+        let state = PublisherState::starting_after(crate::ExtendedSeq(70_000));
+        let back = PublisherState::from_bytes(&state.into_bytes());
+        assert_eq!((back.replay.highest().0, back.first), (70_000, 70_001));
+    }
+
+    #[test]
+    fn sizes_are_as_documented() {
+        assert_eq!(size_of::<FlowKey>(), 40);
+        assert_eq!(size_of::<PublisherTrack>(), 32);
+        assert_eq!(size_of::<SubscriberTrack>(), 40);
+        assert_eq!(size_of::<SubscriberState>(), 72);
+        assert_eq!(size_of::<Path>(), 80);
+        assert_eq!(size_of::<Session>(), 184);
+        assert_eq!(size_of::<crate::SessionKey>(), 8448);
+    }
 }

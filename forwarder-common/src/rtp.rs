@@ -1,0 +1,166 @@
+//! RTP header view (RFC 3550 §5.1), the one parser of kernel and userspace.
+
+/// Length of the fixed part of the header.
+pub const FIXED_LEN: usize = 12;
+
+/// Length of the AES-GCM tag behind the payload (RFC 7714 §6).
+pub const TAG_LEN: usize = 16;
+
+/// The fixed part of an RTP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RtpHeader(pub [u8; FIXED_LEN]);
+
+impl RtpHeader {
+    /// Reads the header of `packet` and the length of header, CSRC list and extension together.
+    ///
+    /// `None`: not version 2, or shorter than the header announces.
+    pub fn parse(packet: &[u8]) -> Option<(Self, usize)> {
+        let header = Self(*packet.first_chunk()?);
+        if header.version() != 2 {
+            return None;
+        }
+        let mut len = header.len_with_csrcs();
+        if header.has_extension() {
+            len += Self::extension_len(*packet.get(len..)?.first_chunk()?);
+        }
+        (packet.len() >= len).then_some((header, len))
+    }
+
+    /// 2 in every RTP packet.
+    #[inline(always)]
+    pub const fn version(&self) -> u8 {
+        self.0[0] >> 6
+    }
+
+    /// Padding at the end of the payload; encrypted with it.
+    #[inline(always)]
+    pub const fn has_padding(&self) -> bool {
+        self.0[0] & 0x20 != 0
+    }
+
+    #[inline(always)]
+    pub const fn has_extension(&self) -> bool {
+        self.0[0] & 0x10 != 0
+    }
+
+    /// Length of the fixed header and the CSRC list: where an extension starts.
+    #[inline(always)]
+    pub const fn len_with_csrcs(&self) -> usize {
+        FIXED_LEN + 4 * (self.0[0] & 0x0f) as usize
+    }
+
+    /// Length of a header extension with these first four bytes, which it includes.
+    #[inline(always)]
+    pub const fn extension_len(start: [u8; 4]) -> usize {
+        4 + 4 * u16::from_be_bytes([start[2], start[3]]) as usize
+    }
+
+    #[inline(always)]
+    pub const fn marker(&self) -> bool {
+        self.0[1] & 0x80 != 0
+    }
+
+    #[inline(always)]
+    pub const fn payload_type(&self) -> u8 {
+        self.0[1] & 0x7f
+    }
+
+    #[inline(always)]
+    pub const fn seq(&self) -> u16 {
+        u16::from_be_bytes([self.0[2], self.0[3]])
+    }
+
+    #[inline(always)]
+    pub const fn timestamp(&self) -> u32 {
+        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
+    }
+
+    #[inline(always)]
+    pub const fn ssrc(&self) -> u32 {
+        u32::from_be_bytes(self.ssrc_bytes())
+    }
+
+    #[inline(always)]
+    pub const fn ssrc_bytes(&self) -> [u8; 4] {
+        [self.0[8], self.0[9], self.0[10], self.0[11]]
+    }
+}
+
+/// What a UDP payload on a WebRTC port is, by its first bytes (RFC 7983 §7, RFC 5761 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Stun,
+    Dtls,
+    Rtcp,
+    Rtp,
+    Other,
+}
+
+/// Sorts a UDP payload. `second` is asked for only where the first byte does not decide.
+#[inline(always)]
+pub const fn protocol(first: u8, second: u8) -> Protocol {
+    match first {
+        0..=3 => Protocol::Stun,
+        20..=63 => Protocol::Dtls,
+        128..=191 => match second & 0x7f {
+            64..=95 => Protocol::Rtcp,
+            _ => Protocol::Rtp,
+        },
+        _ => Protocol::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACKET: [u8; 28] = [
+        0xb1, 0xe0, 0x12, 0x34, 1, 2, 3, 4, 5, 6, 7, 8, // V=2 P X CC=1, M PT=96
+        9, 9, 9, 9, // CSRC
+        0xbe, 0xde, 0, 1, 0x10, 0xff, 0, 0, // extension of one word
+        0xaa, 0xbb, 0xcc, 1,
+    ];
+
+    #[test]
+    fn fields_and_length() {
+        let (header, len) = RtpHeader::parse(&PACKET).unwrap();
+        assert_eq!(len, 24);
+        assert!(header.has_padding() && header.has_extension() && header.marker());
+        assert_eq!((header.payload_type(), header.seq()), (96, 0x1234));
+        assert_eq!((header.timestamp(), header.ssrc()), (0x0102_0304, 0x0506_0708));
+    }
+
+    #[test]
+    fn truncation_anywhere_in_the_header_is_refused() {
+        for len in 0..24 {
+            assert_eq!(RtpHeader::parse(&PACKET[..len]), None, "{len} bytes");
+        }
+        assert!(RtpHeader::parse(&PACKET[..24]).is_some());
+    }
+
+    #[test]
+    fn other_versions_are_refused() {
+        for version in [0, 1, 3] {
+            let mut packet = PACKET;
+            packet[0] = packet[0] & 0x3f | version << 6;
+            assert_eq!(RtpHeader::parse(&packet), None);
+        }
+    }
+
+    #[test]
+    fn rfc_7983_ranges() {
+        for first in 0..=255 {
+            let expected = match first {
+                0..4 => Protocol::Stun,
+                20..64 => Protocol::Dtls,
+                128..192 => Protocol::Rtp,
+                _ => Protocol::Other,
+            };
+            assert_eq!(protocol(first, 96), expected);
+        }
+        for second in 0..=255 {
+            let rtcp = (64..96).contains(&(second & 0x7f));
+            assert_eq!(protocol(0x80, second), if rtcp { Protocol::Rtcp } else { Protocol::Rtp });
+        }
+    }
+}
