@@ -1,0 +1,136 @@
+//! Peers on aiortc, an implementation of WebRTC that shares no code with str0m or Chromium: `tests/python/peer.py`,
+//! run by the virtual environment that `cargo xtask setup` makes in `target/venv`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::browser::wait_until;
+
+/// What a peer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Publishes a generated clip (320×240, 15 frames a second, and a tone) by WHIP.
+    Publish,
+    /// Plays by WHEP and decodes everything.
+    Play,
+}
+
+/// A running peer. Dropping it ends it with a DELETE of its session.
+#[derive(Debug)]
+pub struct Peer {
+    child: Child,
+    /// Newest line of the peer's stdout.
+    state: Arc<Mutex<Value>>,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Peer {
+    /// Starts a peer. `url` is the WHIP or WHEP endpoint; `codec` is what is published (`VP8`, `H264`). `spawn` starts
+    /// the command where the peer shall live, for example in a network namespace.
+    ///
+    /// # Errors
+    /// The virtual environment is missing, or the command does not start.
+    pub fn start(
+        work: Work,
+        url: &str,
+        codec: &str,
+        spawn: impl FnOnce(&mut Command) -> Result<Child>,
+    ) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = venv(root).join("bin/python");
+        ensure!(python.exists(), "{} is missing: `cargo xtask setup` makes it", python.display());
+        let mut command = Command::new(&python);
+        command.arg(root.join("python/peer.py"));
+        match work {
+            Work::Publish => command.args(["publish", url, "--codec", codec]),
+            Work::Play => command.args(["play", url]),
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(&mut command).with_context(|| format!("cannot start {}", python.display()))?;
+        let (state, stderr) = <(Arc<Mutex<Value>>, Arc<Mutex<String>>)>::default();
+        if let Some(pipe) = child.stdout.take() {
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    if let Ok(value) = serde_json::from_str(&line) {
+                        *state.lock().unwrap_or_else(PoisonError::into_inner) = value;
+                    }
+                }
+            });
+        }
+        if let Some(mut pipe) = child.stderr.take() {
+            let stderr = Arc::clone(&stderr);
+            std::thread::spawn(move || {
+                let mut buffer = [0u8; 4096];
+                while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..read]);
+                    stderr.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+                }
+            });
+        }
+        Ok(Self { child, state, stderr })
+    }
+
+    /// Newest state that the peer told: see `state` in `peer.py`. `null` before the first.
+    #[must_use]
+    pub fn state(&self) -> Value {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until `reached` says so of the peer's state, and returns that.
+    ///
+    /// # Errors
+    /// It does not within `patience`; the message has the last state and what the peer wrote to stderr.
+    pub fn wait_for(&self, what: &str, patience: Duration, reached: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait_until(what, patience, || Ok(Some(self.state()).filter(&reached))).with_context(|| self.report())
+    }
+
+    /// Ends the peer with a DELETE of its session and returns its last state.
+    ///
+    /// # Errors
+    /// The peer failed, or does not end within 15 s.
+    pub fn stop(mut self) -> Result<Value> {
+        drop(self.child.stdin.take());
+        let ended = || Ok(self.child.try_wait()?);
+        let status = wait_until("aiortc peer ends", Duration::from_secs(15), ended);
+        let status = status.with_context(|| self.report())?;
+        ensure!(status.success(), "aiortc peer: {status}\n{}", self.report());
+        Ok(self.state())
+    }
+
+    /// State and stderr, for the message of a failure.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("aiortc peer's last state: {}\nstderr:\n{stderr}", self.state())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let child = &mut self.child;
+        if wait_until("aiortc peer ends", Duration::from_secs(5), || Ok(child.try_wait()?)).is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// `target/venv` beside the sources, or where `PENSTOCK_VENV` points.
+fn venv(tests: &Path) -> PathBuf {
+    std::env::var_os("PENSTOCK_VENV").map_or_else(|| tests.join("../target/venv"), PathBuf::from)
+}
+
+/// The entry of `streams` (such as `inbound-rtp`) of `kind` in a peer's state, `null` if there is none.
+#[must_use]
+pub fn stream<'a>(state: &'a Value, streams: &str, kind: &str) -> &'a Value {
+    let entries = state[streams].as_array();
+    entries.and_then(|entries| entries.iter().find(|entry| entry["kind"] == kind)).unwrap_or(&Value::Null)
+}
