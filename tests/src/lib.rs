@@ -2,3 +2,4 @@
 
 pub mod aiortc;
 pub mod browser;
+pub mod netns;
