@@ -12,12 +12,12 @@ const SECONDS: &str = "10";
 
 /// VP8 in IVF, 320×240 at 25 frames per second, about 300 kbit/s, a keyframe every second.
 pub fn video() -> PathBuf {
-    root().join("target/clip/video.ivf")
+    root().join("target/clip/clip.ivf")
 }
 
 /// Opus in Ogg, 48 kHz stereo, 20 ms frames.
 pub fn audio() -> PathBuf {
-    root().join("target/clip/audio.ogg")
+    root().join("target/clip/clip.ogg")
 }
 
 /// Whether both files are there. They appear under their names only when complete.

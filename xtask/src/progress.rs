@@ -123,10 +123,10 @@ pub fn run(lanes: Vec<Lane>) -> Outcome {
             .collect();
         let outcomes =
             workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err("a step panicked".into())));
-        let outcome = outcomes.fold(Ok(()), |first: Outcome, next| first.and(next));
+        let outcomes: Vec<Outcome> = outcomes.collect();
         finished.store(true, Ordering::Relaxed);
         let _ = screen.join();
-        outcome
+        outcomes.into_iter().collect()
     })
 }
 
