@@ -22,7 +22,7 @@ pub use stats::{KINDS, Stats, count};
 /// A DevTools call that does no work of its own answers within this time, even on a busy machine.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Flags that make Chromium quiet, scriptable and equipped with a fake camera and microphone.
+/// Flags that make Chromium quiet and scriptable.
 const FLAGS: &[&str] = &[
     "--headless=new",
     // The tests run as root in namespaces of their own; the sandbox needs namespaces that it cannot have there.
@@ -39,11 +39,12 @@ const FLAGS: &[&str] = &[
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-pipe",
 ];
+
+/// Flags that give it a fake camera and microphone, and every page leave to use them.
+const CAMERA: &[&str] = &["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 
 /// A running browser. Dropping it closes it.
 #[derive(Debug)]
@@ -58,21 +59,28 @@ pub struct Browser {
 
 impl Browser {
     /// Starts Chromium with an empty profile. `spawn` starts the command where the browser shall live, for example in
-    /// a network namespace. `origin` (`http://ip:port`) is treated as secure, so that its pages may use the fake
-    /// camera. `PENSTOCK_CHROMIUM` names another executable than `chromium`.
+    /// a network namespace. With `camera_for` it has a fake camera and microphone, and that origin (`http://ip:port`)
+    /// counts as secure, so that its pages may use them; without, it is a mere viewer, who hides its addresses behind
+    /// mDNS names. `PENSTOCK_CHROMIUM` names another executable than `chromium`.
     ///
     /// # Errors
     /// There is no Chromium, it does not start, or it does not answer within 30 s.
-    pub fn launch(name: &str, origin: &str, spawn: impl FnOnce(&mut Command) -> Result<Child>) -> Result<Self> {
+    pub fn launch(
+        name: &str,
+        camera_for: Option<&str>,
+        spawn: impl FnOnce(&mut Command) -> Result<Child>,
+    ) -> Result<Self> {
         let executable = std::env::var_os("PENSTOCK_CHROMIUM").unwrap_or_else(|| "chromium".into());
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
         let (commands, to_browser) = std::io::pipe()?;
         let (from_browser, answers) = std::io::pipe()?;
         let mut command = Command::new(&executable);
+        if let Some(origin) = camera_for {
+            command.args(CAMERA).arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
+        }
         command
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"))
             .arg("about:blank")
             // Proxies of the machine have no business in the test network.
             .env_remove("http_proxy")

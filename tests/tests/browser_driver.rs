@@ -47,7 +47,7 @@ fn serve() -> Result<SocketAddr> {
 #[test]
 fn fake_camera_is_sent_received_and_seen() -> Result<()> {
     let origin = format!("http://{}", serve()?);
-    let browser = Browser::launch("driver", &origin, |command| Ok(command.spawn()?))?;
+    let browser = Browser::launch("driver", Some(&origin), |command| Ok(command.spawn()?))?;
     let page = browser.open(&origin)?;
     let stats = page.wait_for_stats("ten frames decoded", Duration::from_secs(30), |stats| {
         count(stats.inbound("video"), "framesDecoded") >= 10
