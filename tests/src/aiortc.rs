@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::browser::wait_until;
+use crate::netns::NetNs;
 
 /// What a peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,28 +32,22 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a peer. `url` is the WHIP or WHEP endpoint; `codec` is what is published (`VP8`, `H264`). `spawn` starts
-    /// the command where the peer shall live, for example in a network namespace.
+    /// Starts a peer in a namespace. `url` is the WHIP or WHEP endpoint; `codec` is what is published (`VP8`, `H264`).
     ///
     /// # Errors
     /// The virtual environment is missing, or the command does not start.
-    pub fn start(
-        work: Work,
-        url: &str,
-        codec: &str,
-        spawn: impl FnOnce(&mut Command) -> Result<Child>,
-    ) -> Result<Self> {
+    pub fn start(place: &NetNs, work: Work, url: &str, codec: &str) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = venv(root).join("bin/python");
         ensure!(python.exists(), "{} is missing: `cargo xtask setup` makes it", python.display());
-        let mut command = Command::new(&python);
+        let mut command = place.command(&python);
         command.arg(root.join("python/peer.py"));
         match work {
             Work::Publish => command.args(["publish", url, "--codec", codec]),
             Work::Play => command.args(["play", url]),
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(&mut command).with_context(|| format!("cannot start {}", python.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", python.display()))?;
         let (state, stderr) = <(Arc<Mutex<Value>>, Arc<Mutex<String>>)>::default();
         if let Some(pipe) = child.stdout.take() {
             let state = Arc::clone(&state);

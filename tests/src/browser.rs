@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::netns::NetNs;
 use cdp::Connection;
 pub use page::{Page, Picture, contrast, difference};
 pub use stats::{KINDS, Stats, count};
@@ -58,23 +59,18 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts Chromium with an empty profile. `spawn` starts the command where the browser shall live, for example in
-    /// a network namespace. With `camera_for` it has a fake camera and microphone, and that origin (`http://ip:port`)
+    /// Starts Chromium in a namespace, with an empty profile. With `camera_for` it has a fake camera and microphone, and that origin (`http://ip:port`)
     /// counts as secure, so that its pages may use them; without, it is a mere viewer, who hides its addresses behind
     /// mDNS names. `PENSTOCK_CHROMIUM` names another executable than `chromium`.
     ///
     /// # Errors
     /// There is no Chromium, it does not start, or it does not answer within 30 s.
-    pub fn launch(
-        name: &str,
-        camera_for: Option<&str>,
-        spawn: impl FnOnce(&mut Command) -> Result<Child>,
-    ) -> Result<Self> {
+    pub fn launch(name: &str, place: &NetNs, camera_for: Option<&str>) -> Result<Self> {
         let executable = std::env::var_os("PENSTOCK_CHROMIUM").unwrap_or_else(|| "chromium".into());
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
         let (commands, to_browser) = std::io::pipe()?;
         let (from_browser, answers) = std::io::pipe()?;
-        let mut command = Command::new(&executable);
+        let mut command = place.command(&executable);
         if let Some(origin) = camera_for {
             command.args(CAMERA).arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
         }
@@ -92,7 +88,7 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         hand_over(&mut command, commands.into(), answers.into());
-        let mut child = spawn(&mut command).with_context(|| format!("cannot start {}", executable.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", executable.display()))?;
         // Closes our copies of the child's ends, so that each side notices when the other one is gone.
         drop(command);
         let stderr = Arc::new(Mutex::new(String::new()));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use penstock_tests::browser::{Browser, contrast, count, difference};
+use penstock_tests::netns::{End, NetNs, veth};
 
 /// Sends the fake camera and microphone from one connection to another within the page.
 const PAGE: &str = r#"<!doctype html><title>loop</title><video autoplay muted></video><script>
@@ -26,8 +27,8 @@ addEventListener('load', async () => {
 </script>"#;
 
 /// Serves `PAGE` to whoever asks, for as long as the test process lives.
-fn serve() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+fn serve(place: &NetNs, address: &str) -> Result<SocketAddr> {
+    let listener = place.run(|| TcpListener::bind(address))?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -46,8 +47,13 @@ fn serve() -> Result<SocketAddr> {
 
 #[test]
 fn fake_camera_is_sent_received_and_seen() -> Result<()> {
-    let origin = format!("http://{}", serve()?);
-    let browser = Browser::launch("driver", Some(&origin), |command| Ok(command.spawn()?))?;
+    let (server, home) = (NetNs::new("server")?, NetNs::new("browser")?);
+    veth(
+        End { namespace: &server, interface: "s0", addresses: &["10.83.0.1/24"] },
+        End { namespace: &home, interface: "b0", addresses: &["10.83.0.2/24"] },
+    )?;
+    let origin = format!("http://{}", serve(&server, "10.83.0.1:0")?);
+    let browser = Browser::launch("driver", &home, Some(&origin))?;
     let page = browser.open(&origin)?;
     let stats = page.wait_for_stats("ten frames decoded", Duration::from_secs(30), |stats| {
         count(stats.inbound("video"), "framesDecoded") >= 10
