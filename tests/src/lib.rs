@@ -1,5 +1,8 @@
 //! Test hosts in network namespaces, and WebRTC peers, for the tests and the demo.
 
 pub mod aiortc;
+pub mod bpf;
 pub mod browser;
+pub mod frame;
 pub mod netns;
+pub mod srtp;
