@@ -3,6 +3,10 @@
 pub mod aiortc;
 pub mod bpf;
 pub mod browser;
+pub mod clip;
 pub mod frame;
 pub mod netns;
+pub mod peer;
+pub mod place;
 pub mod srtp;
+pub mod whip;
