@@ -4,6 +4,8 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+pub mod kernel;
+
 use std::net::SocketAddr;
 
 use forwarder_common::ExtendedSeq;

@@ -1,0 +1,78 @@
+//! Is this kernel new enough, and may this process use it?
+
+use aya::util::KernelVersion;
+
+use super::StartError;
+
+/// What the datapath needs, with the release and commit that brought it.
+const NEEDS: [(KernelVersion, &str); 4] = [
+    (KernelVersion::new(5, 8, 0), "XDP programs on devmap entries (fbee97feed9b)"),
+    (KernelVersion::new(5, 9, 0), "XDP links that detach by themselves (aa8d3a716b59)"),
+    (KernelVersion::new(5, 12, 0), "BPF_CMPXCHG for the replay list (5ffa25502b5a)"),
+    (KernelVersion::new(5, 14, 0), "redirection to many devices, BPF_F_BROADCAST (e624d4ed4aa8)"),
+];
+
+/// # Errors
+/// [`StartError::Kernel`] names every feature that is missing.
+pub fn kernel() -> Result<(), StartError> {
+    let Ok(running) = KernelVersion::current() else { return Ok(()) };
+    let missing: Vec<&str> = NEEDS.iter().filter(|(since, _)| running < *since).map(|(_, what)| *what).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StartError::Kernel { release: release(), missing: missing.join("; ") })
+}
+
+fn release() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// # Errors
+/// [`StartError::Capabilities`] names those that this process lacks.
+pub fn capabilities() -> Result<(), StartError> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(effective(&status));
+    if missing.is_empty() { Ok(()) } else { Err(StartError::Capabilities { missing: missing.join(", ") }) }
+}
+
+/// The effective set as `/proc/PID/status` prints it; nothing if it cannot be read.
+fn effective(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+    let has = |capability: u32| effective & 1 << capability != 0;
+    let mut missing = Vec::new();
+    // capabilities(7): CAP_SYS_ADMIN stands for the two that were split off it in 5.8.
+    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_BPF (load programs)");
+    }
+    if !has(CAP_PERFMON) && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_PERFMON (pointer arithmetic in programs)");
+    }
+    if !has(CAP_NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN (attach XDP)");
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_is_missing() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t0000003fffffffff\n"), 0x3f_ffff_ffff);
+        assert!(missing_capabilities(1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN).is_empty());
+        assert!(missing_capabilities(1 << CAP_NET_ADMIN | 1 << CAP_BPF | 1 << CAP_PERFMON).is_empty());
+        assert_eq!(missing_capabilities(1 << CAP_BPF | 1 << CAP_PERFMON), ["CAP_NET_ADMIN (attach XDP)"]);
+        assert_eq!(missing_capabilities(0).len(), 3);
+    }
+}

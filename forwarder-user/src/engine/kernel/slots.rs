@@ -1,0 +1,88 @@
+//! Slot allocator of a map whose entries userspace hands out.
+
+use std::collections::VecDeque;
+
+/// Most slots of a table: a handle holds the slot in its low 16 bits.
+pub const MAX_SLOTS: usize = 1 << 16;
+
+/// Values by slot.
+///
+/// A handle is the slot number and, in the upper half, a generation that changes with every reuse:
+/// a late call or event for a former occupant can never hit the new one. The slot that was freed
+/// longest ago is reused first.
+pub struct Slots<T> {
+    entries: Vec<(u16, Option<T>)>,
+    free: VecDeque<u16>,
+}
+
+impl<T> Slots<T> {
+    /// A table of `limit` slots (at most [`MAX_SLOTS`]).
+    pub fn new(limit: usize) -> Self {
+        let limit = limit.min(MAX_SLOTS);
+        Self { entries: (0..limit).map(|_| (0, None)).collect(), free: (0..limit).map(|slot| slot as u16).collect() }
+    }
+
+    /// The map index that a handle stands for.
+    pub const fn slot(handle: u32) -> u32 {
+        handle & 0xffff
+    }
+
+    /// Takes a slot; gives the value back if none is free.
+    pub fn insert(&mut self, value: T) -> Result<u32, T> {
+        let Some(slot) = self.free.pop_front() else { return Err(value) };
+        let entry = &mut self.entries[usize::from(slot)];
+        entry.1 = Some(value);
+        Ok(u32::from(entry.0) << 16 | u32::from(slot))
+    }
+
+    pub fn get(&self, handle: u32) -> Option<&T> {
+        let (generation, value) = self.entries.get(Self::slot(handle) as usize)?;
+        value.as_ref().filter(|_| u32::from(*generation) == handle >> 16)
+    }
+
+    pub fn get_mut(&mut self, handle: u32) -> Option<&mut T> {
+        let (generation, value) = self.entries.get_mut(Self::slot(handle) as usize)?;
+        value.as_mut().filter(|_| u32::from(*generation) == handle >> 16)
+    }
+
+    /// Frees a slot. Nothing in the kernel may refer to it any more.
+    pub fn remove(&mut self, handle: u32) -> Option<T> {
+        self.get(handle)?;
+        let entry = &mut self.entries[Self::slot(handle) as usize];
+        entry.0 = entry.0.wrapping_add(1);
+        self.free.push_back(Self::slot(handle) as u16);
+        entry.1.take()
+    }
+
+    /// All slots.
+    pub fn limit(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Slots;
+
+    #[test]
+    fn a_former_handle_never_names_the_next_occupant() {
+        let mut slots = Slots::new(1);
+        let first = slots.insert("first").unwrap();
+        assert_eq!(slots.insert("no room"), Err("no room"));
+        assert_eq!(slots.remove(first), Some("first"));
+        let second = slots.insert("second").unwrap();
+        assert_eq!(Slots::<&str>::slot(first), Slots::<&str>::slot(second));
+        assert_eq!(slots.get(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn the_slot_freed_longest_ago_is_reused_first() {
+        let mut slots = Slots::new(3);
+        let handles: Vec<u32> = (0..3).map(|n| slots.insert(n).unwrap()).collect();
+        slots.remove(handles[2]);
+        slots.remove(handles[0]);
+        assert_eq!(Slots::<i32>::slot(slots.insert(9).unwrap()), 2);
+    }
+}
