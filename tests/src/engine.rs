@@ -1,0 +1,380 @@
+//! A kernel engine in a test host, with publishers and viewers that speak plain SRTP to it: no HTTP,
+//! ICE or DTLS, so a failure is the engine's or the datapath's.
+
+use std::{
+    collections::VecDeque,
+    net::{SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use forwarder_common::ExtendedSeq;
+use penstock::engine::{
+    Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId, Role,
+    SessionId, SubscriberTrackId, Transport,
+    kernel::{Config, KernelEngine},
+};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::{
+    netns::{BpfFs, End, NetNs, veth},
+    srtp::{Key, Random, TAG},
+};
+
+/// UDP port of the media in these tests.
+pub const PORT: u16 = 8443;
+
+/// A server host and one peer host on each of its interfaces `s0`, `s1`, …
+pub struct Lab {
+    pub server: NetNs,
+    pub peers: Vec<NetNs>,
+    pub bpf: BpfFs,
+}
+
+impl Lab {
+    /// Link `n` has the server at `10.77.n.1` and `fd77:n::1`, the peer at `.2` and `::2`, with
+    /// interfaces `s{n}` and `p{n}`.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn new(links: usize) -> Result<Self> {
+        let server = NetNs::new("server")?;
+        let peers = (0..links).map(|_| NetNs::new("peer")).collect::<Result<Vec<_>>>()?;
+        for (n, peer) in peers.iter().enumerate() {
+            let addresses = [1, 2].map(|host| [format!("10.77.{n}.{host}/24"), format!("fd77:{n}::{host}/64")]);
+            let addresses = addresses.each_ref().map(|pair| [pair[0].as_str(), pair[1].as_str()]);
+            let names = [format!("s{n}"), format!("p{n}")];
+            veth(
+                End { namespace: &server, interface: &names[0], addresses: &addresses[0] },
+                End { namespace: peer, interface: &names[1], addresses: &addresses[1] },
+            )?;
+        }
+        Ok(Self { server, peers, bpf: BpfFs::mount()? })
+    }
+
+    /// Address of the server on link `n`.
+    pub fn server_address(&self, n: usize, ipv6: bool) -> SocketAddr {
+        address(n, 1, ipv6, PORT)
+    }
+
+    /// A configuration that attaches to every link.
+    pub fn config(&self) -> Config {
+        Config {
+            interfaces: (0..self.peers.len()).map(|n| format!("s{n}")).collect(),
+            pin_dir: self.bpf.path().join("penstock"),
+            ..Config::new(PORT)
+        }
+    }
+
+    /// Starts the engine in the server host.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn start(&self, config: Config) -> Result<Server> {
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let engine = self.server.run(|| KernelEngine::start(config, sender))?;
+        Ok(Server { engine, events, seen: VecDeque::new() })
+    }
+}
+
+/// Address of a host on link `n`.
+pub fn address(n: usize, host: u8, ipv6: bool, port: u16) -> SocketAddr {
+    let ip = if ipv6 { format!("fd77:{n}::{host}") } else { format!("10.77.{n}.{host}") };
+    SocketAddr::new(ip.parse().expect("an address"), port)
+}
+
+/// A running engine and what it reported.
+pub struct Server {
+    pub engine: KernelEngine,
+    events: UnboundedReceiver<Event>,
+    /// Events that nobody has asked for yet.
+    seen: VecDeque<Event>,
+}
+
+impl Server {
+    /// Waits for an event and takes it out of the queue; others stay.
+    ///
+    /// # Errors
+    /// When it does not come within five seconds.
+    pub fn event<T>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> Result<T> {
+        let give_up = Instant::now() + Duration::from_secs(5);
+        loop {
+            while let Ok(event) = self.events.try_recv() {
+                self.seen.push_back(event);
+            }
+            if let Some(place) = self.seen.iter().position(|event| pick(event).is_some()) {
+                return self.seen.remove(place).as_ref().and_then(&pick).context("event");
+            }
+            ensure!(Instant::now() < give_up, "no event: {what}; seen: {:?}", self.seen);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until a viewer's track is attached.
+    ///
+    /// # Errors
+    /// When it is not within five seconds.
+    pub fn started(&mut self, track: SubscriberTrackId) -> Result<()> {
+        let wanted = Event::SubscriberTrackStarted { track };
+        self.event(&format!("{track:?} started"), |event| (*event == wanted).then_some(()))
+    }
+
+    /// Waits until a viewer's track has stopped; its next outgoing index.
+    ///
+    /// # Errors
+    /// When it has not within five seconds.
+    pub fn stopped(&mut self, track: SubscriberTrackId) -> Result<u64> {
+        self.event(&format!("{track:?} stopped"), |event| match event {
+            Event::SubscriberTrackStopped { track: stopped, next_out } if *stopped == track => Some(next_out.0),
+            _ => None,
+        })
+    }
+
+    /// All events that nobody has asked for.
+    pub fn other_events(&mut self) -> Vec<Event> {
+        while let Ok(event) = self.events.try_recv() {
+            self.seen.push_back(event);
+        }
+        self.seen.drain(..).collect()
+    }
+
+    /// A global counter.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.engine.counters().iter().find(|(counter, _)| *counter == name).map_or(0, |(_, value)| *value)
+    }
+}
+
+/// The profile of a key.
+pub fn media_key(key: &Key) -> MediaKey {
+    let profile = if key.key.len() == 16 { Profile::AeadAes128Gcm } else { Profile::AeadAes256Gcm };
+    MediaKey { profile, key: key.key.clone(), salt: key.salt }
+}
+
+/// Sends sealed RTP.
+pub struct Publisher {
+    pub socket: UdpSocket,
+    pub session: SessionId,
+    pub track: PublisherTrackId,
+    pub key: Key,
+    pub ssrc: u32,
+    /// Index of the last packet.
+    pub index: u64,
+    pub payload_len: usize,
+}
+
+/// What publishers send.
+pub const PUBLISHER_PAYLOAD_TYPE: u8 = 96;
+
+impl Publisher {
+    /// Joins from host `peer` over link 0.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn join(server: &Server, peer: &NetNs, local: SocketAddr, own: SocketAddr, key: Key) -> Result<Self> {
+        let socket = peer.run(|| UdpSocket::bind(own))?;
+        socket.connect(local)?;
+        let session = server.engine.add_session(NewSession {
+            id: format!("publisher-{}", own.port()),
+            stream: "stream".into(),
+            role: Role::Publisher,
+            key: media_key(&key),
+            transport: Transport { local, peer: own },
+        })?;
+        let (ssrc, first) = (0x1000_0000 | u32::from(own.port()), 65_500);
+        let track = server.engine.add_publisher_track(
+            session,
+            NewPublisherTrack {
+                ssrc,
+                kind: Kind::Video,
+                payload_type: PUBLISHER_PAYLOAD_TYPE,
+                clock_rate: 90_000,
+                first: ExtendedSeq(first),
+            },
+        )?;
+        Ok(Self { socket, session, track, key, ssrc, index: first, payload_len: 1100 })
+    }
+
+    /// Sends the next packet; its index.
+    ///
+    /// # Errors
+    /// As the socket says.
+    pub fn send(&mut self) -> Result<u64> {
+        self.index += 1;
+        self.send_index(self.index)?;
+        Ok(self.index)
+    }
+
+    /// Sends the packet with this index.
+    ///
+    /// # Errors
+    /// As the socket says.
+    pub fn send_index(&self, index: u64) -> Result<()> {
+        let mut header = vec![0x80, PUBLISHER_PAYLOAD_TYPE | 0x80];
+        header.extend((index as u16).to_be_bytes());
+        header.extend(timestamp(index).to_be_bytes());
+        header.extend(self.ssrc.to_be_bytes());
+        let packet = self.key.seal(&header, &payload(self.ssrc, index, self.payload_len), index);
+        self.socket.send(&packet).context("send")?;
+        Ok(())
+    }
+
+    /// Sends a number of packets, slowly enough for a veth ring.
+    ///
+    /// # Errors
+    /// As the socket says.
+    pub fn send_some(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            self.send()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// RTP timestamp of a publisher's packet.
+pub const fn timestamp(index: u64) -> u32 {
+    (index as u32).wrapping_mul(3000)
+}
+
+/// Payload of a publisher's packet: its index, then bytes that follow from it.
+fn payload(ssrc: u32, index: u64, len: usize) -> Vec<u8> {
+    let mut payload = index.to_be_bytes().to_vec();
+    payload.extend(Random::new(u64::from(ssrc) << 32 ^ index).bytes(len.saturating_sub(8)));
+    payload.truncate(len);
+    payload
+}
+
+/// A copy that arrived, opened and compared with what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Publisher's index.
+    pub incoming: u64,
+    /// Index under the viewer's key.
+    pub outgoing: u64,
+}
+
+/// Receives copies.
+pub struct Viewer {
+    pub socket: UdpSocket,
+    pub session: SessionId,
+    pub track: SubscriberTrackId,
+    pub key: Key,
+    pub ssrc: u32,
+    pub payload_type: u8,
+    pub timestamp_offset: u32,
+    /// Above every outgoing index before.
+    pub next_out: u64,
+    highest: u64,
+}
+
+impl Viewer {
+    /// A session for `socket`, without a track yet.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn session(server: &Server, local: SocketAddr, own: SocketAddr, key: &Key) -> Result<SessionId> {
+        Ok(server.engine.add_session(NewSession {
+            id: format!("viewer-{}", own.port()),
+            stream: "stream".into(),
+            role: Role::Subscriber,
+            key: media_key(key),
+            transport: Transport { local, peer: own },
+        })?)
+    }
+
+    /// Joins a publisher from host `peer`.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn join(
+        server: &Server,
+        publisher: &Publisher,
+        peer: &NetNs,
+        local: SocketAddr,
+        own: SocketAddr,
+        key: Key,
+    ) -> Result<Self> {
+        let socket = bind(peer, own)?;
+        let session = Self::session(server, local, own, &key)?;
+        let port = own.port();
+        let mut viewer = Self {
+            socket,
+            session,
+            track: SubscriberTrackId(0),
+            key,
+            ssrc: 0x2000_0000 | u32::from(port),
+            payload_type: 97 + (port % 20) as u8,
+            timestamp_offset: u32::from(port) << 16,
+            // Close to a wrap, so that its ROC is exercised.
+            next_out: 65_530 + u64::from(port),
+            highest: 0,
+        };
+        viewer.attach(server, publisher)?;
+        Ok(viewer)
+    }
+
+    /// Attaches the track to a publisher, going on with `next_out`.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn attach(&mut self, server: &Server, publisher: &Publisher) -> Result<()> {
+        self.highest = self.next_out;
+        self.track = server.engine.add_subscriber_track(
+            self.session,
+            publisher.track,
+            NewSubscriberTrack {
+                ssrc: self.ssrc,
+                kind: Kind::Video,
+                payload_type: self.payload_type,
+                next_out: ExtendedSeq(self.next_out),
+                timestamp_offset: self.timestamp_offset,
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Reads all copies that come until none has come for `quiet`.
+    ///
+    /// # Errors
+    /// At the first copy that is not exactly what `publisher` sent, re-encrypted for this viewer.
+    pub fn receive(&mut self, publisher: &Publisher, quiet: Duration) -> Result<Vec<Copy>> {
+        let mut copies = Vec::new();
+        let mut buffer = [0; 2048];
+        self.socket.set_read_timeout(Some(quiet))?;
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => copies.push(self.check(publisher, &buffer[..len])?),
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return Ok(copies),
+                Err(error) => bail!("receiving: {error}"),
+            }
+        }
+    }
+
+    fn check(&mut self, publisher: &Publisher, packet: &[u8]) -> Result<Copy> {
+        ensure!(packet.len() > 12 + TAG, "{} bytes", packet.len());
+        let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+        ensure!(packet[0] == 0x80 && packet[1] == self.payload_type | 0x80, "header {:02x?}", &packet[..2]);
+        ensure!(word(8) == self.ssrc, "SSRC {:#x} of another viewer", word(8));
+        let outgoing = ExtendedSeq(self.highest).estimate(word(0) as u16).context("index")?.0;
+        let plain = self.key.open(packet, 12, outgoing).with_context(|| format!("wrong tag at {outgoing}"))?;
+        ensure!(plain.len() >= 8, "payload of {} bytes", plain.len());
+        let incoming = u64::from_be_bytes(plain[..8].try_into()?);
+        ensure!(plain == payload(publisher.ssrc, incoming, plain.len()), "payload of {incoming} is damaged");
+        ensure!(
+            word(4) == timestamp(incoming).wrapping_add(self.timestamp_offset),
+            "timestamp {} of {incoming}",
+            word(4)
+        );
+        self.highest = self.highest.max(outgoing);
+        Ok(Copy { incoming, outgoing })
+    }
+}
+
+/// A UDP socket in a host, with room for bursts.
+///
+/// # Errors
+/// As the socket says.
+pub fn bind(host: &NetNs, own: SocketAddr) -> Result<UdpSocket> {
+    let socket = host.run(|| UdpSocket::bind(own)).with_context(|| own.to_string())?;
+    Ok(socket)
+}
