@@ -2,6 +2,8 @@
 //!
 //! Dependencies point one way: `http` → `stream` → `session` → `engine`.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod http;
 pub mod stream;

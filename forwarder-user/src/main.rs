@@ -1,1 +1,7 @@
-fn main() {}
+//! The `penstock` command. See `penstock --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    penstock::cli::run()
+}

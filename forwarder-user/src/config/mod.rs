@@ -183,7 +183,7 @@ impl Default for Limits {
 
 impl Default for Rtcp {
     fn default() -> Self {
-        Self { interval_ms: 1000, remb_max_kbps: 10_000, pli_min_interval_ms: 500 }
+        Self { interval_ms: 1000, remb_max_kbps: 4_000, pli_min_interval_ms: 500 }
     }
 }
 

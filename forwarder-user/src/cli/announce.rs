@@ -1,0 +1,60 @@
+//! What a person wants to know after start: what carries the media, and which addresses to open.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::{config::Config, engine::Engine};
+
+/// Logs the start-up lines.
+pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
+    tracing::info!("penstock {}", env!("CARGO_PKG_VERSION"));
+    tracing::info!("engine: {}", engine.describe());
+    for address in media {
+        let local = SocketAddr::new(*address, config.media.port);
+        match config.media.public_addresses.get(address) {
+            Some(public) => tracing::info!("media: {local}/udp, which peers are told is {public}"),
+            None => tracing::info!("media: {local}/udp"),
+        }
+    }
+    for base in bases(http, media) {
+        tracing::info!("publish: {base}/NAME/publish in a browser, {base}/NAME/whip in OBS and others");
+        tracing::info!("watch:   {base}/NAME in a browser, {base}/NAME/whep in players");
+    }
+    if config.auth.publish_token.is_empty() {
+        tracing::info!("everybody who reaches the HTTP port may publish (auth.publish_token is empty)");
+    }
+    if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {
+        tracing::info!("/api/v1/state shows addresses of peers to everybody (auth.api_token is empty)");
+    }
+}
+
+/// Base URLs that can be opened: wildcard addresses stand for the media addresses of their family.
+fn bases(http: &[SocketAddr], media: &[IpAddr]) -> Vec<String> {
+    let mut bases = Vec::new();
+    for listen in http {
+        if !listen.ip().is_unspecified() {
+            bases.push(format!("http://{listen}"));
+            continue;
+        }
+        let same_family = media.iter().filter(|address| address.is_ipv4() == listen.is_ipv4());
+        bases.extend(same_family.map(|address| format!("http://{}", SocketAddr::new(*address, listen.port()))));
+    }
+    if bases.is_empty() {
+        bases.extend(http.iter().map(|listen| format!("http://localhost:{}", listen.port())));
+    }
+    bases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_can_be_opened() {
+        let media: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
+        let listen = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
+        assert_eq!(bases(&listen("0.0.0.0:80"), &media), ["http://192.0.2.1:80"]);
+        assert_eq!(bases(&listen("[::]:80"), &media), ["http://[2001:db8::1]:80"]);
+        assert_eq!(bases(&listen("127.0.0.1:80"), &media), ["http://127.0.0.1:80"]);
+        assert_eq!(bases(&listen("0.0.0.0:80"), &media[1..]), ["http://localhost:80"]);
+    }
+}

@@ -1,0 +1,25 @@
+//! `penstock config check`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::OK;
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Configuration file
+    file: PathBuf,
+}
+
+/// Loads the file as `serve` would and prints the result.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn run(options: &Options) -> anyhow::Result<u8> {
+    let config = Config::load(&options.file)?;
+    println!("# {} can be used. With all defaults it says:\n", options.file.display());
+    print!("{}", toml::to_string(&config)?);
+    Ok(OK)
+}

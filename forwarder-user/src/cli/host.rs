@@ -1,0 +1,205 @@
+//! Interfaces and addresses of this host, for what the configuration leaves open.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, bail};
+use futures::TryStreamExt;
+use rtnetlink::{
+    Handle, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+        link::{LinkAttribute, LinkFlags, LinkMessage},
+        route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    },
+};
+
+/// What rtnetlink says of this network namespace.
+#[derive(Debug, Default)]
+pub struct Host {
+    links: Vec<Link>,
+    /// Interface index and address, only those that peers elsewhere may reach.
+    addresses: Vec<(u32, IpAddr)>,
+    /// Interfaces of default routes.
+    default_routes: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Link {
+    index: u32,
+    name: String,
+    usable: bool,
+}
+
+impl Host {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn read() -> anyhow::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        let connection = tokio::spawn(connection);
+        let host = Self::ask(&handle).await.context("cannot read interfaces and addresses by netlink");
+        connection.abort();
+        host
+    }
+
+    async fn ask(handle: &Handle) -> Result<Self, rtnetlink::Error> {
+        let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+        let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes: Vec<RouteMessage> = handle.route().get(v4).execute().try_collect().await?;
+        routes.extend(handle.route().get(v6).execute().try_collect::<Vec<_>>().await?);
+        Ok(Self {
+            links: links.iter().filter_map(link).collect(),
+            addresses: addresses.iter().filter_map(global_address).collect(),
+            default_routes: routes.iter().filter_map(default_route).collect(),
+        })
+    }
+
+    /// The interfaces to attach to: those of the configuration, else those of the default routes,
+    /// else the only one there is.
+    ///
+    /// # Errors
+    /// An interface does not exist, or none can be chosen; says what there is.
+    pub fn interfaces(&self, configured: &[String]) -> anyhow::Result<Vec<String>> {
+        if let Some(missing) = configured.iter().find(|name| self.links.iter().all(|link| link.name != **name)) {
+            bail!("there is no interface {missing:?} here; there are: {}", self.names());
+        }
+        if !configured.is_empty() {
+            return Ok(configured.to_vec());
+        }
+        let usable: Vec<&Link> = self.links.iter().filter(|link| link.usable).collect();
+        let mut chosen: Vec<&Link> =
+            usable.iter().filter(|link| self.default_routes.contains(&link.index)).copied().collect();
+        if chosen.is_empty() && usable.len() == 1 {
+            chosen = usable;
+        }
+        if chosen.is_empty() {
+            bail!(
+                "no interface has a default route, so you must choose: `--interface NAME` or `kernel.interfaces`; \
+                 there are: {}",
+                self.names()
+            );
+        }
+        Ok(chosen.into_iter().map(|link| link.name.clone()).collect())
+    }
+
+    /// The addresses for media: those of the configuration, else the global ones of `interfaces`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn media_addresses(&self, configured: &[IpAddr], interfaces: &[String]) -> anyhow::Result<Vec<IpAddr>> {
+        if !configured.is_empty() {
+            return Ok(configured.to_vec());
+        }
+        let index = |name: &String| self.links.iter().find(|link| link.name == *name).map(|link| link.index);
+        let attached: Vec<u32> = interfaces.iter().filter_map(index).collect();
+        let found = self.addresses.iter().filter(|(index, _)| attached.contains(index));
+        let found: Vec<IpAddr> = found.map(|(_, address)| *address).collect();
+        if found.is_empty() {
+            bail!(
+                "{} has no global address: give it one (`ip address add …`) or name those to use in `media.addresses`",
+                interfaces.join(", ")
+            );
+        }
+        Ok(found)
+    }
+
+    fn names(&self) -> String {
+        let usable: Vec<&str> = self.links.iter().filter(|link| link.usable).map(|link| link.name.as_str()).collect();
+        if usable.is_empty() { "none that is up".into() } else { usable.join(", ") }
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let flags = message.header.flags;
+    let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback);
+    Some(Link { index: message.header.index, name, usable })
+}
+
+fn global_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // The 32 flag bits; the header has room for eight.
+            AddressAttribute::Flags(all) => flags = *all,
+            // Our end of a point-to-point link, where `Address` is the other one.
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    let ip = local.or(address)?;
+    // For IPv6 the bit of `Secondary` means a temporary address (RFC 8981), soon to be gone.
+    let temporary = ip.is_ipv6() && flags.contains(AddressFlags::Secondary);
+    let unready = flags.intersects(AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed);
+    let global = message.header.scope == AddressScope::Universe;
+    (global && !temporary && !unready).then_some((message.header.index, ip))
+}
+
+fn default_route(message: &RouteMessage) -> Option<u32> {
+    let header = &message.header;
+    let family = matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6);
+    let default = header.destination_prefix_length == 0 && header.kind == RouteType::Unicast;
+    if !family || !default || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        let link = |index, name: &str, usable| Link { index, name: name.into(), usable };
+        Host {
+            links: vec![link(1, "lo", false), link(2, "eth0", true), link(3, "eth1", true), link(4, "eth2", false)],
+            addresses: vec![(2, "192.0.2.1".parse().unwrap()), (2, "2001:db8::1".parse().unwrap())],
+            default_routes: vec![2],
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).into()).collect()
+    }
+
+    #[test]
+    fn interfaces_are_configured_or_found() {
+        assert_eq!(host().interfaces(&names(&["eth1"])).unwrap(), ["eth1"]);
+        assert_eq!(host().interfaces(&[]).unwrap(), ["eth0"]);
+        let error = host().interfaces(&names(&["eth9"])).unwrap_err().to_string();
+        assert!(error.contains("eth9") && error.contains("eth0, eth1"), "{error}");
+        let without_route = Host { default_routes: vec![], ..host() };
+        assert!(without_route.interfaces(&[]).unwrap_err().to_string().contains("--interface"));
+        let mut single = without_route;
+        single.links.truncate(2);
+        assert_eq!(single.interfaces(&[]).unwrap(), ["eth0"]);
+    }
+
+    #[test]
+    fn addresses_are_configured_or_found() {
+        let given = ["198.51.100.1".parse().unwrap()];
+        assert_eq!(host().media_addresses(&given, &names(&["eth0"])).unwrap(), given);
+        assert_eq!(host().media_addresses(&[], &names(&["eth0"])).unwrap().len(), 2);
+        assert!(host().media_addresses(&[], &names(&["eth1"])).unwrap_err().to_string().contains("media.addresses"));
+    }
+
+    #[tokio::test]
+    async fn reads_this_host() {
+        let host = Host::read().await.unwrap();
+        assert!(host.links.iter().any(|link| link.name == "lo" && !link.usable));
+        assert!(host.addresses.iter().all(|(_, address)| !address.is_loopback()));
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line.
+
+mod announce;
+mod check;
+mod engine;
+mod host;
+mod limits;
+mod logging;
+mod serve;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// All went well.
+pub const OK: u8 = 0;
+/// It could not be done; standard error says why.
+pub const FAILED: u8 = 1;
+/// The command line or the configuration is wrong. `clap` uses the same.
+pub const USAGE: u8 = 2;
+/// A second signal ended the server before it had closed all sessions.
+pub const FORCED: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it could not be done; standard error says why
+  2  the command line or the configuration is wrong
+  3  `serve` was ended by a second signal before all sessions were closed";
+
+/// WebRTC forwarder: publish once by WHIP, watch many times by WHEP. The kernel decrypts each packet
+/// once and re-encrypts it for every viewer, in XDP.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Box<serve::Options>),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print version, build and map layout
+    Version(version::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Tell whether a file can be used, and what it says with all defaults filled in
+    Check(check::Options),
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(options) => serve::run(&options),
+        Command::Config(ConfigCommand::Check(options)) => check::run(&options),
+        Command::Version(options) => version::run(&options),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("penstock: {error:#}");
+            let usage = error.chain().any(|cause| cause.is::<crate::config::ConfigError>());
+            ExitCode::from(if usage { USAGE } else { FAILED })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

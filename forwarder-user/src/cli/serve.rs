@@ -1,0 +1,326 @@
+//! `penstock serve`: start in order, say what was started and why, stop in reverse order.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+};
+
+use super::{FAILED, FORCED, OK, announce, engine, host::Host, limits, logging};
+use crate::{
+    config::{Config, Mode},
+    engine::Engine,
+    http,
+    stream::{self, Control, MediaAddress, StreamConfig},
+};
+
+/// Runtime threads: HTTP and the control task. The datapath runs in the kernel.
+const THREADS: usize = 2;
+
+/// For requests in work when the server stops.
+const HTTP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// For closing all sessions.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For the engine to let go of the interfaces.
+const DETACH_PATIENCE: Duration = Duration::from_secs(5);
+
+const EXAMPLES: &str = "\
+Examples:
+  penstock serve
+      the interface of the default route, HTTP on 0.0.0.0:8080, media on UDP port 8443
+  penstock serve --interface eth0 --interface eth1 --http '[::]:8080' --media 9000
+  penstock serve --media 192.0.2.10:8443
+      media on this address only
+  PENSTOCK_PUBLISH_TOKEN=secret penstock serve --config /etc/penstock.toml
+
+Needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (for its bpffs). SIGTERM or
+SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    /// Configuration file; without one, the defaults
+    #[arg(long, short, value_name = "FILE", env = "PENSTOCK_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Interface to attach XDP to; may be repeated (kernel.interfaces)
+    #[arg(long, short, value_name = "NAME")]
+    interface: Vec<String>,
+
+    /// Address for HTTP; may be repeated (http.listen)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Vec<SocketAddr>,
+
+    /// UDP port, address, or both, for media; may be repeated (media.port, media.addresses)
+    #[arg(long, value_name = "[ADDRESS][:PORT]")]
+    media: Vec<MediaOption>,
+
+    /// How XDP is attached (kernel.mode)
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+
+    /// Directory for the maps' pins (kernel.pin_dir)
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+
+    /// Log level or directives (log.level)
+    #[arg(long, value_name = "LEVEL", env = "PENSTOCK_LOG")]
+    log: Option<String>,
+}
+
+/// `8443`, `192.0.2.10`, `192.0.2.10:8443`, `[2001:db8::1]:8443`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MediaOption {
+    address: Option<IpAddr>,
+    port: Option<u16>,
+}
+
+impl FromStr for MediaOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(port) = text.trim_start_matches(':').parse() {
+            return Ok(Self { address: None, port: Some(port) });
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse() {
+            return Ok(Self { address: Some(address), port: None });
+        }
+        let both: SocketAddr = text
+            .parse()
+            .map_err(|_| format!("{text:?} is none of PORT, ADDRESS, ADDRESS:PORT (IPv6 with port: [ADDRESS]:PORT)"))?;
+        Ok(Self { address: Some(both.ip()), port: Some(both.port()) })
+    }
+}
+
+impl Options {
+    /// The file, or the defaults, with the options of the command line on top.
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(file) => Config::load(file)?,
+            None => Config::from_defaults()?,
+        };
+        if !self.interface.is_empty() {
+            config.kernel.interfaces = self.interface.clone();
+        }
+        if !self.http.is_empty() {
+            config.http.listen = self.http.clone();
+        }
+        let addresses: Vec<IpAddr> = self.media.iter().filter_map(|media| media.address).collect();
+        if !addresses.is_empty() {
+            config.media.addresses = addresses;
+        }
+        let mut ports: Vec<u16> = self.media.iter().filter_map(|media| media.port).collect();
+        ports.dedup();
+        match ports[..] {
+            [] => {}
+            [port] => config.media.port = port,
+            _ => anyhow::bail!("--media: all addresses have the same port, but {ports:?} are given"),
+        }
+        config.kernel.mode = self.mode.unwrap_or(config.kernel.mode);
+        if let Some(directory) = &self.pin_dir {
+            config.kernel.pin_dir = std::path::absolute(directory)?;
+        }
+        if let Some(level) = &self.log {
+            config.log.level = level.clone();
+        }
+        config.check("command line")?;
+        Ok(config)
+    }
+}
+
+/// Serves until a signal.
+///
+/// # Errors
+/// Why it could not start.
+pub fn run(options: &Options) -> anyhow::Result<u8> {
+    let config = options.config()?;
+    logging::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(serve(config))?;
+    // Nothing is waited for any more: what is left at a second signal is cut off.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// What runs, in the order in which it was started.
+struct Running {
+    engine: Arc<dyn Engine>,
+    control: Control,
+    task: JoinHandle<()>,
+    http: http::Running,
+}
+
+async fn serve(config: Config) -> anyhow::Result<u8> {
+    let mut signals = Signals::new()?;
+    let mut running = start(&config).await?;
+    tracing::info!("ready");
+    let name = tokio::select! {
+        name = signals.next() => name,
+        _ = &mut running.task => {
+            tracing::error!("the control task ended by itself, which is a bug: stopping");
+            return Ok(FAILED);
+        }
+    };
+    tracing::info!("{name}: closing all sessions; a second signal ends at once");
+    tokio::select! {
+        () = running.stop() => {
+            tracing::info!("stopped");
+            Ok(OK)
+        }
+        name = signals.next() => {
+            tracing::warn!("{name} again: ending at once; peers notice by their own timers");
+            std::process::exit(FORCED.into());
+        }
+    }
+}
+
+async fn start(config: &Config) -> anyhow::Result<Running> {
+    limits::raise_open_files(config.limits.http_connections);
+    let host = Host::read().await?;
+    let interfaces = host.interfaces(&config.kernel.interfaces)?;
+    let addresses = host.media_addresses(&config.media.addresses, &interfaces)?;
+    // Bound first, so that a port in use is found before anything touches the interfaces.
+    let server = http::Server::bind(config)?;
+
+    let (events, received) = mpsc::unbounded_channel();
+    let engine = engine::start(config, interfaces, &addresses, events)?;
+    let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
+        .context("cannot open the media sockets")?;
+    announce::print(config, engine.as_ref(), &addresses, &server.addresses());
+    let http = server.serve(http::router(config, control.clone()));
+    Ok(Running { engine, control, task, http })
+}
+
+/// The control task's part of the configuration.
+fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
+    let media = addresses.iter().map(|address| MediaAddress {
+        bind: SocketAddr::new(*address, config.media.port),
+        advertise: config.media.public_addresses.get(address).copied(),
+    });
+    StreamConfig {
+        max_sessions: config.limits.sessions,
+        max_sdp: config.limits.http_body_bytes,
+        report_interval: config.rtcp.interval(),
+        remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
+        keyframe_interval: config.rtcp.pli_min_interval(),
+        ..StreamConfig::new(media.collect())
+    }
+}
+
+impl Running {
+    /// Stops in reverse order, within a bounded time.
+    async fn stop(self) {
+        self.http.stop(HTTP_PATIENCE).await;
+        if tokio::time::timeout(DRAIN_PATIENCE, async {
+            self.control.drain().await;
+            let _ = self.task.await;
+        })
+        .await
+        .is_err()
+        {
+            tracing::warn!("not all sessions could be closed in time");
+        }
+        // The last handle: detaches XDP and removes the pins. It waits for the kernel, so not here.
+        let engine = self.engine;
+        let detached = tokio::task::spawn_blocking(move || drop(engine));
+        if tokio::time::timeout(DETACH_PATIENCE, detached).await.is_err() {
+            tracing::warn!("the engine did not stop in time; XDP is detached when the process ends");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, in the order in which they come.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn config(arguments: &[&str]) -> anyhow::Result<Config> {
+        let arguments = std::iter::once("penstock").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments)?.options.config()
+    }
+
+    #[test]
+    fn media_option_takes_port_address_or_both() {
+        let parse = |text: &str| text.parse::<MediaOption>().map(|media| (media.address, media.port));
+        let v4 = Some("192.0.2.1".parse().unwrap());
+        let v6 = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(parse("9000"), Ok((None, Some(9000))));
+        assert_eq!(parse(":9000"), Ok((None, Some(9000))));
+        assert_eq!(parse("192.0.2.1"), Ok((v4, None)));
+        assert_eq!(parse("192.0.2.1:9000"), Ok((v4, Some(9000))));
+        assert_eq!(parse("2001:db8::1"), Ok((v6, None)));
+        assert_eq!(parse("[2001:db8::1]:9000"), Ok((v6, Some(9000))));
+        assert!(parse("eth0").unwrap_err().contains("ADDRESS:PORT"));
+    }
+
+    #[test]
+    fn options_win_over_the_file() {
+        let file = tempfile("[http]\nlisten = [\"127.0.0.1:1\"]\n[media]\nport = 2\n");
+        let path = file.to_str().unwrap();
+        let plain = config(&["--config", path]).unwrap();
+        assert_eq!((plain.http.listen[0].port(), plain.media.port), (1, 2));
+        let options =
+            ["--config", path, "--http", "127.0.0.1:3", "--media", "192.0.2.1:4", "-i", "eth7", "--mode", "generic"];
+        let config = config(&options).unwrap();
+        assert_eq!((config.http.listen[0].port(), config.media.port), (3, 4));
+        assert_eq!(config.media.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!((config.kernel.interfaces[0].as_str(), config.kernel.mode), ("eth7", Mode::Generic));
+        std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(config(&["--media", "1", "--media", "2"]).unwrap_err().to_string().contains("same port"));
+        assert!(config(&["--media", "0"]).unwrap_err().to_string().contains("media.port"));
+        assert!(config(&["--config", "/nonexistent"]).is_err());
+    }
+
+    fn tempfile(text: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("penstock-serve-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}

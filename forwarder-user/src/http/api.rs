@@ -1,0 +1,59 @@
+//! Read-only API. Everything in it comes from one snapshot of the control task.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::{App, auth, reply::Failure};
+
+/// A control task that does not answer for this long is not healthy.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/api/v1/state", get(state))
+        .route("/api/v1/streams", get(streams))
+}
+
+/// 200 as long as sessions can be opened; 503 while stopping or stuck.
+async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
+    snapshot(&app).await.map(|_| "ok\n")
+}
+
+/// All streams and sessions.
+async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
+    auth::require(&app.auth.api_token, &headers)?;
+    snapshot(&app).await.map(Json)
+}
+
+/// Names of the live streams and nothing that concerns their peers, for the index page.
+async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
+    if !app.http.index {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "this server does not list its streams (`http.index` in the configuration)",
+        ));
+    }
+    let snapshot = snapshot(&app).await?;
+    let list = snapshot.get("streams").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    Ok(Json(json!({ "streams": list.iter().map(public).collect::<Vec<_>>() })))
+}
+
+fn public(stream: &Value) -> Value {
+    json!({ "name": stream.get("name"), "live": stream.get("live"), "viewers": stream.get("viewers") })
+}
+
+async fn snapshot(app: &App) -> Result<Value, Failure> {
+    match tokio::time::timeout(PATIENCE, app.control.snapshot()).await {
+        Ok(Some(snapshot)) => Ok(snapshot),
+        Ok(None) => Err(Failure::busy("the server is stopping")),
+        Err(_) => Err(Failure::busy("the control task does not answer")),
+    }
+}

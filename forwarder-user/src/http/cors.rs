@@ -1,0 +1,51 @@
+//! Cross-origin use by browsers, and OPTIONS (RFC 9725 §4.2).
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::signalling::{FRAGMENT_TYPE, SDP_TYPE};
+
+/// Tells which body types a POST may have; no constant of the `http` crate.
+pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+/// Same for PATCH (RFC 5789 §3.1).
+pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
+/// Answers preflight requests and marks answers as readable by pages of the allowed origins.
+pub fn layer(origins: &[String]) -> CorsLayer {
+    let origin = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH])
+        .expose_headers([header::LOCATION, header::ETAG, header::LINK, header::RETRY_AFTER, ACCEPT_PATCH])
+        .max_age(Duration::from_secs(86_400))
+}
+
+/// Adds to the answer of an OPTIONS request what the resource takes.
+pub async fn describe_options(request: Request, next: Next) -> Response {
+    let options = request.method() == Method::OPTIONS;
+    let path = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    if options && response.status().is_success() {
+        let (allow, accept) = match path.trim_start_matches('/').split('/').nth(2) {
+            _ if path.starts_with("/api/") => ("GET, HEAD, OPTIONS", None),
+            Some(_session) => ("PATCH, DELETE, OPTIONS", Some((ACCEPT_PATCH, FRAGMENT_TYPE))),
+            None => ("POST, OPTIONS", Some((ACCEPT_POST, SDP_TYPE))),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        headers.extend(accept.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    }
+    response
+}

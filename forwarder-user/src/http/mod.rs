@@ -1,0 +1,75 @@
+//! WHIP (RFC 9725), WHEP (draft-ietf-wish-whep), the API and the web pages.
+//!
+//! | path | methods | |
+//! | --- | --- | --- |
+//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
+//! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
+//! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
+//! | `/api/v1/streams`, `/api/v1/state`, `/healthz` | GET | observe |
+
+mod api;
+mod auth;
+mod body;
+mod cors;
+mod name;
+mod pages;
+mod reply;
+mod server;
+mod signalling;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::{Router, http::StatusCode, middleware};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{Auth, Config, Http, Limits},
+    stream::Control,
+};
+
+pub use reply::Failure;
+pub use server::{Running, Server};
+
+/// What all handlers share.
+struct App {
+    control: Control,
+    auth: Auth,
+    http: Http,
+    limits: Limits,
+    /// Signalling requests that may still begin.
+    requests: Semaphore,
+}
+
+/// The whole HTTP service.
+pub fn router(config: &Config, control: Control) -> Router {
+    let app = Arc::new(App {
+        control,
+        auth: config.auth.clone(),
+        http: config.http.clone(),
+        limits: config.limits.clone(),
+        requests: Semaphore::new(config.limits.http_requests),
+    });
+    Router::new()
+        .merge(signalling::routes())
+        .merge(api::routes())
+        .layer(cors::layer(&config.http.allowed_origins))
+        .layer(middleware::from_fn(cors::describe_options))
+        .merge(pages::routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+async fn not_found() -> Failure {
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        "nothing is here: a stream is watched at /NAME, published at /NAME/publish, \
+         and its endpoints are /NAME/whip and /NAME/whep",
+    )
+}
+
+async fn wrong_method() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not know that method, see the Allow header")
+}

@@ -1,0 +1,166 @@
+//! Listening sockets and connections: bounded in number and in time.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::config::Config;
+
+/// Connections that the kernel completes while we are busy.
+const BACKLOG: i32 = 1024;
+
+/// Largest request line and headers; beyond, 431.
+const HEADER_BYTES: usize = 32 * 1024;
+
+/// Pause after the system ran out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Sockets that are bound but not yet served.
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    header_timeout: Duration,
+    connections: Arc<Semaphore>,
+}
+
+/// Sockets in service.
+pub struct Running {
+    stop: watch::Sender<bool>,
+    accepting: JoinSet<()>,
+}
+
+impl Server {
+    /// Binds all addresses of the configuration on the current tokio runtime.
+    ///
+    /// # Errors
+    /// The address and why it cannot be bound.
+    pub fn bind(config: &Config) -> io::Result<Self> {
+        let listeners = config.http.listen.iter().map(|address| {
+            listen(*address).map_err(|error| io::Error::new(error.kind(), format!("http.listen {address}: {error}")))
+        });
+        Ok(Self {
+            listeners: listeners.collect::<io::Result<_>>()?,
+            header_timeout: config.http.header_timeout(),
+            connections: Arc::new(Semaphore::new(config.limits.http_connections)),
+        })
+    }
+
+    /// Addresses as bound: with the port that the system chose where 0 was asked for.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Serves until [`Running::stop`].
+    pub fn serve(self, router: Router) -> Running {
+        let (stop, stopped) = watch::channel(false);
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            let acceptor = Acceptor {
+                listener,
+                router: router.clone(),
+                header_timeout: self.header_timeout,
+                connections: self.connections.clone(),
+                stopped: stopped.clone(),
+            };
+            accepting.spawn(acceptor.run());
+        }
+        Running { stop, accepting }
+    }
+}
+
+impl Running {
+    /// Accepts nothing more, lets requests in work finish for up to `patience`, closes everything.
+    pub async fn stop(mut self, patience: Duration) {
+        self.stop.send_replace(true);
+        let finished = async { while self.accepting.join_next().await.is_some() {} };
+        // What is not done in time is aborted with the set.
+        let _ = tokio::time::timeout(patience, finished).await;
+    }
+}
+
+struct Acceptor {
+    listener: TcpListener,
+    router: Router,
+    header_timeout: Duration,
+    connections: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    async fn run(mut self) {
+        let mut open = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = raised(&mut self.stopped) => break,
+                Some(_) = open.join_next() => {}
+                accepted = accept(&self.listener, &self.connections) => match accepted {
+                    Ok((stream, permit)) => drop(open.spawn(self.connection(stream, permit))),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept HTTP connections");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(self.listener);
+        while open.join_next().await.is_some() {}
+    }
+
+    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + use<> {
+        let service = TowerToHyperService::new(self.router.clone());
+        let mut stopped = self.stopped.clone();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        async move {
+            let _permit = permit;
+            let mut connection = std::pin::pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = raised(&mut stopped) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "HTTP connection ended");
+            }
+        }
+    }
+}
+
+/// Waits for the flag, or for the end of whoever could raise it.
+async fn raised(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}
+
+async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _peer) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // So that `0.0.0.0:8080` and `[::]:8080` may stand side by side.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,182 @@
+//! WHIP and WHEP. Both speak the same HTTP; the role decides who sends.
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Path, Request, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, patch, post},
+};
+
+use super::{
+    App, auth, body,
+    cors::{ACCEPT_PATCH, ACCEPT_POST},
+    name,
+    reply::Failure,
+};
+use crate::{
+    config::Secret,
+    engine::Role,
+    stream::{Answer, Patched, Refusal},
+};
+
+/// Body of an offer and an answer.
+pub const SDP_TYPE: &str = "application/sdp";
+/// Body of a PATCH (RFC 8840).
+pub const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
+
+type Shared = State<Arc<App>>;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/{stream}/whip", endpoint(Role::Publisher))
+        .route("/{stream}/whep", endpoint(Role::Subscriber))
+        .route("/{stream}/whip/{session}", resource(Role::Publisher))
+        .route("/{stream}/whep/{session}", resource(Role::Subscriber))
+}
+
+fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
+    post(move |State(app): Shared, path: Result<Path<String>, PathRejection>, request: Request| async move {
+        let Path(stream) = path.map_err(bad_path)?;
+        open(&app, role, stream, request).await
+    })
+    .fallback(|| async {
+        Failure::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a session is opened by POST with an SDP offer; this address knows only POST and OPTIONS",
+        )
+        .with(header::ALLOW, "POST, OPTIONS")
+        .with(ACCEPT_POST, SDP_TYPE)
+    })
+}
+
+fn resource(role: Role) -> MethodRouter<Arc<App>> {
+    type Session = Result<Path<(String, String)>, PathRejection>;
+    patch(move |State(app): Shared, path: Session, request: Request| async move {
+        let Path((stream, session)) = path.map_err(bad_path)?;
+        change(&app, role, stream, session, request).await
+    })
+    .delete(move |State(app): Shared, path: Session, headers: HeaderMap| async move {
+        let Path((stream, session)) = path.map_err(bad_path)?;
+        close(&app, role, stream, session, &headers).await
+    })
+    .fallback(|| async {
+        Failure::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a session is changed by PATCH and closed by DELETE; this address knows nothing else",
+        )
+        .with(header::ALLOW, "PATCH, DELETE, OPTIONS")
+        .with(ACCEPT_PATCH, FRAGMENT_TYPE)
+    })
+}
+
+/// POST (RFC 9725 §4.2): 201 with the answer and the address of the session.
+async fn open(app: &App, role: Role, stream: String, request: Request) -> Result<Response, Failure> {
+    let _permit = admit(app, role, &stream, request.headers())?;
+    let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
+    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), offer)).await?;
+    let headers = [
+        (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
+        (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),
+        (header::ETAG, header_value(&format!("\"{etag}\""))?),
+        (ACCEPT_PATCH, header_value(FRAGMENT_TYPE)?),
+        (header::CACHE_CONTROL, header_value("no-store")?),
+    ];
+    Ok((StatusCode::CREATED, headers, sdp).into_response())
+}
+
+/// PATCH (RFC 9725 §4.3): 204 for candidates, 200 with our fragment for an ICE restart.
+async fn change(app: &App, role: Role, stream: String, session: String, request: Request) -> Result<Response, Failure> {
+    let _permit = admit(app, role, &stream, request.headers())?;
+    let if_match = if_match(request.headers())?;
+    let fragment = body::text(app, request, FRAGMENT_TYPE, ACCEPT_PATCH).await?;
+    match within(app, app.control.patch(role, stream, session, if_match, fragment)).await? {
+        Patched::Trickled => Ok(StatusCode::NO_CONTENT.into_response()),
+        Patched::Restarted { fragment, etag } => {
+            let headers = [
+                (header::CONTENT_TYPE, header_value(FRAGMENT_TYPE)?),
+                (header::ETAG, header_value(&format!("\"{etag}\""))?),
+                (header::CACHE_CONTROL, header_value("no-store")?),
+            ];
+            Ok((StatusCode::OK, headers, fragment).into_response())
+        }
+    }
+}
+
+/// DELETE (RFC 9725 §4.2): 200 once no more media is sent.
+async fn close(
+    app: &App,
+    role: Role,
+    stream: String,
+    session: String,
+    headers: &HeaderMap,
+) -> Result<StatusCode, Failure> {
+    let _permit = admit(app, role, &stream, headers)?;
+    within(app, app.control.delete(role, stream, session)).await?;
+    Ok(StatusCode::OK)
+}
+
+/// What every signalling request must pass before its body is read.
+fn admit<'a>(
+    app: &'a App,
+    role: Role,
+    stream: &str,
+    headers: &HeaderMap,
+) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
+    name::check(stream)?;
+    auth::require(token(app, role), headers)?;
+    app.requests.try_acquire().map_err(|_| {
+        Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
+    })
+}
+
+/// Bounds the wait for the control task.
+async fn within<T>(app: &App, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Failure> {
+    match tokio::time::timeout(app.http.request_timeout(), answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failure::busy("the server is overloaded and did not answer in time: try again soon")),
+    }
+}
+
+fn token(app: &App, role: Role) -> &Secret {
+    match role {
+        Role::Publisher => &app.auth.publish_token,
+        Role::Subscriber => &app.auth.play_token,
+    }
+}
+
+fn segment(role: Role) -> &'static str {
+    match role {
+        Role::Publisher => "whip",
+        Role::Subscriber => "whep",
+    }
+}
+
+/// The entity tag of `If-Match` without quotes, or `*`. RFC 9725 §4.3.3 prints the wildcard with
+/// quotes too, so both forms mean it.
+fn if_match(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let value = value.to_str().unwrap_or_default().trim();
+    if value == "*" {
+        return Ok(Some("*".into()));
+    }
+    let tag = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match tag {
+        Some(tag) if !tag.contains('"') => Ok(Some(tag.into())),
+        _ => Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            "If-Match must be one strong entity tag in quotes, as the ETag of the answer, or *",
+        )),
+    }
+}
+
+fn bad_path(rejection: PathRejection) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, rejection.body_text())
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer does not fit in a header"))
+}

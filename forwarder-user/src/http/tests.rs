@@ -1,0 +1,362 @@
+//! Every status and header, against a control task that follows a script.
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+
+use super::router;
+use crate::{
+    config::{Config, Secret},
+    engine::Role,
+    stream::{Answer, Command, Control, Patched, Refusal},
+};
+
+const OFFER: &str = "v=0\r\n";
+
+/// Answers by what it is asked: offers for the stream `busy` conflict, and so on.
+fn scripted() -> Control {
+    let (sender, mut commands) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Offer { role, stream, sdp, reply } => drop(reply.send(offer(role, &stream, sdp))),
+                Command::Patch { session, if_match, fragment, reply, .. } => {
+                    drop(reply.send(patched(&session, if_match, fragment)));
+                }
+                Command::Delete { session, reply, .. } if session == "known" => drop(reply.send(Ok(()))),
+                Command::Delete { reply, .. } => drop(reply.send(Err(Refusal::NotFound("no such session".into())))),
+                Command::Snapshot { reply } => drop(reply.send(json!({
+                    "streams": [{ "name": "cam", "live": true, "viewers": 2, "publisher": "192.0.2.1:5" }],
+                    "sessions": [{ "peer": "192.0.2.1:5" }],
+                }))),
+                Command::Drain { reply } => drop(reply.send(())),
+            }
+        }
+    });
+    Control::new(sender)
+}
+
+fn offer(role: Role, stream: &str, sdp: String) -> Result<Answer, Refusal> {
+    match stream {
+        "busy" => Err(Refusal::Conflict("the stream has a publisher already".into())),
+        "odd" => Err(Refusal::NotAcceptable("no codec in common".into())),
+        "full" => Err(Refusal::Unavailable("all sessions are in use".into())),
+        "bad" => Err(Refusal::Malformed("line 1 is not SDP".into())),
+        _ => Ok(Answer { session: "s1".into(), sdp: format!("{role:?} {sdp}"), etag: "e1".into() }),
+    }
+}
+
+fn patched(session: &str, if_match: Option<String>, fragment: String) -> Result<Patched, Refusal> {
+    match (session, if_match.as_deref()) {
+        ("known", Some("e1")) => Ok(Patched::Trickled),
+        ("known", Some("*")) => Ok(Patched::Restarted { fragment, etag: "e2".into() }),
+        ("known", None) => Err(Refusal::PreconditionRequired("send If-Match".into())),
+        ("known", Some(_)) => Err(Refusal::PreconditionFailed("another ICE session".into())),
+        _ => Err(Refusal::NotFound("no such session".into())),
+    }
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Reply {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+}
+
+async fn ask(router: Router, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = router.oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, 1 << 20).await.unwrap();
+    Reply { status: parts.status, headers: parts.headers, body: String::from_utf8(body.into()).unwrap() }
+}
+
+fn open_server() -> Router {
+    router(&Config::default(), scripted())
+}
+
+async fn post(path: &str, kind: &str, body: impl Into<Body>) -> Reply {
+    ask(open_server(), "POST", path, &[("content-type", kind)], body).await
+}
+
+async fn patch(session: &str, if_match: &str, body: &'static str) -> Reply {
+    let path = format!("/cam/whep/{session}");
+    let mut headers = vec![("content-type", "application/trickle-ice-sdpfrag")];
+    headers.extend((!if_match.is_empty()).then_some(("if-match", if_match)));
+    ask(open_server(), "PATCH", &path, &headers, body).await
+}
+
+#[track_caller]
+fn refused(reply: &Reply, status: u16, reason: &str) {
+    assert_eq!(reply.status.as_u16(), status, "{}", reply.body);
+    assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
+    assert!(reply.body.contains(reason), "{:?} does not say {reason:?}", reply.body);
+}
+
+#[tokio::test]
+async fn post_opens_a_session() {
+    for (segment, role) in [("whip", "Publisher"), ("whep", "Subscriber")] {
+        let reply = post(&format!("/cam-1/{segment}"), "application/sdp", OFFER).await;
+        assert_eq!(reply.status, StatusCode::CREATED);
+        assert_eq!(reply.header("location"), format!("/cam-1/{segment}/s1"));
+        assert_eq!(reply.header("etag"), "\"e1\"");
+        assert_eq!(reply.header("accept-patch"), "application/trickle-ice-sdpfrag");
+        assert_eq!(reply.header("content-type"), "application/sdp");
+        assert_eq!(reply.body, format!("{role} {OFFER}"));
+    }
+    let reply = post("/cam/whip", "Application/SDP; charset=utf-8", OFFER).await;
+    assert_eq!(reply.status, StatusCode::CREATED, "parameters and case of the type do not matter");
+}
+
+#[tokio::test]
+async fn bad_bodies() {
+    let reply = post("/cam/whip", "application/json", "{}").await;
+    refused(&reply, 415, "application/sdp");
+    assert_eq!(reply.header("accept-post"), "application/sdp");
+    refused(&ask(open_server(), "POST", "/cam/whip", &[], OFFER).await, 415, "none");
+    refused(&post("/cam/whip", "application/sdp", "").await, 400, "empty");
+    refused(&post("/cam/whip", "application/sdp", vec![0xff, 0xfe]).await, 400, "UTF-8");
+    refused(&post("/bad/whip", "application/sdp", "hello").await, 400, "line 1");
+    refused(&post("/cam/whip", "application/sdp", vec![b'v'; 65_537]).await, 413, "65536 bytes");
+    assert_eq!(post("/cam/whip", "application/sdp", vec![b'v'; 65_536]).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn oversized_bodies_are_refused_by_length_and_without() {
+    for length in [Some("10485760"), None] {
+        let mut headers = vec![("content-type", "application/sdp")];
+        headers.extend(length.map(|length| ("content-length", length)));
+        let reply = ask(open_server(), "POST", "/cam/whep", &headers, vec![b'v'; 10 << 20]).await;
+        refused(&reply, 413, "http_body_bytes");
+        assert_eq!(reply.header("connection"), "close");
+    }
+}
+
+#[tokio::test]
+async fn body_that_never_comes_times_out() {
+    let mut config = Config::default();
+    config.http.request_timeout_ms = 100;
+    let never = Body::from_stream(futures::stream::pending::<Result<&'static [u8], std::io::Error>>());
+    let headers = [("content-type", "application/sdp")];
+    refused(&ask(router(&config, scripted()), "POST", "/cam/whip", &headers, never).await, 408, "in time");
+}
+
+#[tokio::test]
+async fn refusals_of_the_control_task() {
+    refused(&post("/busy/whip", "application/sdp", OFFER).await, 409, "publisher already");
+    refused(&post("/odd/whep", "application/sdp", OFFER).await, 406, "no codec");
+    let full = post("/full/whep", "application/sdp", OFFER).await;
+    refused(&full, 503, "in use");
+    assert_eq!(full.header("retry-after"), "2");
+}
+
+#[tokio::test]
+async fn a_dead_or_stuck_control_task_is_503() {
+    let (sender, commands) = mpsc::channel(1);
+    let dead = router(&Config::default(), Control::new(sender));
+    drop(commands);
+    let headers = [("content-type", "application/sdp")];
+    refused(&ask(dead.clone(), "POST", "/cam/whip", &headers, OFFER).await, 503, "stopping");
+    refused(&ask(dead, "GET", "/healthz", &[], "").await, 503, "stopping");
+
+    let (sender, _commands) = mpsc::channel(1);
+    let mut config = Config::default();
+    config.http.request_timeout_ms = 100;
+    let stuck = router(&config, Control::new(sender));
+    refused(&ask(stuck, "POST", "/cam/whip", &headers, OFFER).await, 503, "overloaded");
+}
+
+#[tokio::test]
+async fn too_many_requests_at_a_time_are_503() {
+    let (sender, _commands) = mpsc::channel(16);
+    let mut config = Config::default();
+    config.limits.http_requests = 1;
+    let router = router(&config, Control::new(sender));
+    let headers = &[("content-type", "application/sdp")];
+    let first = tokio::spawn(ask(router.clone(), "POST", "/cam/whip", headers, OFFER));
+    tokio::task::yield_now().await;
+    let second = ask(router, "POST", "/cam/whip", headers, OFFER).await;
+    refused(&second, 503, "http_requests");
+    assert_eq!(second.header("retry-after"), "2");
+    first.abort();
+}
+
+#[tokio::test]
+async fn patch_trickles_and_restarts() {
+    let trickled = patch("known", "\"e1\"", "a=candidate").await;
+    assert_eq!((trickled.status, trickled.body.as_str()), (StatusCode::NO_CONTENT, ""));
+    for wildcard in ["*", "\"*\""] {
+        let restarted = patch("known", wildcard, "a=ice-ufrag").await;
+        assert_eq!(restarted.status, StatusCode::OK);
+        assert_eq!(restarted.header("content-type"), "application/trickle-ice-sdpfrag");
+        assert_eq!(restarted.header("etag"), "\"e2\"");
+        assert_eq!(restarted.body, "a=ice-ufrag");
+    }
+    refused(&patch("known", "", "x").await, 428, "If-Match");
+    refused(&patch("known", "\"e0\"", "x").await, 412, "another");
+    refused(&patch("known", "unquoted", "x").await, 400, "quotes");
+    refused(&patch("known", "W/\"e1\"", "x").await, 400, "strong");
+    refused(&patch("other", "\"e1\"", "x").await, 404, "no such session");
+    refused(&patch("known", "*", "").await, 400, "empty");
+    let mistyped = ask(open_server(), "PATCH", "/cam/whep/known", &[("content-type", "application/sdp")], "x").await;
+    refused(&mistyped, 415, "trickle-ice-sdpfrag");
+    assert_eq!(mistyped.header("accept-patch"), "application/trickle-ice-sdpfrag");
+}
+
+#[tokio::test]
+async fn delete_closes() {
+    let closed = ask(open_server(), "DELETE", "/cam/whip/known", &[], "").await;
+    assert_eq!(closed.status, StatusCode::OK);
+    refused(&ask(open_server(), "DELETE", "/cam/whip/other", &[], "").await, 404, "no such session");
+}
+
+#[tokio::test]
+async fn other_methods_are_405() {
+    for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH"] {
+        let reply = ask(open_server(), method, "/cam/whip", &[], "").await;
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        assert_eq!(reply.header("allow"), "POST, OPTIONS", "{method}");
+    }
+    for method in ["GET", "POST", "PUT"] {
+        let reply = ask(open_server(), method, "/cam/whep/known", &[], "").await;
+        refused(&reply, 405, "DELETE");
+        assert_eq!(reply.header("allow"), "PATCH, DELETE, OPTIONS");
+    }
+    let reply = ask(open_server(), "POST", "/cam", &[], "").await;
+    refused(&reply, 405, "method");
+    assert_eq!(reply.header("allow"), "GET,HEAD");
+}
+
+#[tokio::test]
+async fn options_and_cors() {
+    let headers = [
+        ("origin", "https://tv.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization,content-type,if-match"),
+    ];
+    let reply = ask(open_server(), "OPTIONS", "/cam/whip", &headers, "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(reply.header("accept-post"), "application/sdp");
+    assert_eq!(reply.header("allow"), "POST, OPTIONS");
+    assert_eq!(reply.header("access-control-allow-origin"), "*");
+    for name in ["authorization", "content-type", "if-match"] {
+        assert!(reply.header("access-control-allow-headers").contains(name), "{name}");
+    }
+    for method in [Method::POST, Method::PATCH, Method::DELETE] {
+        assert!(reply.header("access-control-allow-methods").contains(method.as_str()), "{method}");
+    }
+    let resource = ask(open_server(), "OPTIONS", "/cam/whep/known", &headers, "").await;
+    assert_eq!(resource.header("accept-patch"), "application/trickle-ice-sdpfrag");
+
+    let opened = ask(
+        open_server(),
+        "POST",
+        "/cam/whep",
+        &[("origin", "https://tv.example"), ("content-type", "application/sdp")],
+        OFFER,
+    )
+    .await;
+    for name in ["location", "etag", "link", "accept-patch"] {
+        assert!(opened.header("access-control-expose-headers").contains(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn cors_can_be_restricted() {
+    let mut config = Config::default();
+    config.http.allowed_origins = vec!["https://tv.example".into()];
+    let router = router(&config, scripted());
+    let from = |origin: &'static str| {
+        let router = router.clone();
+        async move {
+            let headers = [("origin", origin), ("content-type", "application/sdp")];
+            ask(router, "POST", "/cam/whep", &headers, OFFER).await.header("access-control-allow-origin").to_owned()
+        }
+    };
+    assert_eq!(from("https://tv.example").await, "https://tv.example");
+    assert_eq!(from("https://evil.example").await, "");
+}
+
+#[tokio::test]
+async fn tokens() {
+    let mut config = Config::default();
+    config.auth.publish_token = Secret::new("pub");
+    config.auth.play_token = Secret::new("play");
+    config.auth.api_token = Secret::new("api");
+    let router = router(&config, scripted());
+    let status = async |method: &str, path: &str, token: &str| {
+        let given = format!("Bearer {token}");
+        let mut headers = vec![("content-type", "application/sdp")];
+        headers.extend((!token.is_empty()).then_some(("authorization", given.as_str())));
+        ask(router.clone(), method, path, &headers, OFFER).await
+    };
+    assert_eq!(status("POST", "/cam/whip", "pub").await.status, StatusCode::CREATED);
+    assert_eq!(status("POST", "/cam/whep", "play").await.status, StatusCode::CREATED);
+    assert_eq!(status("GET", "/api/v1/state", "api").await.status, StatusCode::OK);
+    assert_eq!(status("DELETE", "/cam/whip/known", "pub").await.status, StatusCode::OK);
+    let missing = status("POST", "/cam/whip", "").await;
+    refused(&missing, 401, "Authorization: Bearer");
+    assert_eq!(missing.header("www-authenticate"), "Bearer");
+    let wrong = status("POST", "/cam/whip", "play").await;
+    refused(&wrong, 401, "not the bearer token");
+    assert_eq!(wrong.header("www-authenticate"), "Bearer error=\"invalid_token\"");
+    refused(&status("DELETE", "/cam/whep/known", "pub").await, 401, "token");
+    refused(&status("PATCH", "/cam/whep/known", "").await, 401, "token");
+    refused(&status("GET", "/api/v1/state", "").await, 401, "token");
+}
+
+#[tokio::test]
+async fn stream_names() {
+    refused(&post("/.x/whip", "application/sdp", OFFER).await, 400, "dot");
+    refused(&post("/a%20b/whip", "application/sdp", OFFER).await, 400, "A-Z");
+    refused(&post("/a%ff/whip", "application/sdp", OFFER).await, 400, "UTF-8");
+    refused(&post("/metrics/whep", "application/sdp", OFFER).await, 400, "reserved");
+    refused(&post(&format!("/{}/whip", "x".repeat(65)), "application/sdp", OFFER).await, 400, "64");
+    refused(&ask(open_server(), "GET", "/api", &[], "").await, 400, "reserved");
+    refused(&ask(open_server(), "GET", "/a/b/c/d", &[], "").await, 404, "/NAME/publish");
+}
+
+#[tokio::test]
+async fn observation() {
+    assert_eq!(ask(open_server(), "GET", "/healthz", &[], "").await.body, "ok\n");
+    let state = ask(open_server(), "GET", "/api/v1/state", &[], "").await;
+    assert_eq!(state.header("content-type"), "application/json");
+    assert!(state.body.contains("192.0.2.1:5"));
+    let streams = ask(open_server(), "GET", "/api/v1/streams", &[], "").await;
+    assert_eq!(streams.body, r#"{"streams":[{"live":true,"name":"cam","viewers":2}]}"#);
+    let mut config = Config::default();
+    config.http.index = false;
+    refused(&ask(router(&config, scripted()), "GET", "/api/v1/streams", &[], "").await, 403, "http.index");
+}
+
+#[tokio::test]
+async fn pages() {
+    for path in ["/", "/cam", "/cam/publish"] {
+        let reply = ask(open_server(), "GET", path, &[], "").await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}");
+        assert_eq!(reply.header("content-type"), "text/html; charset=utf-8");
+        let policy = reply.header("content-security-policy");
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert!(!reply.body.contains("<script>") && !reply.body.contains(" style="), "{path} has inline code");
+        // Each file that the page names is there.
+        for name in reply.body.split(['"', '\'']).filter_map(|text| text.split_once("assets/")).map(|(_, name)| name) {
+            let file = ask(open_server(), "GET", &format!("/assets/{name}"), &[], "").await;
+            assert_eq!(file.status, StatusCode::OK, "{name}");
+            assert!(!file.body.is_empty(), "{name}");
+        }
+    }
+    refused(&ask(open_server(), "GET", "/assets/none.js", &[], "").await, 404, "no such file");
+}
