@@ -177,13 +177,14 @@ fn show(states: &[Mutex<Option<Now>>], finished: &AtomicBool, printer: &Mutex<()
                 let now = state.lock().ok()?;
                 let now = now.as_ref()?;
                 let text = format!("  … {}  {:.0} s  {}", now.step, now.since.elapsed().as_secs_f32(), now.line);
-                Some(text.chars().take(100).collect())
+                Some(text)
             })
             .collect();
         let _turn = printer.lock();
         if terminal {
             print!("\x1b[J");
-            lines.iter().for_each(|line| println!("{line}"));
+            // Without wrapping: a line too long for the terminal must stay one line.
+            lines.iter().for_each(|line| println!("\x1b[?7l{line}\x1b[?7h"));
             if !lines.is_empty() {
                 print!("\x1b[{}A", lines.len());
             }
