@@ -149,6 +149,9 @@ pub struct CounterBlock {
 }
 
 impl CounterBlock {
+    /// Of no nonce: a place for one.
+    pub const ZERO: Self = Self { moving: 0, first: 0, second: [0; 4] };
+
     /// `nonce`: the 12 bytes of the IV.
     #[inline(always)]
     pub fn new(keys: &[u32; ROUND_KEY_WORDS], nonce: [u8; 12]) -> Self {

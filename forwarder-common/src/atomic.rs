@@ -1,7 +1,32 @@
-//! Read-modify-write atomics. Rust's `core` offers the BPF target loads and stores only, although
-//! the instruction set has more (kernel 5.12), so that target gets them from assembly.
+//! Atomics for both sides. On the BPF target `core` has no read-modify-write operations, although the
+//! instruction set does (kernel 5.12), so that target gets them from assembly.
 
 use core::sync::atomic::AtomicU64;
+
+/// Reads `cell`.
+#[inline(always)]
+pub fn load(cell: &AtomicU64) -> u64 {
+    #[cfg(not(target_arch = "bpf"))]
+    return cell.load(core::sync::atomic::Ordering::Relaxed);
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: `cell` is valid for reads. LLVM has atomic loads for BPF only from instruction set v4
+    // on; a volatile load of eight aligned bytes is one instruction, which the kernel does not tear.
+    unsafe {
+        core::ptr::read_volatile(cell.as_ptr())
+    }
+}
+
+/// Writes `cell`.
+#[inline(always)]
+pub fn store(cell: &AtomicU64, value: u64) {
+    #[cfg(not(target_arch = "bpf"))]
+    cell.store(value, core::sync::atomic::Ordering::Relaxed);
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: `cell` is valid for writes; see `load`.
+    unsafe {
+        core::ptr::write_volatile(cell.as_ptr(), value);
+    }
+}
 
 /// Stores `new` if `cell` still holds `old`; says whether it did.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Extended sequence number and replay list of one SRTP source (RFC 3711 §3.3).
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
 
 use crate::atomic;
 
@@ -84,13 +84,13 @@ impl ReplayWindow {
     /// Highest authenticated index.
     #[inline(always)]
     pub fn highest(&self) -> ExtendedSeq {
-        ExtendedSeq(self.highest.load(Relaxed))
+        ExtendedSeq(atomic::load(&self.highest))
     }
 
     /// Highest index ever accepted, exact even where two CPUs raced to raise [`highest`](Self::highest).
     /// Whoever hands an outgoing index range over to a new source must use this one.
     pub fn highest_accepted(&self) -> ExtendedSeq {
-        let newest = self.accepted.iter().map(|slot| slot.load(Relaxed)).max();
+        let newest = self.accepted.iter().map(atomic::load).max();
         ExtendedSeq(newest.unwrap_or(0).saturating_sub(1))
     }
 
@@ -105,7 +105,7 @@ impl ReplayWindow {
     /// [`Refused`] says why not.
     #[inline(always)]
     pub fn check(&self, index: ExtendedSeq) -> Result<(), Refused> {
-        let last = self.slot(index).load(Relaxed);
+        let last = atomic::load(self.slot(index));
         if last == index.0 + 1 {
             return Err(Refused::Replayed);
         }
@@ -122,7 +122,7 @@ impl ReplayWindow {
     #[inline(always)]
     pub fn accept(&self, index: ExtendedSeq) -> Result<(), Refused> {
         let slot = self.slot(index);
-        let last = slot.load(Relaxed);
+        let last = atomic::load(slot);
         if last > index.0 {
             return Err(if last == index.0 + 1 { Refused::Replayed } else { Refused::TooOld });
         }
@@ -131,8 +131,8 @@ impl ReplayWindow {
         }
         // A lost race here leaves `highest` a little low, which only makes the index estimate and
         // the age limit start from a slightly older packet; replay safety rests on the slots.
-        if index.0 > self.highest.load(Relaxed) {
-            self.highest.store(index.0, Relaxed);
+        if index.0 > atomic::load(&self.highest) {
+            atomic::store(&self.highest, index.0);
         }
         Ok(())
     }

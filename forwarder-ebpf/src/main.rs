@@ -1,23 +1,56 @@
+//! Penstock's datapath. One packet's way through these files:
+//!
+//! ```text
+//! classify → replay + open → fanout ═ bpf_redirect_map, n clones ═► egress: next copy → rewrite → seal
+//! ```
+//!
+//! Every step returns `Result<_, Counter>`: the error names why the packet goes no further, and the
+//! counter's kind says whether that means to the network stack or to nowhere.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod classify;
+mod counters;
+mod egress;
+mod fanout;
+mod gcm;
+mod ingress;
 mod maps;
+mod open;
+mod packet;
+mod rewrite;
+mod seal;
+mod xmit;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    macros::{raw_tracepoint, xdp},
+    programs::{RawTracePointContext, XdpContext},
+};
+use packet::Frame;
 
+/// From the network: opens the packets of our publishers and sends them to `penstock_egress`, once
+/// per subscriber. Everything else passes.
 #[xdp]
-pub fn penstock_ingress(_ctx: XdpContext) -> u32 {
-    let _ = maps::FLOWS.get_ptr(&Default::default());
-    let _ = (maps::PUBLISHER_TRACKS.get(0), maps::FANOUTS.get(0).map(|m| m.redirect(0, 8)));
-    xdp_action::XDP_PASS
+pub fn penstock_ingress(ctx: XdpContext) -> u32 {
+    counters::verdict(ingress::run(&Frame::new(&ctx)))
 }
 
+/// On the way out, once per copy: makes it the next subscriber's packet.
 #[xdp(map = "devmap")]
-pub fn penstock_egress(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn penstock_egress(ctx: XdpContext) -> u32 {
+    counters::verdict(egress::run(&Frame::new(&ctx)))
 }
 
-#[cfg(not(test))]
+/// After a device has been handed a bulk of frames: counts what it took and what it refused.
+/// Attached to the raw tracepoint `xdp_devmap_xmit`.
+#[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
+pub fn penstock_xmit(ctx: RawTracePointContext) -> i32 {
+    xmit::run(&ctx);
+    0
+}
+
+/// No path leads here: a bounds check that the compiler kept makes the object fail to load.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}

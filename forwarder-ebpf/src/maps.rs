@@ -3,10 +3,15 @@
 //! The capacities here are the defaults; the loader sets those of the configuration.
 
 use aya_ebpf::{
+    Global,
     btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray},
     macros::btf_map,
 };
 use forwarder_common::{Counter, SessionKey, maps as layout};
+
+/// UDP port of the media, host byte order. The loader sets it.
+#[unsafe(no_mangle)]
+pub static MEDIA_PORT: Global<u16> = Global::new(0);
 
 /// Sessions that the maps hold by default.
 const MAX_SESSIONS: usize = 1024;
@@ -52,7 +57,32 @@ pub static KEYS: Array<SessionKey, MAX_SESSIONS> = Array::new();
 pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
 
 #[btf_map]
-pub static SERVER: Array<layout::Server, 1> = Array::new();
+pub static PASSES: PerCpuArray<layout::Pass, { layout::PASS_SLOTS }> = PerCpuArray::new();
+
+/// Passes begun on this CPU.
+#[btf_map]
+pub static PASS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Copies that this CPU's egress runs have seen since the last report of a device.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flush {
+    pub copies: u32,
+    /// Of these, dropped by the egress program.
+    pub dropped: u32,
+}
 
 #[btf_map]
-pub static PASSES: PerCpuArray<layout::Pass, { layout::PASS_SLOTS }> = PerCpuArray::new();
+pub static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
+
+/// Of no use to the datapath: here so that all maps come from one object.
+#[btf_map]
+pub static SERVER: Array<layout::Server, 1> = Array::new();
+
+/// When the lease of a session ends, ns of CLOCK_BOOTTIME; 0 in a free slot.
+#[inline(always)]
+pub fn lease(session: u32) -> Option<u64> {
+    let lease = LEASES.get_ptr(session)?;
+    // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
+    Some(unsafe { core::ptr::read_volatile(lease) })
+}

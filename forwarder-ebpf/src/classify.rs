@@ -1,0 +1,151 @@
+//! Ethernet, 802.1Q, IP, UDP, RFC 7983: is this frame RTP for us?
+//!
+//! Nothing is changed here, and whatever is not ours passes to the network stack as it came.
+//! IP and UDP checksums are not verified: the packet must match a known flow, and then its tag,
+//! which is stronger than both.
+
+use core::mem::offset_of;
+
+use forwarder_common::{
+    Counter, RtpHeader,
+    maps::FlowKey,
+    rtp::{Protocol, protocol},
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+
+use crate::{maps::MEDIA_PORT, packet::Frame};
+
+const VLAN_LEN: usize = 4;
+const UDP: u8 = 17;
+const FRAGMENT_HEADER: u8 = 44;
+/// IPv6 extension headers other than the fragment header (IANA): hop-by-hop, routing, AH,
+/// destination options, mobility, HIP, shim6.
+const EXTENSION_HEADERS: [u8; 7] = [0, 43, 51, 60, 135, 139, 140];
+/// More-fragments bit and fragment offset.
+const FRAGMENT_BITS: u16 = 0x3fff;
+
+/// An RTP packet to our port.
+pub struct Rtp {
+    /// Where it starts in the frame.
+    pub offset: usize,
+    /// Its length by the UDP header; the frame may be longer.
+    pub len: usize,
+    pub header: RtpHeader,
+    pub flow: FlowKey,
+}
+
+/// IP payload: where it is, and who sends it to whom.
+struct IpPayload {
+    offset: usize,
+    len: usize,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+/// Finds the RTP packet in a frame, or says what the frame is instead.
+#[inline(always)]
+pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
+    let (ether_type, offset) = ethernet(frame)?;
+    let ip = match ether_type {
+        0x0800 => ipv4(frame, offset)?,
+        0x86dd => ipv6(frame, offset)?,
+        _ => return Err(Counter::PassNotIp),
+    };
+    let udp: UdpHdr = frame.read(ip.offset).ok_or(Counter::PassTruncated)?;
+    if udp.dst_port() != MEDIA_PORT.load() {
+        return Err(Counter::PassOtherPort);
+    }
+    let udp_len = usize::from(udp.len());
+    if udp_len < UdpHdr::LEN || udp_len > ip.len {
+        return Err(Counter::PassMalformedUdp);
+    }
+    let (offset, len) = (ip.offset + UdpHdr::LEN, udp_len - UdpHdr::LEN);
+    let header = rtp(frame, offset, len)?;
+    let flow = FlowKey {
+        peer: ip.source,
+        local: ip.destination,
+        peer_port: udp.src,
+        local_port: udp.dst,
+        ssrc: header.ssrc_bytes(),
+    };
+    Ok(Rtp { offset, len, header, flow })
+}
+
+/// EtherType, and where its payload starts. Of two stacked tags the second stays the EtherType, which
+/// is then not IP.
+#[inline(always)]
+fn ethernet(frame: &Frame) -> Result<(u16, usize), Counter> {
+    const AT: usize = offset_of!(EthHdr, ether_type);
+    let tagged = |at| frame.read::<[u8; 2]>(at).map(u16::from_be_bytes).ok_or(Counter::PassTruncated);
+    match tagged(AT)? {
+        0x8100 => Ok((tagged(AT + VLAN_LEN)?, EthHdr::LEN + VLAN_LEN)),
+        ether_type => Ok((ether_type, EthHdr::LEN)),
+    }
+}
+
+#[inline(always)]
+fn ipv4(frame: &Frame, offset: usize) -> Result<IpPayload, Counter> {
+    let ip: Ipv4Hdr = frame.read(offset).ok_or(Counter::PassTruncated)?;
+    let total = usize::from(ip.tot_len());
+    let header_len = usize::from(ip.vihl & 0x0f) * 4;
+    if ip.version() != 4 || header_len < Ipv4Hdr::LEN || total < header_len || offset + total > frame.len() {
+        return Err(Counter::PassMalformedIp);
+    }
+    if header_len > Ipv4Hdr::LEN {
+        return Err(Counter::PassIpOptions);
+    }
+    if u16::from_be_bytes(ip.frags) & FRAGMENT_BITS != 0 {
+        return Err(Counter::PassFragment);
+    }
+    if ip.proto != UDP {
+        return Err(Counter::PassNotUdp);
+    }
+    Ok(IpPayload {
+        offset: offset + Ipv4Hdr::LEN,
+        len: total - Ipv4Hdr::LEN,
+        source: mapped(ip.src_addr),
+        destination: mapped(ip.dst_addr),
+    })
+}
+
+/// IPv4 address as IPv4-mapped IPv6.
+#[inline(always)]
+fn mapped(a: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+}
+
+#[inline(always)]
+fn ipv6(frame: &Frame, offset: usize) -> Result<IpPayload, Counter> {
+    let ip: Ipv6Hdr = frame.read(offset).ok_or(Counter::PassTruncated)?;
+    let len = usize::from(ip.payload_len());
+    let payload = offset + Ipv6Hdr::LEN;
+    if ip.version() != 6 || payload + len > frame.len() {
+        return Err(Counter::PassMalformedIp);
+    }
+    match ip.next_hdr {
+        UDP => Ok(IpPayload { offset: payload, len, source: ip.src_addr, destination: ip.dst_addr }),
+        FRAGMENT_HEADER => Err(Counter::PassFragment),
+        other if EXTENSION_HEADERS.contains(&other) => Err(Counter::PassIpv6Extension),
+        _ => Err(Counter::PassNotUdp),
+    }
+}
+
+/// The fixed RTP header at `offset`, in a UDP payload of `len` bytes.
+#[inline(always)]
+fn rtp(frame: &Frame, offset: usize, len: usize) -> Result<RtpHeader, Counter> {
+    let byte = |i: usize| if i < len { frame.read::<u8>(offset + i) } else { None };
+    // An empty datagram is of no protocol; the second byte matters only behind an RTP first byte.
+    let first = byte(0).ok_or(Counter::PassOtherProtocol)?;
+    match protocol(first, byte(1).unwrap_or(0)) {
+        Protocol::Stun => Err(Counter::PassStun),
+        Protocol::Dtls => Err(Counter::PassDtls),
+        Protocol::Rtcp => Err(Counter::PassRtcp),
+        Protocol::Other => Err(Counter::PassOtherProtocol),
+        Protocol::Rtp if len < size_of::<RtpHeader>() => Err(Counter::PassTruncated),
+        Protocol::Rtp => frame.read(offset).map(RtpHeader).ok_or(Counter::PassTruncated),
+    }
+}

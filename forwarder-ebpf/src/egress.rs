@@ -1,0 +1,134 @@
+//! The way of one copy: next subscriber → rewrite → seal → send.
+
+use aya_ebpf::bindings::xdp_action;
+use forwarder_common::{
+    Counter, ExtendedSeq, SessionKey,
+    maps::{FanoutList, MAX_COPIES, MAX_EGRESS, MAX_PAYLOAD, NONE, Pass, Path, SubscriberState, SubscriberTrack},
+};
+
+use crate::{
+    counters::{self, shared_add},
+    fanout::{self, PASS_OFFSET},
+    maps::{FANOUT_LISTS, KEYS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
+    packet::Frame,
+    rewrite, seal, xmit,
+};
+
+/// A drop here is for rare cases. Of a device's last bulk of 16 frames one at least must go out, or
+/// the kernel leaves out the kick of the device's queue, and the copies before it wait for the next
+/// packet (devmap's `bq_xmit_all`: nothing to send, no flush). So subscribers that are gone leave the
+/// fan-out list instead of being dropped here.
+#[inline(always)]
+pub fn run(frame: &Frame) -> Result<u32, Counter> {
+    xmit::copy_seen();
+    copy(frame).inspect_err(|_| xmit::copy_dropped())
+}
+
+#[inline(always)]
+fn copy(frame: &Frame) -> Result<u32, Counter> {
+    const BROKEN: Counter = Counter::DropInternalEgress;
+    let id: u64 = frame.read(PASS_OFFSET).ok_or(BROKEN)?;
+    let pass = PASSES.get_ptr_mut(fanout::slot(id)).ok_or(BROKEN)?;
+    // SAFETY: this CPU's own slot: copies are made on the CPU on which their packet came, and
+    // programs of one CPU do not interleave.
+    let pass = unsafe { &mut *pass };
+    if pass.id != id {
+        return Err(BROKEN);
+    }
+    let member = next_member(frame, pass).ok_or(BROKEN)?;
+    let track = SUBSCRIBER_TRACKS.get(member).ok_or(BROKEN)?;
+    let state = SUBSCRIBER_STATE.get_ptr_mut(member).ok_or(BROKEN)?;
+    subscriber(frame, pass, track, state).inspect_err(|reason| counters::subscriber_dropped(state, *reason))
+}
+
+/// The subscriber of this copy. Copies leave each interface in the order of the list.
+#[inline(always)]
+fn next_member(frame: &Frame, pass: &mut Pass) -> Option<u32> {
+    let list: &FanoutList = FANOUT_LISTS.get(pass.fanout)?;
+    let ifindex = frame.egress_ifindex();
+    let mut group = 0;
+    while group < MAX_EGRESS {
+        if list.groups[group].ifindex == ifindex && (group as u32) < list.groups_len {
+            let number = pass.cursor[group];
+            pass.cursor[group] = number + 1;
+            if number >= list.groups[group].len {
+                return None;
+            }
+            let place = (list.groups[group].start + number) as usize;
+            return if place < MAX_COPIES { Some(list.members[place]) } else { None };
+        }
+        group += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn subscriber(
+    frame: &Frame,
+    pass: &Pass,
+    track: &SubscriberTrack,
+    state: *mut SubscriberState,
+) -> Result<u32, Counter> {
+    const BROKEN: Counter = Counter::DropInternalEgress;
+    if lease(track.session).ok_or(BROKEN)? <= pass.now_ns {
+        return Err(Counter::DropSubscriberExpired);
+    }
+    if pass.index < track.first_in {
+        return Err(Counter::DropBeforeJoin);
+    }
+    // One outgoing index never carries two plaintexts under one key and SSRC:
+    // - the replay list lets each incoming index through once, so one pass has it, and a pass serves
+    //   each member of its list once;
+    // - the offset is fixed for the life of the track, so outgoing indices differ as incoming ones do;
+    // - the indices that the SSRC had used before, from another source, lie below `first_in`;
+    // - one track at a time uses the SSRC, and nobody else seals media under the session's key.
+    let index = ExtendedSeq(pass.index.wrapping_add(track.index_offset));
+    if index > ExtendedSeq::MAX {
+        return Err(BROKEN);
+    }
+    let path = path(frame, track.session).ok_or(BROKEN)?;
+    let key: &SessionKey = KEYS.get(track.session).ok_or(BROKEN)?;
+    if key.rounds == 0 {
+        return Err(BROKEN);
+    }
+    let timestamp = pass.timestamp.wrapping_add(track.timestamp_offset);
+    let payload_len = pass.payload_len as usize;
+    if payload_len > MAX_PAYLOAD {
+        return Err(BROKEN);
+    }
+    let rtp = rewrite::rtp_header(pass, track, index, timestamp);
+    rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
+    seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len).ok_or(BROKEN)?;
+    account(state, pass, index, timestamp);
+    Ok(xdp_action::XDP_PASS)
+}
+
+/// Path of a session, if it leads by the interface of this copy. (It does not in the moment in which
+/// a peer moves from one interface to another.)
+#[inline(always)]
+fn path(frame: &Frame, session: u32) -> Option<&'static Path> {
+    let session = SESSIONS.get_ptr(session)?;
+    // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
+    let slot = unsafe { core::ptr::read_volatile(&raw const (*session).path) };
+    if slot == NONE {
+        return None;
+    }
+    let path = PATHS.get(slot)?;
+    (path.egress_ifindex == frame.egress_ifindex()).then_some(path)
+}
+
+/// What the sender reports say. Packets and bytes are exact; the last copy's data may be off by one
+/// packet while two CPUs serve one SSRC.
+#[inline(always)]
+fn account(state: *mut SubscriberState, pass: &Pass, index: ExtendedSeq, timestamp: u32) {
+    counters::add(Counter::Sealed, 1);
+    counters::add(Counter::SealedBytes, u64::from(pass.payload_len));
+    // SAFETY: `state` is a map value that lives as long as this program; all fields are integers.
+    unsafe {
+        shared_add(&raw mut (*state).packets, 1);
+        shared_add(&raw mut (*state).octets, u64::from(pass.payload_len));
+        (*state).last_index = index.0;
+        (*state).last_timestamp = timestamp;
+        (*state).last_sent_ns = pass.now_ns;
+    }
+}

@@ -1,0 +1,178 @@
+//! AES-GCM (RFC 7714, NIST SP 800-38D) over a frame, in place, one pass over the bytes.
+//!
+//! Blocks are walked by `bpf_loop`, so the verifier sees one block instead of 88. Whole blocks are
+//! read and written even where the data ends within one: 16 bytes of tag, or of room for it, always
+//! follow.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use forwarder_common::{
+    SessionKey,
+    aes::CounterBlock,
+    checksum,
+    gf128::{self, Block},
+    rtp::TAG_LEN,
+};
+
+use crate::packet::Frame;
+
+/// Where the parts of an SRTP packet lie in the frame. The tag follows the payload.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// The RTP header with CSRCs and extension: authenticated, not encrypted.
+    pub aad_offset: usize,
+    pub aad_len: usize,
+    /// Follows the header.
+    pub payload_len: usize,
+}
+
+/// A packet that was sealed.
+pub struct Sealed {
+    pub tag: Block,
+    /// Internet checksum over the ciphertext.
+    pub sum: u64,
+}
+
+/// State of a walk over blocks. Lives on the stack of the program, seen by the callback.
+#[repr(C)]
+struct Walk<'a> {
+    frame: Frame,
+    key: &'a SessionKey,
+    counter: CounterBlock,
+    /// GHASH so far.
+    y: Block,
+    offset: usize,
+    len: usize,
+    /// Internet checksum of the ciphertext so far; sealing only.
+    sum: u64,
+    /// A block lay outside of the frame.
+    failed: u64,
+}
+
+/// Decrypts in place. Says whether the tag was right; `None` if the layout exceeds the frame.
+///
+/// If the tag was wrong, the payload is garbage and the packet must be dropped.
+#[inline(always)]
+pub fn open(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<bool> {
+    // Before the walk: it rewrites the last whole block, which may reach into the tag (unchanged,
+    // but unknown to the compiler).
+    let tag: Block = frame.read(layout.aad_offset + layout.aad_len + layout.payload_len)?;
+    let walk = run::<true>(frame, key, nonce, layout)?;
+    Some((tag[0] ^ walk.tag[0]) | (tag[1] ^ walk.tag[1]) == 0)
+}
+
+/// Encrypts in place and writes the tag. `None` if the layout with its tag exceeds the frame.
+#[inline(always)]
+pub fn seal(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<Sealed> {
+    let sealed = run::<false>(frame, key, nonce, layout)?;
+    frame.write(layout.aad_offset + layout.aad_len + layout.payload_len, sealed.tag)?;
+    Some(sealed)
+}
+
+#[inline(always)]
+fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<Sealed> {
+    let mut walk = Walk {
+        frame: *frame,
+        key,
+        counter: CounterBlock::ZERO,
+        y: [0, 0],
+        offset: layout.aad_offset,
+        len: layout.aad_len,
+        sum: 0,
+        failed: 0,
+    };
+    begin(&mut walk, &nonce);
+    each_block(&mut walk, absorb);
+    walk.offset += walk.len;
+    walk.len = layout.payload_len;
+    each_block(&mut walk, crypt::<OPEN>);
+    if walk.failed != 0 {
+        return None;
+    }
+    walk.y = xor(walk.y, gf128::lengths(layout.aad_len as u64, layout.payload_len as u64));
+    finish(&mut walk);
+    Some(Sealed { tag: walk.y, sum: walk.sum })
+}
+
+// The functions below are not inlined: each has its own stack frame, and the verifier walks it once.
+
+#[inline(never)]
+fn begin(walk: &mut Walk<'_>, nonce: &[u8; 12]) -> u32 {
+    walk.counter = CounterBlock::new(&walk.key.round_keys, *nonce);
+    0
+}
+
+/// Turns `y`, the lengths added, into the tag.
+#[inline(never)]
+fn finish(walk: &mut Walk<'_>) -> u32 {
+    let mask = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, 1);
+    walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), mask);
+    0
+}
+
+type Step = unsafe extern "C" fn(u32, *mut Walk<'_>) -> i64;
+
+#[inline(always)]
+fn each_block(walk: &mut Walk<'_>, step: Step) {
+    let blocks = walk.len.div_ceil(TAG_LEN) as u32;
+    // SAFETY: `step` is a function of this program with the signature that the helper calls, and
+    // `walk` outlives the call. A refused call would leave `y` wrong, not memory; lengths are far
+    // below the helper's limit of 2^23 rounds.
+    unsafe { bpf_loop(blocks, step as *mut c_void, (&raw mut *walk).cast(), 0) };
+}
+
+#[inline(always)]
+fn xor(a: Block, b: Block) -> Block {
+    [a[0] ^ b[0], a[1] ^ b[1]]
+}
+
+#[inline(always)]
+fn and(a: Block, b: Block) -> Block {
+    [a[0] & b[0], a[1] & b[1]]
+}
+
+/// Which bits of block `index` belong to the data.
+#[inline(always)]
+fn inside(walk: &Walk<'_>, index: u32) -> Block {
+    let rest = walk.len - index as usize * TAG_LEN;
+    if rest < TAG_LEN { gf128::mask(rest as u32) } else { [!0, !0] }
+}
+
+/// Takes a block of the header into GHASH.
+unsafe extern "C" fn absorb(index: u32, walk: *mut Walk<'_>) -> i64 {
+    // SAFETY: `each_block` passes its own `Walk`, which nothing else uses meanwhile.
+    let walk = unsafe { &mut *walk };
+    let Some(block) = walk.frame.read::<Block>(walk.offset + index as usize * TAG_LEN) else {
+        walk.failed = 1;
+        return 1;
+    };
+    let block = and(block, inside(walk, index));
+    walk.y = gf128::multiply(&walk.key.ghash, xor(walk.y, block));
+    0
+}
+
+/// Decrypts or encrypts a block of the payload and takes its ciphertext into GHASH.
+unsafe extern "C" fn crypt<const OPEN: bool>(index: u32, walk: *mut Walk<'_>) -> i64 {
+    // SAFETY: `each_block` passes its own `Walk`, which nothing else uses meanwhile.
+    let walk = unsafe { &mut *walk };
+    let keystream = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, index + 2);
+    let inside = inside(walk, index);
+    let at = walk.offset + index as usize * TAG_LEN;
+    let Some(before) = walk.frame.read::<Block>(at) else {
+        walk.failed = 1;
+        return 1;
+    };
+    // Bytes behind the data keep their value: in a packet to open they are its tag.
+    let after = xor(before, and(keystream, inside));
+    if walk.frame.write(at, after).is_none() {
+        walk.failed = 1;
+        return 1;
+    }
+    let ciphertext = and(if OPEN { before } else { after }, inside);
+    if !OPEN {
+        walk.sum = checksum::add_block(walk.sum, ciphertext);
+    }
+    walk.y = gf128::multiply(&walk.key.ghash, xor(walk.y, ciphertext));
+    0
+}

@@ -1,0 +1,39 @@
+//! The way of a packet from the network to its copies.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use forwarder_common::{
+    Counter,
+    maps::{PublisherState, PublisherTrack},
+};
+
+use crate::{
+    classify::{Rtp, classify},
+    counters, fanout,
+    maps::{FLOWS, PUBLISHER_STATE, PUBLISHER_TRACKS},
+    open,
+    packet::Frame,
+};
+
+#[inline(always)]
+pub fn run(frame: &Frame) -> Result<u32, Counter> {
+    let rtp = classify(frame)?;
+    // SAFETY: the value is a number that is written whole; deletion of the entry frees it only after
+    // this program has ended (RCU).
+    let slot = unsafe { FLOWS.get(&rtp.flow) }.copied().ok_or(Counter::PassUnknownSsrc)?;
+    let track = PUBLISHER_TRACKS.get_ptr(slot).ok_or(Counter::DropInternalIngress)?;
+    let state = PUBLISHER_STATE.get_ptr_mut(slot).ok_or(Counter::DropInternalIngress)?;
+    media(frame, &rtp, track, state).inspect_err(|reason| counters::publisher_dropped(state, *reason))
+}
+
+/// A packet of a publisher's SSRC.
+#[inline(always)]
+fn media(frame: &Frame, rtp: &Rtp, track: *const PublisherTrack, state: *mut PublisherState) -> Result<u32, Counter> {
+    // SAFETY: a plain helper call.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: both are values of maps that live as long as this program. Userspace writes a track only
+    // while no flow leads to it, except `fanout`, which is read once, below.
+    let (track, shared) = unsafe { (&*track, &*state) };
+    let opened = open::open(frame, rtp, track, &shared.replay, now_ns)?;
+    open::account(state, track, rtp, &opened, now_ns);
+    fanout::send(frame, rtp, track, &opened, now_ns)
+}

@@ -1,0 +1,124 @@
+//! Replay list and AES-GCM: from an RTP packet of a known SSRC to its plaintext.
+
+use core::ptr::addr_of;
+
+use forwarder_common::{
+    Counter, ExtendedSeq, ReplayWindow, RtpHeader,
+    maps::{MAX_PAYLOAD, PublisherState, PublisherTrack},
+    nonce,
+    rtp::TAG_LEN,
+    seq::Refused,
+};
+
+use crate::{
+    classify::Rtp,
+    counters::{self, shared_add},
+    gcm,
+    maps::{KEYS, lease},
+    packet::Frame,
+};
+
+/// An authenticated packet, decrypted in the frame.
+pub struct Opened {
+    pub index: ExtendedSeq,
+    /// RTP header with CSRCs and extension.
+    pub header_len: usize,
+    pub payload_len: usize,
+}
+
+/// Authenticates and decrypts the packet in place, and enters it in the replay list.
+#[inline(always)]
+pub fn open(
+    frame: &Frame,
+    rtp: &Rtp,
+    track: &PublisherTrack,
+    replay: &ReplayWindow,
+    now_ns: u64,
+) -> Result<Opened, Counter> {
+    let header_len = header_len(frame, rtp)?;
+    let payload_len = rtp.len - header_len - TAG_LEN;
+    if payload_len > MAX_PAYLOAD {
+        return Err(Counter::DropOversize);
+    }
+    if rtp.header.payload_type() != track.payload_type {
+        return Err(Counter::DropPayloadType);
+    }
+    if lease(track.session).ok_or(Counter::DropInternalIngress)? <= now_ns {
+        return Err(Counter::DropPublisherExpired);
+    }
+    // No index can fit a packet before the first one, or after the last one of the key.
+    let index = replay.highest().estimate(rtp.header.seq()).ok_or(Counter::DropTooOld)?;
+    replay.check(index).map_err(refused)?;
+    let key = KEYS.get(track.session).ok_or(Counter::DropInternalIngress)?;
+    if key.rounds == 0 {
+        return Err(Counter::DropInternalIngress);
+    }
+    let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
+    let nonce = nonce::rtp(key.salt, rtp.header.ssrc(), index);
+    match gcm::open(frame, key, nonce, layout) {
+        Some(true) => {}
+        Some(false) => return Err(Counter::DropAuthFailed),
+        None => return Err(Counter::DropInternalIngress),
+    }
+    // Only here, behind the tag, may state move (RFC 3711 §3.3): a forged packet that could raise the
+    // highest index or fill the replay list would shut out the true ones. `accept` lets an index
+    // through once, even if two CPUs hold the same packet; so no plaintext but one ever leaves under
+    // the outgoing indices that are derived from it (see `seal`).
+    replay.accept(index).map_err(refused)?;
+    Ok(Opened { index, header_len, payload_len })
+}
+
+#[inline(always)]
+fn refused(why: Refused) -> Counter {
+    match why {
+        Refused::Replayed => Counter::DropReplayed,
+        Refused::TooOld => Counter::DropTooOld,
+    }
+}
+
+/// Length of the RTP header with CSRCs and extension, behind which the tag at least must fit.
+#[inline(always)]
+fn header_len(frame: &Frame, rtp: &Rtp) -> Result<usize, Counter> {
+    let mut len = rtp.header.len_with_csrcs();
+    if rtp.header.has_extension() {
+        let start = frame.read(rtp.offset + len).ok_or(Counter::DropMalformedRtp)?;
+        len += RtpHeader::extension_len(start);
+    }
+    if len + TAG_LEN > rtp.len { Err(Counter::DropMalformedRtp) } else { Ok(len) }
+}
+
+/// Reception statistics for the receiver reports.
+///
+/// The counts are exact. The jitter and the last arrival are not guarded against two CPUs that serve
+/// one SSRC at once: such packets were reordered anyway.
+#[inline(always)]
+pub fn account(state: *mut PublisherState, track: &PublisherTrack, rtp: &Rtp, opened: &Opened, now_ns: u64) {
+    counters::add(Counter::Opened, 1);
+    counters::add(Counter::OpenedBytes, opened.payload_len as u64);
+    let timestamp = rtp.header.timestamp();
+    // SAFETY: `state` is a map value that lives as long as this program; all fields are integers.
+    unsafe {
+        shared_add(&raw mut (*state).packets, 1);
+        shared_add(&raw mut (*state).octets, opened.payload_len as u64);
+        let (last_ns, last_timestamp) = (*addr_of!((*state).last_arrival_ns), *addr_of!((*state).last_timestamp));
+        if last_ns != 0 {
+            let elapsed = now_ns.saturating_sub(last_ns);
+            let difference = transit_difference(elapsed, timestamp.wrapping_sub(last_timestamp), track.clock_rate);
+            let jitter = (*state).jitter_q4;
+            // RFC 3550 §A.8, the integer form.
+            (*state).jitter_q4 = jitter.wrapping_add(difference).wrapping_sub(jitter.wrapping_add(8) >> 4);
+        }
+        (*state).last_arrival_ns = now_ns;
+        (*state).last_timestamp = timestamp;
+    }
+}
+
+/// |D(i-1, i)| of RFC 3550 §6.4.1 in RTP clock units, at most a minute's worth of time.
+#[inline(always)]
+fn transit_difference(elapsed_ns: u64, timestamp_step: u32, clock_rate: u32) -> u32 {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    let elapsed_ns = if elapsed_ns > MINUTE_NS { MINUTE_NS } else { elapsed_ns };
+    let elapsed = (elapsed_ns * u64::from(clock_rate) / 1_000_000_000) as u32;
+    let difference = elapsed.wrapping_sub(timestamp_step);
+    if difference >> 31 == 1 { difference.wrapping_neg() } else { difference }
+}

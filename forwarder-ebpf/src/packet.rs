@@ -1,0 +1,143 @@
+//! Access to the bytes of a frame, in the one form that the verifier follows everywhere.
+
+use core::{arch::asm, mem::size_of};
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+
+/// Offsets beyond this are refused. The verifier wants every packet offset below 2^16.
+const MAX_OFFSET: usize = 0x7fff;
+
+/// A frame in front of the program.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    ctx: *mut xdp_md,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.ctx }
+    }
+
+    // `data` and `data_end` come by assembly: LLVM knows the fields as 32-bit numbers and would
+    // compute with that, but the verifier turns the loads into pointers.
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        let data: usize;
+        // SAFETY: reads the `data` field of the context that the kernel gave us.
+        unsafe {
+            asm!("{d} = *(u32 *)({c} + 0)", d = out(reg) data, c = in(reg) self.ctx,
+                options(nomem, nostack, preserves_flags));
+        }
+        data
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        let end: usize;
+        // SAFETY: reads the `data_end` field of the context that the kernel gave us.
+        unsafe {
+            asm!("{d} = *(u32 *)({c} + 4)", d = out(reg) end, c = in(reg) self.ctx,
+                options(nomem, nostack, preserves_flags));
+        }
+        end
+    }
+
+    /// Length of the frame in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.data_end() - self.data()
+    }
+
+    /// Address of the `T` at `offset`, if the frame holds all of it.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        // The checked pointer must be the used one: keep LLVM from computing it twice.
+        let start = opaque(self.data() + offset);
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// Reads the `T` at `offset`, if the frame holds all of it.
+    #[inline(always)]
+    pub fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked that the whole value lies within the frame; `Plain` types take any
+        // bytes; no alignment is assumed.
+        Some(unsafe { at.read_unaligned() })
+    }
+
+    /// Writes `value` at `offset`, if the frame has room for all of it.
+    #[inline(always)]
+    pub fn write<T: Plain>(&self, offset: usize, value: T) -> Option<()> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked that the whole value lies within the frame; no alignment is assumed.
+        unsafe { at.write_unaligned(value) };
+        Some(())
+    }
+
+    /// Cuts `delta` bytes off the front (negative: grows by them). `None`: the frame has no room.
+    #[inline(always)]
+    pub fn adjust_head(&self, delta: i32) -> Option<()> {
+        // SAFETY: the context is the kernel's; pointers into the frame are made anew on every access.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx, delta) };
+        (failed == 0).then_some(())
+    }
+
+    /// Grows the frame by `delta` bytes at the end (negative: cuts). `None`: the frame has no room.
+    #[inline(always)]
+    pub fn adjust_tail(&self, delta: i32) -> Option<()> {
+        // SAFETY: as in `adjust_head`.
+        let failed = unsafe { bpf_xdp_adjust_tail(self.ctx, delta) };
+        (failed == 0).then_some(())
+    }
+
+    /// Interface by which a copy leaves. Only the devmap program has one.
+    #[inline(always)]
+    pub fn egress_ifindex(&self) -> u32 {
+        // SAFETY: the context is the kernel's, and the field is readable in devmap programs.
+        unsafe { (*self.ctx).egress_ifindex }
+    }
+}
+
+/// Hides a value from LLVM. Must emit an instruction: the kernel refuses line info that points into
+/// nothing at the start of a subprogram.
+#[inline(always)]
+fn opaque(mut value: usize) -> usize {
+    // SAFETY: a move of a register onto itself.
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags, pure)) };
+    value
+}
+
+/// Types of which every bit pattern is a valid value.
+///
+/// # Safety
+/// As it says.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
+// SAFETY: integers.
+unsafe impl Plain for u16 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+// SAFETY: an array of plain values is plain.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: `repr(C)` of integers and byte arrays.
+unsafe impl Plain for network_types::eth::EthHdr {}
+// SAFETY: `repr(C)` of integers and byte arrays.
+unsafe impl Plain for network_types::ip::Ipv4Hdr {}
+// SAFETY: `repr(C)` of integers and byte arrays.
+unsafe impl Plain for network_types::ip::Ipv6Hdr {}
+// SAFETY: `repr(C)` of byte arrays.
+unsafe impl Plain for network_types::udp::UdpHdr {}

@@ -1,0 +1,68 @@
+//! Headers of one copy: Ethernet, 802.1Q, IP and UDP from the path's template, RTP from the pass and
+//! the track.
+
+use forwarder_common::{
+    ExtendedSeq, checksum,
+    maps::{Pass, Path, SubscriberTrack},
+    rtp::{FIXED_LEN, TAG_LEN},
+};
+
+use crate::{fanout::PAYLOAD_OFFSET, packet::Frame};
+
+const UDP_LEN: usize = 8;
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+
+/// Writes everything in front of the payload. `None`: the frame has no room, or the path is broken.
+///
+/// The UDP checksum stays 0, which is final for IPv4; over IPv6 `seal` fills it in.
+#[inline(always)]
+pub fn rewrite(frame: &Frame, path: &Path, rtp: [u8; FIXED_LEN], payload_len: usize) -> Option<()> {
+    let header_len = usize::from(path.header_len);
+    frame.adjust_head(PAYLOAD_OFFSET as i32 - (header_len + FIXED_LEN) as i32)?;
+    let udp_len = (UDP_LEN + FIXED_LEN + payload_len + TAG_LEN) as u16;
+    // One instance per length, so that every copy has a constant size.
+    match header_len {
+        42 => ipv4::<42>(frame, path, udp_len)?,
+        46 => ipv4::<46>(frame, path, udp_len)?,
+        62 => ipv6::<62>(frame, path, udp_len)?,
+        66 => ipv6::<66>(frame, path, udp_len)?,
+        _ => return None,
+    }
+    frame.write(header_len, rtp)
+}
+
+#[inline(always)]
+fn ipv4<const N: usize>(frame: &Frame, path: &Path, udp_len: u16) -> Option<()> {
+    let ip = N - UDP_LEN - IPV4_LEN;
+    let total_len = (IPV4_LEN as u16 + udp_len).to_be();
+    let check = checksum::finish(u64::from(path.checksum_base) + u64::from(total_len));
+    template::<N>(frame, path)?;
+    frame.write(ip + 2, total_len)?;
+    frame.write(ip + 10, check)?;
+    frame.write(N - 4, udp_len.to_be())
+}
+
+#[inline(always)]
+fn ipv6<const N: usize>(frame: &Frame, path: &Path, udp_len: u16) -> Option<()> {
+    template::<N>(frame, path)?;
+    frame.write(N - UDP_LEN - IPV6_LEN + 4, udp_len.to_be())?;
+    frame.write(N - 4, udp_len.to_be())
+}
+
+#[inline(always)]
+fn template<const N: usize>(frame: &Frame, path: &Path) -> Option<()> {
+    let header: &[u8; N] = path.header.first_chunk()?;
+    frame.write(0, *header)
+}
+
+/// RTP header of a copy: version 2, padding and marker as they came, no CSRCs, no extension.
+#[inline(always)]
+pub fn rtp_header(pass: &Pass, track: &SubscriberTrack, index: ExtendedSeq, timestamp: u32) -> [u8; FIXED_LEN] {
+    let seq = index.seq().to_be_bytes();
+    let t = timestamp.to_be_bytes();
+    let s = track.ssrc.to_be_bytes();
+    let first = 0x80 | pass.rtp0 & 0x20;
+    let second = pass.rtp1 & 0x80 | track.payload_type & 0x7f;
+    [first, second, seq[0], seq[1], t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3]]
+}

@@ -1,0 +1,46 @@
+//! What the egress devices took, as far as devmap reports it (native mode only).
+
+use aya_ebpf::programs::RawTracePointContext;
+use forwarder_common::Counter;
+
+use crate::{
+    counters,
+    maps::{FLUSH, Flush},
+};
+
+/// A copy came to the egress program.
+#[inline(always)]
+pub fn copy_seen() {
+    with(|flush| flush.copies += 1);
+}
+
+/// It was dropped there.
+#[inline(always)]
+pub fn copy_dropped() {
+    with(|flush| flush.dropped += 1);
+}
+
+/// `xdp_devmap_xmit(from_dev, to_dev, sent, drops, err)`.
+///
+/// The kernel runs the egress program over a device's bulk and reports the bulk right after, on the
+/// same CPU. So a report belongs to us if our program has just seen as many copies as it names;
+/// bulks of other XDP programs are not counted. The kernel's `drops` includes those of our program.
+#[inline(always)]
+pub fn run(ctx: &RawTracePointContext) {
+    let (sent, drops): (u32, u32) = (ctx.arg(2), ctx.arg(3));
+    with(|flush| {
+        if flush.copies != 0 && flush.copies == sent + drops {
+            counters::add(Counter::Transmitted, u64::from(sent));
+            counters::add(Counter::DropRingFull, u64::from(drops.saturating_sub(flush.dropped)));
+        }
+        *flush = Flush { copies: 0, dropped: 0 };
+    });
+}
+
+#[inline(always)]
+fn with(change: impl FnOnce(&mut Flush)) {
+    if let Some(flush) = FLUSH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value; programs of one CPU do not interleave.
+        change(unsafe { &mut *flush });
+    }
+}
