@@ -5,6 +5,8 @@
 //! lookups depend on the key: on a machine shared with an attacker who can time the cache this
 //! leaks, as any table AES does.
 
+use crate::order;
+
 /// Words of round keys for 14 rounds.
 pub const ROUND_KEY_WORDS: usize = 60;
 
@@ -92,16 +94,18 @@ fn byte(column: u32, row: u32) -> usize {
 }
 
 #[inline(always)]
-fn round(s: [u32; 4], keys: &[u32; ROUND_KEY_WORDS], round: usize) -> [u32; 4] {
-    let k = 4 * round;
-    let column = |c: usize| {
-        TABLES[0][byte(s[c], 0)]
+fn round(mut s: [u32; 4], keys: &[u32; ROUND_KEY_WORDS], round: usize) -> [u32; 4] {
+    let mut t = [0; 4];
+    let mut c = 0;
+    while c < 4 {
+        t[c] = TABLES[0][byte(s[c], 0)]
             ^ TABLES[1][byte(s[(c + 1) & 3], 1)]
             ^ TABLES[2][byte(s[(c + 2) & 3], 2)]
-            ^ TABLES[3][byte(s[(c + 3) & 3], 3)]
-            ^ keys[k + c]
-    };
-    [column(0), column(1), column(2), column(3)]
+            ^ TABLES[3][byte(s[(c + 3) & 3], 3)];
+        order::xor_column(&mut t[c], keys[4 * round + c], &mut s);
+        c += 1;
+    }
+    t
 }
 
 /// Rounds `first..rounds` and the last one, which has no MixColumns.
@@ -114,15 +118,17 @@ fn finish(mut s: [u32; 4], keys: &[u32; ROUND_KEY_WORDS], rounds: u32, first: us
         s = round(s, keys, r);
         r += 1;
     }
-    let k = 4 * last;
-    let column = |c: usize| {
-        (u32::from(SBOX[byte(s[c], 0)])
+    let mut t = [0; 4];
+    let mut c = 0;
+    while c < 4 {
+        t[c] = u32::from(SBOX[byte(s[c], 0)])
             | u32::from(SBOX[byte(s[(c + 1) & 3], 1)]) << 8
             | u32::from(SBOX[byte(s[(c + 2) & 3], 2)]) << 16
-            | u32::from(SBOX[byte(s[(c + 3) & 3], 3)]) << 24)
-            ^ keys[k + c]
-    };
-    [column(0), column(1), column(2), column(3)]
+            | u32::from(SBOX[byte(s[(c + 3) & 3], 3)]) << 24;
+        order::xor_column(&mut t[c], keys[4 * last + c], &mut s);
+        c += 1;
+    }
+    t
 }
 
 /// Encrypts one block, given and returned as four little-endian words.
@@ -152,11 +158,10 @@ impl CounterBlock {
     /// Of no nonce: a place for one.
     pub const ZERO: Self = Self { moving: 0, first: 0, second: [0; 4] };
 
-    /// `nonce`: the 12 bytes of the IV.
+    /// `nonce`: the 12 bytes of the IV as little-endian words.
     #[inline(always)]
-    pub fn new(keys: &[u32; ROUND_KEY_WORDS], nonce: [u8; 12]) -> Self {
-        let word = |i: usize| u32::from_le_bytes([nonce[i], nonce[i + 1], nonce[i + 2], nonce[i + 3]]);
-        let s = [word(0) ^ keys[0], word(4) ^ keys[1], word(8) ^ keys[2], keys[3]];
+    pub fn new(keys: &[u32; ROUND_KEY_WORDS], nonce: [u32; 3]) -> Self {
+        let s = [nonce[0] ^ keys[0], nonce[1] ^ keys[1], nonce[2] ^ keys[2], keys[3]];
         let t = round(s, keys, 1);
         let moving = s[3] >> 24;
         let first = t[0] ^ TABLES[3][moving as usize & 0xff];
@@ -236,13 +241,10 @@ mod tests {
         for len in [16, 32] {
             let mut keys = [0; ROUND_KEY_WORDS];
             let rounds = expand(&key[..len], &mut keys).unwrap();
-            let nonce = core::array::from_fn(|i| 0x91 ^ (17 * i) as u8);
+            let nonce = [0x9182_7364, 0x5546_3728, 0x1900_fefd];
             let counter_block = CounterBlock::new(&keys, nonce);
             for counter in 1..256u32 {
-                let mut block = [0; 16];
-                block[..12].copy_from_slice(&nonce);
-                block[12..].copy_from_slice(&counter.to_be_bytes());
-                let w = encrypt(&keys, rounds, words(block));
+                let w = encrypt(&keys, rounds, [nonce[0], nonce[1], nonce[2], counter.swap_bytes()]);
                 let expected = [u64::from(w[0]) | u64::from(w[1]) << 32, u64::from(w[2]) | u64::from(w[3]) << 32];
                 assert_eq!(counter_block.keystream(&keys, rounds, counter), expected);
             }

@@ -4,6 +4,8 @@
 //! and leave without a swap. The first bit of the first byte (its most significant one) is the
 //! coefficient of x^0.
 
+use crate::order;
+
 /// A block, or an element of the field.
 pub type Block = [u64; 2];
 
@@ -52,14 +54,15 @@ pub fn multiply(table: &Table, y: Block) -> Block {
     let mut product = [0, 0];
     let mut word = 0;
     while word < 2 {
+        let mut rest = y[word];
         let mut byte = 0;
         while byte < 8 {
-            let value = y[word] >> (8 * byte);
             let position = 16 * word + 2 * byte;
-            let high = &table[position][(value >> 4) as usize & 0xf];
-            let low = &table[position + 1][value as usize & 0xf];
-            product[0] ^= high[0] ^ low[0];
-            product[1] ^= high[1] ^ low[1];
+            let low = table[position + 1][rest as usize & 0xf];
+            order::xor_block(&mut product, low, &mut rest);
+            let high = table[position][(rest >> 4) as usize & 0xf];
+            order::xor_block(&mut product, high, &mut rest);
+            rest >>= 8;
             byte += 1;
         }
         word += 1;

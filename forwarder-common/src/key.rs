@@ -62,7 +62,7 @@ mod tests {
     use crate::{ExtendedSeq, nonce, rtp::FIXED_LEN};
 
     /// Seals `packet` (header, plaintext, 16 bytes of room) in the way the datapath does it.
-    fn seal(key: &SessionKey, nonce: [u8; 12], packet: &mut [u8]) {
+    fn seal(key: &SessionKey, nonce: [u32; 3], packet: &mut [u8]) {
         let (aad, rest) = packet.split_at_mut(FIXED_LEN);
         let len = rest.len() - 16;
         let block = |bytes: &[u8]| {
@@ -112,7 +112,7 @@ mod tests {
             let mut packet = [0; 12 + 38 + 16];
             packet[..12].copy_from_slice(&hex::<12>(HEADER));
             packet[12..50].copy_from_slice(&hex::<38>(PLAIN));
-            seal(&key, nonce::rtp(key.salt, 0x5501_a0b2, ExtendedSeq(0xf17b)), &mut packet);
+            seal(&key, nonce::rtp_words(&key.salt, 0x5501_a0b2, ExtendedSeq(0xf17b)), &mut packet);
             assert_eq!(packet[12..], hex::<54>(expected));
         }
     }

@@ -14,6 +14,7 @@ pub mod gf128;
 pub mod key;
 pub mod maps;
 pub mod nonce;
+mod order;
 pub mod path;
 pub mod rtp;
 pub mod seq;

@@ -45,8 +45,9 @@ pub const LEASE_NS: u64 = 30_000_000_000;
 pub const PASS_SLOTS: usize = 256;
 
 /// An RTP source as it arrives: 5-tuple (protocol is UDP) and SSRC. Network byte order; IPv4
-/// addresses as IPv4-mapped IPv6 (`::ffff:a.b.c.d`). 40 bytes.
-#[repr(C)]
+/// addresses as IPv4-mapped IPv6 (`::ffff:a.b.c.d`). 40 bytes, aligned because the BPF stack, on
+/// which the key is put together, takes aligned accesses only.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub peer: [u8; 16],
@@ -316,7 +317,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// CPU (upper 16 bits) and number of the pass on it, from 1. The frame carries the same number,
     /// so a copy that outlived its slot is found out.
@@ -328,12 +329,8 @@ pub struct Pass {
     pub fanout: u32,
     /// Plaintext bytes behind the RTP header.
     pub payload_len: u32,
-    /// RTP timestamp, host byte order.
-    pub timestamp: u32,
-    /// First two bytes of the incoming RTP header: V P X CC, M PT.
-    pub rtp0: u8,
-    pub rtp1: u8,
-    pub reserved: [u8; 2],
+    /// Header of the packet.
+    pub header: crate::RtpHeader,
     /// Copies already made per egress group.
     pub cursor: [u32; MAX_EGRESS],
 }

@@ -5,11 +5,21 @@ use crate::ExtendedSeq;
 /// Nonce of an RTP packet (RFC 7714 §8.1): `00 00 | SSRC | ROC | SEQ`, XORed with the salt.
 ///
 /// Two packets under one key have the same nonce only if they share SSRC and index.
+pub fn rtp(salt: [u8; 12], ssrc: u32, index: ExtendedSeq) -> [u8; 12] {
+    let w = rtp_words(&salt, ssrc, index);
+    let (a, b, c) = (w[0].to_le_bytes(), w[1].to_le_bytes(), w[2].to_le_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]]
+}
+
+/// Same, as the little-endian words that [`crate::aes`] takes.
 #[inline(always)]
-pub const fn rtp(salt: [u8; 12], ssrc: u32, index: ExtendedSeq) -> [u8; 12] {
-    let s = ssrc.to_be_bytes();
-    let i = index.0.to_be_bytes();
-    xor(salt, [0, 0, s[0], s[1], s[2], s[3], i[2], i[3], i[4], i[5], i[6], i[7]])
+pub fn rtp_words(salt: &[u8; 12], ssrc: u32, index: ExtendedSeq) -> [u32; 3] {
+    let salt = |i: usize| u32::from_le_bytes([salt[i], salt[i + 1], salt[i + 2], salt[i + 3]]);
+    [
+        salt(0) ^ (ssrc >> 16).swap_bytes(),
+        salt(4) ^ (ssrc << 16 | (index.0 >> 32) as u32 & 0xffff).swap_bytes(),
+        salt(8) ^ (index.0 as u32).swap_bytes(),
+    ]
 }
 
 /// Nonce of an RTCP packet (RFC 7714 §9.1): `00 00 | SSRC | 00 00 | 31-bit index`, XORed with the
@@ -20,7 +30,6 @@ pub const fn rtcp(salt: [u8; 12], ssrc: u32, index: u32) -> [u8; 12] {
     xor(salt, [0, 0, s[0], s[1], s[2], s[3], 0, 0, i[0], i[1], i[2], i[3]])
 }
 
-#[inline(always)]
 const fn xor(mut a: [u8; 12], b: [u8; 12]) -> [u8; 12] {
     let mut i = 0;
     while i < 12 {

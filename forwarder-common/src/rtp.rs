@@ -7,15 +7,30 @@ pub const FIXED_LEN: usize = 12;
 pub const TAG_LEN: usize = 16;
 
 /// The fixed part of an RTP header.
+///
+/// Held in 64-bit words because the BPF stack takes aligned accesses only, and LLVM joins neighbours.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RtpHeader(pub [u8; FIXED_LEN]);
+pub struct RtpHeader {
+    /// V P X CC M PT, sequence number and timestamp, as one big-endian word.
+    first: u64,
+    ssrc: u64,
+}
 
 impl RtpHeader {
+    #[inline(always)]
+    pub const fn new(b: &[u8; FIXED_LEN]) -> Self {
+        Self {
+            first: u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            ssrc: u32::from_be_bytes([b[8], b[9], b[10], b[11]]) as u64,
+        }
+    }
+
     /// Reads the header of `packet` and the length of header, CSRC list and extension together.
     ///
     /// `None`: not version 2, or shorter than the header announces.
     pub fn parse(packet: &[u8]) -> Option<(Self, usize)> {
-        let header = Self(*packet.first_chunk()?);
+        let header = Self::new(packet.first_chunk()?);
         if header.version() != 2 {
             return None;
         }
@@ -29,24 +44,24 @@ impl RtpHeader {
     /// 2 in every RTP packet.
     #[inline(always)]
     pub const fn version(&self) -> u8 {
-        self.0[0] >> 6
+        (self.first >> 62) as u8
     }
 
     /// Padding at the end of the payload; encrypted with it.
     #[inline(always)]
     pub const fn has_padding(&self) -> bool {
-        self.0[0] & 0x20 != 0
+        self.first >> 61 & 1 == 1
     }
 
     #[inline(always)]
     pub const fn has_extension(&self) -> bool {
-        self.0[0] & 0x10 != 0
+        self.first >> 60 & 1 == 1
     }
 
     /// Length of the fixed header and the CSRC list: where an extension starts.
     #[inline(always)]
     pub const fn len_with_csrcs(&self) -> usize {
-        FIXED_LEN + 4 * (self.0[0] & 0x0f) as usize
+        FIXED_LEN + 4 * (self.first >> 56 & 0x0f) as usize
     }
 
     /// Length of a header extension with these first four bytes, which it includes.
@@ -57,32 +72,37 @@ impl RtpHeader {
 
     #[inline(always)]
     pub const fn marker(&self) -> bool {
-        self.0[1] & 0x80 != 0
+        self.first >> 55 & 1 == 1
     }
 
     #[inline(always)]
     pub const fn payload_type(&self) -> u8 {
-        self.0[1] & 0x7f
+        (self.first >> 48 & 0x7f) as u8
     }
 
     #[inline(always)]
     pub const fn seq(&self) -> u16 {
-        u16::from_be_bytes([self.0[2], self.0[3]])
+        (self.first >> 32) as u16
     }
 
     #[inline(always)]
     pub const fn timestamp(&self) -> u32 {
-        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
+        self.first as u32
     }
 
     #[inline(always)]
     pub const fn ssrc(&self) -> u32 {
-        u32::from_be_bytes(self.ssrc_bytes())
+        self.ssrc as u32
     }
 
+    /// The header as a copy has it: own payload type, sequence number, timestamp and SSRC, the same
+    /// padding and marker, no CSRCs, no extension. In memory order, as three words.
     #[inline(always)]
-    pub const fn ssrc_bytes(&self) -> [u8; 4] {
-        [self.0[8], self.0[9], self.0[10], self.0[11]]
+    pub const fn copy_as(&self, payload_type: u8, seq: u16, timestamp: u32, ssrc: u32) -> [u32; 3] {
+        /// V, P and M.
+        const KEPT: u32 = 0xe080_0000;
+        let first = (self.first >> 32) as u32 & KEPT | ((payload_type & 0x7f) as u32) << 16 | seq as u32;
+        [first.to_be(), timestamp.to_be(), ssrc.to_be()]
     }
 }
 
@@ -128,6 +148,14 @@ mod tests {
         assert!(header.has_padding() && header.has_extension() && header.marker());
         assert_eq!((header.payload_type(), header.seq()), (96, 0x1234));
         assert_eq!((header.timestamp(), header.ssrc()), (0x0102_0304, 0x0506_0708));
+    }
+
+    #[test]
+    fn copies_keep_padding_and_marker_only() {
+        let (header, _) = RtpHeader::parse(&PACKET).unwrap();
+        let words = header.copy_as(111, 0xabcd, 0x1122_3344, 0x5566_7788);
+        let bytes: [u8; 12] = core::array::from_fn(|i| words[i / 4].to_ne_bytes()[i % 4]);
+        assert_eq!(bytes, [0xa0, 0xef, 0xab, 0xcd, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
     }
 
     #[test]

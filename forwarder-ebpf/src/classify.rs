@@ -9,7 +9,7 @@ use core::mem::offset_of;
 use forwarder_common::{
     Counter, RtpHeader,
     maps::FlowKey,
-    rtp::{Protocol, protocol},
+    rtp::{FIXED_LEN, Protocol, protocol},
 };
 use network_types::{
     eth::EthHdr,
@@ -38,12 +38,16 @@ pub struct Rtp {
     pub flow: FlowKey,
 }
 
+/// 16 bytes of memory as two words: the BPF stack takes aligned accesses only, and LLVM would cut byte
+/// arrays into others.
+type Address = [u64; 2];
+
 /// IP payload: where it is, and who sends it to whom.
 struct IpPayload {
     offset: usize,
     len: usize,
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: Address,
+    destination: Address,
 }
 
 /// Finds the RTP packet in a frame, or says what the frame is instead.
@@ -55,7 +59,7 @@ pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
         0x86dd => ipv6(frame, offset)?,
         _ => return Err(Counter::PassNotIp),
     };
-    let udp: UdpHdr = frame.read(ip.offset).ok_or(Counter::PassTruncated)?;
+    let udp: &UdpHdr = frame.view(ip.offset).ok_or(Counter::PassTruncated)?;
     if udp.dst_port() != MEDIA_PORT.load() {
         return Err(Counter::PassOtherPort);
     }
@@ -65,13 +69,7 @@ pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
     }
     let (offset, len) = (ip.offset + UdpHdr::LEN, udp_len - UdpHdr::LEN);
     let header = rtp(frame, offset, len)?;
-    let flow = FlowKey {
-        peer: ip.source,
-        local: ip.destination,
-        peer_port: udp.src,
-        local_port: udp.dst,
-        ssrc: header.ssrc_bytes(),
-    };
+    let flow = flow_key(&ip, udp, header.ssrc());
     Ok(Rtp { offset, len, header, flow })
 }
 
@@ -89,7 +87,7 @@ fn ethernet(frame: &Frame) -> Result<(u16, usize), Counter> {
 
 #[inline(always)]
 fn ipv4(frame: &Frame, offset: usize) -> Result<IpPayload, Counter> {
-    let ip: Ipv4Hdr = frame.read(offset).ok_or(Counter::PassTruncated)?;
+    let ip: &Ipv4Hdr = frame.view(offset).ok_or(Counter::PassTruncated)?;
     let total = usize::from(ip.tot_len());
     let header_len = usize::from(ip.vihl & 0x0f) * 4;
     if ip.version() != 4 || header_len < Ipv4Hdr::LEN || total < header_len || offset + total > frame.len() {
@@ -114,24 +112,39 @@ fn ipv4(frame: &Frame, offset: usize) -> Result<IpPayload, Counter> {
 
 /// IPv4 address as IPv4-mapped IPv6.
 #[inline(always)]
-fn mapped(a: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+fn mapped(address: [u8; 4]) -> Address {
+    [0, 0xffff_0000 | u64::from(u32::from_le_bytes(address)) << 32]
+}
+
+#[inline(always)]
+fn flow_key(ip: &IpPayload, udp: &UdpHdr, ssrc: u32) -> FlowKey {
+    let ports = u64::from(u16::from_le_bytes(udp.src)) | u64::from(u16::from_le_bytes(udp.dst)) << 16;
+    let last = ports | u64::from(ssrc.to_be()) << 32;
+    // SAFETY: both are 40 bytes without padding, and every bit pattern is a valid key. The order is that
+    // of the fields: peer, local, peer port, local port, SSRC.
+    unsafe { core::mem::transmute([ip.source[0], ip.source[1], ip.destination[0], ip.destination[1], last]) }
 }
 
 #[inline(always)]
 fn ipv6(frame: &Frame, offset: usize) -> Result<IpPayload, Counter> {
-    let ip: Ipv6Hdr = frame.read(offset).ok_or(Counter::PassTruncated)?;
+    let ip: &Ipv6Hdr = frame.view(offset).ok_or(Counter::PassTruncated)?;
     let len = usize::from(ip.payload_len());
     let payload = offset + Ipv6Hdr::LEN;
     if ip.version() != 6 || payload + len > frame.len() {
         return Err(Counter::PassMalformedIp);
     }
     match ip.next_hdr {
-        UDP => Ok(IpPayload { offset: payload, len, source: ip.src_addr, destination: ip.dst_addr }),
+        UDP => Ok(IpPayload { offset: payload, len, source: words(ip.src_addr), destination: words(ip.dst_addr) }),
         FRAGMENT_HEADER => Err(Counter::PassFragment),
         other if EXTENSION_HEADERS.contains(&other) => Err(Counter::PassIpv6Extension),
         _ => Err(Counter::PassNotUdp),
     }
+}
+
+#[inline(always)]
+fn words(address: [u8; 16]) -> Address {
+    let value = u128::from_le_bytes(address);
+    [value as u64, (value >> 64) as u64]
 }
 
 /// The fixed RTP header at `offset`, in a UDP payload of `len` bytes.
@@ -145,7 +158,7 @@ fn rtp(frame: &Frame, offset: usize, len: usize) -> Result<RtpHeader, Counter> {
         Protocol::Dtls => Err(Counter::PassDtls),
         Protocol::Rtcp => Err(Counter::PassRtcp),
         Protocol::Other => Err(Counter::PassOtherProtocol),
-        Protocol::Rtp if len < size_of::<RtpHeader>() => Err(Counter::PassTruncated),
-        Protocol::Rtp => frame.read(offset).map(RtpHeader).ok_or(Counter::PassTruncated),
+        Protocol::Rtp if len < FIXED_LEN => Err(Counter::PassTruncated),
+        Protocol::Rtp => frame.view(offset).map(RtpHeader::new).ok_or(Counter::PassTruncated),
     }
 }

@@ -91,12 +91,12 @@ fn subscriber(
     if key.rounds == 0 {
         return Err(BROKEN);
     }
-    let timestamp = pass.timestamp.wrapping_add(track.timestamp_offset);
+    let timestamp = pass.header.timestamp().wrapping_add(track.timestamp_offset);
     let payload_len = pass.payload_len as usize;
     if payload_len > MAX_PAYLOAD {
         return Err(BROKEN);
     }
-    let rtp = rewrite::rtp_header(pass, track, index, timestamp);
+    let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
     seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len).ok_or(BROKEN)?;
     account(state, pass, index, timestamp);

@@ -76,10 +76,7 @@ fn new_pass(rtp: &Rtp, opened: &Opened, fanout: u32, now_ns: u64) -> Option<u64>
             index: opened.index.0,
             fanout,
             payload_len: opened.payload_len as u32,
-            timestamp: rtp.header.timestamp(),
-            rtp0: rtp.header.0[0],
-            rtp1: rtp.header.0[1],
-            reserved: [0; 2],
+            header: rtp.header,
             cursor: [0; MAX_EGRESS],
         };
     }

@@ -54,7 +54,7 @@ struct Walk<'a> {
 ///
 /// If the tag was wrong, the payload is garbage and the packet must be dropped.
 #[inline(always)]
-pub fn open(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<bool> {
+pub fn open(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<bool> {
     // Before the walk: it rewrites the last whole block, which may reach into the tag (unchanged,
     // but unknown to the compiler).
     let tag: Block = frame.read(layout.aad_offset + layout.aad_len + layout.payload_len)?;
@@ -64,14 +64,14 @@ pub fn open(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) ->
 
 /// Encrypts in place and writes the tag. `None` if the layout with its tag exceeds the frame.
 #[inline(always)]
-pub fn seal(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<Sealed> {
+pub fn seal(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<Sealed> {
     let sealed = run::<false>(frame, key, nonce, layout)?;
     frame.write(layout.aad_offset + layout.aad_len + layout.payload_len, sealed.tag)?;
     Some(sealed)
 }
 
 #[inline(always)]
-fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layout: Layout) -> Option<Sealed> {
+fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<Sealed> {
     let mut walk = Walk {
         frame: *frame,
         key,
@@ -98,7 +98,7 @@ fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u8; 12], layou
 // The functions below are not inlined: each has its own stack frame, and the verifier walks it once.
 
 #[inline(never)]
-fn begin(walk: &mut Walk<'_>, nonce: &[u8; 12]) -> u32 {
+fn begin(walk: &mut Walk<'_>, nonce: &[u32; 3]) -> u32 {
     walk.counter = CounterBlock::new(&walk.key.round_keys, *nonce);
     0
 }

@@ -54,7 +54,7 @@ pub fn open(
         return Err(Counter::DropInternalIngress);
     }
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
-    let nonce = nonce::rtp(key.salt, rtp.header.ssrc(), index);
+    let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
     match gcm::open(frame, key, nonce, layout) {
         Some(true) => {}
         Some(false) => return Err(Counter::DropAuthFailed),

@@ -68,6 +68,18 @@ impl Frame {
         Some(start as *mut T)
     }
 
+    /// The `T` at `offset`, in place, if the frame holds all of it.
+    ///
+    /// Better than [`read`](Self::read) for headers of which some fields are wanted. Not to be kept
+    /// across `adjust_head` and `adjust_tail`: the verifier refuses that.
+    #[inline(always)]
+    pub fn view<T: Plain>(&self, offset: usize) -> Option<&T> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked that the whole value lies within the frame; `Plain` types take any
+        // bytes and need no alignment.
+        Some(unsafe { &*at })
+    }
+
     /// Reads the `T` at `offset`, if the frame holds all of it.
     #[inline(always)]
     pub fn read<T: Plain>(&self, offset: usize) -> Option<T> {
@@ -119,7 +131,8 @@ fn opaque(mut value: usize) -> usize {
     value
 }
 
-/// Types of which every bit pattern is a valid value.
+/// Types of which every bit pattern is a valid value, and whose references are made only where their
+/// alignment is 1.
 ///
 /// # Safety
 /// As it says.
@@ -129,6 +142,8 @@ pub unsafe trait Plain: Copy {}
 unsafe impl Plain for u8 {}
 // SAFETY: integers.
 unsafe impl Plain for u16 {}
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
 // SAFETY: integers.
 unsafe impl Plain for u64 {}
 // SAFETY: an array of plain values is plain.

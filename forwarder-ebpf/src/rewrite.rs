@@ -1,9 +1,8 @@
-//! Headers of one copy: Ethernet, 802.1Q, IP and UDP from the path's template, RTP from the pass and
-//! the track.
+//! Headers of one copy: Ethernet, 802.1Q, IP and UDP from the path's template, and RTP.
 
 use forwarder_common::{
-    ExtendedSeq, checksum,
-    maps::{Pass, Path, SubscriberTrack},
+    checksum,
+    maps::Path,
     rtp::{FIXED_LEN, TAG_LEN},
 };
 
@@ -17,7 +16,7 @@ const IPV6_LEN: usize = 40;
 ///
 /// The UDP checksum stays 0, which is final for IPv4; over IPv6 `seal` fills it in.
 #[inline(always)]
-pub fn rewrite(frame: &Frame, path: &Path, rtp: [u8; FIXED_LEN], payload_len: usize) -> Option<()> {
+pub fn rewrite(frame: &Frame, path: &Path, rtp: [u32; 3], payload_len: usize) -> Option<()> {
     let header_len = usize::from(path.header_len);
     frame.adjust_head(PAYLOAD_OFFSET as i32 - (header_len + FIXED_LEN) as i32)?;
     let udp_len = (UDP_LEN + FIXED_LEN + payload_len + TAG_LEN) as u16;
@@ -54,15 +53,4 @@ fn ipv6<const N: usize>(frame: &Frame, path: &Path, udp_len: u16) -> Option<()> 
 fn template<const N: usize>(frame: &Frame, path: &Path) -> Option<()> {
     let header: &[u8; N] = path.header.first_chunk()?;
     frame.write(0, *header)
-}
-
-/// RTP header of a copy: version 2, padding and marker as they came, no CSRCs, no extension.
-#[inline(always)]
-pub fn rtp_header(pass: &Pass, track: &SubscriberTrack, index: ExtendedSeq, timestamp: u32) -> [u8; FIXED_LEN] {
-    let seq = index.seq().to_be_bytes();
-    let t = timestamp.to_be_bytes();
-    let s = track.ssrc.to_be_bytes();
-    let first = 0x80 | pass.rtp0 & 0x20;
-    let second = pass.rtp1 & 0x80 | track.payload_type & 0x7f;
-    [first, second, seq[0], seq[1], t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3]]
 }

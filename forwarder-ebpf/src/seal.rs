@@ -17,20 +17,19 @@ pub fn seal(
     path: &Path,
     key: &SessionKey,
     (ssrc, index): (u32, ExtendedSeq),
-    rtp: [u8; FIXED_LEN],
+    rtp: [u32; 3],
     payload_len: usize,
 ) -> Option<()> {
     let header_len = usize::from(path.header_len);
     let layout = gcm::Layout { aad_offset: header_len, aad_len: FIXED_LEN, payload_len };
-    let sealed = gcm::seal(frame, key, nonce::rtp(key.salt, ssrc, index), layout)?;
+    let sealed = gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout)?;
     if path.ip_version != 6 {
         return Some(());
     }
     // The ciphertext starts at an even offset of the datagram; the tag does if its length is even.
     let tag = checksum::add_block(0, sealed.tag);
     let tag = if payload_len % 2 == 1 { checksum::odd(tag) } else { tag };
-    let words = |i: usize| u64::from(u16::from_ne_bytes([rtp[i], rtp[i + 1]]));
-    let header = words(0) + words(2) + words(4) + words(6) + words(8) + words(10);
+    let header = u64::from(rtp[0]) + u64::from(rtp[1]) + u64::from(rtp[2]);
     // The length counts twice: in the pseudo header and in the UDP header.
     let udp_len = ((8 + FIXED_LEN + payload_len + TAG_LEN) as u16).to_be();
     let base = u64::from(path.checksum_base) + 2 * u64::from(udp_len);

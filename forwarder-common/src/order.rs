@@ -1,0 +1,44 @@
+//! Order of computation, for table ciphers on the BPF target.
+//!
+//! LLVM moves the index computations of dozens of lookups in front of the first load, and has nowhere
+//! to keep them but the 512 bytes of stack that BPF has. These functions are plain XORs that also
+//! say: the inputs of later lookups depend on this result. (An empty statement would say it too, but
+//! the kernel refuses line information for code that is not there.)
+
+/// `column ^= value`; what is computed from `state` afterwards comes after it.
+#[inline(always)]
+pub fn xor_column(column: &mut u32, value: u32, state: &mut [u32; 4]) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one instruction on registers.
+    unsafe {
+        let [a, b, c, d] = state;
+        core::arch::asm!("{0} ^= {1} # {2} {3} {4} {5}",
+            inout(wreg) *column, in(wreg) value,
+            inout(wreg) *a, inout(wreg) *b, inout(wreg) *c, inout(wreg) *d,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = state;
+        *column ^= value;
+    }
+}
+
+/// `block ^= value`; what is computed from `rest` afterwards comes after it.
+#[inline(always)]
+pub fn xor_block(block: &mut [u64; 2], value: [u64; 2], rest: &mut u64) {
+    block[0] ^= value[0];
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one instruction on registers.
+    unsafe {
+        let [first, second] = block;
+        core::arch::asm!("{0} ^= {1} # {2} {3}",
+            inout(reg) *second, in(reg) value[1], inout(reg) *first, inout(reg) *rest,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = rest;
+        block[1] ^= value[1];
+    }
+}
