@@ -91,7 +91,11 @@ impl PinDirectory {
 
     fn clear(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
-            fs::remove_file(entry?.path())?;
+            let path = entry?.path();
+            // Names with a dot (`maps.debug`) are the kernel's own and cannot be removed.
+            if path.extension().is_none() {
+                fs::remove_file(path)?;
+            }
         }
         Ok(())
     }
