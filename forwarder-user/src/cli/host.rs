@@ -58,18 +58,27 @@ impl Host {
         })
     }
 
-    /// The interfaces to attach to: those of the configuration, else those of the default routes,
-    /// else the only one there is.
+    /// What the configuration leaves open: interfaces to attach to, and addresses for media.
+    ///
+    /// Interfaces: those of the default routes, else the only one there is. With addresses given,
+    /// none, which to the engine means those of the addresses. Addresses: the global ones of the
+    /// interfaces.
     ///
     /// # Errors
-    /// An interface does not exist, or none can be chosen; says what there is.
-    pub fn interfaces(&self, configured: &[String]) -> anyhow::Result<Vec<String>> {
-        if let Some(missing) = configured.iter().find(|name| self.links.iter().all(|link| link.name != **name)) {
+    /// An interface or address does not exist, or none can be chosen; says what there is.
+    pub fn choose(&self, interfaces: &[String], addresses: &[IpAddr]) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
+        if let Some(missing) = interfaces.iter().find(|name| self.links.iter().all(|link| link.name != **name)) {
             bail!("there is no interface {missing:?} here; there are: {}", self.names());
         }
-        if !configured.is_empty() {
-            return Ok(configured.to_vec());
+        if !addresses.is_empty() {
+            return Ok((interfaces.to_vec(), addresses.to_vec()));
         }
+        let interfaces = if interfaces.is_empty() { self.default_interfaces()? } else { interfaces.to_vec() };
+        let addresses = self.global_addresses(&interfaces)?;
+        Ok((interfaces, addresses))
+    }
+
+    fn default_interfaces(&self) -> anyhow::Result<Vec<String>> {
         let usable: Vec<&Link> = self.links.iter().filter(|link| link.usable).collect();
         let mut chosen: Vec<&Link> =
             usable.iter().filter(|link| self.default_routes.contains(&link.index)).copied().collect();
@@ -86,14 +95,7 @@ impl Host {
         Ok(chosen.into_iter().map(|link| link.name.clone()).collect())
     }
 
-    /// The addresses for media: those of the configuration, else the global ones of `interfaces`.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn media_addresses(&self, configured: &[IpAddr], interfaces: &[String]) -> anyhow::Result<Vec<IpAddr>> {
-        if !configured.is_empty() {
-            return Ok(configured.to_vec());
-        }
+    fn global_addresses(&self, interfaces: &[String]) -> anyhow::Result<Vec<IpAddr>> {
         let index = |name: &String| self.links.iter().find(|link| link.name == *name).map(|link| link.index);
         let attached: Vec<u32> = interfaces.iter().filter_map(index).collect();
         let found = self.addresses.iter().filter(|(index, _)| attached.contains(index));
@@ -176,24 +178,30 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_are_configured_or_found() {
-        assert_eq!(host().interfaces(&names(&["eth1"])).unwrap(), ["eth1"]);
-        assert_eq!(host().interfaces(&[]).unwrap(), ["eth0"]);
-        let error = host().interfaces(&names(&["eth9"])).unwrap_err().to_string();
-        assert!(error.contains("eth9") && error.contains("eth0, eth1"), "{error}");
-        let without_route = Host { default_routes: vec![], ..host() };
-        assert!(without_route.interfaces(&[]).unwrap_err().to_string().contains("--interface"));
-        let mut single = without_route;
+    fn what_is_left_open_is_found() {
+        let (interfaces, addresses) = host().choose(&[], &[]).unwrap();
+        assert_eq!((interfaces, addresses.len()), (names(&["eth0"]), 2));
+        let (interfaces, addresses) = host().choose(&names(&["eth0"]), &[]).unwrap();
+        assert_eq!((interfaces, addresses.len()), (names(&["eth0"]), 2));
+        let mut single = Host { default_routes: vec![], ..host() };
         single.links.truncate(2);
-        assert_eq!(single.interfaces(&[]).unwrap(), ["eth0"]);
+        assert_eq!(single.choose(&[], &[]).unwrap().0, ["eth0"]);
     }
 
     #[test]
-    fn addresses_are_configured_or_found() {
+    fn what_is_given_stays() {
         let given = ["198.51.100.1".parse().unwrap()];
-        assert_eq!(host().media_addresses(&given, &names(&["eth0"])).unwrap(), given);
-        assert_eq!(host().media_addresses(&[], &names(&["eth0"])).unwrap().len(), 2);
-        assert!(host().media_addresses(&[], &names(&["eth1"])).unwrap_err().to_string().contains("media.addresses"));
+        assert_eq!(host().choose(&names(&["eth1"]), &given).unwrap(), (names(&["eth1"]), given.to_vec()));
+        assert_eq!(host().choose(&[], &given).unwrap(), (vec![], given.to_vec()));
+    }
+
+    #[test]
+    fn refusals_say_what_there_is() {
+        let refusal = |host: Host, interfaces: &[&str]| host.choose(&names(interfaces), &[]).unwrap_err().to_string();
+        let unknown = refusal(host(), &["eth9"]);
+        assert!(unknown.contains("eth9") && unknown.contains("eth0, eth1"), "{unknown}");
+        assert!(refusal(host(), &["eth1"]).contains("media.addresses"));
+        assert!(refusal(Host { default_routes: vec![], ..host() }, &[]).contains("--interface"));
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 
 mod announce;
 mod check;
-mod engine;
 mod host;
 mod limits;
 mod logging;

@@ -16,10 +16,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{FAILED, FORCED, OK, announce, engine, host::Host, limits, logging};
+use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
 use crate::{
     config::{Config, Mode},
-    engine::Engine,
+    engine::{
+        Engine, Events,
+        kernel::{self, KernelEngine},
+    },
     http,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
@@ -192,19 +195,43 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
 
 async fn start(config: &Config) -> anyhow::Result<Running> {
     limits::raise_open_files(config.limits.http_connections);
-    let host = Host::read().await?;
-    let interfaces = host.interfaces(&config.kernel.interfaces)?;
-    let addresses = host.media_addresses(&config.media.addresses, &interfaces)?;
+    let (interfaces, addresses) = Host::read().await?.choose(&config.kernel.interfaces, &config.media.addresses)?;
     // Bound first, so that a port in use is found before anything touches the interfaces.
     let server = http::Server::bind(config)?;
 
     let (events, received) = mpsc::unbounded_channel();
-    let engine = engine::start(config, interfaces, &addresses, events)?;
+    let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
     let http = server.serve(http::router(config, control.clone()));
     Ok(Running { engine, control, task, http })
+}
+
+/// Attaches to the interfaces; those of the addresses if none is named.
+async fn start_engine(
+    config: &Config,
+    interfaces: Vec<String>,
+    addresses: &[IpAddr],
+    events: Events,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    let limits = kernel::Limits {
+        sessions: config.limits.sessions,
+        publisher_tracks: config.limits.publisher_tracks,
+        subscriber_tracks: config.limits.subscriber_tracks,
+        viewers_per_stream: config.limits.viewers_per_stream,
+    };
+    let settings = kernel::Config {
+        interfaces,
+        media_addresses: addresses.to_vec(),
+        mode: config.kernel.mode,
+        limits,
+        pin_dir: config.kernel.pin_dir.clone(),
+        ..kernel::Config::new(config.media.port)
+    };
+    // Loading waits for the kernel's verifier.
+    let engine = tokio::task::spawn_blocking(move || KernelEngine::start(settings, events)).await?;
+    Ok(Arc::new(engine.context("the kernel engine does not start")?))
 }
 
 /// The control task's part of the configuration.
