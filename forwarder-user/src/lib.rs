@@ -6,4 +6,5 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+pub mod session;
 pub mod stream;

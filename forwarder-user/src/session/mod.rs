@@ -1,0 +1,10 @@
+//! One WHIP or WHEP session: SDP, ICE, DTLS, and the cryptography that is not the engine's.
+//!
+//! Everything here is sans-IO: time and datagrams come in as arguments, datagrams and events come
+//! out. `stream` owns the sockets, the clock and the calls to the engine.
+
+pub mod capture;
+pub mod kdf;
+pub mod srtp;
+#[cfg(test)]
+pub(crate) mod testing;
