@@ -4,7 +4,10 @@
 //! out. `stream` owns the sockets, the clock and the calls to the engine.
 
 pub mod capture;
+pub mod codec;
 pub mod kdf;
+pub mod peer;
+pub mod sdp;
 pub mod srtp;
 #[cfg(test)]
 pub(crate) mod testing;

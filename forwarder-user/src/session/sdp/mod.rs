@@ -1,0 +1,15 @@
+//! Offers, answers and ICE fragments as text (RFC 8866, RFC 8829, RFC 8840).
+//!
+//! Of a foreign offer only validated tokens go on to str0m; everything that concerns media is
+//! negotiated here, because what we can carry is stricter than what str0m can: one payload type
+//! per SSRC, no retransmission, no header extensions.
+
+mod answer;
+mod fragment;
+mod negotiate;
+mod offer;
+
+pub use answer::{Answer, LocalDescription, OutgoingSource};
+pub use fragment::Fragment;
+pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
+pub use offer::{Offer, RemoteDescription, Section, Setup};
