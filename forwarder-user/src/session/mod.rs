@@ -7,6 +7,7 @@ pub mod capture;
 pub mod codec;
 pub mod kdf;
 pub mod peer;
+pub mod rtcp;
 pub mod sdp;
 pub mod srtp;
 #[cfg(test)]

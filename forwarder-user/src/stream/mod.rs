@@ -1,6 +1,18 @@
 //! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
 
+mod clock;
 mod config;
+mod counters;
+mod feedback;
+mod ids;
+mod keyframe;
+mod media;
+mod owners;
+mod report;
+mod session;
+mod signalling;
+mod snapshot;
+mod sockets;
 mod task;
 
 use std::sync::Arc;
@@ -28,8 +40,8 @@ pub fn spawn(
     events: mpsc::UnboundedReceiver<engine::Event>,
 ) -> std::io::Result<(Control, JoinHandle<()>)> {
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
-    let task = task::Task { config, engine, commands, events };
-    Ok((Control::new(sender), tokio::spawn(task.run())))
+    let task = task::Task::new(config, engine)?;
+    Ok((Control::new(sender), tokio::spawn(task.run(commands, events))))
 }
 
 /// Answer to a WHIP or WHEP offer.

@@ -1,46 +1,314 @@
-//! The control task.
+//! The control task: the one owner of all sessions. Here: its loop, its timers, and which session
+//! a datagram belongs to.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use str0m::config::DtlsCert;
+use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
 
-use super::{Command, Refusal, StreamConfig};
+use super::clock::NtpClock;
+use super::counters::Counters;
+use super::owners::Owners;
+use super::session::{Key, Session};
+use super::sockets::{DATAGRAM, Sockets};
+use super::{Command, StreamConfig};
 use crate::engine::{Engine, Event};
+use crate::session::capture;
+use crate::session::peer::{Pair, PeerEvent};
+
+/// Datagrams read before timers and commands get their turn.
+const BATCH: usize = 64;
+/// Address pairs that one session may have in the index.
+const MAX_PAIRS: usize = 16;
+/// An address pair on which ICE checks came so recently is not given to another session.
+const PAIR_IN_USE: Duration = Duration::from_secs(5);
 
 /// Owner of all sessions.
 pub(super) struct Task {
     pub(super) config: StreamConfig,
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    pub(super) sockets: Sockets,
+    pub(super) certificate: DtlsCert,
+    pub(super) ntp: NtpClock,
+    pub(super) sessions: HashMap<Key, Session>,
+    pub(super) index: Index,
+    pub(super) streams: BTreeMap<String, Stream>,
+    pub(super) owners: Owners,
+    pub(super) counters: Counters,
+    pub(super) next_key: Key,
+    timers: BTreeSet<(Instant, Key)>,
+}
+
+/// How a session is found.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) by_id: HashMap<String, Key>,
+    /// By our ICE username fragment.
+    pub(super) by_ufrag: HashMap<String, Key>,
+    by_pair: HashMap<Pair, Key>,
+}
+
+/// Who publishes and who plays under one name.
+#[derive(Default)]
+pub(super) struct Stream {
+    pub(super) publisher: Option<Key>,
+    pub(super) viewers: BTreeSet<Key>,
 }
 
 impl Task {
-    pub(super) async fn run(mut self) {
-        tracing::info!(engine = self.engine.describe(), media = ?self.config.media, "control task started");
+    pub(super) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
+        let certificate = capture::provider().dtls_provider.generate_certificate();
+        Ok(Self {
+            sockets: Sockets::bind(&config.media, config.socket_buffer)?,
+            certificate: certificate.ok_or_else(|| io::Error::other("no DTLS certificate could be made"))?,
+            config,
+            engine,
+            ntp: NtpClock::new(),
+            sessions: HashMap::new(),
+            index: Index::default(),
+            streams: BTreeMap::new(),
+            owners: Owners::default(),
+            counters: Counters::default(),
+            next_key: 0,
+            timers: BTreeSet::new(),
+        })
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+    ) {
+        tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
+        let mut buffer = [0; DATAGRAM];
         loop {
+            let deadline =
+                self.timers.first().map_or_else(|| Instant::now() + Duration::from_secs(60), |first| first.0);
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    None => return,
+                command = commands.recv() => match command {
+                    None => {
+                        self.close_all();
+                        return;
+                    }
                     Some(Command::Drain { reply }) => {
+                        self.close_all();
                         let _ = reply.send(());
                         return;
                     }
-                    Some(command) => refuse(command),
+                    Some(command) => self.command(command, Instant::now()),
                 },
-                Some(_) = self.events.recv() => {}
+                Some(event) = events.recv() => self.engine_event(event, Instant::now()),
+                socket = poll_fn(|cx| self.sockets.poll_readable(cx)) => self.read(socket, &mut buffer),
+                () = tokio::time::sleep_until(deadline.into()) => {}
+            }
+            self.run_timers(Instant::now());
+        }
+    }
+
+    fn close_all(&mut self) {
+        let keys: Vec<Key> = self.sessions.keys().copied().collect();
+        for key in keys {
+            self.close(key, "the server stops");
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, key));
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.armed = None;
+                self.due(key, now);
             }
         }
     }
-}
 
-fn refuse(command: Command) {
-    let unavailable = || Refusal::Unavailable("sessions are not served yet".into());
-    match command {
-        Command::Offer { reply, .. } => drop(reply.send(Err(unavailable()))),
-        Command::Patch { reply, .. } => drop(reply.send(Err(unavailable()))),
-        Command::Delete { reply, .. } => drop(reply.send(Err(unavailable()))),
-        Command::Snapshot { reply } => drop(reply.send(serde_json::json!({ "streams": [], "sessions": [] }))),
-        Command::Drain { reply } => drop(reply.send(())),
+    fn due(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.media.is_none() && now >= session.created + self.config.connect_timeout {
+            self.counters.sessions_timed_out += 1;
+            return self.close(key, "it had no keys in time");
+        }
+        if now >= session.peer_deadline
+            && let Err(error) = session.peer.timeout(now)
+        {
+            return self.failed(key, &error);
+        }
+        self.report(key, now);
+        self.flush(key, now);
+    }
+
+    /// Sets the session's timer to what it waits for next.
+    pub(super) fn arm(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let wanted = match session.next_report(now, &self.config) {
+            Some(report) => report.min(session.peer_deadline),
+            None => (session.created + self.config.connect_timeout).min(session.peer_deadline),
+        };
+        // What is overdue gets its turn in the next round, not in an endless one.
+        let wanted = wanted.max(now + Duration::from_millis(1));
+        if session.armed == Some(wanted) {
+            return;
+        }
+        if let Some(armed) = session.armed.replace(wanted) {
+            self.timers.remove(&(armed, key));
+        }
+        self.timers.insert((wanted, key));
+    }
+
+    /// Sends what ICE and DTLS have to send, and acts on what they report. After each input.
+    pub(super) fn flush(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let polled = match session.peer.poll() {
+            Ok(polled) => polled,
+            Err(error) => return self.failed(key, &error),
+        };
+        if let Some(deadline) = polled.deadline {
+            session.peer_deadline = deadline;
+        }
+        for datagram in &polled.datagrams {
+            self.send(datagram.socket, datagram.peer, &datagram.bytes);
+        }
+        for event in polled.events {
+            match event {
+                PeerEvent::Connected(keying, pair) => self.connected(key, &keying, pair, now),
+                PeerEvent::Moved(pair) => self.moved(key, pair),
+                PeerEvent::Disconnected => {
+                    self.counters.sessions_disconnected += 1;
+                    self.close(key, "its peer sent no ICE checks for 15 s");
+                }
+                PeerEvent::Closed => self.close(key, "its peer closed it"),
+            }
+        }
+        self.arm(key, now);
+    }
+
+    pub(super) fn send(&mut self, socket: usize, peer: std::net::SocketAddr, bytes: &[u8]) {
+        match self.sockets.send(socket, peer, bytes) {
+            true => self.counters.datagrams_sent += 1,
+            false => self.counters.datagrams_not_sent += 1,
+        }
+    }
+
+    fn read(&mut self, socket: usize, buffer: &mut [u8; DATAGRAM]) {
+        for _ in 0..BATCH {
+            let Some((len, peer)) = self.sockets.receive(socket, buffer) else { return };
+            self.counters.datagrams_received += 1;
+            self.datagram(Pair { socket, peer }, &buffer[..len], Instant::now());
+        }
+    }
+
+    /// RFC 7983, RFC 5761.
+    fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
+        match *bytes {
+            [0..=3, ..] => self.stun(pair, bytes, now),
+            [20..=63, ..] => {
+                let Some(key) = self.by_pair(pair) else { return };
+                let Some(session) = self.sessions.get_mut(&key) else { return };
+                match session.peer.receive(now, pair, bytes) {
+                    Ok(()) => self.flush(key, now),
+                    Err(error) => self.failed(key, &error),
+                }
+            }
+            [128..=191, second, ..] => {
+                let Some(key) = self.by_pair(pair) else { return };
+                match second & 0x7f {
+                    64..=95 => self.rtcp(key, bytes, now),
+                    _ => self.rtp(key, pair, bytes, now),
+                }
+            }
+            _ => self.counters.other_protocol += 1,
+        }
+    }
+
+    fn by_pair(&mut self, pair: Pair) -> Option<Key> {
+        let key = self.index.by_pair.get(&pair).copied();
+        if key.is_none() {
+            self.counters.unknown_peer += 1;
+        }
+        key
+    }
+
+    fn stun(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
+        let message = StunMessage::parse(bytes).ok().filter(StunMessage::is_binding_request);
+        let Some(message) = message else {
+            self.counters.stun_malformed += 1;
+            return;
+        };
+        let key = message.split_username().and_then(|(local, _)| self.index.by_ufrag.get(local).copied());
+        let Some((key, session)) = key.and_then(|key| Some((key, self.sessions.get_mut(&key)?))) else {
+            self.counters.stun_unknown_username += 1;
+            return;
+        };
+        match session.peer.stun(now, pair, bytes, &message) {
+            Ok(true) => {
+                self.remember(key, pair, now);
+                self.consent(key, pair, now);
+                self.flush(key, now);
+            }
+            Ok(false) => self.counters.stun_bad_integrity += 1,
+            Err(error) => self.failed(key, &error),
+        }
+    }
+
+    /// An authenticated ICE check came from `pair`: what else comes from there is the session's.
+    fn remember(&mut self, key: Key, pair: Pair, now: Instant) {
+        let owner = self.index.by_pair.get(&pair).and_then(|owner| self.sessions.get(owner));
+        let in_use = owner.is_some_and(|owner| {
+            owner.peer.nominated() == Some(pair)
+                && owner.peer.consent().is_some_and(|consent| now.duration_since(consent) < PAIR_IN_USE)
+        });
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if in_use || session.pairs.contains(&pair) {
+            return;
+        }
+        if session.pairs.len() == MAX_PAIRS {
+            let oldest = session.pairs.remove(0);
+            self.index.by_pair.remove(&oldest);
+        }
+        session.pairs.push(pair);
+        if let Some(former) = self.index.by_pair.insert(pair, key)
+            && let Some(former) = self.sessions.get_mut(&former)
+        {
+            former.pairs.retain(|other| *other != pair);
+        }
+    }
+
+    fn failed(&mut self, key: Key, error: &dyn std::error::Error) {
+        self.counters.sessions_failed += 1;
+        self.close(key, &format!("ICE or DTLS failed: {error}"));
+    }
+
+    /// Ends a session: first its media, then DTLS, then our memory of it.
+    pub(super) fn close(&mut self, key: Key, why: &str) {
+        self.stop_media(key);
+        let Some(mut session) = self.sessions.remove(&key) else { return };
+        session.peer.close();
+        if let Ok(polled) = session.peer.poll() {
+            for datagram in &polled.datagrams {
+                self.send(datagram.socket, datagram.peer, &datagram.bytes);
+            }
+        }
+        if let Some(armed) = session.armed {
+            self.timers.remove(&(armed, key));
+        }
+        self.index.by_id.remove(&session.id);
+        self.index.by_ufrag.remove(&session.ufrag);
+        for pair in &session.pairs {
+            self.index.by_pair.remove(pair);
+        }
+        if let Some(stream) = self.streams.get_mut(&session.stream) {
+            stream.viewers.remove(&key);
+            stream.publisher.take_if(|publisher| *publisher == key);
+            if stream.publisher.is_none() && stream.viewers.is_empty() {
+                self.streams.remove(&session.stream);
+            }
+        }
+        self.counters.sessions_closed += 1;
+        tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
     }
 }

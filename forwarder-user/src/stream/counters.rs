@@ -1,0 +1,81 @@
+//! What the control task counts, by name.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
+        /// Counters of the control task. The names are stable: API and metrics show them.
+        #[derive(Debug, Default)]
+        pub(super) struct Counters { $($(#[doc = $doc])+ pub(super) $name: u64,)+ }
+
+        impl Counters {
+            /// All by name.
+            pub(super) fn to_json(&self) -> serde_json::Value {
+                let all = [$((stringify!($name).to_owned(), serde_json::Value::from(self.$name))),+];
+                serde_json::Value::Object(all.into_iter().collect())
+            }
+        }
+    };
+}
+
+counters! {
+    /// Offers answered.
+    sessions_opened;
+    /// Sessions that got their keys into the engine.
+    sessions_connected;
+    /// Sessions gone, for whatever reason.
+    sessions_closed;
+    /// Sessions that had no keys in time.
+    sessions_timed_out;
+    /// Sessions that ended because their peer sent no ICE checks.
+    sessions_disconnected;
+    /// Sessions that ended by an error in ICE or DTLS.
+    sessions_failed;
+    /// Peers that can do no SRTP profile that the engine can.
+    refused_srtp_profile;
+    /// Offers refused by what they contain.
+    refused_offers;
+    /// Sessions or tracks that the engine refused.
+    refused_by_engine;
+
+    /// Datagrams that came to the media sockets.
+    datagrams_received;
+    /// Datagrams sent.
+    datagrams_sent;
+    /// Datagrams that the system did not take.
+    datagrams_not_sent;
+    /// Datagrams of no protocol that we know (RFC 7983), or empty.
+    other_protocol;
+    /// STUN that cannot be parsed or is no binding request.
+    stun_malformed;
+    /// STUN for a username that no session has.
+    stun_unknown_username;
+    /// STUN whose integrity does not fit the session's password.
+    stun_bad_integrity;
+    /// DTLS, RTCP or RTP from an address that no session has.
+    unknown_peer;
+    /// SRTCP before the session has keys.
+    rtcp_without_keys;
+    /// SRTCP with a wrong tag, or too short.
+    rtcp_auth_failed;
+    /// SRTCP already seen.
+    rtcp_replayed;
+    /// Authenticated RTCP that cannot be parsed.
+    rtcp_malformed;
+    /// RTP before the session has keys, or of a viewer.
+    rtp_unexpected;
+    /// RTP of an SSRC that the engine has, which came up to us nevertheless.
+    rtp_known_ssrc;
+    /// RTP with a payload type that was not negotiated.
+    rtp_other_payload_type;
+    /// RTP with a wrong tag, or malformed.
+    rtp_auth_failed;
+    /// RTP of unknown SSRCs beyond what a session may have checked in a second.
+    rtp_rate_limited;
+    /// SSRCs learnt.
+    ssrcs_learnt;
+    /// Keyframe requests sent to publishers.
+    keyframe_requests_sent;
+    /// Keyframe requests that viewers sent.
+    keyframe_requests_received;
+    /// Engine events that fit no track.
+    engine_events_unmatched;
+}

@@ -1,0 +1,185 @@
+//! What the control task keeps of one session.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use forwarder_common::ExtendedSeq;
+
+use super::keyframe::Keyframes;
+use super::report::{ReceptionHistory, SenderClock, ViewerReport};
+use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberTrackId};
+use crate::session::codec::Format;
+use crate::session::peer::{Pair, Peer};
+use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
+
+/// Names a session for the life of the process.
+pub(super) type Key = u64;
+
+/// One WHIP or WHEP session.
+pub(super) struct Session {
+    /// Last segment of the `Location`: whoever knows it may change and end the session.
+    pub(super) id: String,
+    /// First part of `id`, which may be shown.
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) stream: String,
+    pub(super) peer: Peer,
+    /// Entity tag of the ICE session.
+    pub(super) etag: String,
+    /// Our ICE username fragment, as the index has it.
+    pub(super) ufrag: String,
+    /// Address pairs that the index has.
+    pub(super) pairs: Vec<Pair>,
+    pub(super) created: Instant,
+    /// When ICE or DTLS want to be called.
+    pub(super) peer_deadline: Instant,
+    /// When the timers have the session.
+    pub(super) armed: Option<Instant>,
+    pub(super) tracks: Tracks,
+    /// Keys and reports, once connected.
+    pub(super) media: Option<Media>,
+    /// CNAME of our RTCP in this session, and name of the media stream.
+    pub(super) cname: String,
+}
+
+/// Tracks by role, as negotiated.
+pub(super) enum Tracks {
+    Publisher(Vec<PublisherTrack>),
+    Viewer(Vec<ViewerTrack>),
+}
+
+impl Session {
+    pub(super) fn publisher_tracks(&self) -> &[PublisherTrack] {
+        match &self.tracks {
+            Tracks::Publisher(tracks) => tracks,
+            Tracks::Viewer(_) => &[],
+        }
+    }
+
+    pub(super) fn publisher_tracks_mut(&mut self) -> &mut [PublisherTrack] {
+        match &mut self.tracks {
+            Tracks::Publisher(tracks) => tracks,
+            Tracks::Viewer(_) => &mut [],
+        }
+    }
+
+    pub(super) fn viewer_tracks(&self) -> &[ViewerTrack] {
+        match &self.tracks {
+            Tracks::Viewer(tracks) => tracks,
+            Tracks::Publisher(_) => &[],
+        }
+    }
+
+    pub(super) fn viewer_tracks_mut(&mut self) -> &mut [ViewerTrack] {
+        match &mut self.tracks {
+            Tracks::Viewer(tracks) => tracks,
+            Tracks::Publisher(_) => &mut [],
+        }
+    }
+}
+
+/// What a connected session has.
+pub(super) struct Media {
+    pub(super) engine: SessionId,
+    pub(super) profile: Profile,
+    /// Where media goes and comes from, as the engine knows it.
+    pub(super) pair: Pair,
+    pub(super) rtp: RtpOpener,
+    pub(super) opener: RtcpOpener,
+    pub(super) sealer: RtcpSealer,
+    /// SSRC of our own reports.
+    pub(super) ssrc: u32,
+    pub(super) connected: Instant,
+    /// When the engine's lease was renewed.
+    pub(super) refreshed: Instant,
+    pub(super) next_report: Instant,
+    pub(super) next_remb: Instant,
+    /// Authentications of unknown RTP left in the current second.
+    pub(super) budget: Budget,
+    /// The publisher's wall clock against ours, from its first SR.
+    pub(super) clock: Option<SenderClock>,
+    /// SSRCs that the publisher used before, and where their index stood: they may come back.
+    pub(super) former: VecDeque<(u32, ExtendedSeq)>,
+}
+
+/// A kind of media that a publisher sends.
+pub(super) struct PublisherTrack {
+    pub(super) format: Format,
+    pub(super) source: Option<Source>,
+    pub(super) keyframes: Keyframes,
+}
+
+impl PublisherTrack {
+    pub(super) fn kind(&self) -> Kind {
+        self.format.codec.kind()
+    }
+}
+
+/// The SSRC from which a track comes now.
+pub(super) struct Source {
+    pub(super) ssrc: u32,
+    pub(super) id: PublisherTrackId,
+    /// When the SSRC was learnt, and the RTP timestamp of that packet.
+    pub(super) learnt: Instant,
+    pub(super) first_timestamp: u32,
+    pub(super) reception: ReceptionHistory,
+}
+
+/// A kind of media that a viewer receives.
+pub(super) struct ViewerTrack {
+    pub(super) format: Format,
+    pub(super) ssrc: u32,
+    /// Where the outgoing index goes on; above all that were used while nothing is attached.
+    pub(super) next_out: ExtendedSeq,
+    pub(super) attachment: Attachment,
+    pub(super) timestamp_offset: u32,
+    /// Last outgoing timestamp of the former publisher and when it was sent: what a new one goes on from.
+    pub(super) left_at: Option<(u32, u64)>,
+    /// Copies and payload bytes of former attachments.
+    pub(super) sent_before: (u64, u64),
+    pub(super) report: ViewerReport,
+}
+
+impl ViewerTrack {
+    pub(super) fn kind(&self) -> Kind {
+        self.format.codec.kind()
+    }
+}
+
+/// Whether the engine feeds a viewer's track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attachment {
+    /// Nothing flows; `next_out` is right.
+    Idle,
+    Attached {
+        track: SubscriberTrackId,
+        from: PublisherTrackId,
+    },
+    /// Waiting for the engine to say where the index stands.
+    Stopping {
+        track: SubscriberTrackId,
+    },
+}
+
+/// So much work in a second, no more.
+pub(super) struct Budget {
+    since: Instant,
+    left: u32,
+    per_second: u32,
+}
+
+impl Budget {
+    pub(super) fn new(now: Instant, per_second: u32) -> Self {
+        Self { since: now, left: per_second, per_second }
+    }
+
+    /// Takes one unit; `false` if there is none left.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since).as_secs() >= 1 {
+            (self.since, self.left) = (now, self.per_second);
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
+}
