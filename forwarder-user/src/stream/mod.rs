@@ -14,6 +14,8 @@ mod signalling;
 mod snapshot;
 mod sockets;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

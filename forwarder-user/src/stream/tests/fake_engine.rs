@@ -1,0 +1,144 @@
+//! An engine that moves nothing: it keeps what it is told and says what a real one would say.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use forwarder_common::ExtendedSeq;
+
+use crate::engine::*;
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub sessions: BTreeMap<u32, NewSession>,
+    pub publisher_tracks: BTreeMap<u32, (SessionId, NewPublisherTrack)>,
+    pub subscriber_tracks: BTreeMap<u32, (SessionId, PublisherTrackId, NewSubscriberTrack)>,
+    pub publisher_stats: PublisherStats,
+    pub subscriber_stats: SubscriberStats,
+    /// Names of the calls, in order.
+    pub calls: Vec<String>,
+    /// `next_out` of the next stop, in packets after the one at the start.
+    pub sent_per_track: u64,
+    pub refuse_sessions: bool,
+}
+
+pub(crate) struct FakeEngine {
+    state: Mutex<State>,
+    events: Events,
+}
+
+impl FakeEngine {
+    pub(crate) fn new() -> (Arc<Self>, tokio::sync::mpsc::UnboundedReceiver<Event>) {
+        let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+        (Arc::new(Self { state: Mutex::default(), events }), receiver)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The lowest handle that is free, as a table of slots gives it.
+    fn free<T>(used: &BTreeMap<u32, T>) -> u32 {
+        (0..).find(|id| !used.contains_key(id)).unwrap()
+    }
+
+    fn stop(&self, state: &mut State, id: u32) {
+        if let Some((_, _, track)) = state.subscriber_tracks.remove(&id) {
+            let next_out = ExtendedSeq(track.next_out.0 + state.sent_per_track);
+            let _ = self.events.send(Event::SubscriberTrackStopped { track: SubscriberTrackId(id), next_out });
+        }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn describe(&self) -> String {
+        "fake".into()
+    }
+
+    fn describe_session(&self, _: SessionId) -> String {
+        "fake".into()
+    }
+
+    fn add_session(&self, session: NewSession) -> Result<SessionId, EngineError> {
+        let mut state = self.state();
+        state.calls.push(format!("add_session {:?}", session.role));
+        if state.refuse_sessions {
+            return Err(EngineError::Full { table: "SESSIONS", limit: 0, key: "sessions" });
+        }
+        let id = Self::free(&state.sessions);
+        state.sessions.insert(id, session);
+        Ok(SessionId(id))
+    }
+
+    fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError> {
+        let mut state = self.state();
+        state.calls.push("move_session".into());
+        state.sessions.get_mut(&session.0).ok_or(EngineError::Unknown("session"))?.transport = transport;
+        Ok(())
+    }
+
+    fn refresh_session(&self, _: SessionId) {
+        self.state().calls.push("refresh_session".into());
+    }
+
+    fn remove_session(&self, session: SessionId) {
+        let mut state = self.state();
+        let removed = state.sessions.remove(&session.0);
+        state.calls.push(format!("remove_session {:?}", removed.map(|session| session.role)));
+    }
+
+    fn add_publisher_track(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError> {
+        let mut state = self.state();
+        state.calls.push("add_publisher_track".into());
+        let id = Self::free(&state.publisher_tracks);
+        state.publisher_tracks.insert(id, (session, track));
+        Ok(PublisherTrackId(id))
+    }
+
+    fn remove_publisher_track(&self, track: PublisherTrackId) {
+        let mut state = self.state();
+        state.calls.push("remove_publisher_track".into());
+        state.publisher_tracks.remove(&track.0);
+        let of = |(id, (_, from, _)): (&u32, &(SessionId, PublisherTrackId, _))| (*from == track).then_some(*id);
+        let subscribers: Vec<u32> = state.subscriber_tracks.iter().filter_map(of).collect();
+        subscribers.into_iter().for_each(|id| self.stop(&mut state, id));
+        let _ = self.events.send(Event::PublisherTrackStopped { track });
+    }
+
+    fn add_subscriber_track(
+        &self,
+        session: SessionId,
+        from: PublisherTrackId,
+        track: NewSubscriberTrack,
+    ) -> Result<SubscriberTrackId, EngineError> {
+        let mut state = self.state();
+        state.calls.push("add_subscriber_track".into());
+        let id = Self::free(&state.subscriber_tracks);
+        state.subscriber_tracks.insert(id, (session, from, track));
+        let _ = self.events.send(Event::SubscriberTrackStarted { track: SubscriberTrackId(id) });
+        Ok(SubscriberTrackId(id))
+    }
+
+    fn remove_subscriber_track(&self, track: SubscriberTrackId) {
+        let mut state = self.state();
+        state.calls.push("remove_subscriber_track".into());
+        self.stop(&mut state, track.0);
+    }
+
+    fn publisher_stats(&self, track: PublisherTrackId) -> Option<PublisherStats> {
+        let state = self.state();
+        state.publisher_tracks.contains_key(&track.0).then_some(state.publisher_stats)
+    }
+
+    fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
+        let state = self.state();
+        state.subscriber_tracks.contains_key(&track.0).then_some(state.subscriber_stats)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        vec![]
+    }
+}
