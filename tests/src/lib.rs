@@ -9,5 +9,6 @@ pub mod frame;
 pub mod netns;
 pub mod peer;
 pub mod place;
+pub mod server;
 pub mod srtp;
 pub mod whip;

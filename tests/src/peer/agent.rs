@@ -60,6 +60,8 @@ pub(crate) struct Agent {
     profile: Arc<OnceLock<SrtpProfile>>,
     asked: Instant,
     stats: Shared,
+    /// Nothing is sent meanwhile, but the session lives.
+    paused: bool,
     /// When str0m wants to be called.
     timeout: Instant,
     answer: String,
@@ -113,6 +115,7 @@ impl Agent {
             profile,
             asked: now,
             stats: Shared::default(),
+            paused: false,
             timeout: now,
             answer: String::new(),
             pending: None,
@@ -203,6 +206,11 @@ impl Agent {
         self.poll();
     }
 
+    /// Stops sending media, or goes on with it.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     /// Sends BYE and close_notify.
     pub fn close(&mut self) {
         let _ = self.rtc.close();
@@ -219,7 +227,8 @@ impl Agent {
 
     /// When `advance` must be called again.
     pub fn due(&self) -> Instant {
-        let tracks = self.sections.iter().filter_map(|section| section.track.as_ref());
+        let sending = self.sections.iter().filter(|_| !self.paused);
+        let tracks = sending.filter_map(|section| section.track.as_ref());
         tracks.map(Track::due).fold(self.timeout, Instant::min)
     }
 
@@ -254,7 +263,7 @@ impl Agent {
     /// Sends what is due and lets str0m's clock go on.
     pub fn advance(&mut self, now: Instant) {
         let connected = lock(&self.stats).connected.is_some();
-        if self.way == Way::Publish && connected {
+        if self.way == Way::Publish && connected && !self.paused {
             for at in 0..self.sections.len() {
                 self.send_due(at, now);
             }

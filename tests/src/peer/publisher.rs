@@ -59,6 +59,17 @@ impl Publisher {
         viewers::restart(&self.group, 0, &self.client, &mut self.session, &self.options, addresses)
     }
 
+    /// Stops sending media, so that counters come to rest, or goes on with it. The session lives.
+    ///
+    /// # Errors
+    /// The peer's thread has ended.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.group.with(0, move |agent| {
+            agent.pause(paused);
+            Ok(())
+        })
+    }
+
     /// DELETEs the session.
     ///
     /// # Errors
