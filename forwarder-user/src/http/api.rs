@@ -47,7 +47,8 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 }
 
 fn public(stream: &Value) -> Value {
-    json!({ "name": stream.get("name"), "live": stream.get("live"), "viewers": stream.get("viewers") })
+    let live = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
+    json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 
 async fn snapshot(app: &App) -> Result<Value, Failure> {

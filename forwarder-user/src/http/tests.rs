@@ -31,7 +31,7 @@ fn scripted() -> Control {
                 Command::Delete { session, reply, .. } if session == "known" => drop(reply.send(Ok(()))),
                 Command::Delete { reply, .. } => drop(reply.send(Err(Refusal::NotFound("no such session".into())))),
                 Command::Snapshot { reply } => drop(reply.send(json!({
-                    "streams": [{ "name": "cam", "live": true, "viewers": 2, "publisher": "192.0.2.1:5" }],
+                    "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
                 Command::Drain { reply } => drop(reply.send(())),
