@@ -90,7 +90,8 @@ pub enum Kind {
 /// A session with keys.
 #[derive(Clone, Debug)]
 pub struct NewSession {
-    /// As in the HTTP location. For the inspection commands.
+    /// First part of the id in the HTTP location, enough to tell sessions apart but not to end one.
+    /// For the inspection commands.
     pub id: String,
     /// Stream name. For the inspection commands.
     pub stream: String,

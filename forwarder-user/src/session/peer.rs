@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use str0m::change::SdpOffer;
-use str0m::config::DtlsCert;
+use str0m::config::{DtlsCert, DtlsVersion};
 use str0m::ice::{IceCreds, StunMessage};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig};
@@ -83,6 +83,7 @@ impl Peer {
             .set_ice_lite(true)
             .set_rtp_mode(true)
             .set_dtls_cert(certificate)
+            .set_dtls_version(DtlsVersion::Dtls12)
             .clear_extension_map()
             .set_stats_interval(Some(STATS_INTERVAL));
         let (mut rtc, keys) = guard(|| Ok(capture::build(config, now)))?;

@@ -225,3 +225,73 @@ fn write_remb(packet: &mut Vec<u8>, our_ssrc: u32, bitrate: u64, ssrcs: &[u32]) 
     packet.extend((((ssrcs.len() as u32) << 24) | (exponent << 18) | mantissa).to_be_bytes());
     ssrcs.iter().for_each(|ssrc| packet.extend(ssrc.to_be_bytes()));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECEPTION: Reception = Reception {
+        ssrc: 0x1234_5678,
+        fraction_lost: 7,
+        cumulative_lost: -3,
+        highest: 0x0001_ffff,
+        jitter: 42,
+        last_sr: 0x1122_3344,
+        delay_since_last_sr: 65_536,
+    };
+
+    #[test]
+    fn what_we_write_to_publishers_reads_back() {
+        let feedback = [Feedback::Pli { ssrc: 5 }, Feedback::Fir { ssrc: 6, seq: 3 }];
+        let packet = to_publisher(1, "cname", &[RECEPTION], &feedback).unwrap();
+        let keyframe = |ssrc| Incoming::KeyframeRequest { ssrc };
+        assert_eq!(parse(&packet).unwrap(), [Incoming::Reception(RECEPTION), keyframe(5), keyframe(6)]);
+        let huge = Reception { cumulative_lost: i32::MAX, ..RECEPTION };
+        let Incoming::Reception(read) = parse(&to_publisher(1, "c", &[huge], &[]).unwrap()).unwrap()[0] else {
+            panic!("no report block")
+        };
+        assert_eq!(read.cumulative_lost, 0x7f_ffff, "24 bits, held at the limit");
+    }
+
+    #[test]
+    fn what_we_write_to_viewers_reads_back() {
+        let sent = |ssrc| Sent { ssrc, ntp: 0x8899_aabb_ccdd_eeff, rtp: 90_000, packets: 3, octets: 4 };
+        let packet = to_viewer(&[sent(1), sent(2)], "cname").unwrap();
+        let report = |ssrc| Incoming::SenderReport { ssrc, ntp: 0x8899_aabb_ccdd_eeff, rtp: 90_000 };
+        assert_eq!(parse(&packet).unwrap(), [report(1), report(2)]);
+        assert_eq!(parse(&bye(&[1, 2], "cname").unwrap()).unwrap(), []);
+    }
+
+    /// draft-alvestrand-rmcat-remb-03 §2.2.
+    #[test]
+    fn remb_has_mantissa_and_exponent() {
+        for bitrate in [0, 1, 262_143, 262_144, 1_500_000, 4_000_000, u64::MAX] {
+            let mut packet = vec![];
+            write_remb(&mut packet, 1, bitrate, &[7, 8]);
+            assert_eq!(packet.len(), 4 * (1 + usize::from(u16::from_be_bytes([packet[2], packet[3]]))));
+            let word = u32::from_be_bytes(packet[16..20].try_into().unwrap());
+            assert_eq!((&packet[12..16], word >> 24), (&b"REMB"[..], 2));
+            let read = u128::from(word & 0x3_ffff) << (word >> 18 & 0x3f);
+            let error = u128::from(bitrate) - read;
+            assert!(error <= u128::from(bitrate) >> 17, "{bitrate} reads as {read}");
+            assert_eq!(parse(&packet), Ok(vec![]));
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_malformed() {
+        let packet = to_publisher(1, "cname", &[RECEPTION], &[Feedback::Pli { ssrc: 5 }]).unwrap();
+        for len in 1..packet.len() {
+            // A compound cut between two packets is a shorter compound.
+            let whole = parse(&packet[..len]).is_ok();
+            assert_eq!(whole, [32, 48].contains(&len), "{len} of {}", packet.len());
+        }
+        let mut version = packet.clone();
+        version[0] &= 0x3f;
+        assert_eq!(parse(&version), Err(Malformed));
+        let mut blocks = packet;
+        blocks[0] |= 31;
+        assert_eq!(parse(&blocks), Err(Malformed), "31 blocks announced, one there");
+        assert_eq!(parse(&[0x81, 206, 0, 0]), Err(Malformed));
+    }
+}

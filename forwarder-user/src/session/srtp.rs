@@ -3,13 +3,12 @@
 
 use std::collections::HashMap;
 
-use forwarder_common::ExtendedSeq;
+use forwarder_common::rtp::{RtpHeader, TAG_LEN};
+use forwarder_common::{ExtendedSeq, nonce};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::engine::{MediaKey, Profile};
 
-/// Authentication tag, bytes.
-pub const TAG: usize = 16;
 /// `E` flag and index at the end of an SRTCP packet, bytes.
 const TRAILER: usize = 4;
 /// RTCP header and sender SSRC, which stay in the clear.
@@ -35,58 +34,12 @@ impl Cipher {
         Self { key: LessSafeKey::new(unbound), salt: key.salt }
     }
 
-    /// RFC 7714 §8.1: `00 00 | SSRC | ROC | SEQ`, exclusive or the salt.
     fn rtp_nonce(&self, ssrc: u32, index: ExtendedSeq) -> Nonce {
-        let mut iv = [0; 12];
-        iv[2..6].copy_from_slice(&ssrc.to_be_bytes());
-        iv[6..12].copy_from_slice(&index.0.to_be_bytes()[2..]);
-        self.salted(iv)
+        Nonce::assume_unique_for_key(nonce::rtp(self.salt, ssrc, index))
     }
 
-    /// RFC 7714 §9.1: `00 00 | SSRC | 00 00 | 0 and 31-bit index`, exclusive or the salt.
     fn rtcp_nonce(&self, ssrc: u32, index: u32) -> Nonce {
-        let mut iv = [0; 12];
-        iv[2..6].copy_from_slice(&ssrc.to_be_bytes());
-        iv[8..12].copy_from_slice(&index.to_be_bytes());
-        self.salted(iv)
-    }
-
-    fn salted(&self, mut iv: [u8; 12]) -> Nonce {
-        iv.iter_mut().zip(self.salt).for_each(|(byte, salt)| *byte ^= salt);
-        Nonce::assume_unique_for_key(iv)
-    }
-}
-
-/// The parts of an RTP header that matter here (RFC 3550 §5.1, RFC 8285).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RtpHeader {
-    pub payload_type: u8,
-    pub seq: u16,
-    pub timestamp: u32,
-    pub ssrc: u32,
-    /// With CSRCs and extension.
-    pub len: usize,
-}
-
-impl RtpHeader {
-    /// `None`: not RTP version 2, or shorter than its CSRC list and extension say.
-    pub fn parse(packet: &[u8]) -> Option<Self> {
-        let fixed: &[u8; 12] = packet.first_chunk()?;
-        if fixed[0] >> 6 != 2 {
-            return None;
-        }
-        let mut len = 12 + 4 * usize::from(fixed[0] & 0x0f);
-        if fixed[0] & 0x10 != 0 {
-            let extension: &[u8; 4] = packet.get(len..)?.first_chunk()?;
-            len += 4 + 4 * usize::from(u16::from_be_bytes([extension[2], extension[3]]));
-        }
-        (len <= packet.len()).then_some(Self {
-            payload_type: fixed[1] & 0x7f,
-            seq: u16::from_be_bytes([fixed[2], fixed[3]]),
-            timestamp: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
-            ssrc: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
-            len,
-        })
+        Nonce::assume_unique_for_key(nonce::rtcp(self.salt, ssrc, index))
     }
 }
 
@@ -99,13 +52,11 @@ impl RtpOpener {
     }
 
     /// Is the tag right for this index? The plaintext is not kept: the packet only teaches us its SSRC.
-    pub fn authenticate(&self, header: &RtpHeader, packet: &[u8], index: ExtendedSeq) -> bool {
-        let Some((aad, body)) = packet.split_at_checked(header.len) else { return false };
-        if body.len() < TAG {
-            return false;
-        }
+    pub fn authenticate(&self, packet: &[u8], index: ExtendedSeq) -> bool {
+        let Some((header, len)) = RtpHeader::parse(packet) else { return false };
+        let (aad, body) = packet.split_at(len);
         let mut body = body.to_vec();
-        let nonce = self.0.rtp_nonce(header.ssrc, index);
+        let nonce = self.0.rtp_nonce(header.ssrc(), index);
         self.0.key.open_in_place(nonce, Aad::from(aad), &mut body).is_ok()
     }
 }
@@ -139,7 +90,7 @@ impl RtcpOpener {
     /// # Errors
     /// [`RtcpRefused`]; the replay list then stays as it was.
     pub fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, RtcpRefused> {
-        let Some(body_end) = packet.len().checked_sub(TRAILER).filter(|end| *end >= RTCP_HEADER + TAG) else {
+        let Some(body_end) = packet.len().checked_sub(TRAILER).filter(|end| *end >= RTCP_HEADER + TAG_LEN) else {
             return Err(RtcpRefused::Truncated);
         };
         let (Some(header), Some(trailer)) = (packet.first_chunk::<RTCP_HEADER>(), packet.last_chunk::<TRAILER>())
@@ -261,11 +212,11 @@ mod tests {
             let mut sealed = hex(sealed);
             assert_eq!(seal_rtp(&key(profile), &plain, ExtendedSeq(0xf17b)), sealed, "{profile:?}");
             let opener = RtpOpener::new(&key(profile));
-            let header = RtpHeader::parse(&sealed).unwrap();
-            assert!(opener.authenticate(&header, &sealed, ExtendedSeq(0xf17b)));
-            assert!(!opener.authenticate(&header, &sealed, ExtendedSeq(0x1_f17b)), "another ROC");
+            assert!(opener.authenticate(&sealed, ExtendedSeq(0xf17b)));
+            assert!(!opener.authenticate(&sealed, ExtendedSeq(0x1_f17b)), "another ROC");
+            (0..sealed.len()).for_each(|len| assert!(!opener.authenticate(&sealed[..len], ExtendedSeq(0xf17b))));
             *sealed.last_mut().unwrap() ^= 1;
-            assert!(!opener.authenticate(&header, &sealed, ExtendedSeq(0xf17b)), "forged tag");
+            assert!(!opener.authenticate(&sealed, ExtendedSeq(0xf17b)), "forged tag");
         }
     }
 
@@ -323,19 +274,5 @@ mod tests {
         sealer.next_index = MAX_INDEX;
         assert!(sealer.seal(&hex(RTCP)).is_some());
         assert!(sealer.seal(&hex(RTCP)).is_none());
-    }
-
-    #[test]
-    fn rtp_headers() {
-        let mut packet = hex(RTP);
-        let header = RtpHeader::parse(&packet).unwrap();
-        assert_eq!((header.payload_type, header.seq, header.ssrc, header.len), (0x40, 0xf17b, 0x5501_a0b2, 12));
-        packet[0] = 0x92; // two CSRCs and an extension of 0x616c words: longer than the packet
-        assert!(RtpHeader::parse(&packet).is_none());
-        for len in 0..12 {
-            assert!(RtpHeader::parse(&packet[..len]).is_none());
-        }
-        packet[0] = 0x40;
-        assert!(RtpHeader::parse(&packet).is_none(), "version 1");
     }
 }

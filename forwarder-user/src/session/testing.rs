@@ -1,9 +1,9 @@
 //! Helpers of the unit tests.
 
 use forwarder_common::ExtendedSeq;
+use forwarder_common::rtp::RtpHeader;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use super::srtp::RtpHeader;
 use crate::engine::{MediaKey, Profile};
 
 /// Bytes of a hexadecimal string.
@@ -13,21 +13,18 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
 
 /// Seals an RTP packet as a peer would. Written apart from the product code, as its oracle.
 pub(crate) fn seal_rtp(key: &MediaKey, packet: &[u8], index: ExtendedSeq) -> Vec<u8> {
-    let header = RtpHeader::parse(packet).unwrap();
-    let mut sealed = packet[header.len..].to_vec();
-    cipher(key)
-        .seal_in_place_append_tag(nonce(key, &header, index), Aad::from(&packet[..header.len]), &mut sealed)
-        .unwrap();
-    [&packet[..header.len], &sealed].concat()
+    let (header, len) = RtpHeader::parse(packet).unwrap();
+    let mut sealed = packet[len..].to_vec();
+    cipher(key).seal_in_place_append_tag(nonce(key, &header, index), Aad::from(&packet[..len]), &mut sealed).unwrap();
+    [&packet[..len], &sealed].concat()
 }
 
 /// Opens one; `None` if the tag is wrong.
 pub(crate) fn open_rtp(key: &MediaKey, packet: &[u8], index: ExtendedSeq) -> Option<Vec<u8>> {
-    let header = RtpHeader::parse(packet)?;
-    let mut body = packet[header.len..].to_vec();
-    let plain =
-        cipher(key).open_in_place(nonce(key, &header, index), Aad::from(&packet[..header.len]), &mut body).ok()?;
-    Some([&packet[..header.len], plain].concat())
+    let (header, len) = RtpHeader::parse(packet)?;
+    let mut body = packet[len..].to_vec();
+    let plain = cipher(key).open_in_place(nonce(key, &header, index), Aad::from(&packet[..len]), &mut body).ok()?;
+    Some([&packet[..len], plain].concat())
 }
 
 fn cipher(key: &MediaKey) -> LessSafeKey {
@@ -36,7 +33,7 @@ fn cipher(key: &MediaKey) -> LessSafeKey {
 }
 
 fn nonce(key: &MediaKey, header: &RtpHeader, index: ExtendedSeq) -> Nonce {
-    let iv = u128::from(header.ssrc) << 48 | u128::from(index.0);
+    let iv = u128::from(header.ssrc()) << 48 | u128::from(index.0);
     let iv: [u8; 12] = iv.to_be_bytes()[4..].try_into().unwrap();
     Nonce::assume_unique_for_key(std::array::from_fn(|i| iv[i] ^ key.salt[i]))
 }

@@ -169,7 +169,8 @@ fn publisher_report(
     for track in session.publisher_tracks_mut() {
         let kind = track.kind();
         let Some(source) = track.source.as_mut() else { continue };
-        if report_due && let Some(stats) = engine.publisher_stats(source.id) {
+        if report_due && let Some(mut stats) = engine.publisher_stats(source.id).filter(|stats| stats.packets > 0) {
+            stats.packets += source.passed_up;
             receptions.extend(source.reception.report(source.ssrc, &stats, now));
         }
         if kind != Kind::Video {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
+use forwarder_common::rtp::RtpHeader;
 
 use super::clock::boot_ns;
 use super::ids::random_ssrc;
@@ -16,7 +17,7 @@ use crate::engine::{
 use crate::session::capture::Keying;
 use crate::session::kdf;
 use crate::session::peer::Pair;
-use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpHeader, RtpOpener};
+use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
 
 /// RTP packets of unknown SSRCs that one session may have authenticated in a second.
 const UNKNOWN_RTP_PER_SECOND: u32 = 200;
@@ -125,7 +126,7 @@ impl Task {
             self.counters.rtp_unexpected += 1;
             return;
         };
-        let Some(header) = RtpHeader::parse(packet) else {
+        let Some((header, _)) = RtpHeader::parse(packet) else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
@@ -133,17 +134,20 @@ impl Task {
             self.counters.rtp_rate_limited += 1;
             return;
         }
-        let former = media.former.iter().rev().find(|(ssrc, _)| *ssrc == header.ssrc).map(|(_, index)| *index);
-        let Some(index) = authenticate(&media.rtp, &header, packet, former) else {
+        let former = media.former.iter().rev().find(|(ssrc, _)| *ssrc == header.ssrc()).map(|(_, index)| *index);
+        let Some(index) = authenticate(&media.rtp, header.seq(), packet, former) else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        let tracks = session.publisher_tracks();
-        if tracks.iter().any(|track| track.source.as_ref().is_some_and(|source| source.ssrc == header.ssrc)) {
+        let tracks = session.publisher_tracks_mut();
+        let known =
+            tracks.iter_mut().filter_map(|track| track.source.as_mut()).find(|known| known.ssrc == header.ssrc());
+        if let Some(source) = known {
+            source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
             self.counters.rtp_known_ssrc += 1;
             return;
         }
-        let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type);
+        let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
         match track {
             Some(track) => self.learn(key, track, &header, index, now),
             None => self.counters.rtp_other_payload_type += 1,
@@ -161,9 +165,9 @@ impl Task {
         let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
         let codec = entry.format.codec;
         let new = NewPublisherTrack {
-            ssrc: header.ssrc,
+            ssrc: header.ssrc(),
             kind: codec.kind(),
-            payload_type: header.payload_type,
+            payload_type: header.payload_type(),
             clock_rate: codec.clock_rate(),
             first,
         };
@@ -171,17 +175,18 @@ impl Task {
         match added {
             Ok(id) => {
                 entry.source = Some(Source {
-                    ssrc: header.ssrc,
+                    ssrc: header.ssrc(),
                     id,
                     learnt: now,
-                    first_timestamp: header.timestamp,
+                    first_timestamp: header.timestamp(),
+                    passed_up: 0,
                     reception: ReceptionHistory::default(),
                 });
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
                 entry.keyframes.want();
                 self.counters.ssrcs_learnt += 1;
                 let (name, stream) = (&session.name, session.stream.clone());
-                tracing::info!(session = name, stream, ssrc = header.ssrc, codec = codec.name(), "track started");
+                tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }
@@ -400,16 +405,11 @@ fn transport(sockets: &super::sockets::Sockets, pair: Pair) -> Option<Transport>
 /// The index under which a packet of an SSRC that the engine does not know is authentic. A new
 /// SSRC starts with ROC 0; its first packet may be lost and the sequence number wrap before the
 /// first one that we see.
-fn authenticate(
-    opener: &RtpOpener,
-    header: &RtpHeader,
-    packet: &[u8],
-    former: Option<ExtendedSeq>,
-) -> Option<ExtendedSeq> {
-    let first = ExtendedSeq(u64::from(header.seq));
-    let wrapped = (header.seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
-    let guesses = [former.and_then(|highest| highest.estimate(header.seq)), Some(first), wrapped];
-    guesses.into_iter().flatten().find(|index| opener.authenticate(header, packet, *index))
+fn authenticate(opener: &RtpOpener, seq: u16, packet: &[u8], former: Option<ExtendedSeq>) -> Option<ExtendedSeq> {
+    let first = ExtendedSeq(u64::from(seq));
+    let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
+    let guesses = [former.and_then(|highest| highest.estimate(seq)), Some(first), wrapped];
+    guesses.into_iter().flatten().find(|index| opener.authenticate(packet, *index))
 }
 
 impl super::session::ViewerTrack {

@@ -122,6 +122,9 @@ pub(super) struct Source {
     /// When the SSRC was learnt, and the RTP timestamp of that packet.
     pub(super) learnt: Instant,
     pub(super) first_timestamp: u32,
+    /// Packets that came up to us between that one and the engine's first. They have arrived, so
+    /// reports must not call them lost.
+    pub(super) passed_up: u64,
     pub(super) reception: ReceptionHistory,
 }
 

@@ -32,17 +32,20 @@ impl Task {
             let codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
             let sources = tracks.iter().filter_map(|track| track.source.as_ref());
             let bitrate: u64 = sources.clone().map(|source| source.reception.bitrate).sum();
-            let lost: i64 = sources.map(|source| source.reception.cumulative_lost).sum();
+            let lost: i64 = sources.clone().map(|source| source.reception.cumulative_lost).sum();
+            let loss = sources.map(|source| source.reception.fraction_lost).max();
             json!({
                 "session": session.name,
                 "peer": session.peer.nominated().map(|pair| pair.peer.to_string()),
                 "codecs": codecs,
                 "bitrate": bitrate,
                 "lost": lost,
+                "loss": loss.map(|loss| f64::from(loss) / 256.0),
                 "age_s": age(session, now),
             })
         });
-        json!({ "name": name, "publisher": publisher, "viewers": stream.viewers.len() })
+        let live = stream.publisher.and_then(|key| self.sessions.get(&key)).is_some_and(|p| p.media.is_some());
+        json!({ "name": name, "live": live, "publisher": publisher, "viewers": stream.viewers.len() })
     }
 
     fn session(&self, session: &Session, now: Instant) -> Value {

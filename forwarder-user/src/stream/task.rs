@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forwarder_common::rtp::{Protocol, protocol};
 use str0m::config::DtlsCert;
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
@@ -25,6 +26,9 @@ use crate::session::peer::{Pair, PeerEvent};
 const BATCH: usize = 64;
 /// Address pairs that one session may have in the index.
 const MAX_PAIRS: usize = 16;
+/// Consent lasts this long (RFC 7675 §5.1). str0m notices silence after 15 s, but not after an ICE
+/// restart that the peer never followed up.
+const CONSENT: Duration = Duration::from_secs(30);
 /// An address pair on which ICE checks came so recently is not given to another session.
 const PAIR_IN_USE: Duration = Duration::from_secs(5);
 
@@ -110,14 +114,14 @@ impl Task {
         }
     }
 
-    fn close_all(&mut self) {
+    pub(super) fn close_all(&mut self) {
         let keys: Vec<Key> = self.sessions.keys().copied().collect();
         for key in keys {
             self.close(key, "the server stops");
         }
     }
 
-    fn run_timers(&mut self, now: Instant) {
+    pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, key));
             if let Some(session) = self.sessions.get_mut(&key) {
@@ -132,6 +136,11 @@ impl Task {
         if session.media.is_none() && now >= session.created + self.config.connect_timeout {
             self.counters.sessions_timed_out += 1;
             return self.close(key, "it had no keys in time");
+        }
+        let consent = session.peer.consent().unwrap_or(session.created);
+        if session.media.is_some() && now >= consent + CONSENT {
+            self.counters.sessions_disconnected += 1;
+            return self.close(key, "its peer sent no ICE checks for 30 s");
         }
         if now >= session.peer_deadline
             && let Err(error) = session.peer.timeout(now)
@@ -202,35 +211,34 @@ impl Task {
         }
     }
 
-    /// RFC 7983, RFC 5761.
-    fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
-        match *bytes {
-            [0..=3, ..] => self.stun(pair, bytes, now),
-            [20..=63, ..] => {
-                let Some(key) = self.by_pair(pair) else { return };
-                let Some(session) = self.sessions.get_mut(&key) else { return };
-                match session.peer.receive(now, pair, bytes) {
-                    Ok(()) => self.flush(key, now),
-                    Err(error) => self.failed(key, &error),
+    pub(super) fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
+        let &[first, second, ..] = bytes else {
+            self.counters.other_protocol += 1;
+            return;
+        };
+        match protocol(first, second) {
+            Protocol::Stun => self.stun(pair, bytes, now),
+            Protocol::Other => self.counters.other_protocol += 1,
+            of_a_session => {
+                let Some(key) = self.index.by_pair.get(&pair).copied() else {
+                    self.counters.unknown_peer += 1;
+                    return;
+                };
+                match of_a_session {
+                    Protocol::Rtcp => self.rtcp(key, bytes, now),
+                    Protocol::Rtp => self.rtp(key, pair, bytes, now),
+                    _ => self.dtls(key, pair, bytes, now),
                 }
             }
-            [128..=191, second, ..] => {
-                let Some(key) = self.by_pair(pair) else { return };
-                match second & 0x7f {
-                    64..=95 => self.rtcp(key, bytes, now),
-                    _ => self.rtp(key, pair, bytes, now),
-                }
-            }
-            _ => self.counters.other_protocol += 1,
         }
     }
 
-    fn by_pair(&mut self, pair: Pair) -> Option<Key> {
-        let key = self.index.by_pair.get(&pair).copied();
-        if key.is_none() {
-            self.counters.unknown_peer += 1;
+    fn dtls(&mut self, key: Key, pair: Pair, bytes: &[u8], now: Instant) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        match session.peer.receive(now, pair, bytes) {
+            Ok(()) => self.flush(key, now),
+            Err(error) => self.failed(key, &error),
         }
-        key
     }
 
     fn stun(&mut self, pair: Pair, bytes: &[u8], now: Instant) {

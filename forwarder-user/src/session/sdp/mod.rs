@@ -8,6 +8,8 @@ mod answer;
 mod fragment;
 mod negotiate;
 mod offer;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, LocalDescription, OutgoingSource};
 pub use fragment::Fragment;

@@ -2,7 +2,10 @@
 
 mod client;
 mod fake_engine;
+mod lab;
+mod limits;
 mod sessions;
+mod tracks;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use str0m::media::MediaKind;
 use super::*;
 use crate::engine::Kind;
 use crate::session::testing::{open_rtp, seal_rtp};
+use crate::stream::{Patched, Refusal};
 
 #[tokio::test]
 async fn a_publishers_keys_and_first_packet_reach_the_engine() {
@@ -71,4 +72,90 @@ async fn a_viewer_is_attached_with_its_own_ssrc_and_key() {
     );
     viewer.until("close_notify", |viewer| viewer.count(|event| matches!(event, Event::Closed)) == 1).await;
     assert!(control.delete(Role::Subscriber, "room".into(), id).await.is_err());
+}
+
+#[tokio::test]
+async fn an_ice_restart_keeps_keys_and_moves_the_session() {
+    let (control, engine) = start(config());
+    let mut publisher = publisher(&control, "room").await;
+    publisher.until("keys in the engine", |_| !engine.state().sessions.is_empty()).await;
+    let answer = publisher.answer.clone().unwrap();
+    let patch = async |if_match: Option<&str>, fragment: &str| {
+        let (stream, session) = ("room".to_owned(), answer.session.clone());
+        control.patch(Role::Publisher, stream, session, if_match.map(str::to_owned), fragment.to_owned()).await
+    };
+    let trickle = "a=candidate:1 1 udp 1 3f2a.local 9 typ host\r\n";
+    assert!(matches!(patch(Some(&answer.etag), trickle).await, Ok(Patched::Trickled)));
+    assert!(matches!(patch(Some("other"), trickle).await, Err(Refusal::PreconditionFailed(_))));
+    assert!(matches!(patch(None, "hello").await, Err(Refusal::Malformed(_))));
+
+    let (ufrag, pwd) = publisher.restart();
+    let fragment = format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\n");
+    assert!(matches!(patch(None, &fragment).await, Err(Refusal::PreconditionRequired(_))));
+    assert!(matches!(patch(Some("other"), &fragment).await, Err(Refusal::PreconditionFailed(_))));
+    let Ok(Patched::Restarted { fragment, etag }) = patch(Some("*"), &fragment).await else { panic!("no restart") };
+    assert_ne!(etag, answer.etag);
+    // The client takes the fragment as an answer with the credentials changed.
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{name} in {text}"))
+    };
+    let sdp = ["a=ice-ufrag:", "a=ice-pwd:"].iter().fold(answer.sdp.clone(), |sdp, name| {
+        sdp.replace(&format!("{name}{}", value(&answer.sdp, name)), &format!("{name}{}", value(&fragment, name)))
+    });
+    assert_ne!(sdp, answer.sdp);
+    publisher.accept(&sdp);
+    publisher.events.clear();
+    let nominated = |event: &Event| matches!(event, Event::IceConnectionStateChange(s) if *s == str0m::IceConnectionState::Connected || *s == str0m::IceConnectionState::Completed);
+    publisher.until("ICE again", |publisher| publisher.count(nominated) > 0).await;
+    publisher.write(MediaKind::Audio, 1, b"after the restart");
+    publisher.until("a track", |_| engine.state().publisher_tracks.len() == 1).await;
+    assert_eq!(engine.state().calls.iter().filter(|call| call.starts_with("add_session")).count(), 1);
+}
+
+#[tokio::test]
+async fn reports_of_real_peers_pass_both_ways() {
+    let (control, engine) = start(StreamConfig { refresh_interval: std::time::Duration::ZERO, ..config() });
+    let mut publisher = publisher(&control, "room").await;
+    publisher.write(MediaKind::Video, 1, b"video");
+    publisher.until("a video track", |_| engine.state().publisher_tracks.len() == 1).await;
+    let mut viewer = viewer(&control, "room").await;
+    viewer.until("attached", |_| engine.state().subscriber_tracks.len() == 1).await;
+    engine.state().subscriber_stats =
+        crate::engine::SubscriberStats { packets: 5, octets: 50, last_timestamp: 1, last_sent_ns: 1 };
+    engine.state().publisher_stats = crate::engine::PublisherStats {
+        first: ExtendedSeq(2),
+        highest: ExtendedSeq(3),
+        packets: 2,
+        last_arrival_ns: 1,
+        ..Default::default()
+    };
+    // str0m's own SRTCP is authentic to us, and none of ours to it is malformed.
+    viewer.until("a refreshed lease", |_| engine.state().calls.iter().any(|call| call == "refresh_session")).await;
+    for _ in 0..300 {
+        publisher.step(std::time::Duration::from_millis(2)).await;
+        viewer.step(std::time::Duration::from_millis(2)).await;
+    }
+    let counters = control.snapshot().await.unwrap()["counters"]["control"].clone();
+    assert_eq!((&counters["rtcp_auth_failed"], &counters["rtcp_malformed"]), (&0.into(), &0.into()), "{counters:#}");
+    assert_eq!(counters["datagrams_not_sent"], 0);
+    control.drain().await;
+    assert!(engine.state().sessions.is_empty());
+    publisher.until("close_notify", |publisher| publisher.count(|event| matches!(event, Event::Closed)) == 1).await;
+}
+
+#[tokio::test]
+async fn codecs_must_match() {
+    use str0m::format::Codec;
+    let (control, _engine) = start(config());
+    let mut publisher = Client::new(client::only(Codec::Vp9), Direction::SendOnly, &BOTH).await;
+    publisher.signal(&control, Role::Publisher, "room").await.unwrap();
+    let mut viewer = Client::new(client::only(Codec::Vp8), Direction::RecvOnly, &BOTH).await;
+    let refusal = viewer.signal(&control, Role::Subscriber, "room").await.unwrap_err();
+    assert!(matches!(&refusal, Refusal::NotAcceptable(why) if why.contains("VP9") && why.contains("VP8")), "{refusal}");
+    for codec in [Codec::Vp9, Codec::Vp9] {
+        let mut viewer = Client::new(client::only(codec), Direction::RecvOnly, &[MediaKind::Video]).await;
+        viewer.signal(&control, Role::Subscriber, "room").await.unwrap();
+        viewer.connect().await;
+    }
 }

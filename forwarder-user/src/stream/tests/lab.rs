@@ -1,0 +1,161 @@
+//! The control task without its loop: the test is the clock, and connects sessions without DTLS.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use forwarder_common::ExtendedSeq;
+use str0m::crypto::dtls::SrtpProfile;
+use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::engine::Event;
+use crate::session::capture::Keying;
+use crate::session::kdf::{self, Keys};
+use crate::session::peer::Pair;
+use crate::session::rtcp::{self, Incoming};
+use crate::session::srtp::{RtcpOpener, RtcpSealer};
+use crate::session::testing::seal_rtp;
+use crate::stream::session::Key;
+use crate::stream::task::Task;
+use crate::stream::{Answer, Command, Refusal};
+
+pub(super) const PUBLISH: &str = include_str!("../../session/sdp/fixtures/chromium_publish.sdp");
+pub(super) const PLAY: &str = include_str!("../../session/sdp/fixtures/chromium_play.sdp");
+
+/// Payload types of the fixtures.
+pub(super) const OPUS: u8 = 111;
+pub(super) const VP8: u8 = 96;
+
+pub(super) struct Lab {
+    pub task: Task,
+    pub engine: Arc<FakeEngine>,
+    events: mpsc::UnboundedReceiver<Event>,
+    pub now: Instant,
+}
+
+/// The other end of a connected session.
+pub(super) struct Remote {
+    pub key: Key,
+    pub answer: Answer,
+    pub socket: UdpSocket,
+    pub pair: Pair,
+    keys: Keys,
+    sealer: RtcpSealer,
+    opener: RtcpOpener,
+}
+
+impl Lab {
+    pub(super) async fn new(config: StreamConfig) -> Self {
+        let (engine, events) = FakeEngine::new();
+        let task = Task::new(config, engine.clone()).unwrap();
+        // Until the runtime has looked once, it takes a new socket for one that cannot be written to.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Self { task, engine, events, now: Instant::now() }
+    }
+
+    pub(super) fn offer(&mut self, role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.task.command(Command::Offer { role, stream: stream.into(), sdp: sdp.into(), reply }, self.now);
+        answer.try_recv().unwrap()
+    }
+
+    pub(super) fn publish(&mut self, stream: &str) -> Remote {
+        let answer = self.offer(Role::Publisher, stream, PUBLISH).unwrap();
+        self.connect(answer)
+    }
+
+    pub(super) fn play(&mut self, stream: &str) -> Remote {
+        let answer = self.offer(Role::Subscriber, stream, PLAY).unwrap();
+        self.connect(answer)
+    }
+
+    /// As if DTLS had just been completed.
+    pub(super) fn connect(&mut self, answer: Answer) -> Remote {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let pair = Pair { socket: 0, peer: socket.local_addr().unwrap() };
+        let key = self.task.index.by_id[&answer.session];
+        let keying = |we_are_client| Keying {
+            profile: SrtpProfile::AEAD_AES_256_GCM,
+            material: Zeroizing::new((key as u8..key as u8 + 88).collect()),
+            we_are_client,
+        };
+        self.task.connected(key, &keying(false), pair, self.now);
+        self.task.flush(key, self.now);
+        let keys = kdf::derive(&keying(true)).unwrap();
+        let (sealer, opener) = (RtcpSealer::new(&keys.outgoing.rtcp), RtcpOpener::new(&keys.incoming.rtcp));
+        self.events();
+        Remote { key, answer, socket, pair, keys, sealer, opener }
+    }
+
+    /// Delivers what the engine has said.
+    pub(super) fn events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.task.engine_event(event, self.now);
+        }
+    }
+
+    /// Lets time pass in steps of 10 ms.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(10);
+            self.task.run_timers(self.now);
+            self.events();
+        }
+    }
+
+    pub(super) fn rtp(&mut self, from: &Remote, payload_type: u8, ssrc: u32, index: u64, timestamp: u32) {
+        let mut packet = vec![0x80, payload_type];
+        packet.extend((index as u16).to_be_bytes());
+        packet.extend(timestamp.to_be_bytes());
+        packet.extend(ssrc.to_be_bytes());
+        packet.extend(b"payload");
+        let sealed = seal_rtp(&from.keys.outgoing.rtp, &packet, ExtendedSeq(index));
+        self.task.rtp(from.key, from.pair, &sealed, self.now);
+        self.events();
+    }
+
+    pub(super) fn rtcp(&mut self, from: &mut Remote, plain: &[u8]) {
+        let sealed = from.sealer.seal(plain).unwrap();
+        self.task.rtcp(from.key, &sealed, self.now);
+        self.events();
+    }
+
+    pub(super) fn counters(&self) -> serde_json::Value {
+        self.task.counters.to_json()
+    }
+}
+
+impl Remote {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.pair.peer
+    }
+
+    /// All SRTCP that has come, opened: packet types with their bytes, and what our parser says.
+    pub(super) fn received(&mut self) -> (Vec<Vec<u8>>, Vec<Incoming>) {
+        self.socket.set_nonblocking(true).unwrap();
+        let (mut packets, mut parsed, mut buffer) = (vec![], vec![], [0; 2048]);
+        while let Ok(len) = self.socket.recv(&mut buffer) {
+            if !(128..192).contains(&buffer[0]) {
+                continue;
+            }
+            let plain = self.opener.open(&buffer[..len]).expect("our SRTCP is authentic and new");
+            parsed.extend(rtcp::parse(&plain).unwrap());
+            let mut rest = &plain[..];
+            while !rest.is_empty() {
+                let len = 4 * (1 + usize::from(u16::from_be_bytes([rest[2], rest[3]])));
+                packets.push(rest[..len].to_vec());
+                rest = &rest[len..];
+            }
+        }
+        (packets, parsed)
+    }
+}
+
+/// How many of the packets have this type and format.
+pub(super) fn count(packets: &[Vec<u8>], packet_type: u8, format: Option<u8>) -> usize {
+    let wanted = |packet: &&Vec<u8>| packet[1] == packet_type && format.is_none_or(|format| packet[0] & 0x1f == format);
+    packets.iter().filter(wanted).count()
+}

@@ -1,0 +1,226 @@
+//! SSRCs, continuity over publishers, reports: with a clock of our own.
+
+use std::time::Duration;
+
+use forwarder_common::ExtendedSeq;
+
+use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
+use super::*;
+use crate::engine::{Kind, PublisherStats, SubscriberStats};
+use crate::session::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
+use crate::stream::Refusal;
+use crate::stream::clock::boot_ns;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn lab() -> Lab {
+    Lab::new(config()).await
+}
+
+#[tokio::test]
+async fn only_authentic_packets_of_negotiated_types_teach_an_ssrc() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    lab.rtp(&publisher, 126, 1, 10, 0);
+    let mut forged = vec![0x80, VP8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5];
+    forged.extend([0; 40]);
+    lab.task.rtp(publisher.key, publisher.pair, &forged, lab.now);
+    lab.task.rtp(publisher.key, publisher.pair, &[0x80; 5], lab.now);
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+    lab.rtp(&publisher, VP8, 2, 0xfff0, 0);
+    lab.rtp(&publisher, VP8, 2, 0xfff1, 0);
+    lab.rtp(&publisher, OPUS, 3, 0x1_0005, 0);
+    let state = lab.engine.state();
+    let tracks: Vec<_> = state.publisher_tracks.values().map(|(_, t)| (t.ssrc, t.kind, t.first)).collect();
+    assert_eq!(tracks, [(2, Kind::Video, ExtendedSeq(0xfff0)), (3, Kind::Audio, ExtendedSeq(0x1_0005))]);
+    drop(state);
+    let counters = lab.counters();
+    assert_eq!((&counters["rtp_other_payload_type"], &counters["rtp_auth_failed"]), (&1.into(), &2.into()));
+    assert_eq!((&counters["rtp_known_ssrc"], &counters["ssrcs_learnt"]), (&1.into(), &2.into()));
+}
+
+#[tokio::test]
+async fn authentication_of_unknown_rtp_is_rationed() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    (0..1000).for_each(|i| lab.rtp(&publisher, 126, i as u32, i, 0));
+    assert_eq!(lab.counters()["rtp_rate_limited"], 800);
+    lab.pass(SECOND);
+    lab.rtp(&publisher, VP8, 1, 1, 0);
+    assert_eq!(lab.engine.state().publisher_tracks.len(), 1);
+}
+
+#[tokio::test]
+async fn a_new_ssrc_replaces_a_silent_one_and_viewers_go_on() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    let viewer = lab.play("room");
+    lab.rtp(&publisher, VP8, 1, 100, 5000);
+    let before = lab.engine.state().subscriber_tracks[&0].2;
+    // As long as the first one is heard, a second one is none of ours.
+    lab.engine.state().publisher_stats = PublisherStats { last_arrival_ns: boot_ns(), ..Default::default() };
+    lab.rtp(&publisher, VP8, 2, 7, 0);
+    assert_eq!(lab.engine.state().publisher_tracks[&0].1.ssrc, 1);
+
+    let silent = boot_ns() - 1_000_000_000;
+    lab.engine.state().publisher_stats.last_arrival_ns = silent;
+    lab.engine.state().subscriber_stats =
+        SubscriberStats { packets: 50, octets: 5000, last_timestamp: 700_000, last_sent_ns: silent };
+    lab.engine.state().sent_per_track = 50;
+    lab.rtp(&publisher, VP8, 2, 8, 123);
+    let state = lab.engine.state();
+    let after = state.subscriber_tracks[&0].2;
+    assert_eq!(state.publisher_tracks[&0].1.ssrc, 2);
+    assert_eq!((after.ssrc, after.payload_type), (before.ssrc, before.payload_type));
+    assert_eq!(after.next_out, ExtendedSeq(before.next_out.0 + 50), "the index goes on");
+    let out = after.timestamp_offset.wrapping_add(123);
+    let gone_on = out.wrapping_sub(700_000 + 90_000);
+    assert!(gone_on < 90_000, "about a second after the last copy: {gone_on}");
+    assert_eq!(viewer.address(), state.sessions[&1].transport.peer);
+}
+
+#[tokio::test]
+async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    let viewer = lab.play("room");
+    lab.rtp(&publisher, VP8, 1, 1, 0);
+    lab.rtp(&publisher, OPUS, 2, 1, 0);
+    assert_eq!(lab.engine.state().subscriber_tracks.len(), 2);
+    lab.task.close(publisher.key, "test");
+    lab.events();
+    assert!(lab.engine.state().subscriber_tracks.is_empty());
+    assert_eq!(lab.engine.state().sessions.len(), 1, "the viewer stays");
+    assert!(matches!(lab.offer(Role::Subscriber, "room", PLAY), Err(Refusal::NotFound(_))), "nobody publishes");
+    let again = lab.publish("room");
+    lab.rtp(&again, VP8, 9, 1, 0);
+    assert_eq!(lab.engine.state().subscriber_tracks.len(), 1);
+    lab.task.close(again.key, "test");
+    lab.events();
+
+    let other_codec = PUBLISH.replace("SAVPF 96 97", "SAVPF 98 97");
+    let answer = lab.offer(Role::Publisher, "room", &other_codec).unwrap();
+    let another = lab.connect(answer);
+    assert!(!lab.task.sessions.contains_key(&viewer.key), "VP9 is nothing that this viewer negotiated");
+    assert!(lab.task.sessions.contains_key(&another.key));
+    assert_eq!(lab.counters()["engine_events_unmatched"], 0);
+}
+
+#[tokio::test]
+async fn one_publisher_at_a_time_unless_it_is_gone() {
+    let mut lab = lab().await;
+    lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
+    assert!(matches!(lab.offer(Role::Publisher, "room", PUBLISH), Err(Refusal::Conflict(_))));
+    lab.offer(Role::Publisher, "other", PUBLISH).unwrap();
+    lab.pass(4 * SECOND);
+    lab.offer(Role::Publisher, "room", PUBLISH).expect("the first one never connected");
+    assert_eq!(lab.task.sessions.len(), 2);
+}
+
+#[tokio::test]
+async fn publishers_get_reports_remb_and_merged_keyframe_requests() {
+    let mut lab = lab().await;
+    let mut publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, 77, 1, 0);
+    lab.pass(Duration::from_millis(20));
+    let mut viewers: Vec<_> = (0..3).map(|_| lab.play("room")).collect();
+    let ssrcs: Vec<u32> = lab.engine.state().subscriber_tracks.values().map(|(_, _, track)| track.ssrc).collect();
+    for (viewer, ssrc) in viewers.iter_mut().zip(ssrcs) {
+        let pli = to_publisher(1, "viewer", &[], &[Feedback::Pli { ssrc }]).unwrap();
+        lab.rtcp(viewer, &pli);
+    }
+    assert_eq!(lab.counters()["keyframe_requests_received"], 3);
+    let stats = PublisherStats {
+        first: ExtendedSeq(2),
+        highest: ExtendedSeq(101),
+        packets: 90,
+        jitter: 9,
+        ..Default::default()
+    };
+    lab.engine.state().publisher_stats = stats;
+    let sr = to_viewer(&[Sent { ssrc: 77, ntp: 5 << 32, rtp: 0, packets: 0, octets: 0 }], "x").unwrap();
+    lab.rtcp(&mut publisher, &sr);
+    lab.pass(Duration::from_millis(1100));
+    let (packets, parsed) = publisher.received();
+    // One when the track started, one for all that joined and asked within the next half second.
+    assert_eq!(count(&packets, 206, Some(1)), 2);
+    assert!((2..=4).contains(&count(&packets, 206, Some(15))), "REMB each 500 ms");
+    let report = parsed.iter().find_map(|one| if let Incoming::Reception(r) = one { Some(*r) } else { None }).unwrap();
+    assert_eq!((report.ssrc, report.cumulative_lost, report.highest, report.jitter), (77, 10, 101, 9));
+    assert_eq!((report.fraction_lost, report.last_sr), (25, 5 << 16));
+    let delay = report.delay_since_last_sr;
+    assert!((60_000..80_000).contains(&delay), "about a second: {delay}");
+}
+
+#[tokio::test]
+async fn viewers_get_sender_reports_on_the_publishers_clock() {
+    let mut lab = lab().await;
+    let mut publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, 77, 1, 0);
+    lab.rtp(&publisher, OPUS, 78, 1, 0);
+    let mut viewer = lab.play("room");
+    let sent = [
+        Sent { ssrc: 77, ntp: 1000 << 32, rtp: 900_000, packets: 0, octets: 0 },
+        Sent { ssrc: 78, ntp: 1000 << 32, rtp: 480_000, packets: 0, octets: 0 },
+    ];
+    lab.rtcp(&mut publisher, &to_viewer(&sent, "x").unwrap());
+    lab.engine.state().subscriber_stats = SubscriberStats { packets: 12, octets: 3456, ..Default::default() };
+    let (start, at) = (lab.now, lab.task.ntp.at(lab.now));
+    lab.pass(Duration::from_millis(1020));
+    let (packets, parsed) = viewer.received();
+    let ssrc_of = |kind| {
+        let state = lab.engine.state();
+        state.subscriber_tracks.values().find(|(_, _, track)| track.kind == kind).unwrap().2.ssrc
+    };
+    let (video, audio) = (ssrc_of(Kind::Video), ssrc_of(Kind::Audio));
+    let times = |wanted| {
+        let report = parsed.iter().find_map(|one| match one {
+            Incoming::SenderReport { ssrc, ntp, rtp } if *ssrc == wanted => Some((*ntp, *rtp)),
+            _ => None,
+        });
+        report.unwrap()
+    };
+    let ((video_ntp, video_rtp), (audio_ntp, audio_rtp)) = (times(video), times(audio));
+    assert_eq!(video_ntp, audio_ntp);
+    let ms = (video_ntp.wrapping_sub(at) * 1000) >> 32;
+    assert!((990..=1020).contains(&ms), "{ms} ms after {start:?}");
+    assert!((u64::from(video_rtp - 900_000)).abs_diff(ms * 90) < 180, "{video_rtp}");
+    assert!((u64::from(audio_rtp - 480_000)).abs_diff(ms * 48) < 96, "{audio_rtp}");
+    let sr = packets.iter().find(|packet| packet[1] == 200).unwrap();
+    assert_eq!((&sr[20..24], &sr[24..28]), (&12u32.to_be_bytes()[..], &3456u32.to_be_bytes()[..]));
+    assert_eq!(count(&packets, 202, None), 1, "one SDES with a CNAME for both");
+
+    // The viewer's report gives loss and round trip.
+    lab.now += Duration::from_millis(30);
+    let reception =
+        Reception { ssrc: video, fraction_lost: 64, last_sr: (video_ntp >> 16) as u32, ..Default::default() };
+    lab.rtcp(&mut viewer, &to_publisher(9, "viewer", &[reception], &[]).unwrap());
+    let snapshot = lab.task.snapshot(lab.now);
+    let track = &snapshot["sessions"][1]["tracks"][1];
+    assert_eq!((track["kind"].as_str(), track["loss"].as_f64()), (Some("video"), Some(0.25)), "{snapshot:#}");
+    assert!(track["rtt_ms"].as_f64().is_some_and(|rtt| (20.0..70.0).contains(&rtt)), "{track:#}");
+}
+
+#[tokio::test]
+async fn hostile_rtcp_is_counted_and_harmless() {
+    let mut lab = lab().await;
+    let mut publisher = lab.publish("room");
+    let good = to_publisher(1, "x", &[Reception::default()], &[Feedback::Fir { ssrc: 5, seq: 1 }]).unwrap();
+    for len in (8..good.len()).step_by(2) {
+        lab.rtcp(&mut publisher, &good[..len]);
+    }
+    let mut noise = 1u64;
+    for _ in 0..2000 {
+        let mut packet = good.clone();
+        for _ in 0..3 {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (noise >> 33) as usize % packet.len();
+            packet[at] = (noise >> 20) as u8;
+        }
+        lab.rtcp(&mut publisher, &packet);
+    }
+    assert!(lab.counters()["rtcp_malformed"].as_u64().unwrap() > 100);
+    lab.task.rtcp(publisher.key, &[0x80, 200, 0, 0], lab.now);
+    assert_eq!(lab.counters()["rtcp_auth_failed"], 1);
+    assert!(lab.task.sessions.contains_key(&publisher.key));
+}
