@@ -337,6 +337,26 @@ impl Datapath {
         Ok(self.subscriber_tracks.set(slot, track, 0)?)
     }
 
+    /// Changes a session.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn change_session(&mut self, slot: u32, change: impl FnOnce(&mut Session)) -> Result<()> {
+        let mut session = self.sessions.get(&slot, 0)?;
+        change(&mut session);
+        Ok(self.sessions.set(slot, session, 0)?)
+    }
+
+    /// Changes a subscriber's path.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn change_path(&mut self, slot: u32, change: impl FnOnce(&mut layout::Path)) -> Result<()> {
+        let mut path = self.paths.get(&slot, 0)?;
+        change(&mut path);
+        Ok(self.paths.set(slot, path, 0)?)
+    }
+
     /// Runs the ingress program on one packet.
     ///
     /// # Errors
@@ -384,8 +404,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel says.
     pub fn watch_transmission(&mut self) -> Result<()> {
-        let program =
-            self.ebpf.program_mut("penstock_transmitted").context("the object has no penstock_transmitted")?;
+        let program = self.ebpf.program_mut("penstock_xmit").context("the object has no penstock_xmit")?;
         let program: &mut RawTracePoint = program.try_into()?;
         program.load().map_err(explain)?;
         program.attach("xdp_devmap_xmit")?;

@@ -12,3 +12,4 @@ pub mod place;
 pub mod server;
 pub mod srtp;
 pub mod whip;
+pub mod wire;

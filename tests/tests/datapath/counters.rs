@@ -1,0 +1,21 @@
+//! No counter without a fixture that moves it.
+
+use std::collections::HashSet;
+
+use forwarder_common::Counter;
+
+use crate::{classify, drops, egress, fixture::counters_of, ring};
+
+#[test]
+fn every_counter_is_exercised() {
+    // Lists of what the tests of each file demand to move; a test that passes has seen it move.
+    let exercised: HashSet<Counter> = counters_of(&classify::fixtures())
+        .into_iter()
+        .chain(counters_of(&drops::fixtures()))
+        .chain(egress::EXERCISED)
+        .chain(ring::EXERCISED)
+        .collect();
+    let missing: Vec<&str> =
+        Counter::ALL.iter().filter(|counter| !exercised.contains(counter)).map(|counter| counter.name()).collect();
+    assert!(missing.is_empty(), "no fixture moves {missing:?}");
+}
