@@ -192,6 +192,8 @@ pub fn veth(a: End<'_>, b: End<'_>) -> Result<()> {
     #[rustfmt::skip]
     ip(["link", "add", a.interface, "netns", a.namespace.name(), "type", "veth",
         "peer", "name", b.interface, "netns", b.namespace.name()])?;
+    // Both ends before either goes up: a veth works out whether it takes redirected frames when it goes
+    // up, from the GRO of its peer, and not again when a peer that is down changes it.
     for end in [a, b] {
         end.namespace.ethtool(["-K", end.interface, "gro", "on", "tx", "off"])?;
     }
