@@ -198,6 +198,10 @@ pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Resul
         let (near, far) = (format!("nic{i}"), format!("far{i}"));
         let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
         veth(end(&near), end(&far))?;
+        // The largest payload with every header and tag that a fixture adds is beyond 1,500 bytes.
+        for interface in [&near, &far] {
+            namespace.ip(["link", "set", interface, "mtu", "2000"])?;
+        }
         ends.push((namespace.ifindex(&near)?, namespace.ifindex(&far)?));
     }
     namespace.run(|| {

@@ -151,7 +151,8 @@ impl<'a> Fan<'a> {
         for nic in 0..self.wire.taps.len() {
             let expected: Vec<&Member> = self.members.iter().filter(|member| member.nic == nic).collect();
             let copies = self.wire.taps[nic].receive_all(expected.len(), PATIENCE)?;
-            ensure!(copies.len() == expected.len(), "{} of {} copies came", copies.len(), expected.len());
+            let moved = || self.wire.datapath.counters().map(|counters| counters.since(&before));
+            ensure!(copies.len() == expected.len(), "{} of {} copies, {:?}", copies.len(), expected.len(), moved()?);
             for (i, (copy, member)) in copies.iter().zip(expected).enumerate() {
                 member.check(copy, media).with_context(|| format!("copy {i}: {}", hex::encode(copy)))?;
             }
