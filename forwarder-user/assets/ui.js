@@ -46,7 +46,7 @@ export function rows(stats, since) {
     ["Audio codec", audio?.codec],
     ["Limited by", video?.limitedBy],
     ["Round trip", stats.roundTripMs !== undefined ? `${stats.roundTripMs.toFixed(0)} ms` : undefined],
-    ["SRTP cipher", stats.srtpCipher],
+    ["SRTP cipher", stats.srtpCipher?.replace(/^SRTP_/, "").replaceAll("_", " ")],
     ["Connected for", since && duration(performance.now() - since)],
   ];
 }
