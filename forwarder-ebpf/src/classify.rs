@@ -70,7 +70,7 @@ pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
     let (offset, len) = (ip.offset + UdpHdr::LEN, udp_len - UdpHdr::LEN);
     let header = rtp(frame, offset, len)?;
     let flow = flow_key(&ip, udp, header.ssrc());
-    Ok(Rtp { offset, len, header, flow })
+    Ok(Rtp { offset: frame.forget(offset), len, header, flow })
 }
 
 /// EtherType, and where its payload starts. Of two stacked tags the second stays the EtherType, which
