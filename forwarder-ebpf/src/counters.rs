@@ -2,7 +2,8 @@
 
 use core::sync::atomic::AtomicU64;
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_log_ebpf::error;
 use forwarder_common::{
     Counter, atomic,
     counter::Kind,
@@ -13,11 +14,15 @@ use crate::maps::COUNTERS;
 
 /// Turns the outcome of a program into the XDP action, and counts what ended a packet's way.
 #[inline(always)]
-pub fn verdict(outcome: Result<u32, Counter>) -> u32 {
+pub fn verdict(ctx: &XdpContext, outcome: Result<u32, Counter>) -> u32 {
     match outcome {
         Ok(action) => action,
         Err(reason) => {
-            add(reason, 1);
+            let count = add(reason, 1);
+            // Maps that contradict each other are a bug of ours: say so, but less and less often.
+            if matches!(reason, Counter::DropInternalIngress | Counter::DropInternalEgress) && count.is_power_of_two() {
+                error!(ctx, "internal drop, counter {}: {} so far on this CPU", reason as u32, count);
+            }
             match reason.kind() {
                 Kind::Pass => xdp_action::XDP_PASS,
                 Kind::Drop | Kind::Work => xdp_action::XDP_DROP,
@@ -26,12 +31,14 @@ pub fn verdict(outcome: Result<u32, Counter>) -> u32 {
     }
 }
 
-/// Adds `n` to this CPU's `counter`.
+/// Adds `n` to this CPU's `counter` and returns what it is then.
 #[inline(always)]
-pub fn add(counter: Counter, n: u64) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the lookup gave this CPU's own slot, and programs of one CPU do not interleave.
-        unsafe { *value += n };
+pub fn add(counter: Counter, n: u64) -> u64 {
+    let Some(value) = COUNTERS.get_ptr_mut(counter as u32) else { return 0 };
+    // SAFETY: the lookup gave this CPU's own slot, and programs of one CPU do not interleave.
+    unsafe {
+        *value += n;
+        *value
     }
 }
 

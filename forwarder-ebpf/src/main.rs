@@ -33,13 +33,13 @@ use packet::Frame;
 /// per subscriber. Everything else passes.
 #[xdp]
 pub fn penstock_ingress(ctx: XdpContext) -> u32 {
-    counters::verdict(ingress::run(&Frame::new(&ctx)))
+    counters::verdict(&ctx, ingress::run(&Frame::new(&ctx)))
 }
 
 /// On the way out, once per copy: makes it the next subscriber's packet.
 #[xdp(map = "devmap")]
 pub fn penstock_egress(ctx: XdpContext) -> u32 {
-    counters::verdict(egress::run(&Frame::new(&ctx)))
+    counters::verdict(&ctx, egress::run(&Frame::new(&ctx)))
 }
 
 /// After a device has been handed a bulk of frames: counts what it took and what it refused.
