@@ -6,5 +6,6 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+pub mod inspect;
 pub mod session;
 pub mod stream;

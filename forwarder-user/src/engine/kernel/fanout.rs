@@ -264,7 +264,7 @@ impl Worker {
 }
 
 /// A devmap of its own with room for exactly `copies` entries.
-fn new_devmap(copies: u32) -> Result<DevMap<MapData>, MapError> {
+pub fn new_devmap(copies: u32) -> Result<DevMap<MapData>, MapError> {
     let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, copies, 0);
     DevMap::try_from(Map::from_map_data(MapData::create(definition, "penstock_fanout", None)?)?)
 }

@@ -26,6 +26,7 @@ mod state;
 mod wire;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -267,6 +268,14 @@ impl KernelEngine {
         let addresses = netlink.addresses()?.into_iter();
         Ok(addresses.filter(|(index, address)| ours(*index) && !is_link_local(*address)).map(|(_, ip)| ip).collect())
     }
+}
+
+/// Names of the interfaces in the calling thread's network namespace, by index.
+///
+/// # Errors
+/// What netlink says.
+pub fn interface_names() -> std::io::Result<BTreeMap<u32, String>> {
+    Ok(Netlink::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect())
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -1,0 +1,290 @@
+//! Tables for people, at most 120 columns wide.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::{
+    entries::{Entry, MapView},
+    view::{Liveness, ServerView, SessionView, Snapshot},
+};
+use crate::engine::Role;
+
+/// Columns of a line.
+const WIDTH: u16 = 120;
+
+/// Characters of a session id that tell sessions apart well enough.
+const SHORT_ID: usize = 8;
+
+/// One line about the server, a second one if it does not work.
+pub fn server(server: &ServerView) -> String {
+    let interfaces = server.interfaces.iter().map(|interface| {
+        let name = interface.name.clone().unwrap_or_else(|| format!("interface {}", interface.index));
+        format!("{name} ({})", interface.mode)
+    });
+    let interfaces: Vec<String> = interfaces.collect();
+    let line = format!(
+        "server pid {}, up {}, kernel engine on {}, media port {}\n",
+        server.pid,
+        duration(server.up_seconds),
+        interfaces.join(", "),
+        server.media_port
+    );
+    let silent = duration(server.silent_seconds);
+    match server.liveness {
+        Liveness::Running => line,
+        Liveness::Silent => {
+            line + &format!("IT DOES NOT ANSWER: no sign of life for {silent}. The kernel forwards until leases end.\n")
+        }
+        Liveness::Dead => line + &format!("IT IS DEAD since about {silent}: these are the maps that it left behind.\n"),
+    }
+}
+
+/// Streams, their tracks, and the counters of the datapath.
+pub fn streams(snapshot: &Snapshot) -> String {
+    let streams = snapshot.streams();
+    if streams.is_empty() {
+        return format!("no streams\n\n{}", counters(&snapshot.counters));
+    }
+    let mut table = new(
+        &[
+            "STREAM",
+            "PUBLISHER",
+            "VIEWERS",
+            "ENGINE",
+            "TRACKS",
+            "OPENED",
+            "SEALED",
+            "BYTES IN",
+            "BYTES OUT",
+            "DROPS",
+            "AGE",
+        ],
+        &[2, 5, 6, 7, 8, 10],
+    );
+    for stream in &streams {
+        let tracks: Vec<String> =
+            stream.tracks.iter().map(|track| format!("{}/{}", track.kind, track.payload_type)).collect();
+        table.add_row([
+            stream.stream.clone(),
+            stream.publisher.map_or_else(|| "none".into(), |peer| peer.to_string()),
+            stream.viewers.to_string(),
+            stream.engines.join(", "),
+            tracks.join(" "),
+            stream.packets_in.to_string(),
+            stream.packets_out.to_string(),
+            bytes(stream.bytes_in),
+            bytes(stream.bytes_out),
+            drops(&stream.drops),
+            duration(stream.age_seconds),
+        ]);
+    }
+    format!("{}\n{}", finish(&table), counters(&snapshot.counters))
+}
+
+/// Sessions, then their tracks.
+pub fn sessions(snapshot: &Snapshot) -> String {
+    if snapshot.sessions.is_empty() {
+        return "no sessions\n".into();
+    }
+    let mut table = new(
+        &["STREAM", "SESSION", "ROLE", "PEER", "ENGINE", "SRTP", "PACKETS", "BYTES", "DROPS", "AGE", "LEASE"],
+        &[6, 7, 8, 9, 10],
+    );
+    for session in &snapshot.sessions {
+        let lease = if session.lease_seconds < 0.0 { "expired".into() } else { duration(session.lease_seconds) };
+        table.add_row([
+            session.stream.clone(),
+            short(session),
+            role(session.role).into(),
+            session.peer.to_string(),
+            session.engine.clone(),
+            session.profile.trim_start_matches("AEAD_").to_owned(),
+            session.packets().to_string(),
+            bytes(session.bytes()),
+            session.drops().to_string(),
+            duration(session.age_seconds),
+            lease,
+        ]);
+    }
+    format!("{}\n{}", finish(&table), tracks(snapshot))
+}
+
+fn tracks(snapshot: &Snapshot) -> String {
+    let mut table = new(
+        &[
+            "SESSION",
+            "KIND",
+            "SSRC",
+            "PT",
+            "INDEX OFFSET",
+            "TIME OFFSET",
+            "ROC:SEQ",
+            "PACKETS",
+            "BYTES",
+            "DROPS",
+            "IDLE",
+        ],
+        &[3, 4, 5, 6, 7, 8, 10],
+    );
+    for session in &snapshot.sessions {
+        for track in &session.tracks {
+            table.add_row([
+                short(session),
+                track.kind.to_owned(),
+                format!("{:#010x}", track.ssrc),
+                track.payload_type.to_string(),
+                track.index_offset.map_or_else(|| "-".into(), |offset| format!("{offset:+}")),
+                track.timestamp_offset.map_or_else(|| "-".into(), |offset| format!("{offset:+}")),
+                format!("{}:{}", track.highest_index >> 16, track.highest_index & 0xffff),
+                track.packets.to_string(),
+                bytes(track.bytes),
+                drops(&track.drops),
+                track.idle_seconds.map_or_else(|| "never".into(), duration),
+            ]);
+        }
+    }
+    if table.is_empty() { "no tracks\n".into() } else { finish(&table) }
+}
+
+/// The maps with their fill.
+pub fn maps(maps: &[MapView]) -> String {
+    let mut table = new(&["MAP", "TYPE", "USED", "CAPACITY", "KEY", "VALUE", "MEMORY"], &[2, 3, 4, 5, 6]);
+    for map in maps {
+        table.add_row([
+            map.name.clone(),
+            map.kind.clone(),
+            map.used.map_or_else(|| "-".into(), |used| used.to_string()),
+            map.capacity.to_string(),
+            format!("{} B", map.key_bytes),
+            format!("{} B", map.value_bytes),
+            map.memory_bytes.map_or_else(|| "-".into(), bytes),
+        ]);
+    }
+    finish(&table)
+}
+
+/// One line for each entry of a map, wrapped.
+pub fn entries(name: &str, entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        return format!("{name}: no entry is in use\n");
+    }
+    let mut table = new(&["KEY", "VALUE"], &[]);
+    for entry in entries {
+        table.add_row([plain(&entry.key), plain(&entry.value)]);
+    }
+    finish(&table)
+}
+
+/// JSON as `field=value` pairs.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => format!("[{}]", values.iter().map(plain).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => {
+            let pair = |(name, value): (&String, &Value)| match value {
+                Value::Object(_) => format!("{name}=({})", plain(value)),
+                _ => format!("{name}={}", plain(value)),
+            };
+            fields.iter().map(pair).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The counters that are not zero.
+fn counters(counters: &BTreeMap<&'static str, u64>) -> String {
+    let used: Vec<String> =
+        counters.iter().filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name} {count}")).collect();
+    if used.is_empty() {
+        return "no packets yet\n".into();
+    }
+    let mut table = new(&["COUNTERS"], &[]);
+    table.add_row([used.join(", ")]);
+    finish(&table)
+}
+
+fn new(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.set_header(header.to_vec());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn finish(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+fn short(session: &SessionView) -> String {
+    session.id.chars().take(SHORT_ID).collect()
+}
+
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Publisher => "publisher",
+        Role::Subscriber => "viewer",
+    }
+}
+
+fn drops(drops: &BTreeMap<&'static str, u64>) -> String {
+    if drops.is_empty() {
+        return "0".into();
+    }
+    let reason = |(name, count): (&&str, &u64)| format!("{} {count}", name.trim_start_matches("drop_"));
+    drops.iter().map(reason).collect::<Vec<_>>().join(", ")
+}
+
+/// With two significant digits and a unit.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// The two largest units.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    let (days, hours, minutes, secs) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) if whole < 10 => format!("{:.1}s", seconds.max(0.0)),
+        (0, 0, 0) => format!("{secs}s"),
+        (0, 0, _) => format!("{minutes}m{secs:02}s"),
+        (0, ..) => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        assert_eq!([0, 999, 1000, 123_456, 5_000_000_000].map(bytes), ["0 B", "999 B", "1.0 KB", "123 KB", "5.0 GB"]);
+        assert_eq!([0.25, 59.9, 61.0, 3700.0, 90_000.0].map(duration), ["0.2s", "59s", "1m01s", "1h01m", "1d01h"]);
+    }
+
+    #[test]
+    fn entries_are_flat_text() {
+        let value = serde_json::json!({ "a": 1, "b": "x", "c": [1, 2], "d": { "e": true } });
+        assert_eq!(plain(&value), "a=1 b=x c=[1 2] d=(e=true)");
+    }
+}

@@ -1,0 +1,181 @@
+//! What the inspection commands show, in the form of their JSON.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::Serialize;
+
+use crate::engine::Role;
+
+/// Everything at one moment. Counters are read one after the other, while media goes on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub server: ServerView,
+    pub sessions: Vec<SessionView>,
+    /// Global counters of the datapath.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// The server that the maps belong to.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerView {
+    pub pid: u32,
+    #[serde(rename = "state")]
+    pub liveness: Liveness,
+    pub up_seconds: f64,
+    /// Since its last sign of life.
+    pub silent_seconds: f64,
+    pub media_port: u16,
+    pub interfaces: Vec<Interface>,
+}
+
+/// An interface with our XDP program.
+#[derive(Clone, Debug, Serialize)]
+pub struct Interface {
+    pub index: u32,
+    /// Unknown if the server is dead.
+    pub name: Option<String>,
+    /// `native` or `generic`.
+    pub mode: String,
+}
+
+/// Whether the server does its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    Running,
+    /// The process exists and gives no sign of life: stopped or stuck.
+    Silent,
+    /// The process is gone. These are the maps that it left behind.
+    Dead,
+}
+
+/// A WHIP or WHEP session.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionView {
+    pub slot: u32,
+    pub stream: String,
+    pub id: String,
+    pub role: Role,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// Engine and mode that carry it.
+    pub engine: String,
+    /// SRTP profile.
+    pub profile: &'static str,
+    pub age_seconds: f64,
+    /// Until the kernel stops its media unless the server refreshes it; negative: stopped.
+    pub lease_seconds: f64,
+    pub tracks: Vec<TrackView>,
+}
+
+/// One SSRC, coming in or going out.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrackView {
+    pub slot: u32,
+    pub kind: &'static str,
+    pub ssrc: u32,
+    pub payload_type: u8,
+    /// Slot of the incoming track that feeds an outgoing one.
+    pub publisher_track: Option<u32>,
+    /// Outgoing minus incoming SRTP index (ROC and sequence number).
+    pub index_offset: Option<i64>,
+    /// Outgoing minus incoming RTP timestamp, modulo 2^32.
+    pub timestamp_offset: Option<u32>,
+    /// Highest authenticated index, or index of the last copy.
+    pub highest_index: u64,
+    /// Copies made of each packet of an incoming track.
+    pub viewers: Option<u32>,
+    /// Authenticated packets, or copies sent, and their payload bytes.
+    pub packets: u64,
+    pub bytes: u64,
+    /// RFC 3550 §6.4.1, of an incoming track.
+    pub jitter_ms: Option<f64>,
+    /// Since the last packet; none if there was none.
+    pub idle_seconds: Option<f64>,
+    /// By reason, those that happened.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+impl SessionView {
+    pub fn packets(&self) -> u64 {
+        self.tracks.iter().map(|track| track.packets).sum()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.tracks.iter().map(|track| track.bytes).sum()
+    }
+
+    pub fn drops(&self) -> u64 {
+        self.tracks.iter().flat_map(|track| track.drops.values()).sum()
+    }
+}
+
+/// A stream: its publisher and viewers together.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamView {
+    pub stream: String,
+    /// Address of the publisher; none while viewers wait for one.
+    pub publisher: Option<SocketAddr>,
+    pub viewers: usize,
+    /// Engine and mode of each kind of session, without repetition.
+    pub engines: Vec<String>,
+    pub profile: Option<&'static str>,
+    pub tracks: Vec<TrackView>,
+    /// Packets opened, copies sealed.
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// By reason, over publisher and viewers.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Of the publisher, else of the oldest viewer.
+    pub age_seconds: f64,
+}
+
+impl Snapshot {
+    /// Sessions by stream, in the order of their names.
+    pub fn streams(&self) -> Vec<StreamView> {
+        let mut streams: BTreeMap<&str, StreamView> = BTreeMap::new();
+        for session in &self.sessions {
+            let stream = streams.entry(&session.stream).or_insert_with(|| StreamView {
+                stream: session.stream.clone(),
+                publisher: None,
+                viewers: 0,
+                engines: Vec::new(),
+                profile: None,
+                tracks: Vec::new(),
+                packets_in: 0,
+                packets_out: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                drops: BTreeMap::new(),
+                age_seconds: 0.0,
+            });
+            if !stream.engines.contains(&session.engine) {
+                stream.engines.push(session.engine.clone());
+            }
+            for (reason, count) in session.tracks.iter().flat_map(|track| &track.drops) {
+                *stream.drops.entry(reason).or_default() += count;
+            }
+            match session.role {
+                Role::Publisher => {
+                    stream.publisher = Some(session.peer);
+                    stream.profile = Some(session.profile);
+                    stream.age_seconds = session.age_seconds;
+                    stream.tracks.clone_from(&session.tracks);
+                    stream.packets_in += session.packets();
+                    stream.bytes_in += session.bytes();
+                }
+                Role::Subscriber => {
+                    stream.viewers += 1;
+                    stream.packets_out += session.packets();
+                    stream.bytes_out += session.bytes();
+                    if stream.publisher.is_none() {
+                        stream.age_seconds = stream.age_seconds.max(session.age_seconds);
+                    }
+                }
+            }
+        }
+        streams.into_values().collect()
+    }
+}
