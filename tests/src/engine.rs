@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
@@ -166,7 +167,7 @@ pub struct Publisher {
 pub const PUBLISHER_PAYLOAD_TYPE: u8 = 96;
 
 impl Publisher {
-    /// Joins from host `peer` over link 0.
+    /// Joins from host `peer`, whose address is `own`.
     ///
     /// # Errors
     /// As the engine says.
@@ -265,6 +266,8 @@ pub struct Viewer {
     /// Above every outgoing index before.
     pub next_out: u64,
     highest: u64,
+    /// SSRC of the publisher.
+    source: u32,
 }
 
 impl Viewer {
@@ -308,6 +311,7 @@ impl Viewer {
             // Close to a wrap, so that its ROC is exercised.
             next_out: 65_530 + u64::from(port),
             highest: 0,
+            source: publisher.ssrc,
         };
         viewer.attach(server, publisher)?;
         Ok(viewer)
@@ -318,10 +322,19 @@ impl Viewer {
     /// # Errors
     /// As the engine says.
     pub fn attach(&mut self, server: &Server, publisher: &Publisher) -> Result<()> {
+        self.source = publisher.ssrc;
+        self.attach_to(server, publisher.track)
+    }
+
+    /// Attaches the track to the same publisher's track again.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn attach_to(&mut self, server: &Server, track: PublisherTrackId) -> Result<()> {
         self.highest = self.next_out;
         self.track = server.engine.add_subscriber_track(
             self.session,
-            publisher.track,
+            track,
             NewSubscriberTrack {
                 ssrc: self.ssrc,
                 kind: Kind::Video,
@@ -336,21 +349,21 @@ impl Viewer {
     /// Reads all copies that come until none has come for `quiet`.
     ///
     /// # Errors
-    /// At the first copy that is not exactly what `publisher` sent, re-encrypted for this viewer.
-    pub fn receive(&mut self, publisher: &Publisher, quiet: Duration) -> Result<Vec<Copy>> {
+    /// At the first copy that is not exactly what the publisher sent, re-encrypted for this viewer.
+    pub fn receive(&mut self, quiet: Duration) -> Result<Vec<Copy>> {
         let mut copies = Vec::new();
         let mut buffer = [0; 2048];
         self.socket.set_read_timeout(Some(quiet))?;
         loop {
             match self.socket.recv(&mut buffer) {
-                Ok(len) => copies.push(self.check(publisher, &buffer[..len])?),
+                Ok(len) => copies.push(self.check(&buffer[..len])?),
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return Ok(copies),
                 Err(error) => bail!("receiving: {error}"),
             }
         }
     }
 
-    fn check(&mut self, publisher: &Publisher, packet: &[u8]) -> Result<Copy> {
+    fn check(&mut self, packet: &[u8]) -> Result<Copy> {
         ensure!(packet.len() > 12 + TAG, "{} bytes", packet.len());
         let word = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
         ensure!(packet[0] == 0x80 && packet[1] == self.payload_type | 0x80, "header {:02x?}", &packet[..2]);
@@ -359,7 +372,7 @@ impl Viewer {
         let plain = self.key.open(packet, 12, outgoing).with_context(|| format!("wrong tag at {outgoing}"))?;
         ensure!(plain.len() >= 8, "payload of {} bytes", plain.len());
         let incoming = u64::from_be_bytes(plain[..8].try_into()?);
-        ensure!(plain == payload(publisher.ssrc, incoming, plain.len()), "payload of {incoming} is damaged");
+        ensure!(plain == payload(self.source, incoming, plain.len()), "payload of {incoming} is damaged");
         ensure!(
             word(4) == timestamp(incoming).wrapping_add(self.timestamp_offset),
             "timestamp {} of {incoming}",
@@ -376,5 +389,17 @@ impl Viewer {
 /// As the socket says.
 pub fn bind(host: &NetNs, own: SocketAddr) -> Result<UdpSocket> {
     let socket = host.run(|| UdpSocket::bind(own)).with_context(|| own.to_string())?;
+    let bytes: libc::c_int = 8 << 20;
+    // SAFETY: the descriptor is open, and the option takes a C int, which `bytes` is.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    ensure!(result == 0, "SO_RCVBUFFORCE: {}", std::io::Error::last_os_error());
     Ok(socket)
 }

@@ -50,7 +50,7 @@ fn forward(case: &Case) -> Result<()> {
 
 fn check(case: &Case, server: &Server, publisher: &Publisher, viewers: &mut [Viewer]) -> Result<()> {
     for viewer in &mut *viewers {
-        let copies = viewer.receive(publisher, QUIET)?;
+        let copies = viewer.receive(QUIET)?;
         ensure!(copies.len() == case.packets, "{} of {} copies", copies.len(), case.packets);
         ensure!(copies[0].outgoing == viewer.next_out, "starts with {:?}", copies[0]);
         let offset = copies[0].outgoing.wrapping_sub(copies[0].incoming);

@@ -180,12 +180,13 @@ impl KernelEngine {
         let mut datapath = load::load(&config.limits, config.media_port)?;
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
-        let maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(load::describe(&error)))?;
+        let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(load::describe(&error)))?;
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
         let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
         let server = describe_server(&attached, config.media_port);
+        maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
         let mut engine = Self {
             shared: Arc::new(Shared::new(State {
                 tables: maps.tables,

@@ -15,6 +15,8 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -61,7 +63,7 @@ impl PinDirectory {
             mount(path).map_err(|error| fail("mounting a bpffs on it (needs CAP_SYS_ADMIN)", error))?;
         }
         let directory = File::open(path).map_err(|error| fail("open", error))?;
-        match lock(&directory, libc::LOCK_EX | libc::LOCK_NB) {
+        match lock_patiently(&directory) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let pid = server(path).map_or(0, |server| server.pid);
                 return Err(StartError::Running { path: path.to_owned(), pid });
@@ -168,6 +170,17 @@ fn unmount(path: &Path) {
 fn is_mount_point(path: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
     path.parent().is_some_and(|parent| device(path) != device(parent))
+}
+
+/// The inspection commands hold the lock for a moment, shared, to see whether a server lives.
+fn lock_patiently(directory: &File) -> io::Result<()> {
+    for _ in 0..20 {
+        match lock(directory, libc::LOCK_EX | libc::LOCK_NB) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    lock(directory, libc::LOCK_EX | libc::LOCK_NB)
 }
 
 fn lock(file: &File, operation: libc::c_int) -> io::Result<()> {

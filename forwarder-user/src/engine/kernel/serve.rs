@@ -286,6 +286,9 @@ impl KernelEngine {
         let handle = state.sessions.insert(session).map_err(full)?;
         if let Err(error) = self.write_session(state, handle, key) {
             state.sessions.remove(handle);
+            if let Err(error) = state.tables.keys.set(Slots::<()>::slot(handle), SessionKey::EMPTY, 0) {
+                tracing::error!("key of a failed session not wiped: {}", super::load::describe(&error));
+            }
             return Err(refused("installing a session")(error));
         }
         Ok((SessionId(handle), resolved))
