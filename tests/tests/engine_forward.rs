@@ -51,7 +51,8 @@ fn forward(case: &Case) -> Result<()> {
 fn check(case: &Case, server: &Server, publisher: &Publisher, viewers: &mut [Viewer]) -> Result<()> {
     for viewer in &mut *viewers {
         let copies = viewer.receive(QUIET)?;
-        ensure!(copies.len() == case.packets, "{} of {} copies", copies.len(), case.packets);
+        let counters = || server.engine.counters().into_iter().filter(|(_, count)| *count != 0).collect::<Vec<_>>();
+        ensure!(copies.len() == case.packets, "{} of {} copies: {:?}", copies.len(), case.packets, counters());
         ensure!(copies[0].outgoing == viewer.next_out, "starts with {:?}", copies[0]);
         let offset = copies[0].outgoing.wrapping_sub(copies[0].incoming);
         for pair in copies.windows(2) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use penstock::{engine::Engine as _, inspect};
+use penstock::inspect;
 use penstock_tests::{
     engine::{Lab, Publisher, Viewer, address},
     netns::Running,

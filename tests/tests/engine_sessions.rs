@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,6 @@ use penstock::engine::{
 };
 use penstock_tests::{
     engine::{Copy, Lab, Publisher, Server, Viewer, address, bind},
-    netns::NetNs,
     srtp::{Key, Random},
 };
 
@@ -273,41 +271,6 @@ fn wait_for_copy(publisher: &mut Publisher, viewer: &Viewer) -> Result<()> {
         }
     }
     anyhow::bail!("no copy arrives")
-}
-
-#[test]
-fn vlan_subinterfaces_are_served_by_their_parent() -> Result<()> {
-    let lab = Lab::new(1)?;
-    let vlan = |host: &NetNs, parent: &str, address: &str| -> Result<()> {
-        // Tags belong into the frame: veth would carry them beside it, where XDP cannot see them.
-        host.ethtool(["-K", parent, "txvlan", "off", "rxvlan", "off"])?;
-        let name = format!("{parent}.7");
-        host.ip(["link", "add", "link", parent, "name", &name, "type", "vlan", "id", "7"])?;
-        host.add_addresses(&name, &[address])?;
-        host.ip(["link", "set", &name, "up"]).map(|_| ())
-    };
-    vlan(&lab.server, "s0", "10.78.0.1/24")?;
-    vlan(&lab.peers[0], "p0", "10.78.0.2/24")?;
-    let mut config = lab.config();
-    config.interfaces = vec!["s0.7".into()];
-    let mut server = lab.start(config)?;
-    ensure!(server.engine.describe() == "kernel native on s0", "{}", server.engine.describe());
-
-    let local: SocketAddr = "10.78.0.1:8443".parse()?;
-    let peer = &lab.peers[0];
-    let mut publisher = Publisher::join(&server, peer, local, "10.78.0.2:5000".parse()?, Key::random(16))?;
-    let mut viewers = Vec::new();
-    for n in 0..4 {
-        let own = SocketAddr::new("10.78.0.2".parse()?, 10_000 + n);
-        viewers.push(Viewer::join(&server, &publisher, peer, local, own, Key::random(32))?);
-    }
-    // One without a tag, to show that copies of one pass may differ in length.
-    viewers.push(viewer(&lab, &server, &publisher, 4)?);
-    for viewer in &viewers {
-        server.started(viewer.track)?;
-    }
-    let sent = three(&mut publisher)?;
-    expect(&mut viewers, &sent)
 }
 
 #[test]

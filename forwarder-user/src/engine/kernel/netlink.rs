@@ -331,3 +331,40 @@ fn as_route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
     }
     (route.ifindex != 0).then_some(route)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlan_attributes_make_a_vlan() {
+        let mut message = LinkMessage::default();
+        message.header.index = 9;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up;
+        let vlan = |protocol| LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7), InfoVlan::Protocol(protocol)]));
+        for (protocol, service_tag) in [(VlanProtocol::Ieee8021Q, false), (VlanProtocol::Ieee8021Ad, true)] {
+            message.attributes = vec![
+                LinkAttribute::IfName("eth0.7".into()),
+                LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+                LinkAttribute::Link(3),
+                LinkAttribute::LinkInfo(vec![vlan(protocol)]),
+            ];
+            let link = as_link(Message::NewLink(message.clone())).expect("a link");
+            assert_eq!(link.vlan, Some(Vlan { parent: 3, id: 7, service_tag }));
+            assert_eq!((link.index, link.up, link.mac), (9, true, Some([2, 0, 0, 0, 0, 1])));
+        }
+    }
+
+    #[test]
+    fn the_loopback_answers() -> io::Result<()> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        let loopback = links.iter().find(|link| link.loopback).expect("a loopback");
+        assert_eq!(netlink.link(loopback.index)?.name, loopback.name);
+        assert_eq!(loopback.mac, None);
+        let gone = netlink.link(0x7fff_0000).map_err(|error| error.raw_os_error());
+        assert_eq!(gone.err(), Some(Some(libc::ENODEV)));
+        Ok(())
+    }
+}

@@ -30,24 +30,26 @@ pub struct Route {
 /// # Errors
 /// A reason for people: no route, an address of this host, a device without our program …
 pub fn find(netlink: &mut Netlink, attached: &[Attached], transport: Transport) -> Result<Route, String> {
-    let route = netlink.route(transport).map_err(|error| no_route(transport, &error))?;
+    let route = netlink.route(transport).map_err(|error| no_route(netlink, transport, &error))?;
     let link = netlink.link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
     if route.local || link.loopback {
         return Err("the peer is on this host, and XDP does not see the loopback".into());
     }
-    let (egress, vlan) = match link.vlan {
+    let (egress, vlan) = device(&link, attached)?;
+    let source_mac = link.mac.ok_or_else(|| format!("{} is not an Ethernet device", link.name))?;
+    Ok(Route { egress, vlan, source_mac, neighbour: (route.ifindex, route.next_hop), transport })
+}
+
+/// The attached device that serves a link, and the tag that its frames get.
+fn device(link: &Link, attached: &[Attached]) -> Result<(u32, Option<u16>), String> {
+    let (egress, tag) = match link.vlan {
         Some(vlan) if vlan.service_tag => {
             return Err(format!("{} uses 802.1ad tags, which are not supported", link.name));
         }
-        // A program on the subinterface itself (generic mode) sees frames without their tag.
-        Some(vlan) if !is_attached(attached, link.index) => (vlan.parent, Some(vlan.id)),
-        _ => (link.index, None),
+        Some(vlan) => (vlan.parent, Some(vlan.id)),
+        None => (link.index, None),
     };
-    if !is_attached(attached, egress) {
-        return Err(not_attached(&link, attached));
-    }
-    let source_mac = link.mac.ok_or_else(|| format!("{} is not an Ethernet device", link.name))?;
-    Ok(Route { egress, vlan, source_mac, neighbour: (route.ifindex, route.next_hop), transport })
+    if is_attached(attached, egress) { Ok((egress, tag)) } else { Err(not_attached(link, attached)) }
 }
 
 fn is_attached(attached: &[Attached], index: u32) -> bool {
@@ -59,9 +61,12 @@ fn not_attached(link: &Link, attached: &[Attached]) -> String {
     format!("it leaves by {}, and XDP is only on {}: add it to `kernel.interfaces`", link.name, names.join(", "))
 }
 
-fn no_route(transport: Transport, error: &io::Error) -> String {
+fn no_route(netlink: &mut Netlink, transport: Transport, error: &io::Error) -> String {
+    let local = transport.local.ip().to_canonical();
+    if netlink.addresses().is_ok_and(|own| own.iter().all(|(_, address)| *address != local)) {
+        return format!("{local} is no address of this host");
+    }
     match error.raw_os_error() {
-        Some(libc::EINVAL) => format!("{} is no address of this host", transport.local.ip()),
         Some(libc::ENETUNREACH) => "there is no route to it".into(),
         _ => format!("the route lookup failed: {error}"),
     }
@@ -90,4 +95,28 @@ impl Route {
 /// The address with IPv4-mapped IPv6 turned into IPv4, as it is on the wire.
 pub const fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use forwarder_common::maps::xdp_mode;
+
+    use super::*;
+    use crate::engine::kernel::netlink::Vlan;
+
+    #[test]
+    fn vlan_subinterfaces_leave_by_their_parent_with_a_tag() {
+        let attached = [Attached { index: 2, name: "eth0".into(), mode: xdp_mode::NATIVE }];
+        let eth0 = Link { index: 2, name: "eth0".into(), ..Link::default() };
+        let tagged = |parent, service_tag| Link {
+            index: 9,
+            name: "vlan".into(),
+            vlan: Some(Vlan { parent, id: 7, service_tag }),
+            ..Link::default()
+        };
+        assert_eq!(device(&eth0, &attached), Ok((2, None)));
+        assert_eq!(device(&tagged(2, false), &attached), Ok((2, Some(7))));
+        assert!(device(&tagged(2, true), &attached).is_err_and(|reason| reason.contains("802.1ad")));
+        assert!(device(&tagged(3, false), &attached).is_err_and(|reason| reason.contains("XDP is only on eth0")));
+    }
 }
