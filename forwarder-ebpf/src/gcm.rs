@@ -98,17 +98,15 @@ fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layou
 // The functions below are not inlined: each has its own stack frame, and the verifier walks it once.
 
 #[inline(never)]
-fn begin(walk: &mut Walk<'_>, nonce: &[u32; 3]) -> u32 {
+fn begin(walk: &mut Walk<'_>, nonce: &[u32; 3]) {
     walk.counter = CounterBlock::new(&walk.key.round_keys, *nonce);
-    0
 }
 
 /// Turns `y`, the lengths added, into the tag.
 #[inline(never)]
-fn finish(walk: &mut Walk<'_>) -> u32 {
+fn finish(walk: &mut Walk<'_>) {
     let mask = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, 1);
     walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), mask);
-    0
 }
 
 type Step = unsafe extern "C" fn(u32, *mut Walk<'_>) -> i64;
