@@ -30,6 +30,8 @@ pub struct Lab {
     pub server: NetNs,
     pub peers: Vec<NetNs>,
     pub bpf: BpfFs,
+    /// Takes what the datapath passes to the stack, which would else answer that nobody listens.
+    _sink: UdpSocket,
 }
 
 impl Lab {
@@ -50,7 +52,8 @@ impl Lab {
                 End { namespace: peer, interface: &names[1], addresses: &addresses[1] },
             )?;
         }
-        Ok(Self { server, peers, bpf: BpfFs::mount()? })
+        let sink = server.run(|| UdpSocket::bind(("::", PORT)))?;
+        Ok(Self { server, peers, bpf: BpfFs::mount()?, _sink: sink })
     }
 
     /// Address of the server on link `n`.
@@ -361,6 +364,16 @@ impl Viewer {
                 Err(error) => bail!("receiving: {error}"),
             }
         }
+    }
+
+    /// Waits for the first copies, then reads as [`receive`](Self::receive).
+    ///
+    /// # Errors
+    /// As `receive`, or when none comes within five seconds.
+    pub fn receive_first(&mut self, quiet: Duration) -> Result<Vec<Copy>> {
+        self.socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        self.socket.peek(&mut [0; 16]).context("no copy")?;
+        self.receive(quiet)
     }
 
     fn check(&mut self, packet: &[u8]) -> Result<Copy> {
