@@ -411,27 +411,3 @@ fn authenticate(opener: &RtpOpener, seq: u16, packet: &[u8], former: Option<Exte
     let guesses = [former.and_then(|highest| highest.estimate(seq)), Some(first), wrapped];
     guesses.into_iter().flatten().find(|index| opener.authenticate(packet, *index))
 }
-
-impl super::session::ViewerTrack {
-    /// The engine stops feeding the track: keeps what its successor goes on from.
-    fn leave(&mut self, track: SubscriberTrackId, stats: &crate::engine::SubscriberStats) {
-        if stats.last_sent_ns != 0 {
-            self.left_at = Some((stats.last_timestamp, stats.last_sent_ns));
-        }
-        self.sent_before.0 += stats.packets;
-        self.sent_before.1 += stats.octets;
-        self.attachment = Attachment::Stopping { track };
-    }
-
-    /// Offset by which the timestamps of a new source follow those of the former one as time went
-    /// on: `since_first` after the source's packet with `first_timestamp`, `now_ns` after the last
-    /// copy of the former one.
-    fn continued_timestamp(&self, first_timestamp: u32, since_first: Duration, now_ns: u64) -> u32 {
-        let Some((last, left_ns)) = self.left_at else { return self.timestamp_offset };
-        let clock_rate = u128::from(self.format.codec.clock_rate());
-        let units = |ns: u128| (ns * clock_rate / 1_000_000_000) as u32;
-        let source_now = first_timestamp.wrapping_add(units(since_first.as_nanos()));
-        let out_now = last.wrapping_add(units(now_ns.saturating_sub(left_ns).into()).max(1));
-        out_now.wrapping_sub(source_now)
-    }
-}

@@ -1,13 +1,13 @@
 //! What the control task keeps of one session.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
-use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberTrackId};
+use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use crate::session::codec::Format;
 use crate::session::peer::{Pair, Peer};
 use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
@@ -146,6 +146,28 @@ pub(super) struct ViewerTrack {
 impl ViewerTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// The engine stops feeding the track: keeps what its successor goes on from.
+    pub(super) fn leave(&mut self, track: SubscriberTrackId, stats: &SubscriberStats) {
+        if stats.last_sent_ns != 0 {
+            self.left_at = Some((stats.last_timestamp, stats.last_sent_ns));
+        }
+        self.sent_before.0 += stats.packets;
+        self.sent_before.1 += stats.octets;
+        self.attachment = Attachment::Stopping { track };
+    }
+
+    /// Offset by which the timestamps of a new source follow those of the former one as time went
+    /// on: `since_first` after the source's packet with `first_timestamp`, `now_ns` after the last
+    /// copy of the former one.
+    pub(super) fn continued_timestamp(&self, first_timestamp: u32, since_first: Duration, now_ns: u64) -> u32 {
+        let Some((last, left_ns)) = self.left_at else { return self.timestamp_offset };
+        let clock_rate = u128::from(self.format.codec.clock_rate());
+        let units = |ns: u128| (ns * clock_rate / 1_000_000_000) as u32;
+        let source_now = first_timestamp.wrapping_add(units(since_first.as_nanos()));
+        let out_now = last.wrapping_add(units(now_ns.saturating_sub(left_ns).into()).max(1));
+        out_now.wrapping_sub(source_now)
     }
 }
 
