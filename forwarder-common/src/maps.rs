@@ -16,6 +16,8 @@
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
 //! | `PASSES` | per-CPU array | pass slot → [`Pass`] | ingress, then egress of the same softirq | |
+//! | `PASS_NUMBER` | per-CPU array of 1 | → passes begun (`u64`) | ingress | |
+//! | `FLUSH` | per-CPU array of 1 | → copies since a device's last report | egress | `penstock_xmit` |
 //!
 //! Replacing an element of `FANOUTS` waits for an RCU grace period in the kernel
 //! (`maybe_wait_bpf_programs`), and a whole pass, ingress to the last copy, runs within one softirq.
