@@ -3,6 +3,7 @@
 mod announce;
 mod check;
 mod host;
+mod inspect;
 mod limits;
 mod logging;
 mod serve;
@@ -41,6 +42,12 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<serve::Options>),
+    /// List the live streams of a running server, read from the kernel's maps
+    Streams(inspect::Options),
+    /// List its sessions: peer, engine, profile, SSRCs, packets, drops, age, expiry
+    Sessions(inspect::Options),
+    /// List its BPF maps, or print the entries of one
+    Maps(inspect::MapOptions),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -59,6 +66,9 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(options) => serve::run(&options),
+        Command::Streams(options) => inspect::streams(&options),
+        Command::Sessions(options) => inspect::sessions(&options),
+        Command::Maps(options) => inspect::maps(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Version(options) => version::run(&options),
     };
