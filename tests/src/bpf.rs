@@ -419,13 +419,20 @@ impl Datapath {
         xdp(&mut self.ebpf, name)
     }
 
+    /// One counter, summed over CPUs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        Ok(self.counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
     /// All counters, summed over CPUs.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn counters(&self) -> Result<Counters> {
-        let values = (0..Counter::COUNT as u32).map(|i| Ok(self.counters.get(&i, 0)?.iter().sum()));
-        Ok(Counters(values.collect::<Result<_>>()?))
+        Ok(Counters(Counter::ALL.iter().map(|counter| self.counter(*counter)).collect::<Result<_>>()?))
     }
 
     /// What the kernel knows of a publisher track, as bytes.

@@ -27,7 +27,18 @@ impl Tap {
     /// # Errors
     /// Without root, and what the kernel says.
     pub fn open(ifindex: u32) -> Result<Self> {
-        const ALL: u16 = libc::ETH_P_ALL as u16;
+        Self::bound(ifindex, libc::ETH_P_ALL as u16)
+    }
+
+    /// Opens it to send only: frames that come in cost nothing.
+    ///
+    /// # Errors
+    /// Without root, and what the kernel says.
+    pub fn sender(ifindex: u32) -> Result<Self> {
+        Self::bound(ifindex, 0)
+    }
+
+    fn bound(ifindex: u32, protocol: u16) -> Result<Self> {
         // SAFETY: no memory.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         ensure!(fd >= 0, "AF_PACKET socket: {}", io::Error::last_os_error());
@@ -39,7 +50,7 @@ impl Tap {
         // SAFETY: all zeros is a valid address.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = ALL.to_be();
+        address.sll_protocol = protocol.to_be();
         address.sll_ifindex = ifindex as i32;
         let len = size_of::<libc::sockaddr_ll>() as u32;
         // SAFETY: a valid address of that length.
@@ -183,7 +194,9 @@ pub struct Wire {
     pub datapath: Datapath,
     /// Interfaces with the ingress program.
     pub nics: Vec<u32>,
-    /// Their far ends, in the same order.
+    /// The interfaces at their far ends, in the same order.
+    pub far: Vec<u32>,
+    /// Access to those.
     pub taps: Vec<Tap>,
 }
 
@@ -210,6 +223,7 @@ pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Resul
         for (near, _) in &ends {
             datapath.attach(*near, mode).with_context(|| format!("{mode:?}"))?;
         }
-        test(&mut Wire { datapath, nics: ends.iter().map(|(near, _)| *near).collect(), taps })
+        let (nics, far) = ends.into_iter().unzip();
+        test(&mut Wire { datapath, nics, far, taps })
     })
 }
