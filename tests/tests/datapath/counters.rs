@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use forwarder_common::Counter;
 
-use crate::{classify, drops, egress, fixture::counters_of, ring};
+use crate::{classify, drops, egress, faults, fixture::counters_of, ring};
 
 #[test]
 fn every_counter_is_exercised() {
@@ -13,6 +13,7 @@ fn every_counter_is_exercised() {
         .into_iter()
         .chain(counters_of(&drops::fixtures()))
         .chain(egress::EXERCISED)
+        .chain(faults::EXERCISED)
         .chain(ring::EXERCISED)
         .collect();
     let missing: Vec<&str> =

@@ -8,6 +8,7 @@ mod classify;
 mod counters;
 mod drops;
 mod egress;
+mod faults;
 mod fixture;
 mod lengths;
 mod replay;
