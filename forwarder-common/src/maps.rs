@@ -294,6 +294,9 @@ pub mod xdp_mode {
     pub const GENERIC: u8 = 2;
 }
 
+/// Longest interface name, with the zero behind it (`IFNAMSIZ` of Linux).
+pub const INTERFACE_NAME_LEN: usize = 16;
+
 /// The server that owns the maps. For the inspection commands.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -309,6 +312,8 @@ pub struct Server {
     pub ifindex: [u32; 8],
     /// [`xdp_mode`] of each.
     pub mode: [u8; 8],
+    /// Name of each, zero padded: an index means nothing outside the server's network namespace.
+    pub name: [[u8; INTERFACE_NAME_LEN]; 8],
     /// UDP port of the media, host byte order.
     pub media_port: u16,
     pub reserved: [u8; 6],

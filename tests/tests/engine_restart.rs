@@ -117,7 +117,7 @@ fn after_a_kill_the_next_server_starts_clean() -> Result<()> {
     running.wait()?;
     wait("XDP is detached", || Ok(!has_xdp(&lab)?))?;
     let text = inspect::sessions_text(&options)?;
-    ensure!(text.contains("IT IS DEAD") && text.contains("left-behind"), "{text}");
+    ensure!(text.contains("IT IS DEAD") && text.contains("left-behind") && text.contains("s0 (native)"), "{text}");
 
     let mut server = lab.start(config)?;
     let text = inspect::sessions_text(&options)?;

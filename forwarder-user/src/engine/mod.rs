@@ -135,7 +135,8 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Handle of a session in an engine; the slot number of its map entries.
+    /// Handle of a session in an engine. Never used again soon after the session is gone, so a late
+    /// event cannot be taken for one of another session; the same holds for the two below.
     SessionId;
     /// Handle of an incoming SSRC.
     PublisherTrackId;

@@ -113,8 +113,9 @@ impl Pinned {
 
     /// The server, alive or not.
     pub fn server_view(&self, now: u64) -> ServerView {
-        let names = interface_names(self.server.pid);
-        let interfaces = self.server.ifindex.iter().zip(self.server.mode).filter(|(index, _)| **index != 0);
+        let server = &self.server;
+        let interfaces = server.ifindex.iter().zip(server.mode).zip(&server.name);
+        let interfaces = interfaces.filter(|((index, _), _)| **index != 0);
         ServerView {
             pid: self.server.pid,
             liveness: self.liveness,
@@ -122,9 +123,9 @@ impl Pinned {
             silent_seconds: seconds(now.saturating_sub(self.server.heartbeat_ns)),
             media_port: self.server.media_port,
             interfaces: interfaces
-                .map(|(index, mode)| Interface {
+                .map(|((index, mode), name)| Interface {
                     index: *index,
-                    name: names.get(index).cloned(),
+                    name: text(name),
                     mode: mode_name(mode).to_owned(),
                 })
                 .collect(),
@@ -265,19 +266,6 @@ fn liveness(directory: &Path, server: &Server) -> Liveness {
     } else {
         Liveness::Running
     }
-}
-
-/// Interface names in the network namespace of a process; none if it is gone.
-fn interface_names(pid: u32) -> BTreeMap<u32, String> {
-    let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return BTreeMap::new() };
-    let lookup = move || -> io::Result<BTreeMap<u32, String>> {
-        // SAFETY: one system call on an open descriptor; it concerns this thread only, which ends.
-        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        crate::engine::kernel::interface_names()
-    };
-    std::thread::spawn(lookup).join().ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Zero-padded UTF-8.

@@ -19,10 +19,7 @@ const SHORT_ID: usize = 8;
 
 /// One line about the server, a second one if it does not work.
 pub fn server(server: &ServerView) -> String {
-    let interfaces = server.interfaces.iter().map(|interface| {
-        let name = interface.name.clone().unwrap_or_else(|| format!("interface {}", interface.index));
-        format!("{name} ({})", interface.mode)
-    });
+    let interfaces = server.interfaces.iter().map(|interface| format!("{} ({})", interface.name, interface.mode));
     let interfaces: Vec<String> = interfaces.collect();
     let line = format!(
         "server pid {}, up {}, kernel engine on {}, media port {}\n",

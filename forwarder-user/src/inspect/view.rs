@@ -32,8 +32,7 @@ pub struct ServerView {
 #[derive(Clone, Debug, Serialize)]
 pub struct Interface {
     pub index: u32,
-    /// Unknown if the server is dead.
-    pub name: Option<String>,
+    pub name: String,
     /// `native` or `generic`.
     pub mode: String,
 }

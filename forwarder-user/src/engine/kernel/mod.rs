@@ -26,7 +26,6 @@ mod state;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -271,14 +270,6 @@ impl KernelEngine {
     }
 }
 
-/// Names of the interfaces in the calling thread's network namespace, by index.
-///
-/// # Errors
-/// What netlink says.
-pub fn interface_names() -> std::io::Result<BTreeMap<u32, String>> {
-    Ok(Netlink::open()?.links()?.into_iter().map(|link| (link.index, link.name)).collect())
-}
-
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -299,6 +290,9 @@ fn describe_server(attached: &[Attached], media_port: u16) -> Server {
     for (place, interface) in attached.iter().enumerate().take(server.ifindex.len()) {
         server.ifindex[place] = interface.index;
         server.mode[place] = interface.mode;
+        for (place, byte) in server.name[place].iter_mut().zip(interface.name.bytes()) {
+            *place = byte;
+        }
     }
     server
 }
