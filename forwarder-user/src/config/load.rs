@@ -19,11 +19,11 @@ pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
     /// The parser names line, column and key.
-    #[error("{origin}: {source}")]
-    Parse { origin: String, source: Box<toml::de::Error> },
+    #[error("{origin}: {}", error.to_string().trim_end())]
+    Parse { origin: String, error: Box<toml::de::Error> },
     #[error("{origin}: {key}: {problem}")]
     Value { origin: String, key: &'static str, problem: String },
 }
@@ -34,8 +34,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the line or the key, and what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -53,7 +52,7 @@ impl Config {
     /// [`ConfigError`].
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { origin: origin.into(), source: Box::new(source) })?;
+            .map_err(|error| ConfigError::Parse { origin: origin.into(), error: Box::new(error) })?;
         config.override_secrets(|name| std::env::var(name).ok());
         config.check(origin)?;
         Ok(config)
