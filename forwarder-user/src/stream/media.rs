@@ -404,10 +404,12 @@ fn transport(sockets: &super::sockets::Sockets, pair: Pair) -> Option<Transport>
 
 /// The index under which a packet of an SSRC that the engine does not know is authentic. A new
 /// SSRC starts with ROC 0; its first packet may be lost and the sequence number wrap before the
-/// first one that we see.
+/// first one that we see. An SSRC that was learnt before goes on above its `former` highest index:
+/// whoever plays back what it sent until then must not be believed again.
 fn authenticate(opener: &RtpOpener, seq: u16, packet: &[u8], former: Option<ExtendedSeq>) -> Option<ExtendedSeq> {
     let first = ExtendedSeq(u64::from(seq));
     let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
     let guesses = [former.and_then(|highest| highest.estimate(seq)), Some(first), wrapped];
-    guesses.into_iter().flatten().find(|index| opener.authenticate(packet, *index))
+    let new = |index: &ExtendedSeq| former.is_none_or(|highest| *index > highest);
+    guesses.into_iter().flatten().filter(new).find(|index| opener.authenticate(packet, *index))
 }

@@ -80,6 +80,24 @@ async fn a_new_ssrc_replaces_a_silent_one_and_viewers_go_on() {
 }
 
 #[tokio::test]
+async fn what_a_former_ssrc_has_sent_does_not_bring_it_back() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    let silent = |highest| PublisherStats { highest, last_arrival_ns: boot_ns() - 1_000_000_000, ..Default::default() };
+    lab.rtp(&publisher, VP8, 1, 100, 0);
+    lab.engine.state().publisher_stats = silent(ExtendedSeq(150));
+    lab.rtp(&publisher, VP8, 2, 7, 0);
+    lab.engine.state().publisher_stats = silent(ExtendedSeq(9));
+    for played_back in [90, 100, 120, 150] {
+        lab.rtp(&publisher, VP8, 1, played_back, 0);
+    }
+    assert_eq!(lab.counters()["rtp_auth_failed"], 4);
+    lab.rtp(&publisher, VP8, 1, 151, 0);
+    let tracks: Vec<_> = lab.engine.state().publisher_tracks.values().map(|(_, t)| (t.ssrc, t.first)).collect();
+    assert_eq!(tracks, [(1, ExtendedSeq(151))]);
+}
+
+#[tokio::test]
 async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
     let mut lab = lab().await;
     let publisher = lab.publish("room");
