@@ -4,6 +4,7 @@ pub mod aiortc;
 pub mod bpf;
 pub mod browser;
 pub mod clip;
+pub mod demo;
 pub mod engine;
 pub mod frame;
 pub mod netns;

@@ -32,17 +32,22 @@ fn linked_llvm(binary: &[u8]) -> Option<u32> {
 /// Builds and installs it against Debian's `llvm-N-dev`. One to two minutes on two cores.
 pub fn install(major: u32) -> Command {
     let mut command = cargo();
-    scrub(&mut command).env("LLVM_PREFIX", format!("/usr/lib/llvm-{major}")).args([
-        "install",
-        "bpf-linker",
-        "--version",
-        VERSION,
-        "--locked",
-        "--force",
-        "--no-default-features",
-        "--features",
-        &format!("llvm-{major}"),
-    ]);
+    // The time goes to LLVM, not into the linker's own code: the cheaper build takes a third less.
+    scrub(&mut command)
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("LLVM_PREFIX", format!("/usr/lib/llvm-{major}"))
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            VERSION,
+            "--locked",
+            "--force",
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{major}"),
+        ]);
     command
 }
 

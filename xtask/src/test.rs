@@ -99,7 +99,7 @@ fn groups(filter: Option<&str>) -> Outcome<Vec<Group>> {
     let files = end_to_end_files()?;
     let test = |arguments: &[&str], filter: Option<&str>, threads: Option<&str>| {
         let mut command = cargo();
-        command.args(["test", "--workspace", "--locked", "--quiet"]).args(arguments);
+        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(arguments);
         command.arg("--").args(filter);
         command.args(threads.map(|threads| format!("--test-threads={threads}")));
         command
@@ -109,7 +109,6 @@ fn groups(filter: Option<&str>) -> Outcome<Vec<Group>> {
     }
     let mut groups = vec![
         Group { name: "unit tests".into(), command: test(&["--lib", "--bins"], filter, None) },
-        Group { name: "unit tests of the BPF programs, on the host".into(), command: host_tests(filter) },
         Group { name: "examples in the documentation".into(), command: test(&["--doc"], filter, None) },
     ];
     groups.extend(files.into_iter().map(|file| {
@@ -117,13 +116,6 @@ fn groups(filter: Option<&str>) -> Outcome<Vec<Group>> {
         Group { name: file, command }
     }));
     Ok(groups)
-}
-
-fn host_tests(filter: Option<&str>) -> Command {
-    let mut command = cargo();
-    command.current_dir(root().join("forwarder-ebpf")).args(["test", "--lib", "--locked", "--quiet", "--target-dir"]);
-    command.arg(root().join("target/ebpf-host")).arg("--").args(filter);
-    command
 }
 
 /// Names of `tests/tests/*.rs`.

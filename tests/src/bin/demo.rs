@@ -1,0 +1,17 @@
+//! `cargo xtask demo`: one publisher, many viewers, and the kernel in between.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use penstock_tests::demo::{self, Options};
+
+fn main() -> ExitCode {
+    match demo::run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The datapath's counters, read from the server's pinned maps: no question to the server.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use forwarder_common::{
+    Counter,
+    counter::Kind,
+    maps::{Server, xdp_mode},
+};
+
+/// Open maps of a running server.
+pub struct Kernel {
+    counters: PerCpuArray<MapData, u64>,
+    server: Array<MapData, Server>,
+}
+
+/// All counters at one moment, summed over CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(Vec<u64>);
+
+impl Kernel {
+    /// Opens the maps in the server's pin directory.
+    ///
+    /// # Errors
+    /// Without root, or when no server has pinned maps there.
+    pub fn open(pins: &Path) -> Result<Self> {
+        let map = |name: &str| {
+            let data = MapData::from_pin(pins.join(name)).with_context(|| pins.join(name).display().to_string())?;
+            Map::from_map_data(data).with_context(|| name.to_owned())
+        };
+        Ok(Self { counters: map("COUNTERS")?.try_into()?, server: map("SERVER")?.try_into()? })
+    }
+
+    /// Engine and mode, e.g. `kernel native`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn engine(&self) -> Result<String> {
+        let server = self.server.get(&0, 0)?;
+        let modes = server.ifindex.iter().zip(server.mode).filter(|(ifindex, _)| **ifindex != 0);
+        let mut names: Vec<&str> = modes
+            .map(|(_, mode)| match mode {
+                xdp_mode::NATIVE => "native",
+                xdp_mode::GENERIC => "generic",
+                _ => "not attached",
+            })
+            .collect();
+        names.dedup();
+        Ok(format!("kernel {}", names.join(" and ")))
+    }
+
+    /// Reads all counters.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters> {
+        let sum = |counter: &Counter| Ok(self.counters.get(&(*counter as u32), 0)?.iter().sum());
+        Counter::ALL.iter().map(sum).collect::<Result<_>>().map(Counters)
+    }
+}
+
+impl Counters {
+    /// One counter.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0.get(counter as usize).copied().unwrap_or(0)
+    }
+
+    /// Sum of a kind.
+    pub fn sum(&self, kind: Kind) -> u64 {
+        Counter::ALL.iter().filter(|counter| counter.kind() == kind).map(|counter| self.get(*counter)).sum()
+    }
+
+    /// Counters of a kind that are not zero.
+    pub fn named(&self, kind: Kind) -> Vec<(&'static str, u64)> {
+        let of_kind = Counter::ALL.iter().filter(|counter| counter.kind() == kind);
+        of_kind.map(|counter| (counter.name(), self.get(*counter))).filter(|(_, value)| *value > 0).collect()
+    }
+}

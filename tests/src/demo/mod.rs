@@ -1,0 +1,186 @@
+//! The demo: real processes, real ICE and DTLS, a real clip, and every frame compared.
+
+mod judge;
+mod kernel;
+mod machine;
+mod network;
+mod table;
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+
+use self::{
+    kernel::Kernel,
+    machine::Cpu,
+    network::Network,
+    table::{Sample, Table},
+};
+use crate::{
+    clip::Clip,
+    peer::{self, Publisher, Source, Viewers},
+    server,
+};
+
+/// Time between two samples.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest wait for the publisher's ICE and DTLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Command line of the demo.
+#[derive(Debug, clap::Parser)]
+#[command(name = "demo", about = "One publisher, many viewers, and the kernel in between")]
+pub struct Options {
+    /// Viewers.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=200))]
+    viewers: u32,
+    /// Seconds to play once all viewers have joined.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Stay afterwards, until Ctrl-C, and say how to look at it.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Set by Ctrl-C.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Runs the demo; whether every viewer got every frame.
+///
+/// # Errors
+/// When something cannot be started.
+pub fn run(options: &Options) -> Result<bool> {
+    on_interrupt();
+    let clip = Clip::load(&Clip::directory())?;
+    println!("Three network namespaces, two veth pairs: publisher ── server ── viewers");
+    let network = Network::start()?;
+    let source = Source::Clip(clip);
+    let publisher = publish(&network, source.clone())?;
+    let kernel = Kernel::open(&network.server.pins())?;
+    let url = format!("{}/demo/whep", Network::viewing_origin());
+    let mut viewers = Viewers::start(&url, 0, source, peer::Options::within(network.viewers.name()))?;
+    let mut watch = Watch::new(kernel, options.viewers as usize)?;
+    println!("publisher connected; {} viewers join, then {} s of play\n", options.viewers, options.seconds);
+
+    for _ in 0..options.viewers {
+        viewers.join()?;
+        watch.tick(&viewers)?;
+        if interrupted() {
+            break;
+        }
+    }
+    let start = judge::Mark::take(&publisher, &viewers);
+    let deadline = Instant::now() + Duration::from_secs(options.seconds);
+    while Instant::now() < deadline && !interrupted() {
+        thread::sleep(Duration::from_millis(50));
+        watch.tick(&viewers)?;
+    }
+    watch.table.clear();
+    let ok = if interrupted() {
+        println!("interrupted");
+        false
+    } else {
+        let counters = watch.kernel.counters()?;
+        judge::summary(&start, &judge::Mark::take(&publisher, &viewers), &counters)
+    };
+    if options.keep && !interrupted() {
+        stay(&network, &viewers, &mut watch)?;
+    }
+    println!("closing the sessions and removing the networks");
+    viewers.stop()?;
+    publisher.stop()?;
+    Ok(ok)
+}
+
+fn publish(network: &Network, source: Source) -> Result<Publisher> {
+    let url = format!("{}/demo/whip", Network::publishing_origin());
+    let publisher = Publisher::start(&url, source, peer::Options::within(network.publisher.name()))?;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    while publisher.stats().connected.is_none() {
+        let failure = publisher.stats().failed;
+        ensure!(failure.is_none(), "the publisher failed: {}", failure.unwrap_or_default());
+        ensure!(
+            Instant::now() < deadline,
+            "the publisher does not connect; the server's log:\n{}",
+            network.server.log()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(publisher)
+}
+
+/// Keeps everything running and says how to look at it.
+fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch) -> Result<()> {
+    let penstock = server::binary()?;
+    let (penstock, pins) = (penstock.display(), network.server.pins());
+    let pins = pins.display();
+    let (server, viewer) = (network.host.name(), network.viewers.name());
+    println!("\nIt goes on until Ctrl-C. From another terminal, as root:");
+    println!("  what the kernel's maps say");
+    println!("    {penstock} streams  --pin-dir {pins}");
+    println!("    {penstock} sessions --pin-dir {pins}");
+    println!("    {penstock} maps     --pin-dir {pins}");
+    println!("    bpftool map dump pinned {pins}/COUNTERS");
+    println!("  where the programs are attached, and copies on the wire");
+    println!("    nsenter --net=/run/netns/{server} bpftool net show");
+    println!("    nsenter --net=/run/netns/{viewer} timeout 1 tcpdump -c 5 -ni v0 udp");
+    println!("  the server's API, and its player in a browser");
+    println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", Network::viewing_origin());
+    println!(
+        "    nsenter --net=/run/netns/{viewer} chromium --no-sandbox --user-data-dir=$(mktemp -d) {}/demo\n",
+        Network::viewing_origin()
+    );
+    while !interrupted() {
+        thread::sleep(Duration::from_millis(50));
+        watch.tick(viewers)?;
+    }
+    watch.table.clear();
+    Ok(())
+}
+
+/// Takes a sample every [`INTERVAL`].
+struct Watch {
+    kernel: Kernel,
+    table: Table,
+    cpu: Cpu,
+    last: Option<Instant>,
+}
+
+impl Watch {
+    fn new(kernel: Kernel, wanted: usize) -> Result<Self> {
+        let table = Table::new(kernel.engine()?, wanted);
+        Ok(Self { kernel, table, cpu: Cpu::read()?, last: None })
+    }
+
+    fn tick(&mut self, viewers: &Viewers) -> Result<()> {
+        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+            return Ok(());
+        }
+        self.last = Some(Instant::now());
+        let cpu = Cpu::read()?;
+        let load = cpu.since(std::mem::replace(&mut self.cpu, cpu));
+        let sample = Sample { at: Instant::now(), counters: self.kernel.counters()?, viewers: viewers.stats() };
+        self.table.show(sample, load);
+        Ok(())
+    }
+}
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Ctrl-C ends the demo in order: destructors remove namespaces, processes and mounts.
+fn on_interrupt() {
+    extern "C" fn note(_signal: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { libc::signal(signal, note as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    }
+}
