@@ -71,7 +71,9 @@ pub fn build_and_report(check: bool) -> Outcome {
     let start = Instant::now();
     let toolchain = build()?;
     println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());
-    report()?;
+    let report = report()?;
+    // Whoever reads only the first lines (`| head`) has what he wants.
+    let _ = std::io::stdout().write_all(report.as_bytes());
     if check {
         println!();
         test::prepared_binary("verify-ebpf", &[])?;
@@ -79,16 +81,17 @@ pub fn build_and_report(check: bool) -> Outcome {
     Ok(())
 }
 
-/// Prints path, sections, programs and maps of the object.
-fn report() -> Outcome {
+/// Path, sections, programs and maps of the object.
+fn report() -> Outcome<String> {
+    let mut lines = Vec::new();
     let path = object_path();
     let file = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let object = Object::parse(&file).ok_or_else(|| format!("{} is no BPF object", path.display()))?;
     let btf = object.section(".BTF").ok_or("the object has no BTF: was it linked with --btf?")?;
     let maps = btf::maps(btf.data).ok_or("the object's BTF cannot be read")?;
 
-    println!("{}  ({} bytes)", path.strip_prefix(root()).unwrap_or(&path).display(), file.len());
-    println!("\nprograms and functions         section          instructions");
+    lines.push(format!("{}  ({} bytes)", path.strip_prefix(root()).unwrap_or(&path).display(), file.len()));
+    lines.push("\nprograms and functions         section          instructions".into());
     let mut functions: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
     for symbol in object.symbols.iter().filter(|symbol| symbol.function) {
         if let Some(section) = object.sections.get(symbol.section).filter(|section| section.executable) {
@@ -96,12 +99,12 @@ fn report() -> Outcome {
         }
     }
     for (name, (section, instructions)) in &functions {
-        println!("  {name:<28} {section:<16} {instructions:>12}");
+        lines.push(format!("  {name:<28} {section:<16} {instructions:>12}"));
     }
-    println!("\nmaps (default size)            type             entries    key    value        bytes");
+    lines.push("\nmaps (default size)            type             entries    key    value        bytes".into());
     for map in &maps {
         let bytes = map.max_entries * (map.key_size + map.value_size);
-        println!(
+        lines.push(format!(
             "  {:<28} {:<14} {:>9} {:>6} {:>8} {:>12}",
             map.name,
             btf::map_type_name(map.map_type),
@@ -109,12 +112,13 @@ fn report() -> Outcome {
             map.key_size,
             map.value_size,
             bytes
-        );
+        ));
     }
-    println!("\nsections                                              bytes");
+    lines.push("\nsections                                              bytes".into());
     let interesting = |name: &str| !name.starts_with(".debug") && !name.starts_with(".rel") && !name.is_empty();
     for section in object.sections.iter().filter(|section| interesting(section.name) && section.size > 0) {
-        println!("  {:<44} {:>12}", section.name, section.size);
+        lines.push(format!("  {:<44} {:>12}", section.name, section.size));
     }
-    Ok(())
+    lines.push(String::new());
+    Ok(lines.join("\n"))
 }

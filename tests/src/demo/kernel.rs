@@ -48,7 +48,8 @@ impl Kernel {
             })
             .collect();
         names.dedup();
-        Ok(format!("kernel {}", names.join(" and ")))
+        // The server writes the entry with its first sign of life.
+        Ok(if names.is_empty() { "kernel".into() } else { format!("kernel {}", names.join(" and ")) })
     }
 
     /// Reads all counters.

@@ -148,23 +148,27 @@ struct Watch {
     kernel: Kernel,
     table: Table,
     cpu: Cpu,
-    last: Option<Instant>,
+    last: Instant,
 }
 
 impl Watch {
     fn new(kernel: Kernel, wanted: usize) -> Result<Self> {
-        let table = Table::new(kernel.engine()?, wanted);
-        Ok(Self { kernel, table, cpu: Cpu::read()?, last: None })
+        Ok(Self { kernel, table: Table::new(wanted), cpu: Cpu::read()?, last: Instant::now() })
     }
 
     fn tick(&mut self, viewers: &Viewers) -> Result<()> {
-        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+        if self.last.elapsed() < INTERVAL {
             return Ok(());
         }
-        self.last = Some(Instant::now());
+        self.last = Instant::now();
         let cpu = Cpu::read()?;
         let load = cpu.since(std::mem::replace(&mut self.cpu, cpu));
-        let sample = Sample { at: Instant::now(), counters: self.kernel.counters()?, viewers: viewers.stats() };
+        let sample = Sample {
+            at: self.last,
+            engine: self.kernel.engine()?,
+            counters: self.kernel.counters()?,
+            viewers: viewers.stats(),
+        };
         self.table.show(sample, load);
         Ok(())
     }

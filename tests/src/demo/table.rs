@@ -17,6 +17,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub at: Instant,
+    pub engine: String,
     pub counters: Counters,
     pub viewers: Vec<Stats>,
 }
@@ -55,7 +56,6 @@ impl Received {
 
 /// Prints samples.
 pub struct Table {
-    engine: String,
     wanted: usize,
     terminal: bool,
     drawn: usize,
@@ -66,9 +66,9 @@ pub struct Table {
 
 impl Table {
     /// For `wanted` viewers.
-    pub fn new(engine: String, wanted: usize) -> Self {
+    pub fn new(wanted: usize) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        Self { engine, wanted, terminal, drawn: 0, start: Instant::now(), last_line: None, previous: None }
+        Self { wanted, terminal, drawn: 0, start: Instant::now(), last_line: None, previous: None }
     }
 
     /// Shows a sample; rates are since the one before.
@@ -113,7 +113,7 @@ impl Table {
         let packets = |counter| format!("{:>10} packets {:>8.0} /s", now.counters.get(counter), rate(counter));
         let received = Received::sum(&now.viewers);
         vec![
-            ("engine", self.engine.clone()),
+            ("engine", now.engine.clone()),
             ("viewers", format!("{} of {} connected", received.connected, self.wanted)),
             ("opened", format!("{} {:>8.2} Mbit/s", packets(Counter::Opened), megabits(Counter::OpenedBytes))),
             ("sealed", format!("{} {:>8.2} Mbit/s", packets(Counter::Sealed), megabits(Counter::SealedBytes))),
