@@ -1,6 +1,6 @@
 //! Builds the BPF object and says what is in it.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command, time::Instant};
+use std::{collections::BTreeMap, env, fs, io::Write, path::PathBuf, process::Command, time::Instant};
 
 use crate::{
     btf,
