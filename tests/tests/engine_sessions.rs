@@ -80,7 +80,7 @@ fn joining_and_leaving_under_load_never_reuses_an_index() -> Result<()> {
     let mut seen: Vec<HashMap<u64, u64>> = vec![HashMap::new(); viewers.len()];
     let mut attached = vec![true; viewers.len()];
     let mut rejoined = 0;
-    for _ in 0..60 {
+    for _ in 0..50 {
         let n = random.below(viewers.len());
         let viewer = &mut viewers[n];
         if attached[n] {
@@ -103,7 +103,7 @@ fn joining_and_leaving_under_load_never_reuses_an_index() -> Result<()> {
     for (viewer, seen) in viewers.iter_mut().zip(&mut seen) {
         record(seen, &viewer.receive(QUIET)?)?;
     }
-    ensure!(rejoined >= 20, "only {rejoined} joins");
+    ensure!(rejoined >= 15, "only {rejoined} joins");
     ensure!(server.engine.publisher_stats(track).is_some_and(|stats| stats.highest.0 == last));
     ensure!(server.counter("drop_internal_egress") == 0 && server.counter("drop_internal_ingress") == 0);
     ensure!(server.other_events().is_empty(), "unasked events");
