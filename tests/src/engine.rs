@@ -361,6 +361,8 @@ impl Viewer {
             match self.socket.recv(&mut buffer) {
                 Ok(len) => copies.push(self.check(&buffer[..len])?),
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return Ok(copies),
+                // A process that is stopped and goes on (a debugger, a frozen machine) gets this one.
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::Interrupted) => {}
                 Err(error) => bail!("receiving: {error}"),
             }
         }
