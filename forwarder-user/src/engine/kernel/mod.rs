@@ -5,13 +5,14 @@
 //! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
 //! | `maps`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
 //! | `fanout` | thread: everything that needs a grace period |
-//! | `path`, `resolver`, `netlink` | routes and neighbours of subscribers, and the thread that watches them |
+//! | `path`, `resolver`, `netlink`, `features` | routes and neighbours of subscribers, and the thread that watches them |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
 
 mod attach;
 mod check;
 pub mod clock;
 mod fanout;
+mod features;
 mod housekeeping;
 mod load;
 pub mod maps;

@@ -21,6 +21,7 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
+use super::features::Features;
 use crate::engine::Transport;
 
 /// A network interface, as far as the engine cares.
@@ -62,6 +63,8 @@ pub struct Route {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// `None` on kernels that do not tell (before 6.3).
+    features: Option<Features>,
 }
 
 impl Netlink {
@@ -71,7 +74,7 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, features: Features::open().ok() })
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
@@ -114,6 +117,14 @@ impl Netlink {
             }
         }
         Ok(false)
+    }
+
+    /// Does the device take redirected frames? Where the kernel does not tell, we must hope so.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn takes_redirects(&self, ifindex: u32) -> io::Result<bool> {
+        self.features.as_ref().map_or(Ok(true), |features| features.takes_redirects(ifindex))
     }
 
     /// All interfaces.

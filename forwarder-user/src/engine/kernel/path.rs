@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use forwarder_common::maps::Path;
+use forwarder_common::maps::{Path, xdp_mode};
 
 use super::{
     attach::Attached,
@@ -36,6 +36,7 @@ pub fn find(netlink: &mut Netlink, attached: &[Attached], transport: Transport) 
         return Err("the peer is on this host, and XDP does not see the loopback".into());
     }
     let (egress, vlan) = device(&link, attached)?;
+    takes_copies(netlink, attached, egress)?;
     let source_mac = link.mac.ok_or_else(|| format!("{} is not an Ethernet device", link.name))?;
     Ok(Route { egress, vlan, source_mac, neighbour: (route.ifindex, route.next_hop), transport })
 }
@@ -50,6 +51,21 @@ fn device(link: &Link, attached: &[Attached]) -> Result<(u32, Option<u16>), Stri
         None => (link.index, None),
     };
     if is_attached(attached, egress) { Ok((egress, tag)) } else { Err(not_attached(link, attached)) }
+}
+
+/// Native XDP leaves devices out of a broadcast that do not take redirected frames, silently.
+fn takes_copies(netlink: &Netlink, attached: &[Attached], egress: u32) -> Result<(), String> {
+    let native = attached.iter().find(|interface| interface.index == egress && interface.mode == xdp_mode::NATIVE);
+    let Some(interface) = native else { return Ok(()) };
+    match netlink.takes_redirects(egress) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "{} takes no redirected frames. Of a veth pair the other end needs GRO before it goes up (ethtool -K \
+             OTHER-END gro on; then down and up) or an XDP program; with other drivers set `kernel.mode` to generic",
+            interface.name
+        )),
+        Err(error) => Err(format!("the XDP features of {} cannot be asked: {error}", interface.name)),
+    }
 }
 
 fn is_attached(attached: &[Attached], index: u32) -> bool {
@@ -99,8 +115,6 @@ pub const fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use forwarder_common::maps::xdp_mode;
-
     use super::*;
     use crate::engine::kernel::netlink::Vlan;
 
