@@ -3,8 +3,8 @@
     peer.py publish URL [--codec VP8]
     peer.py play URL
 
-Writes its state to stdout as one JSON object a line, twice a second. Ends with a DELETE of its session when its stdin
-is closed.
+Writes its state to stdout as one JSON object a line, twice a second. The line `pause` on stdin stops what it sends; the
+end of stdin ends it with a DELETE of its session.
 """
 
 import argparse
@@ -155,11 +155,14 @@ async def tell(pc, seen):
         await asyncio.sleep(0.5)
 
 
-async def stdin_closed():
-    """True end of stdin; whatever is written to it is ignored."""
+async def obey(pc):
+    """Follows the commands on stdin until its end."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
+    async for line in reader:
+        if line.strip() == b"pause":
+            for sender in pc.getSenders():
+                sender.replaceTrack(None)
 
 
 async def main():
@@ -185,7 +188,7 @@ async def main():
     session = await connect(pc, options.url)
     teller = asyncio.ensure_future(tell(pc, seen))
     try:
-        await stdin_closed()
+        await obey(pc)
     finally:
         for task in (teller, *watchers):
             task.cancel()

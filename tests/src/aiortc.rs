@@ -1,7 +1,7 @@
 //! Peers on aiortc, an implementation of WebRTC that shares no code with str0m or Chromium: `tests/python/peer.py`,
 //! run by the virtual environment that `cargo xtask setup` makes in `target/venv`.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,6 +84,15 @@ impl Peer {
     /// It does not within `patience`; the message has the last state and what the peer wrote to stderr.
     pub fn wait_for(&self, what: &str, patience: Duration, reached: impl Fn(&Value) -> bool) -> Result<Value> {
         wait_until(what, patience, || Ok(Some(self.state()).filter(&reached))).with_context(|| self.report())
+    }
+
+    /// Makes a publisher send no more media; its session stays.
+    ///
+    /// # Errors
+    /// The peer is gone.
+    pub fn pause(&mut self) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("the peer was stopped")?;
+        stdin.write_all(b"pause\n").and_then(|()| stdin.flush()).context("the peer is gone")
     }
 
     /// Ends the peer with a DELETE of its session and returns its last state.

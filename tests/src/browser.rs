@@ -4,6 +4,7 @@
 mod cdp;
 mod page;
 mod stats;
+pub mod watch;
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

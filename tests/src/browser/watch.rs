@@ -1,0 +1,90 @@
+//! What every test expects of a page that plays, and of one that publishes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Page, Stats, contrast, count, difference};
+
+/// Longest wait for a first frame, connection set-up included, on a busy machine.
+pub const START: Duration = Duration::from_secs(30);
+
+/// Frames and seconds of sound that must follow the first ones before a page counts as playing.
+const FRAMES: u64 = 45;
+const SOUND_S: f64 = 3.0;
+
+/// Largest part of the watched time that may be frozen: the machine's hiccups, not ours.
+const FROZEN: f64 = 0.25;
+
+/// Waits until the page shows video and receives sound, then watches on for at least three seconds.
+///
+/// # Errors
+/// Too few frames or samples, lost packets, no AES-GCM, freezes, or no picture size. The message has the statistics.
+pub fn plays(page: &Page) -> Result<Stats> {
+    let begun = page.wait_for_stats("first frame and sound", START, |stats| {
+        count(stats.inbound("video"), "framesDecoded") > 0 && count(stats.inbound("audio"), "totalSamplesReceived") > 0
+    })?;
+    let (frames, sound) =
+        (count(begun.inbound("video"), "framesDecoded"), seconds(&begun, "audio", "totalSamplesDuration"));
+    let watched = page.wait_for_stats("frames and sound go on", START, |stats| {
+        count(stats.inbound("video"), "framesDecoded") >= frames + FRAMES
+            && seconds(stats, "audio", "totalSamplesDuration") >= sound + SOUND_S
+    })?;
+    healthy(&begun, &watched).with_context(|| format!("{}\nstatistics:\n{watched}", page.report()))?;
+    Ok(watched)
+}
+
+fn healthy(begun: &Stats, watched: &Stats) -> Result<()> {
+    ensure!(is_gcm(watched.srtp_cipher()), "SRTP profile {:?}", watched.srtp_cipher());
+    for stream in watched.all_inbound() {
+        ensure!(count(stream, "packetsLost") == 0, "lost packets: {stream}");
+    }
+    let video = watched.inbound("video");
+    ensure!(count(video, "frameWidth") > 0 && count(video, "frameHeight") > 0, "no picture size: {video}");
+    let took = (video["timestamp"].as_f64().unwrap_or(0.0)
+        - begun.inbound("video")["timestamp"].as_f64().unwrap_or(0.0))
+        / 1e3;
+    let frozen = seconds(watched, "video", "totalFreezesDuration") - seconds(begun, "video", "totalFreezesDuration");
+    ensure!(frozen <= FROZEN * took, "frozen for {frozen:.1} s of {took:.1} s");
+    Ok(())
+}
+
+fn seconds(stats: &Stats, kind: &str, name: &str) -> f64 {
+    stats.inbound(kind)[name].as_f64().unwrap_or(0.0)
+}
+
+/// Whether a browser's or aiortc's name of an SRTP profile is one of RFC 7714.
+#[must_use]
+pub fn is_gcm(profile: &str) -> bool {
+    ["SRTP_AEAD_AES_128_GCM", "SRTP_AEAD_AES_256_GCM"].contains(&profile)
+}
+
+/// Waits until the page has sent frames and sound over SRTP-GCM.
+///
+/// # Errors
+/// It has not in time.
+pub fn publishes(page: &Page) -> Result<Stats> {
+    let stats = page.wait_for_stats("frames and sound are sent", START, |stats| {
+        count(stats.outbound("video"), "framesSent") > 0 && count(stats.outbound("audio"), "packetsSent") > 0
+    })?;
+    ensure!(is_gcm(stats.srtp_cipher()), "SRTP profile {:?}", stats.srtp_cipher());
+    Ok(stats)
+}
+
+/// Checks the video by its pixels: it has contrast, and it moves.
+///
+/// # Errors
+/// It is blank, or stands still for five seconds.
+pub fn shows_a_moving_picture(page: &Page) -> Result<()> {
+    let first = page.picture()?;
+    ensure!(contrast(&first) > 20.0, "the picture is blank: {first:?}\n{}", page.report());
+    let moved = || Ok(Some(difference(&first, &page.picture()?)).filter(|moved| *moved > 2.0));
+    super::wait_until("the picture moves", Duration::from_secs(5), moved).with_context(|| page.report()).map(drop)
+}
+
+/// Where a screenshot of this name goes.
+#[must_use]
+pub fn screenshot_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots").join(format!("{name}.png"))
+}

@@ -1,0 +1,102 @@
+//! aiortc publishes and plays, against itself and against Chromium, through XDP.
+
+use anyhow::{Result, ensure};
+use penstock_tests::aiortc::{Peer, Work, stream};
+use penstock_tests::browser::watch::{START, is_gcm, plays, publishes, shows_a_moving_picture};
+use penstock_tests::browser::{Browser, count};
+use penstock_tests::received::{by_aiortc, by_page, equals_sealed};
+use penstock_tests::stage::Stage;
+use serde_json::Value;
+
+/// Frames that must have been decoded: three seconds of video, and more of sound.
+const VIDEO_FRAMES: u64 = 45;
+const AUDIO_FRAMES: u64 = 150;
+
+fn publish(stage: &Stage, codec: &str) -> Result<Peer> {
+    let peer = Peer::start(&stage.publisher, Work::Publish, &format!("{}/a/whip", stage.publishing_origin()), codec)?;
+    let state = peer.wait_for("aiortc sends video", START, |state| {
+        count(stream(state, "outbound-rtp", "video"), "packetsSent") > 0
+    })?;
+    ensure!(is_gcm(profile(&state)), "SRTP profile {:?}", profile(&state));
+    Ok(peer)
+}
+
+fn play(stage: &Stage) -> Result<Peer> {
+    Peer::start(&stage.viewer, Work::Play, &format!("{}/a/whep", stage.viewing_origin()), "")
+}
+
+/// Waits until an aiortc viewer has decoded enough, then checks what it saw, heard and lost.
+fn decodes(viewer: &Peer) -> Result<Value> {
+    let state = viewer.wait_for("aiortc decodes video and sound", START, |state| {
+        count(state, "video_frames") >= VIDEO_FRAMES && count(state, "audio_frames") >= AUDIO_FRAMES
+    })?;
+    ensure!(is_gcm(profile(&state)), "SRTP profile {:?}", profile(&state));
+    ensure!(count(&state, "width") > 0 && count(&state, "contrast") > 50, "no picture: {state}");
+    ensure!(count(&state, "loudness") > 1000, "no sound: {state}");
+    for received in by_aiortc(&state) {
+        ensure!(received.lost == 0, "lost packets: {state}");
+    }
+    Ok(state)
+}
+
+fn profile(state: &Value) -> &str {
+    state["srtp_profile"].as_str().unwrap_or_default()
+}
+
+fn with_log(test: impl FnOnce(&Stage) -> Result<()>) -> Result<()> {
+    let stage = Stage::new()?;
+    stage.explain(test(&stage))
+}
+
+#[test]
+fn aiortc_publishes_and_aiortc_plays() -> Result<()> {
+    with_log(|stage| {
+        let mut publisher = publish(stage, "VP8")?;
+        let viewer = play(stage)?;
+        decodes(&viewer)?;
+        publisher.pause()?;
+        equals_sealed(stage, || Ok(by_aiortc(&viewer.state())))?;
+        viewer.stop()?;
+        publisher.stop().map(drop)
+    })
+}
+
+#[test]
+fn aiortc_publishes_and_a_browser_plays() -> Result<()> {
+    with_log(|stage| {
+        let mut publisher = publish(stage, "VP8")?;
+        let browser = Browser::launch("viewer", &stage.viewer, None)?;
+        let page = browser.open(&format!("{}/a", stage.viewing_origin()))?;
+        plays(&page)?;
+        shows_a_moving_picture(&page)?;
+        publisher.pause()?;
+        equals_sealed(stage, || Ok(by_page(&page.stats()?)))?;
+        publisher.stop().map(drop)
+    })
+}
+
+#[test]
+fn aiortc_publishes_h264_and_a_browser_plays() -> Result<()> {
+    with_log(|stage| {
+        let publisher = publish(stage, "H264")?;
+        let browser = Browser::launch("viewer", &stage.viewer, None)?;
+        let stats = plays(&browser.open(&format!("{}/a", stage.viewing_origin()))?)?;
+        assert_eq!(stats.codec(stats.inbound("video")), "video/H264");
+        publisher.stop().map(drop)
+    })
+}
+
+#[test]
+fn a_browser_publishes_and_aiortc_plays() -> Result<()> {
+    with_log(|stage| {
+        let origin = stage.publishing_origin();
+        let browser = Browser::launch("publisher", &stage.publisher, Some(&origin))?;
+        let page = browser.open(&format!("{origin}/a/publish?width=320&height=240&fps=15&start=1"))?;
+        publishes(&page)?;
+        let viewer = play(stage)?;
+        decodes(&viewer)?;
+        page.evaluate("Promise.all(penstock.pc.getSenders().map(sender => sender.replaceTrack(null)))")?;
+        equals_sealed(stage, || Ok(by_aiortc(&viewer.state())))?;
+        viewer.stop().map(drop)
+    })
+}
