@@ -117,7 +117,15 @@ impl Browser {
     /// # Errors
     /// The page cannot be fetched within 30 s.
     pub fn open(&self, url: &str) -> Result<Page> {
-        Page::open(&self.name, Arc::clone(&self.connection), url)
+        self.open_with(url, "")
+    }
+
+    /// As [`open`](Self::open); `script` runs in the page before its own scripts.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(&self, url: &str, script: &str) -> Result<Page> {
+        Page::open(&self.name, Arc::clone(&self.connection), url, script)
     }
 
     /// What the browser wrote to stderr (its last 64 KB).

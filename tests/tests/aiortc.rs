@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use penstock_tests::aiortc::{Peer, Work, stream};
-use penstock_tests::browser::watch::{START, is_gcm, plays, publishes, shows_a_moving_picture};
+use penstock_tests::browser::watch::{self, START, is_gcm, plays, shows_a_moving_picture};
 use penstock_tests::browser::{Browser, count};
 use penstock_tests::received::{by_aiortc, by_page, equals_sealed};
 use penstock_tests::stage::Stage;
@@ -91,11 +91,10 @@ fn a_browser_publishes_and_aiortc_plays() -> Result<()> {
     with_log(|stage| {
         let origin = stage.publishing_origin();
         let browser = Browser::launch("publisher", &stage.publisher, Some(&origin))?;
-        let page = browser.open(&format!("{origin}/a/publish?width=320&height=240&fps=15&start=1"))?;
-        publishes(&page)?;
+        let page = watch::publish(&browser, &origin, "a", "VP8")?;
         let viewer = play(stage)?;
         decodes(&viewer)?;
-        page.evaluate("Promise.all(penstock.pc.getSenders().map(sender => sender.replaceTrack(null)))")?;
+        watch::pause(&page)?;
         equals_sealed(stage, || Ok(by_aiortc(&viewer.state())))?;
         viewer.stop().map(drop)
     })

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use penstock_tests::browser::Browser;
-use penstock_tests::browser::watch::{plays, publishes};
+use penstock_tests::browser::watch::{plays, publish};
 use penstock_tests::stage::Stage;
 
 /// Debian's Chromium encodes all of these in software. It has no encoder for H.265.
@@ -20,14 +20,11 @@ fn other_codecs_are_published_and_played() -> Result<()> {
 }
 
 fn one(stage: &Stage, publishers: &Browser, viewers: &Browser, codec: &str) -> Result<()> {
-    let query = format!("?width=320&height=240&fps=15&codec={codec}&start=1");
-    let publisher = publishers.open(&format!("{}/{codec}/publish{query}", stage.publishing_origin()))?;
-    let sent = publishes(&publisher)?;
-    let mime = format!("video/{codec}");
-    ensure!(sent.codec(sent.outbound("video")) == mime, "sends {}", sent.codec(sent.outbound("video")));
+    let publisher = publish(publishers, &stage.publishing_origin(), codec, codec)?;
     let viewer = viewers.open(&format!("{}/{codec}", stage.viewing_origin()))?;
     let stats = plays(&viewer)?;
-    ensure!(stats.codec(stats.inbound("video")) == mime, "plays {}", stats.codec(stats.inbound("video")));
+    let used = stats.codec(stats.inbound("video"));
+    ensure!(used == format!("video/{codec}"), "the viewer plays {used}");
     viewer.close()?;
     publisher.close()
 }

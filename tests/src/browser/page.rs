@@ -23,7 +23,7 @@ pub struct Page {
 pub type Picture = Vec<[f64; 3]>;
 
 impl Page {
-    pub(super) fn open(browser: &str, connection: Arc<Connection>, url: &str) -> Result<Self> {
+    pub(super) fn open(browser: &str, connection: Arc<Connection>, url: &str, script: &str) -> Result<Self> {
         let text = |value: &Value| value.as_str().map(str::to_owned).context("DevTools answer without an id");
         let target = connection.call("", "Target.createTarget", json!({ "url": "about:blank" }), CALL)?;
         let target = text(&target["targetId"])?;
@@ -32,6 +32,7 @@ impl Page {
         for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
             connection.call(&session, domain, json!({}), CALL)?;
         }
+        connection.call(&session, "Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }), CALL)?;
         let page = Self { name: format!("{browser} {url}"), connection, target, session };
         page.navigate(url)?;
         Ok(page)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Page, Stats, contrast, count, difference};
+use super::{Browser, Page, Stats, contrast, count, difference};
 
 /// Longest wait for a first frame, connection set-up included, on a busy machine.
 pub const START: Duration = Duration::from_secs(30);
@@ -60,16 +60,46 @@ pub fn is_gcm(profile: &str) -> bool {
     ["SRTP_AEAD_AES_128_GCM", "SRTP_AEAD_AES_256_GCM"].contains(&profile)
 }
 
-/// Waits until the page has sent frames and sound over SRTP-GCM.
+/// Opens the product's page for publishing and presses its button; returns when frames and sound are sent over
+/// SRTP-GCM. `codec` (`VP8`, `H264`, `VP9`, `AV1`) is the one video codec that the browser offers.
 ///
 /// # Errors
-/// It has not in time.
-pub fn publishes(page: &Page) -> Result<Stats> {
+/// The page does not get that far in time.
+pub fn publish(browser: &Browser, origin: &str, stream: &str, codec: &str) -> Result<Page> {
+    let page = browser.open_with(&format!("{origin}/{stream}/publish"), &camera(codec))?;
+    page.evaluate("document.getElementById('start').click()")?;
     let stats = page.wait_for_stats("frames and sound are sent", START, |stats| {
         count(stats.outbound("video"), "framesSent") > 0 && count(stats.outbound("audio"), "packetsSent") > 0
     })?;
     ensure!(is_gcm(stats.srtp_cipher()), "SRTP profile {:?}", stats.srtp_cipher());
-    Ok(stats)
+    let used = stats.codec(stats.outbound("video"));
+    ensure!(used == format!("video/{codec}"), "the browser sends {used}");
+    Ok(page)
+}
+
+/// Makes a page's camera small, since two software encoders and decoders share the machine with everything else, and
+/// its offer one of a single video codec.
+fn camera(codec: &str) -> String {
+    format!(
+        "const media = navigator.mediaDevices, capture = media?.getUserMedia.bind(media);
+        if (capture) media.getUserMedia = wanted => capture({{
+            audio: wanted.audio, video: wanted.video && {{ width: 320, height: 240, frameRate: 15 }} }});
+        const add = RTCPeerConnection.prototype.addTransceiver;
+        RTCPeerConnection.prototype.addTransceiver = function (track, options) {{
+            const transceiver = add.call(this, track, options);
+            if (track.kind === 'video') transceiver.setCodecPreferences(
+                RTCRtpSender.getCapabilities('video').codecs.filter(codec => codec.mimeType === 'video/{codec}'));
+            return transceiver;
+        }};"
+    )
+}
+
+/// Makes a publishing page send no more media; its session stays.
+///
+/// # Errors
+/// The page has no connection.
+pub fn pause(page: &Page) -> Result<()> {
+    page.evaluate("Promise.all(penstock.pc.getSenders().map(sender => sender.replaceTrack(null)))").map(drop)
 }
 
 /// Checks the video by its pixels: it has contrast, and it moves.
