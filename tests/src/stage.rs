@@ -46,7 +46,7 @@ impl Stage {
             interfaces: vec!["s0".into(), "s1".into()],
             mode: "native",
             http: [TO_PUBLISHERS, TO_VIEWERS].map(|address| (address, HTTP_PORT).into()).into(),
-            more: "[log]\nlevel = \"debug\"\n".into(),
+            more: "[log]\nlevel = \"info,penstock=debug\"\n".into(),
         };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, _host: host, publisher, viewer })
@@ -64,13 +64,13 @@ impl Stage {
         format!("http://{TO_VIEWERS}:{HTTP_PORT}")
     }
 
-    /// The track with this SSRC in `penstock sessions --json`, which reads the kernel's maps and not the server.
+    /// The track with this SSRC in the server's state; its counts come from the kernel's maps.
     ///
     /// # Errors
-    /// The command fails, or no session has such a track.
+    /// The server does not answer, or no session has such a track.
     pub fn track(&self, ssrc: u64) -> Result<Value> {
-        let sessions = self.server.inspect(&["sessions"])?;
-        find(&sessions, ssrc).cloned().with_context(|| format!("no track with SSRC {ssrc} in {sessions:#}"))
+        let state = self.server.get("/api/v1/state")?;
+        find(&state, ssrc).cloned().with_context(|| format!("no track with SSRC {ssrc} in {state:#}"))
     }
 
     /// Adds the server's log to an error.
