@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use penstock_tests::browser::watch::{START, pause, plays, publish, screenshot_path, shows_a_moving_picture};
+use penstock_tests::browser::watch::{
+    START, pause, plays, plays_again, publish, screenshot_path, shows_a_moving_picture,
+};
 use penstock_tests::browser::{Browser, Page, count};
 use penstock_tests::received::{by_page, equals_sealed};
 use penstock_tests::stage::Stage;
@@ -88,7 +90,7 @@ fn both_sides_go_on_through_an_ice_restart() -> Result<()> {
                 let pair = &stats.selected_pair()["id"];
                 pair.is_string() && *pair != before
             })?;
-            plays(&viewer)?;
+            plays_again(&viewer)?;
         }
         Ok(())
     })())
@@ -110,7 +112,7 @@ fn the_player_waits_for_a_publisher_that_left() -> Result<()> {
         viewer.screenshot(&screenshot_path("publisher-left"))?;
         let _again = scene.publish("again")?;
         viewer.wait_for("penstock.state === 'live'", START)?;
-        plays(&viewer)?;
+        plays_again(&viewer)?;
         shows_a_moving_picture(&viewer)
     })())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Browser, Page, Stats, contrast, count, difference};
+use super::{Browser, KINDS, Page, Stats, contrast, count, difference};
 
 /// Longest wait for a first frame, connection set-up included, on a busy machine.
 pub const START: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const FROZEN: f64 = 0.25;
 /// Waits until the page shows video and receives sound, then watches on for at least three seconds.
 ///
 /// # Errors
-/// Too few frames or samples, lost packets, no AES-GCM, freezes, or no picture size. The message has the statistics.
+/// Too few frames or samples, packets lost while watching, no AES-GCM, freezes, or no picture size. The message has the statistics.
 pub fn plays(page: &Page) -> Result<Stats> {
     let begun = page.wait_for_stats("first frame and sound", START, |stats| {
         count(stats.inbound("video"), "framesDecoded") > 0 && count(stats.inbound("audio"), "totalSamplesReceived") > 0
@@ -37,8 +37,14 @@ pub fn plays(page: &Page) -> Result<Stats> {
 
 fn healthy(begun: &Stats, watched: &Stats) -> Result<()> {
     ensure!(is_gcm(watched.srtp_cipher()), "SRTP profile {:?}", watched.srtp_cipher());
-    for stream in watched.all_inbound() {
-        ensure!(count(stream, "packetsLost") == 0, "lost packets: {stream}");
+    for kind in KINDS {
+        let lost = |stats: &Stats| stats.inbound(kind)["packetsLost"].as_i64();
+        ensure!(
+            lost(watched) == lost(begun),
+            "lost {kind}: {:?} packets before, {:?} after",
+            lost(begun),
+            lost(watched)
+        );
     }
     let video = watched.inbound("video");
     ensure!(count(video, "frameWidth") > 0 && count(video, "frameHeight") > 0, "no picture size: {video}");
@@ -48,6 +54,19 @@ fn healthy(begun: &Stats, watched: &Stats) -> Result<()> {
     let frozen = seconds(watched, "video", "totalFreezesDuration") - seconds(begun, "video", "totalFreezesDuration");
     ensure!(frozen <= FROZEN * took, "frozen for {frozen:.1} s of {took:.1} s");
     Ok(())
+}
+
+/// Waits until a page that was interrupted shows frames again, then as [`plays`]. What is lost in the interruption
+/// itself is not counted.
+///
+/// # Errors
+/// No frames come, or as [`plays`].
+pub fn plays_again(page: &Page) -> Result<Stats> {
+    let before = count(page.stats()?.inbound("video"), "framesDecoded");
+    page.wait_for_stats("frames come again", START, |stats| {
+        count(stats.inbound("video"), "framesDecoded") >= before + 15
+    })?;
+    plays(page)
 }
 
 fn seconds(stats: &Stats, kind: &str, name: &str) -> f64 {
