@@ -64,13 +64,13 @@ impl Stage {
         format!("http://{TO_VIEWERS}:{HTTP_PORT}")
     }
 
-    /// The track with this SSRC in the server's state; its counts come from the kernel's maps.
+    /// The track with this SSRC in `penstock sessions --json`, which reads the kernel's maps and not the server.
     ///
     /// # Errors
-    /// The server does not answer, or no session has such a track.
+    /// The command fails, or no session has such a track.
     pub fn track(&self, ssrc: u64) -> Result<Value> {
-        let state = self.server.get("/api/v1/state")?;
-        find(&state, ssrc).cloned().with_context(|| format!("no track with SSRC {ssrc} in {state:#}"))
+        let sessions = self.server.inspect(&["sessions"])?;
+        find(&sessions, ssrc).cloned().with_context(|| format!("no track with SSRC {ssrc} in {sessions:#}"))
     }
 
     /// Adds the server's log to an error.
