@@ -72,7 +72,7 @@ pub fn display(command: &Command) -> String {
 /// Where `cargo install` puts binaries.
 pub fn cargo_bin() -> PathBuf {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    home.unwrap_or_else(|| PathBuf::from("/root/.cargo")).join("bin")
+    home.unwrap_or_default().join("bin")
 }
 
 /// `PATH` with [`cargo_bin`] in it: Debian's cargo does not put it there.

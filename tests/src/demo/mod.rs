@@ -92,8 +92,11 @@ pub fn run(options: &Options) -> Result<bool> {
         stay(&network, &viewers, &mut watch)?;
     }
     println!("closing the sessions and removing the networks");
-    viewers.stop()?;
-    publisher.stop()?;
+    let closed = viewers.stop().and_then(|_| publisher.stop());
+    // Ctrl-C reaches the server too: it may be gone already.
+    if !interrupted() {
+        closed?;
+    }
     Ok(ok)
 }
 
