@@ -183,8 +183,7 @@ pub struct End<'a> {
 /// Connects two namespaces, both ends up and addressed.
 ///
 /// GRO is on at both ends: a veth device only takes frames from `XDP_REDIRECT` when the end that
-/// receives them has NAPI. It decides that when it goes up, by the other end's setting at that time,
-/// so both have the setting before either goes up. Checksums are computed by the sender, as on a wire.
+/// receives them has NAPI. Checksums are computed by the sender, as they are on a wire.
 ///
 /// # Errors
 /// When `ip` or `ethtool` fails.
