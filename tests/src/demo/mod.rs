@@ -129,9 +129,8 @@ fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch) -> Result<()> {
     println!("    {penstock} sessions --pin-dir {pins}");
     println!("    {penstock} maps     --pin-dir {pins}");
     println!("    bpftool map dump pinned {pins}/COUNTERS");
-    println!("  where the programs are attached, and copies on the wire");
+    println!("  where the programs are attached");
     println!("    nsenter --net=/run/netns/{server} bpftool net show");
-    println!("    nsenter --net=/run/netns/{viewer} timeout 1 tcpdump -c 5 -ni v0 udp");
     println!("  the server's API, and its player in a browser");
     println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", Network::viewing_origin());
     println!(
