@@ -17,8 +17,9 @@ use crate::{
 #[inline(always)]
 pub fn run(frame: &Frame) -> Result<u32, Counter> {
     let rtp = classify(frame)?;
-    // SAFETY: the value is a number that is written whole; deletion of the entry frees it only after
-    // this program has ended (RCU).
+    // SAFETY: the value is an aligned number that is read and written whole. An entry that userspace
+    // deletes may be used again at once, so the number may be that of another flow; then the track's
+    // key is another one too, and the packet fails its authentication.
     let slot = unsafe { FLOWS.get(&rtp.flow) }.copied().ok_or(Counter::PassUnknownSsrc)?;
     let track = PUBLISHER_TRACKS.get_ptr(slot).ok_or(Counter::DropInternalIngress)?;
     let state = PUBLISHER_STATE.get_ptr_mut(slot).ok_or(Counter::DropInternalIngress)?;

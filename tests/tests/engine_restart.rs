@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     thread,
     time::{Duration, Instant},
@@ -196,7 +196,7 @@ fn inspection_tells_the_truth() -> Result<()> {
     Ok(())
 }
 
-fn tables_fit(pin_dir: &PathBuf) -> Result<()> {
+fn tables_fit(pin_dir: &Path) -> Result<()> {
     let options = options(pin_dir);
     let texts = [
         inspect::streams_text(&options)?,

@@ -211,7 +211,7 @@ fn raw(lab: &Lab, send: impl FnOnce(&mut TcpStream) -> std::io::Result<()> + Sen
         let _ = send(&mut stream);
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
-            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error.into()),
             _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
         }
     })

@@ -366,7 +366,7 @@ fn damaged_packets_have_one_verdict() -> Result<()> {
         let mut bytes = media.bytes();
         for _ in 0..=random.below(4) {
             let at = random.below(bytes.len());
-            bytes[at] = random.next() as u8;
+            bytes[at] = random.number() as u8;
         }
         if random.below(4) == 0 {
             bytes.truncate(14 + random.below(bytes.len() - 14));

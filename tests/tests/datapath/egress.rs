@@ -52,7 +52,7 @@ impl Member {
                 SocketAddr::new(format!("fd00:1::{number:x}").parse()?, port),
             ),
         };
-        let tag = (number % 3 == 2).then_some(0x2000 | 100 + number as u16);
+        let tag = (number % 3 == 2).then_some(0x2000 | (100 + number as u16));
         let macs = ([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 2, host]);
         let path = Path::new(ifindex, macs.0, macs.1, tag, local, peer).context("path")?;
         let subscriber = Subscriber {

@@ -29,14 +29,14 @@ pub fn random_header(media: &mut Media, random: &mut Random) {
     let rtp = &mut media.rtp;
     rtp.marker = random.below(2) == 0;
     rtp.padding = random.below(4) == 0;
-    rtp.timestamp = random.next() as u32;
+    rtp.timestamp = random.number() as u32;
     if random.below(2) == 0 {
-        rtp.csrcs = (0..random.below(16)).map(|_| random.next() as u32).collect();
+        rtp.csrcs = (0..random.below(16)).map(|_| random.number() as u32).collect();
     }
     if random.below(2) == 0 {
         let most = if random.below(8) == 0 { 60 } else { 8 };
         let words = random.below(most);
-        rtp.extension = Some((random.next() as u16, random.bytes(4 * words)));
+        rtp.extension = Some((random.number() as u16, random.bytes(4 * words)));
     }
 }
 

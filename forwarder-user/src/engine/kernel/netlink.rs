@@ -324,7 +324,7 @@ fn vlan_tag(info: &[LinkInfo]) -> Option<(u16, bool)> {
         InfoVlan::Id(id) => Some(*id),
         _ => None,
     })?;
-    let service_tag = data.iter().any(|attribute| *attribute == InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+    let service_tag = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
     Some((id, service_tag))
 }
 

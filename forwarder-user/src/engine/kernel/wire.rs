@@ -89,7 +89,10 @@ const fn kind(kind: Kind) -> u8 {
 /// As much of the text as fits, cut between characters, zero padded.
 fn name(text: &str) -> [u8; NAME_LEN] {
     let mut bytes = [0; NAME_LEN];
-    let cut = text.floor_char_boundary(NAME_LEN);
+    let mut cut = text.len().min(NAME_LEN);
+    while !text.is_char_boundary(cut) {
+        cut -= 1;
+    }
     bytes[..cut].copy_from_slice(&text.as_bytes()[..cut]);
     bytes
 }
