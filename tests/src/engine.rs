@@ -368,14 +368,18 @@ impl Viewer {
         }
     }
 
-    /// Waits for the first copies, then reads as [`receive`](Self::receive).
+    /// Waits for the first copy, then reads what has come with it. (Waiting until none comes would not
+    /// end while the publisher sends.)
     ///
     /// # Errors
-    /// As `receive`, or when none comes within five seconds.
-    pub fn receive_first(&mut self, quiet: Duration) -> Result<Vec<Copy>> {
+    /// As [`receive`](Self::receive), or when none comes within five seconds.
+    pub fn receive_first(&mut self) -> Result<Vec<Copy>> {
         self.socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         self.socket.peek(&mut [0; 16]).context("no copy")?;
-        self.receive(quiet)
+        self.socket.set_nonblocking(true)?;
+        let copies = self.receive(Duration::from_millis(1));
+        self.socket.set_nonblocking(false)?;
+        copies
     }
 
     fn check(&mut self, packet: &[u8]) -> Result<Copy> {

@@ -18,6 +18,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -200,6 +201,16 @@ pub fn veth(a: End<'_>, b: End<'_>) -> Result<()> {
         end.namespace.add_addresses(end.interface, end.addresses)?;
         end.namespace.ip(["link", "set", end.interface, "up"])?;
     }
+    [a, b].into_iter().try_for_each(wait_until_up)
+}
+
+/// The kernel notices a carrier some time after both ends are up; until then IPv6 loses what is sent.
+fn wait_until_up(end: End<'_>) -> Result<()> {
+    let give_up = Instant::now() + Duration::from_secs(5);
+    while !end.namespace.ip(["-oneline", "link", "show", "dev", end.interface])?.contains("state UP") {
+        ensure!(Instant::now() < give_up, "{} has no carrier after 5 s", end.interface);
+        std::thread::sleep(Duration::from_millis(2));
+    }
     Ok(())
 }
 
@@ -352,7 +363,7 @@ mod tests {
         )?;
         for address in ["10.9.0.2:4000", "[fd09::2]:4000"] {
             let receiver = right.run(|| UdpSocket::bind(address))?;
-            receiver.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+            receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
             let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
             left.run(|| UdpSocket::bind(any)?.send_to(b"hello", address))?;
             let mut buffer = [0; 16];

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -118,7 +119,7 @@ fn groups(filter: Option<&str>) -> Outcome<Vec<Group>> {
     Ok(groups)
 }
 
-/// Names of `tests/tests/*.rs`.
+/// Names of `tests/tests/*.rs` and `tests/tests/*/main.rs`: cargo makes a test binary of each.
 fn end_to_end_files() -> Outcome<Vec<String>> {
     let directory = root().join("tests/tests");
     let entries = match fs::read_dir(&directory) {
@@ -126,10 +127,14 @@ fn end_to_end_files() -> Outcome<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(format!("{}: {error}", directory.display())),
     };
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned)).collect();
+    let mut names: Vec<String> = entries.filter_map(|entry| test_name(&entry.ok()?.path())).collect();
     names.sort();
     Ok(names)
+}
+
+fn test_name(path: &Path) -> Option<String> {
+    let is_test = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+    Some(path.file_stem().filter(|_| is_test)?.to_str()?.to_owned())
 }
 
 /// Runs a command, shows its standard output and counts the summaries in it.
@@ -175,6 +180,14 @@ pub fn prepared_binary(name: &str, arguments: &[&str]) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::Totals;
+
+    #[test]
+    fn tests_in_folders_are_found_too() {
+        let names = super::end_to_end_files().unwrap();
+        for name in ["aiortc", "datapath", "e2e"] {
+            assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
+        }
+    }
 
     #[test]
     fn sums_the_summary_lines_of_cargo_test() {

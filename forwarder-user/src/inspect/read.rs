@@ -244,7 +244,8 @@ impl Pinned {
 }
 
 fn raw(directory: &Path, name: &str) -> Result<MapData> {
-    MapData::from_pin(directory.join(name)).with_context(|| format!("opening the pinned map {name}"))
+    MapData::from_pin(directory.join(name))
+        .with_context(|| format!("no pinned map {name}: the server may just be starting or stopping, try again"))
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(directory: &Path, name: &str) -> Result<T> {
