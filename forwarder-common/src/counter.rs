@@ -108,6 +108,16 @@ counters! {
     Sealed = "sealed", Work;
     /// Payload bytes in sealed copies.
     SealedBytes = "sealed_bytes", Work;
+    /// Publisher packets whose keystream was not there in time: opened with AES in BPF.
+    KeystreamUnderrunOpen = "keystream_underrun_open", Work;
+    /// Copies whose keystream was not there in time: sealed with AES in BPF.
+    KeystreamUnderrun = "keystream_underrun", Work;
+    /// Packets whose next part of subscribers came by the private loop.
+    Looped = "looped", Work;
+    /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
+    Tapped = "tapped", Work;
+    /// Plaintext packets that the userspace engine was too slow to take.
+    TapFull = "tap_full", Work;
     /// Copies that the egress device took, as far as the kernel reports it.
     Transmitted = "transmitted", Work;
 }

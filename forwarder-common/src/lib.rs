@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod counter;
 pub mod gf128;
 pub mod key;
+pub mod keystream;
 pub mod maps;
 pub mod nonce;
 mod order;

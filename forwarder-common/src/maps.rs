@@ -13,6 +13,11 @@
 //! | `PATHS` | array | slot → [`Path`] | userspace, while the slot is unused | egress |
 //! | `LEASES` | array | session slot → expiry, ns of CLOCK_BOOTTIME (`u64`) | userspace | ingress, egress |
 //! | `KEYS` | array | session slot → [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
+//! | `PUBLISHER_KEYSTREAMS` | array of maps | publisher-track slot → ring of [`crate::keystream::Entry`] | producer and ingress, by the entry's state | both |
+//! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
+//! | `WINDOWS` | array | publisher-track slot → [`Window`] | producer; ingress, once per wake-up | both |
+//! | `KEYSTREAM_LOW` | ring buffer | publisher-track slots (`u32`) whose window runs low | ingress | producer |
+//! | `TAPS` | ring buffer | [`TapRecord`] | ingress | userspace engine |
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
 //! | `PASSES` | per-CPU array | pass slot → [`Pass`] | ingress, then egress of the same softirq | |
@@ -75,7 +80,41 @@ pub struct PublisherTrack {
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
-    pub reserved: [u8; 14],
+    pub reserved: [u8; 2],
+    /// Entries of its keystream ring, 0 without one. Changed alone; a reader that has an old number
+    /// finds no entry of its index there.
+    pub keystream: u32,
+    /// Not 0: each plaintext also goes to `TAPS`, for subscribers that userspace seals. Changed alone.
+    pub tap: u32,
+    pub reserved2: [u8; 4],
+}
+
+/// When the producer of a publisher track's keystreams, its own and its subscribers', wants to be
+/// woken. 8 bytes; one number for the whole fan-out, because all its rings advance together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The packet with this incoming index, or the first one beyond, writes the slot to
+    /// `KEYSTREAM_LOW` and sets this to `u64::MAX`: one wake-up for each time that the producer arms it.
+    pub low: u64,
+}
+
+/// A plaintext packet for the userspace engine. 1,448 bytes, of which `payload_len` of the payload
+/// count.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TapRecord {
+    /// Publisher-track slot.
+    pub track: u32,
+    pub payload_len: u32,
+    /// Incoming index.
+    pub index: u64,
+    /// When the packet arrived, ns of CLOCK_BOOTTIME.
+    pub received_ns: u64,
+    /// The fixed part of the RTP header, as it came in.
+    pub header: [u8; 12],
+    pub reserved: u32,
+    pub payload: [u8; MAX_PAYLOAD + 8],
 }
 
 /// Reasons counted per publisher track, in the order of [`PublisherState::drops`].
@@ -175,6 +214,10 @@ pub struct FanoutList {
     pub copies: u32,
     /// Number of groups in use.
     pub groups_len: u32,
+    /// Fan-out slot of the next part of the stream's subscribers, or [`NONE`]. The devmap then has one
+    /// more entry, the last: it takes the plaintext to the private loop, where the next pass begins.
+    pub next: u32,
+    pub reserved: u32,
     pub groups: [EgressGroup; MAX_EGRESS],
     /// Subscriber-track slots.
     pub members: [u32; MAX_COPIES],
@@ -201,7 +244,9 @@ pub struct SubscriberTrack {
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Entries of its keystream ring, as [`PublisherTrack::keystream`].
+    pub keystream: u32,
 }
 
 /// Reasons counted per subscriber track, in the order of [`SubscriberState::drops`].
@@ -262,6 +307,36 @@ pub struct Session {
     pub id: [u8; NAME_LEN],
 }
 
+impl Session {
+    /// What a free slot holds.
+    pub const FREE: Session = Session {
+        path: NONE,
+        state: session_state::FREE,
+        profile: 0,
+        reserved: [0; 2],
+        peer: [0; 16],
+        local: [0; 16],
+        peer_port: [0; 2],
+        local_port: [0; 2],
+        reserved2: [0; 4],
+        created_ns: 0,
+        stream: [0; NAME_LEN],
+        id: [0; NAME_LEN],
+    };
+}
+
+impl FanoutList {
+    /// A list without subscribers.
+    pub const EMPTY: FanoutList = FanoutList {
+        copies: 0,
+        groups_len: 0,
+        next: NONE,
+        reserved: 0,
+        groups: [EgressGroup { ifindex: 0, start: 0, len: 0, reserved: 0 }; MAX_EGRESS],
+        members: [0; MAX_COPIES],
+    };
+}
+
 /// Longest outgoing header up to and including UDP: Ethernet + 802.1Q + IPv6 + UDP.
 pub const MAX_HEADER: usize = 14 + 4 + 40 + 8;
 
@@ -320,7 +395,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]
@@ -392,6 +467,9 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<PublisherTrack>(), 32);
         assert_eq!(size_of::<SubscriberTrack>(), 40);
+        assert_eq!(size_of::<Window>(), 8);
+        assert_eq!(size_of::<TapRecord>(), 1448);
+        assert_eq!(size_of::<crate::keystream::Entry>(), 2528);
         assert_eq!(size_of::<SubscriberState>(), 72);
         assert_eq!(size_of::<Path>(), 80);
         assert_eq!(size_of::<Session>(), 184);

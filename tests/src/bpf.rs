@@ -233,20 +233,7 @@ impl Datapath {
     fn set_session(&mut self, slot: u32, key: &Key, state: u8, path: u32) -> Result<()> {
         let expanded = SessionKey::new(&key.key, key.salt).context("key of 16 or 32 bytes")?;
         self.keys.set(slot, expanded, 0)?;
-        let session = Session {
-            path,
-            state,
-            profile: if key.key.len() == 16 { 7 } else { 8 },
-            reserved: [0; 2],
-            peer: [0; 16],
-            local: [0; 16],
-            peer_port: [0; 2],
-            local_port: [0; 2],
-            reserved2: [0; 4],
-            created_ns: 0,
-            stream: [0; layout::NAME_LEN],
-            id: [0; layout::NAME_LEN],
-        };
+        let session = Session { path, state, profile: if key.key.len() == 16 { 7 } else { 8 }, ..Session::FREE };
         self.sessions.set(slot, session, 0)?;
         self.set_lease(slot, Lease::Fresh)
     }
@@ -279,12 +266,7 @@ impl Datapath {
     pub fn set_fanout(&mut self, slot: u32, groups: &[(u32, Vec<u32>)]) -> Result<()> {
         let copies: usize = groups.iter().map(|(_, members)| members.len()).sum();
         ensure!(groups.len() <= MAX_EGRESS && copies <= MAX_COPIES, "{} groups, {copies} copies", groups.len());
-        let mut list = FanoutList {
-            copies: copies as u32,
-            groups_len: groups.len() as u32,
-            groups: Default::default(),
-            members: [0; MAX_COPIES],
-        };
+        let mut list = FanoutList { copies: copies as u32, groups_len: groups.len() as u32, ..FanoutList::EMPTY };
         let mut devmap = new_devmap(copies as u32)?;
         let mut at = 0;
         for (group, (ifindex, members)) in groups.iter().enumerate() {

@@ -151,7 +151,9 @@ impl Server {
 /// The profile of a key.
 pub fn media_key(key: &Key) -> MediaKey {
     let profile = if key.key.len() == 16 { Profile::AeadAes128Gcm } else { Profile::AeadAes256Gcm };
-    MediaKey { profile, key: key.key.clone(), salt: key.salt }
+    let mut salt = [0; 14];
+    salt[..12].copy_from_slice(&key.salt);
+    MediaKey { profile, key: key.key.clone(), salt, auth_key: Vec::new() }
 }
 
 /// Sends sealed RTP.

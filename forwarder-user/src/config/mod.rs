@@ -53,8 +53,36 @@ pub struct Media {
     pub port: u16,
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
+    pub engine: EngineChoice,
+    pub transmitter: TransmitterChoice,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// Which engine moves the media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// The kernel engine for each session that it can serve, the userspace engine for the others.
+    #[default]
+    Auto,
+    /// The kernel engine alone: what it cannot serve is refused.
+    Kernel,
+    /// The userspace engine alone.
+    Userspace,
+}
+
+/// How the userspace engine sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TransmitterChoice {
+    /// XDP where it can be had, sockets elsewhere.
+    #[default]
+    Auto,
+    /// XDP alone: peers that it cannot reach are refused.
+    Xdp,
+    /// Sockets alone.
+    Socket,
 }
 
 /// The XDP engine.
@@ -64,6 +92,10 @@ pub struct Kernel {
     /// Interfaces to attach to; empty: those of the default routes.
     pub interfaces: Vec<String>,
     pub mode: Mode,
+    /// Copies that one packet's pass makes before the rest takes another turn by the private loop.
+    pub copies_per_pass: usize,
+    /// Most memory for keystream ahead of time, all sessions together, in MiB.
+    pub keystream_memory_mb: u64,
     /// Directory in which a private bpffs holds the maps for the inspection commands.
     pub pin_dir: PathBuf,
 }
@@ -157,13 +189,25 @@ impl Http {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { port: 8443, addresses: Vec::new(), public_addresses: BTreeMap::new() }
+        Self {
+            port: 8443,
+            addresses: Vec::new(),
+            engine: EngineChoice::Auto,
+            transmitter: TransmitterChoice::Auto,
+            public_addresses: BTreeMap::new(),
+        }
     }
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { interfaces: Vec::new(), mode: Mode::Auto, pin_dir: "/run/penstock/bpf".into() }
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            copies_per_pass: 64,
+            keystream_memory_mb: 128,
+            pin_dir: "/run/penstock/bpf".into(),
+        }
     }
 }
 

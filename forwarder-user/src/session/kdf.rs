@@ -65,9 +65,9 @@ pub fn derive(keying: &Keying) -> Result<Keys, UnsupportedProfile> {
 
 fn direction(profile: Profile, key: &[u8], salt: &[u8]) -> Direction {
     let media_key = |key_label, salt_label| {
-        let mut session = MediaKey { profile, key: vec![0; profile.key_len()], salt: [0; 12] };
+        let mut session = MediaKey { profile, key: vec![0; profile.key_len()], salt: [0; 14], auth_key: Vec::new() };
         prf(key, salt, key_label, &mut session.key);
-        prf(key, salt, salt_label, &mut session.salt);
+        prf(key, salt, salt_label, &mut session.salt[..profile.salt_len()]);
         session
     };
     Direction {

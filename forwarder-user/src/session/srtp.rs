@@ -27,11 +27,11 @@ struct Cipher {
 impl Cipher {
     fn new(key: &MediaKey) -> Self {
         let algorithm = match key.profile {
-            Profile::AeadAes128Gcm => &AES_128_GCM,
+            Profile::AeadAes128Gcm | Profile::AesCm128HmacSha1_80 => &AES_128_GCM,
             Profile::AeadAes256Gcm => &AES_256_GCM,
         };
         let unbound = UnboundKey::new(algorithm, &key.key).expect("a session key has the length of its profile");
-        Self { key: LessSafeKey::new(unbound), salt: key.salt }
+        Self { key: LessSafeKey::new(unbound), salt: key.gcm_salt() }
     }
 
     fn rtp_nonce(&self, ssrc: u32, index: ExtendedSeq) -> Nonce {
@@ -194,7 +194,12 @@ mod tests {
     use crate::session::testing::{hex, seal_rtp};
 
     fn key(profile: Profile) -> MediaKey {
-        MediaKey { profile, key: (0..profile.key_len() as u8).collect(), salt: *b"Quid pro quo" }
+        MediaKey {
+            profile,
+            key: (0..profile.key_len() as u8).collect(),
+            salt: *b"Quid pro quo\0\0",
+            auth_key: Vec::new(),
+        }
     }
 
     const RTP: &str = "8040f17b8041f8d35501a0b247616c6c696120657374206f6d6e69732064697669\

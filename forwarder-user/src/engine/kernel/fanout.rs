@@ -34,7 +34,7 @@ use aya::{
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 use forwarder_common::{
     ExtendedSeq, SessionKey,
-    maps::{self as layout, EgressGroup, FanoutList, MAX_COPIES, MAX_EGRESS, NONE},
+    maps::{self as layout, EgressGroup, FanoutList, MAX_EGRESS, NONE},
 };
 
 use super::{
@@ -169,12 +169,7 @@ impl Worker {
     fn try_install(&mut self, plan: &Plan) -> Result<(), (Option<usize>, String)> {
         let slot = 2 * Slots::<()>::slot(plan.publisher) + plan.side;
         let whole = |error: &MapError| (None, describe(error));
-        let mut list = FanoutList {
-            copies: 0,
-            groups_len: 0,
-            groups: [EgressGroup::default(); MAX_EGRESS],
-            members: [0; MAX_COPIES],
-        };
+        let mut list = FanoutList::EMPTY;
         let mut devmap = new_devmap(plan.members().count() as u32).map_err(|error| whole(&error))?;
         for (group, (ifindex, members)) in plan.groups.iter().enumerate() {
             let place = list
@@ -398,7 +393,7 @@ fn release_session(state: &mut State, handle: u32) {
     if let Err(error) = state.tables.keys.set(slot, SessionKey::EMPTY, 0) {
         tracing::error!("key of a closed session not wiped: {}", describe(&error));
     }
-    if let Err(error) = state.tables.sessions.set(slot, wire::free_session(), 0) {
+    if let Err(error) = state.tables.sessions.set(slot, layout::Session::FREE, 0) {
         tracing::warn!("session slot not cleared: {}", describe(&error));
     }
     state.sessions.remove(handle);

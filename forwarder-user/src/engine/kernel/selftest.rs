@@ -20,10 +20,7 @@ use aya::{
 };
 use forwarder_common::{
     ExtendedSeq, SessionKey,
-    maps::{
-        EgressGroup, FanoutList, FlowKey, MAX_COPIES, MAX_EGRESS, Path, PublisherState, PublisherTrack,
-        SubscriberState, SubscriberTrack,
-    },
+    maps::{EgressGroup, FanoutList, FlowKey, Path, PublisherState, PublisherTrack, SubscriberState, SubscriberTrack},
     nonce,
 };
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -39,7 +36,6 @@ use super::{
     load::{self, describe},
     maps::Maps,
     netlink::Netlink,
-    wire,
 };
 
 const PORT: u16 = 5004;
@@ -130,12 +126,7 @@ fn peer(session: u32) -> SocketAddr {
 /// One publisher track with its subscribers, all by the interface `inside`.
 fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError> {
     let tables = &mut maps.tables;
-    let mut list = FanoutList {
-        copies: COPIES,
-        groups_len: 1,
-        groups: [EgressGroup::default(); MAX_EGRESS],
-        members: [0; MAX_COPIES],
-    };
+    let mut list = FanoutList { copies: COPIES, groups_len: 1, ..FanoutList::EMPTY };
     list.groups[0] = EgressGroup { ifindex: inside, start: 0, len: COPIES, reserved: 0 };
     let mut devmap = super::fanout::new_devmap(COPIES)?;
     for session in 0..=COPIES {
@@ -149,7 +140,7 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
         let member = session - 1;
         let path = Path::new(inside, [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], None, local(), peer(session));
         tables.paths.set(session, path.ok_or(MapError::KeyNotFound)?, 0)?;
-        let entry = forwarder_common::maps::Session { path: session, ..wire::free_session() };
+        let entry = forwarder_common::maps::Session { path: session, ..forwarder_common::maps::Session::FREE };
         tables.sessions.set(session, entry, 0)?;
         let track = SubscriberTrack {
             index_offset: index_offset(session),

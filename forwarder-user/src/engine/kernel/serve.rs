@@ -307,8 +307,9 @@ impl KernelEngine {
 }
 
 fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
-    let key = Some(&new.key.key).filter(|key| key.len() == new.key.profile.key_len());
-    key.and_then(|key| SessionKey::new(key, new.key.salt)).ok_or_else(|| EngineError::Kernel {
+    let gcm = new.key.profile.auth_key_len() == 0 && new.key.key.len() == new.key.profile.key_len();
+    let key = gcm.then(|| SessionKey::new(&new.key.key, new.key.gcm_salt())).flatten();
+    key.ok_or_else(|| EngineError::Kernel {
         what: "expanding a session key",
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),
     })

@@ -33,24 +33,6 @@ pub fn session(slot: u32, session: &Session) -> layout::Session {
     }
 }
 
-/// `SESSIONS` entry of a free slot.
-pub fn free_session() -> layout::Session {
-    layout::Session {
-        path: NONE,
-        state: session_state::FREE,
-        profile: 0,
-        reserved: [0; 2],
-        peer: [0; 16],
-        local: [0; 16],
-        peer_port: [0; 2],
-        local_port: [0; 2],
-        reserved2: [0; 4],
-        created_ns: 0,
-        stream: [0; NAME_LEN],
-        id: [0; NAME_LEN],
-    }
-}
-
 /// `PUBLISHER_TRACKS` entry of the track in `slot`.
 pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::PublisherTrack {
     layout::PublisherTrack {
@@ -60,7 +42,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         ssrc: publisher.track.ssrc,
         payload_type: publisher.track.payload_type,
         kind: kind(publisher.track.kind),
-        reserved: [0; 14],
+        ..layout::PublisherTrack::default()
     }
 }
 
@@ -75,7 +57,7 @@ pub fn subscriber_track(subscriber: &SubscriberTrack, first_in: u64, index_offse
         publisher_track: subscriber.from & 0xffff,
         payload_type: subscriber.track.payload_type,
         kind: kind(subscriber.track.kind),
-        reserved: [0; 6],
+        ..layout::SubscriberTrack::default()
     }
 }
 
