@@ -1,6 +1,5 @@
 //! Test hosts in network namespaces, and WebRTC peers, for the tests and the demo.
 
-pub mod aiortc;
 pub mod bpf;
 pub mod browser;
 pub mod clip;
@@ -10,6 +9,7 @@ pub mod frame;
 pub mod netns;
 pub mod peer;
 pub mod place;
+pub mod python;
 pub mod received;
 pub mod server;
 pub mod srtp;

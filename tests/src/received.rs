@@ -32,9 +32,9 @@ pub fn by_page(stats: &Stats) -> Vec<Received> {
     stats.all_inbound().filter_map(Received::new).collect()
 }
 
-/// Counts of an aiortc peer.
+/// Counts of a peer in Python.
 #[must_use]
-pub fn by_aiortc(state: &Value) -> Vec<Received> {
+pub fn by_peer(state: &Value) -> Vec<Received> {
     state["inbound-rtp"].as_array().into_iter().flatten().filter_map(Received::new).collect()
 }
 
@@ -47,7 +47,7 @@ pub fn equals_sealed(stage: &Stage, mut received: impl FnMut() -> Result<Vec<Rec
     let mut before = received()?;
     let mut quiet = 0;
     let counts = wait_until("the viewer's counts stand still", Duration::from_secs(20), || {
-        // One look every 100 ms; aiortc tells twice a second.
+        // One look every 100 ms; peers in Python tell twice a second.
         let now = received()?;
         quiet = if now == before { quiet + 1 } else { 0 };
         before.clone_from(&now);

@@ -1,10 +1,10 @@
 //! aiortc publishes and plays, against itself and against Chromium, through XDP.
 
 use anyhow::{Result, ensure};
-use penstock_tests::aiortc::{Peer, Work, stream};
 use penstock_tests::browser::watch::{self, START, is_gcm, plays, shows_a_moving_picture};
 use penstock_tests::browser::{Browser, count};
-use penstock_tests::received::{by_aiortc, by_page, equals_sealed};
+use penstock_tests::python::{Peer, Stack, Work, stream};
+use penstock_tests::received::{by_page, by_peer, equals_sealed};
 use penstock_tests::stage::Stage;
 use serde_json::Value;
 
@@ -13,7 +13,13 @@ const VIDEO_FRAMES: u64 = 45;
 const AUDIO_FRAMES: u64 = 150;
 
 fn publish(stage: &Stage, codec: &str) -> Result<Peer> {
-    let peer = Peer::start(&stage.publisher, Work::Publish, &format!("{}/a/whip", stage.publishing_origin()), codec)?;
+    let peer = Peer::start(
+        &stage.publisher,
+        Stack::Aiortc,
+        Work::Publish,
+        &format!("{}/a/whip", stage.publishing_origin()),
+        codec,
+    )?;
     let state = peer.wait_for("aiortc sends video", START, |state| {
         count(stream(state, "outbound-rtp", "video"), "packetsSent") > 0
     })?;
@@ -22,7 +28,7 @@ fn publish(stage: &Stage, codec: &str) -> Result<Peer> {
 }
 
 fn play(stage: &Stage) -> Result<Peer> {
-    Peer::start(&stage.viewer, Work::Play, &format!("{}/a/whep", stage.viewing_origin()), "")
+    Peer::start(&stage.viewer, Stack::Aiortc, Work::Play, &format!("{}/a/whep", stage.viewing_origin()), "")
 }
 
 /// Waits until an aiortc viewer has decoded enough, then checks what it saw, heard and lost.
@@ -33,7 +39,7 @@ fn decodes(viewer: &Peer) -> Result<Value> {
     ensure!(is_gcm(profile(&state)), "SRTP profile {:?}", profile(&state));
     ensure!(count(&state, "width") > 0 && count(&state, "contrast") > 50, "no picture: {state}");
     ensure!(count(&state, "loudness") > 1000, "no sound: {state}");
-    for received in by_aiortc(&state) {
+    for received in by_peer(&state) {
         ensure!(received.lost == 0, "lost packets: {state}");
     }
     Ok(state)
@@ -55,7 +61,7 @@ fn aiortc_publishes_and_aiortc_plays() -> Result<()> {
         let viewer = play(stage)?;
         decodes(&viewer)?;
         publisher.pause()?;
-        equals_sealed(stage, || Ok(by_aiortc(&viewer.state())))?;
+        equals_sealed(stage, || Ok(by_peer(&viewer.state())))?;
         viewer.stop()?;
         publisher.stop().map(drop)
     })
@@ -95,7 +101,7 @@ fn a_browser_publishes_and_aiortc_plays() -> Result<()> {
         let viewer = play(stage)?;
         decodes(&viewer)?;
         watch::pause(&page)?;
-        equals_sealed(stage, || Ok(by_aiortc(&viewer.state())))?;
+        equals_sealed(stage, || Ok(by_peer(&viewer.state())))?;
         viewer.stop().map(drop)
     })
 }

@@ -22,7 +22,7 @@ pub enum Scope {
 const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
-const TO_BUILD: [(&str, &[&str]); 1] = [("cc", &["gcc", "libc6-dev"])];
+const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
 const TO_TEST: [(&str, &[&str]); 7] = [
     ("ip", &["iproute2"]),
     ("ethtool", &["ethtool"]),
@@ -32,6 +32,24 @@ const TO_TEST: [(&str, &[&str]); 7] = [
     ("ffmpeg", &["ffmpeg"]),
     ("python3", &["python3"]),
 ];
+
+/// GStreamer with WebRTC and its Python bindings, which Debian's own Python has: packages, and what
+/// they must be able to do.
+const GSTREAMER: [&str; 7] = [
+    "gstreamer1.0-nice",
+    "gstreamer1.0-plugins-bad",
+    "gstreamer1.0-plugins-base",
+    "gstreamer1.0-plugins-good",
+    "gir1.2-gst-plugins-bad-1.0",
+    "gir1.2-gst-plugins-base-1.0",
+    "python3-gi",
+];
+const GSTREAMER_CHECK: &str = "\
+import gi
+gi.require_version('Gst', '1.0'); gi.require_version('GstSdp', '1.0'); gi.require_version('GstWebRTC', '1.0')
+from gi.repository import Gst, GstSdp, GstWebRTC
+Gst.init(None)
+assert all(map(Gst.ElementFactory.find, 'webrtcbin nicesink dtlsenc srtpenc vp8enc vp8dec opusenc opusdec'.split()))";
 
 /// What has to be done.
 struct Plan {
@@ -87,9 +105,16 @@ fn look(scope: Scope) -> Plan {
         .filter(|(program, _)| find(program).is_none())
         .flat_map(|(_, packages)| packages.iter().map(ToString::to_string))
         .collect();
+    if output_of(Command::new("pkg-config").args(["--modversion", "openssl"])).is_none() {
+        packages.push("libssl-dev".into());
+    }
     let everything = scope == Scope::Everything;
     if everything && output_of(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_none() {
         packages.push("python3-venv".into());
+    }
+    let gstreamer = || output_of(Command::new("/usr/bin/python3").args(["-c", GSTREAMER_CHECK]));
+    if everything && gstreamer().is_none() {
+        packages.extend(GSTREAMER.map(String::from));
     }
     let linker = toolchain.as_ref().map(|it| it.llvm_major).filter(|&major| !linker::installed(major));
     if let Some(major) = linker {
@@ -171,7 +196,7 @@ impl Plan {
         let first = |name: &String| {
             COMPILER.contains(&name.as_str())
                 || name.starts_with("llvm-")
-                || ["gcc", "libc6-dev"].contains(&name.as_str())
+                || ["gcc", "libc6-dev", "pkg-config", "libssl-dev"].contains(&name.as_str())
         };
         self.packages.iter().cloned().partition(first)
     }

@@ -17,6 +17,8 @@ use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider,
 use str0m::{Rtc, RtcConfig};
 use zeroize::Zeroizing;
 
+use super::openssl;
+
 /// What a DTLS handshake gives to SRTP (RFC 5764 §4.2). Zeroed on drop, never printed.
 pub struct Keying {
     /// The profile that the handshake chose.
@@ -91,15 +93,34 @@ impl DtlsProvider for Capturing {
         mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
         let inner = self.0.new_dtls(cert, now, version, mtu)?;
+        let undecided = Some((cert.clone(), now));
         let slot = BUILDING.take().ok_or_else(|| CryptoError::Other("Rtc built without a key slot".into()))?;
-        Ok(Box::new(Instance { inner, slot }))
+        Ok(Box::new(Instance { inner, undecided, slot }))
     }
 }
 
 #[derive(Debug)]
 struct Instance {
     inner: Box<dyn DtlsInstance>,
+    /// What another stack would need, until the first packet has decided which one it is.
+    undecided: Option<(DtlsCert, Instant)>,
     slot: KeySlot,
+}
+
+impl Instance {
+    /// A client's first packet shows which SRTP profiles it knows.
+    fn decide(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        let Some((certificate, now)) = self.undecided.take() else { return Ok(()) };
+        if self.inner.is_active() || !openssl::only_counter_mode(packet) {
+            return Ok(());
+        }
+        let server = openssl::Instance::new(&certificate, now).map_err(|error| {
+            tracing::warn!("DTLS by OpenSSL is not to be had: {error}");
+            DtlsImplError::ConnectionClosed
+        })?;
+        self.inner = Box::new(server);
+        Ok(())
+    }
 }
 
 impl DtlsInstance for Instance {
@@ -119,9 +140,13 @@ impl DtlsInstance for Instance {
         self.inner.set_active(active);
     }
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        self.decide(packet)?;
         self.inner.handle_packet(packet)
     }
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
+        if let Some((_, latest)) = &mut self.undecided {
+            *latest = now;
+        }
         self.inner.handle_timeout(now)
     }
     fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {

@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod codec;
 pub mod kdf;
+mod openssl;
 pub mod peer;
 pub mod rtcp;
 pub mod sdp;

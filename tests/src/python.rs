@@ -1,5 +1,6 @@
-//! Peers on aiortc, an implementation of WebRTC that shares no code with str0m or Chromium: `tests/python/peer.py`,
-//! run by the virtual environment that `cargo xtask setup` makes in `target/venv`.
+//! Peers written in Python on implementations of WebRTC that share no code with str0m or Chromium: aiortc
+//! (`tests/python/peer.py`, in the virtual environment that `cargo xtask setup` makes in `target/venv`) and GStreamer's
+//! webrtcbin (`tests/python/gst_peer.py`, by Debian's Python, which has GStreamer's bindings).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,14 @@ use serde_json::Value;
 
 use crate::browser::wait_until;
 use crate::netns::NetNs;
+
+/// What a peer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    Aiortc,
+    /// Knows AES_CM_128_HMAC_SHA1_80 only.
+    Gstreamer,
+}
 
 /// What a peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +41,24 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a peer in a namespace. `url` is the WHIP or WHEP endpoint; `codec` is what is published (`VP8`, `H264`).
+    /// Starts a peer in a namespace. `url` is the WHIP or WHEP endpoint. `codec` is what aiortc publishes (`VP8`,
+    /// `H264`); GStreamer publishes VP8.
     ///
     /// # Errors
-    /// The virtual environment is missing, or the command does not start.
-    pub fn start(place: &NetNs, work: Work, url: &str, codec: &str) -> Result<Self> {
+    /// The peer's Python is missing, or the command does not start.
+    pub fn start(place: &NetNs, stack: Stack, work: Work, url: &str, codec: &str) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = venv(root).join("bin/python");
-        ensure!(python.exists(), "{} is missing: `cargo xtask setup` makes it", python.display());
+        let (python, script) = match stack {
+            Stack::Aiortc => (venv(root).join("bin/python"), "python/peer.py"),
+            Stack::Gstreamer => (PathBuf::from("/usr/bin/python3"), "python/gst_peer.py"),
+        };
+        ensure!(python.exists(), "{} is missing: `cargo xtask setup` brings it", python.display());
         let mut command = place.command(&python);
-        command.arg(root.join("python/peer.py"));
-        match work {
-            Work::Publish => command.args(["publish", url, "--codec", codec]),
-            Work::Play => command.args(["play", url]),
+        command.arg(root.join(script));
+        match (work, stack) {
+            (Work::Publish, Stack::Aiortc) => command.args(["publish", url, "--codec", codec]),
+            (Work::Publish, Stack::Gstreamer) => command.args(["publish", url]),
+            (Work::Play, _) => command.args(["play", url]),
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", python.display()))?;
@@ -102,9 +116,9 @@ impl Peer {
     pub fn stop(mut self) -> Result<Value> {
         drop(self.child.stdin.take());
         let ended = || Ok(self.child.try_wait()?);
-        let status = wait_until("aiortc peer ends", Duration::from_secs(15), ended);
+        let status = wait_until("the peer ends", Duration::from_secs(15), ended);
         let status = status.with_context(|| self.report())?;
-        ensure!(status.success(), "aiortc peer: {status}\n{}", self.report());
+        ensure!(status.success(), "the peer: {status}\n{}", self.report());
         Ok(self.state())
     }
 
@@ -112,7 +126,7 @@ impl Peer {
     #[must_use]
     pub fn report(&self) -> String {
         let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("aiortc peer's last state: {}\nstderr:\n{stderr}", self.state())
+        format!("the peer's last state: {}\nstderr:\n{stderr}", self.state())
     }
 }
 
@@ -120,7 +134,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let child = &mut self.child;
-        if wait_until("aiortc peer ends", Duration::from_secs(5), || Ok(child.try_wait()?)).is_err() {
+        if wait_until("the peer ends", Duration::from_secs(5), || Ok(child.try_wait()?)).is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
