@@ -33,7 +33,8 @@ SEND = f"""
     audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=2 ! opusenc ! valve name=audio ! rtpopuspay
         ! {AUDIO_CAPS} ! peer.
 """
-RECEIVE = "webrtcbin name=peer bundle-policy=max-bundle"
+# A pipeline, not a lone element: the fake source makes two.
+RECEIVE = "webrtcbin name=peer bundle-policy=max-bundle fakesrc num-buffers=0 ! fakesink async=false"
 DECODE = {
     "VP8": "rtpvp8depay ! vp8dec ! videoconvert ! video/x-raw,format=GRAY8 ! fakesink name=out signal-handoffs=true sync=false",
     "OPUS": "rtpopusdepay ! opusdec ! audioconvert ! audio/x-raw,format=S16LE ! fakesink name=out signal-handoffs=true sync=false",

@@ -17,6 +17,7 @@ use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider,
 use str0m::{Rtc, RtcConfig};
 use zeroize::Zeroizing;
 
+use super::client_hello::{ClientHello, Knows};
 use super::openssl;
 
 /// What a DTLS handshake gives to SRTP (RFC 5764 §4.2). Zeroed on drop, never printed.
@@ -93,33 +94,49 @@ impl DtlsProvider for Capturing {
         mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
         let inner = self.0.new_dtls(cert, now, version, mtu)?;
-        let undecided = Some((cert.clone(), now));
+        let undecided =
+            Undecided { certificate: cert.clone(), now, hello: ClientHello::default(), datagrams: Vec::new() };
         let slot = BUILDING.take().ok_or_else(|| CryptoError::Other("Rtc built without a key slot".into()))?;
-        Ok(Box::new(Instance { inner, undecided, slot }))
+        Ok(Box::new(Instance { inner, undecided: Some(undecided), slot }))
     }
 }
 
 #[derive(Debug)]
 struct Instance {
     inner: Box<dyn DtlsInstance>,
-    /// What another stack would need, until the first packet has decided which one it is.
-    undecided: Option<(DtlsCert, Instant)>,
+    undecided: Option<Undecided>,
     slot: KeySlot,
 }
 
+/// Until a client's ClientHello shows which DTLS stack it needs.
+#[derive(Debug)]
+struct Undecided {
+    certificate: DtlsCert,
+    now: Instant,
+    hello: ClientHello,
+    /// For the stack that it will be.
+    datagrams: Vec<Vec<u8>>,
+}
+
 impl Instance {
-    /// A client's first packet shows which SRTP profiles it knows.
-    fn decide(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
-        let Some((certificate, now)) = self.undecided.take() else { return Ok(()) };
-        if self.inner.is_active() || !openssl::only_counter_mode(packet) {
-            return Ok(());
+    /// Keeps a packet until the stack is chosen. `None`: it is.
+    fn decide(&mut self, packet: &[u8]) -> Result<Option<()>, DtlsImplError> {
+        let Some(undecided) = self.undecided.as_mut().filter(|_| !self.inner.is_active()) else { return Ok(None) };
+        undecided.datagrams.push(packet.to_vec());
+        let knows = undecided.hello.push(packet);
+        if knows == Knows::NotYet {
+            return Ok(Some(()));
         }
-        let server = openssl::Instance::new(&certificate, now).map_err(|error| {
-            tracing::warn!("DTLS by OpenSSL is not to be had: {error}");
-            DtlsImplError::ConnectionClosed
-        })?;
-        self.inner = Box::new(server);
-        Ok(())
+        let Some(undecided) = self.undecided.take() else { return Ok(None) };
+        if knows == Knows::CounterModeOnly {
+            let server = openssl::Instance::new(&undecided.certificate, undecided.now).map_err(|error| {
+                tracing::warn!("DTLS by OpenSSL is not to be had: {error}");
+                DtlsImplError::ConnectionClosed
+            })?;
+            self.inner = Box::new(server);
+        }
+        undecided.datagrams.iter().try_for_each(|datagram| self.inner.handle_packet(datagram))?;
+        Ok(Some(()))
     }
 }
 
@@ -140,12 +157,15 @@ impl DtlsInstance for Instance {
         self.inner.set_active(active);
     }
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
-        self.decide(packet)?;
+        // str0m also passes nothing at all, to start a client.
+        if !packet.is_empty() && self.decide(packet)?.is_some() {
+            return Ok(());
+        }
         self.inner.handle_packet(packet)
     }
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
-        if let Some((_, latest)) = &mut self.undecided {
-            *latest = now;
+        if let Some(undecided) = &mut self.undecided {
+            undecided.now = now;
         }
         self.inner.handle_timeout(now)
     }

@@ -4,6 +4,7 @@
 //! out. `stream` owns the sockets, the clock and the calls to the engine.
 
 pub mod capture;
+mod client_hello;
 pub mod codec;
 pub mod kdf;
 mod openssl;

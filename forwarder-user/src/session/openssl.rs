@@ -1,7 +1,7 @@
 //! DTLS by OpenSSL, for peers that offer no SRTP profile but AES_CM_128_HMAC_SHA1_80.
 //!
 //! These are GStreamer and old devices, and their certificates are often RSA, which str0m's own DTLS
-//! refuses. What a peer offers stands in its ClientHello, so `capture` asks [`only_counter_mode`]
+//! refuses. What a peer offers stands in its ClientHello, so `capture` looks at that (`client_hello`)
 //! before the handshake begins, and gives such peers an [`Instance`]. All others stay with str0m's DTLS.
 
 use std::collections::VecDeque;
@@ -29,52 +29,6 @@ const DATAGRAM: usize = 2048;
 const TICK: Duration = Duration::from_millis(100);
 /// Datagrams of a peer that wait for OpenSSL; more are dropped, as on any full queue.
 const QUEUE: usize = 64;
-
-/// Is this datagram a ClientHello that offers SRTP, but neither AES-GCM profile (RFC 5764 §4.1.1)?
-///
-/// `false` for everything that cannot be read, such as a ClientHello in fragments.
-pub fn only_counter_mode(datagram: &[u8]) -> bool {
-    srtp_profiles(datagram)
-        .is_some_and(|profiles| !profiles.chunks_exact(2).any(|profile| matches!(profile, [0, 7 | 8])))
-}
-
-/// The list of the extension use_srtp, as it stands in a ClientHello.
-fn srtp_profiles(datagram: &[u8]) -> Option<&[u8]> {
-    const HANDSHAKE: u8 = 22;
-    const CLIENT_HELLO: u8 = 1;
-    const USE_SRTP: u16 = 14;
-    let (record, rest) = datagram.split_at_checked(13)?;
-    let (header, mut body) = rest.split_at_checked(12)?;
-    // Type, length (3), message number (2), fragment offset (3), fragment length (3).
-    if record[0] != HANDSHAKE || header[0] != CLIENT_HELLO || header[1..4] != header[9..12] {
-        return None;
-    }
-    // Version and random; then session id, cookie, cipher suites and compression methods.
-    take(&mut body, 34)?;
-    for length_bytes in [1, 1, 2, 1] {
-        take_vector(&mut body, length_bytes)?;
-    }
-    let mut extensions = take_vector(&mut body, 2)?;
-    loop {
-        let kind = take(&mut extensions, 2)?;
-        let mut content = take_vector(&mut extensions, 2)?;
-        if kind == USE_SRTP.to_be_bytes() {
-            return take_vector(&mut content, 2);
-        }
-    }
-}
-
-fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    Some(taken)
-}
-
-/// A vector of TLS: its length in `length_bytes` bytes, then that many bytes.
-fn take_vector<'a>(bytes: &mut &'a [u8], length_bytes: usize) -> Option<&'a [u8]> {
-    let len = take(bytes, length_bytes)?.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
-    take(bytes, len)
-}
 
 /// One side of a DTLS 1.2 association, always the server.
 pub struct Instance {
@@ -306,50 +260,3 @@ impl fmt::Debug for Instance {
 // ends with the panic (`peer::guard`).
 impl std::panic::UnwindSafe for Instance {}
 impl std::panic::RefUnwindSafe for Instance {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A ClientHello with these SRTP profiles.
-    fn client_hello(profiles: &[u16]) -> Vec<u8> {
-        let list: Vec<u8> = profiles.iter().flat_map(|profile| profile.to_be_bytes()).collect();
-        let mut srtp = (list.len() as u16).to_be_bytes().to_vec();
-        srtp.extend(list);
-        srtp.push(0);
-        let mut extensions = vec![0, 23, 0, 0, 0, 14];
-        extensions.extend((srtp.len() as u16).to_be_bytes());
-        extensions.extend(srtp);
-        let mut body = vec![0xfe, 0xfd];
-        body.extend([7; 32]);
-        body.extend([0, 2, 1, 2, 0, 2, 0xc0, 0x2b, 1, 0]);
-        body.extend((extensions.len() as u16).to_be_bytes());
-        body.extend(extensions);
-        let len = (body.len() as u32).to_be_bytes();
-        let mut message = vec![22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
-        message.extend((body.len() as u16 + 12).to_be_bytes());
-        message.extend([1, len[1], len[2], len[3], 0, 0, 0, 0, 0, len[1], len[2], len[3]]);
-        message.extend(body);
-        message
-    }
-
-    #[test]
-    fn client_hello_tells_who_knows_no_gcm() {
-        assert!(only_counter_mode(&client_hello(&[1])));
-        assert!(only_counter_mode(&client_hello(&[1, 2])));
-        assert!(!only_counter_mode(&client_hello(&[1, 7])));
-        assert!(!only_counter_mode(&client_hello(&[8, 7, 1])));
-    }
-
-    #[test]
-    fn what_cannot_be_read_stays_with_the_usual_stack() {
-        let hello = client_hello(&[1]);
-        for len in 0..hello.len() - 1 {
-            assert!(!only_counter_mode(&hello[..len]), "{len} bytes");
-        }
-        let mut fragment = hello.clone();
-        fragment[24] -= 1;
-        assert!(!only_counter_mode(&fragment));
-        assert!(!only_counter_mode(&[20; 64]));
-    }
-}
