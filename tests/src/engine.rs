@@ -1,4 +1,4 @@
-//! A kernel engine in a test host, with publishers and viewers that speak plain SRTP to it: no HTTP,
+//! An engine in a test host, with publishers and viewers that speak plain SRTP to it: no HTTP,
 //! ICE or DTLS, so a failure is the engine's or the datapath's.
 
 use std::{
@@ -77,7 +77,7 @@ impl Lab {
     pub fn start(&self, config: Config) -> Result<Server> {
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let engine = self.server.run(|| KernelEngine::start(config, sender))?;
-        Ok(Server { engine, events, seen: VecDeque::new() })
+        Ok(Server::new(engine, events))
     }
 }
 
@@ -88,14 +88,19 @@ pub fn address(n: usize, host: u8, ipv6: bool, port: u16) -> SocketAddr {
 }
 
 /// A running engine and what it reported.
-pub struct Server {
-    pub engine: KernelEngine,
+pub struct Server<E = KernelEngine> {
+    pub engine: E,
     events: UnboundedReceiver<Event>,
     /// Events that nobody has asked for yet.
     seen: VecDeque<Event>,
 }
 
-impl Server {
+impl<E: Engine> Server<E> {
+    /// An engine that runs already, and where its events arrive.
+    pub fn new(engine: E, events: UnboundedReceiver<Event>) -> Self {
+        Self { engine, events, seen: VecDeque::new() }
+    }
+
     /// Waits for an event and takes it out of the queue; others stay.
     ///
     /// # Errors
@@ -176,7 +181,13 @@ impl Publisher {
     ///
     /// # Errors
     /// As the engine says.
-    pub fn join(server: &Server, peer: &NetNs, local: SocketAddr, own: SocketAddr, key: Key) -> Result<Self> {
+    pub fn join<E: Engine>(
+        server: &Server<E>,
+        peer: &NetNs,
+        local: SocketAddr,
+        own: SocketAddr,
+        key: Key,
+    ) -> Result<Self> {
         let socket = peer.run(|| UdpSocket::bind(own))?;
         socket.connect(local)?;
         let session = server.engine.add_session(NewSession {
@@ -280,7 +291,7 @@ impl Viewer {
     ///
     /// # Errors
     /// As the engine says.
-    pub fn session(server: &Server, local: SocketAddr, own: SocketAddr, key: &Key) -> Result<SessionId> {
+    pub fn session<E: Engine>(server: &Server<E>, local: SocketAddr, own: SocketAddr, key: &Key) -> Result<SessionId> {
         Ok(server.engine.add_session(NewSession {
             id: format!("viewer-{}", own.port()),
             stream: "stream".into(),
@@ -294,8 +305,8 @@ impl Viewer {
     ///
     /// # Errors
     /// As the engine says.
-    pub fn join(
-        server: &Server,
+    pub fn join<E: Engine>(
+        server: &Server<E>,
         publisher: &Publisher,
         peer: &NetNs,
         local: SocketAddr,
@@ -326,7 +337,7 @@ impl Viewer {
     ///
     /// # Errors
     /// As the engine says.
-    pub fn attach(&mut self, server: &Server, publisher: &Publisher) -> Result<()> {
+    pub fn attach<E: Engine>(&mut self, server: &Server<E>, publisher: &Publisher) -> Result<()> {
         self.source = publisher.ssrc;
         self.attach_to(server, publisher.track)
     }
@@ -335,7 +346,7 @@ impl Viewer {
     ///
     /// # Errors
     /// As the engine says.
-    pub fn attach_to(&mut self, server: &Server, track: PublisherTrackId) -> Result<()> {
+    pub fn attach_to<E: Engine>(&mut self, server: &Server<E>, track: PublisherTrackId) -> Result<()> {
         self.highest = self.next_out;
         self.track = server.engine.add_subscriber_track(
             self.session,
