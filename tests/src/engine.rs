@@ -381,6 +381,24 @@ impl Viewer {
         }
     }
 
+    /// Reads all packets that come until none has come for `quiet`, and leaves them as they are.
+    ///
+    /// # Errors
+    /// As the socket says.
+    pub fn packets(&self, quiet: Duration) -> Result<Vec<Vec<u8>>> {
+        let mut packets = Vec::new();
+        let mut buffer = [0; 2048];
+        self.socket.set_read_timeout(Some(quiet))?;
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => packets.push(buffer[..len].to_vec()),
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return Ok(packets),
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::Interrupted) => {}
+                Err(error) => bail!("receiving: {error}"),
+            }
+        }
+    }
+
     /// Waits for the first copy, then reads what has come with it. (Waiting until none comes would not
     /// end while the publisher sends.)
     ///

@@ -11,6 +11,7 @@ pub mod peer;
 pub mod place;
 pub mod python;
 pub mod received;
+pub mod script;
 pub mod server;
 pub mod srtp;
 pub mod stage;
