@@ -7,6 +7,7 @@ use forwarder_common::{
 };
 
 use crate::{
+    ahead,
     counters::{self, shared_add},
     fanout::{self, PASS_OFFSET},
     maps::{FANOUT_LISTS, KEYS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
@@ -38,7 +39,7 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
     let member = next_member(frame, pass).ok_or(BROKEN)?;
     let track = SUBSCRIBER_TRACKS.get(member).ok_or(BROKEN)?;
     let state = SUBSCRIBER_STATE.get_ptr_mut(member).ok_or(BROKEN)?;
-    subscriber(frame, pass, track, state).inspect_err(|reason| counters::subscriber_dropped(state, *reason))
+    subscriber(frame, pass, (member, track), state).inspect_err(|reason| counters::subscriber_dropped(state, *reason))
 }
 
 /// The subscriber of this copy. Copies leave each interface in the order of the list.
@@ -66,7 +67,7 @@ fn next_member(frame: &Frame, pass: &mut Pass) -> Option<u32> {
 fn subscriber(
     frame: &Frame,
     pass: &Pass,
-    track: &SubscriberTrack,
+    (member, track): (u32, &SubscriberTrack),
     state: *mut SubscriberState,
 ) -> Result<u32, Counter> {
     const BROKEN: Counter = Counter::DropInternalEgress;
@@ -98,7 +99,12 @@ fn subscriber(
     }
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
-    seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len).ok_or(BROKEN)?;
+    let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);
+    let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead);
+    if let Some(entry) = ahead {
+        entry.release();
+    }
+    sealed.ok_or(BROKEN)?;
     account(state, pass, index, timestamp);
     Ok(xdp_action::XDP_PASS)
 }

@@ -12,6 +12,7 @@ use forwarder_common::{
     aes::CounterBlock,
     checksum,
     gf128::{self, Block},
+    keystream::{Entry, FAST_BLOCKS},
     rtp::TAG_LEN,
 };
 
@@ -40,6 +41,8 @@ struct Walk<'a> {
     frame: Frame,
     key: &'a SessionKey,
     counter: CounterBlock,
+    /// Keystream that was computed ahead of time; null where AES is computed here.
+    ahead: *const Entry,
     /// GHASH so far.
     y: Block,
     offset: usize,
@@ -50,48 +53,66 @@ struct Walk<'a> {
     failed: u64,
 }
 
-/// Decrypts in place. Says whether the tag was right; `None` if the layout exceeds the frame.
+/// Decrypts in place, by `ahead` or else by AES. Says whether the tag was right; `None` if the layout exceeds the frame.
 ///
 /// If the tag was wrong, the payload is garbage and the packet must be dropped.
 #[inline(always)]
-pub fn open(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<bool> {
+pub fn open(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout, ahead: Option<&Entry>) -> Option<bool> {
     // Before the walk: it rewrites the last whole block, which may reach into the tag (unchanged,
     // but unknown to the compiler).
     let tag: Block = frame.read(layout.aad_offset + layout.aad_len + layout.payload_len)?;
-    let walk = run::<true>(frame, key, nonce, layout)?;
+    let walk = run::<true>(frame, key, nonce, layout, ahead)?;
     Some((tag[0] ^ walk.tag[0]) | (tag[1] ^ walk.tag[1]) == 0)
 }
 
-/// Encrypts in place and writes the tag. `None` if the layout with its tag exceeds the frame.
+/// Encrypts in place, by `ahead` or else by AES, and writes the tag. `None` if the layout with its tag exceeds the frame.
 #[inline(always)]
-pub fn seal(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<Sealed> {
-    let sealed = run::<false>(frame, key, nonce, layout)?;
+pub fn seal(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout, ahead: Option<&Entry>) -> Option<Sealed> {
+    let sealed = run::<false>(frame, key, nonce, layout, ahead)?;
     frame.write(layout.aad_offset + layout.aad_len + layout.payload_len, sealed.tag)?;
     Some(sealed)
 }
 
 #[inline(always)]
-fn run<const OPEN: bool>(frame: &Frame, key: &SessionKey, nonce: [u32; 3], layout: Layout) -> Option<Sealed> {
+fn run<const OPEN: bool>(
+    frame: &Frame,
+    key: &SessionKey,
+    nonce: [u32; 3],
+    layout: Layout,
+    ahead: Option<&Entry>,
+) -> Option<Sealed> {
     let mut walk = Walk {
         frame: *frame,
         key,
         counter: CounterBlock::ZERO,
+        ahead: core::ptr::null(),
         y: [0, 0],
         offset: layout.aad_offset,
         len: layout.aad_len,
         sum: 0,
         failed: 0,
     };
-    begin(&mut walk, &nonce);
+    if ahead.is_none() {
+        begin(&mut walk, &nonce);
+    }
     each_block(&mut walk, absorb);
     walk.offset += walk.len;
     walk.len = layout.payload_len;
-    each_block(&mut walk, crypt::<OPEN>);
+    match ahead {
+        Some(entry) => {
+            walk.ahead = entry;
+            each_block(&mut walk, crypt_ahead::<OPEN>);
+        }
+        None => each_block(&mut walk, crypt::<OPEN>),
+    }
     if walk.failed != 0 {
         return None;
     }
     walk.y = xor(walk.y, gf128::lengths(layout.aad_len as u64, layout.payload_len as u64));
-    finish(&mut walk);
+    match ahead {
+        Some(entry) => finish_ahead(&mut walk, entry),
+        None => finish(&mut walk),
+    }
     Some(Sealed { tag: walk.y, sum: walk.sum })
 }
 
@@ -107,6 +128,12 @@ fn begin(walk: &mut Walk<'_>, nonce: &[u32; 3]) {
 fn finish(walk: &mut Walk<'_>) {
     let mask = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, 1);
     walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), mask);
+}
+
+/// The same with the mask that was computed ahead of time.
+#[inline(never)]
+fn finish_ahead(walk: &mut Walk<'_>, entry: &Entry) {
+    walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), entry.mask);
 }
 
 type Step = unsafe extern "C" fn(u32, *mut Walk<'_>) -> i64;
@@ -155,6 +182,25 @@ unsafe extern "C" fn crypt<const OPEN: bool>(index: u32, walk: *mut Walk<'_>) ->
     // SAFETY: `each_block` passes its own `Walk`, which nothing else uses meanwhile.
     let walk = unsafe { &mut *walk };
     let keystream = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, index + 2);
+    apply::<OPEN>(walk, index, keystream)
+}
+
+/// The same by keystream that was computed ahead of time.
+unsafe extern "C" fn crypt_ahead<const OPEN: bool>(index: u32, walk: *mut Walk<'_>) -> i64 {
+    // SAFETY: `each_block` passes its own `Walk`, which nothing else uses meanwhile.
+    let walk = unsafe { &mut *walk };
+    if index as usize >= FAST_BLOCKS {
+        walk.failed = 1;
+        return 1;
+    }
+    // SAFETY: `run` has set `ahead` to an entry that its caller holds.
+    let keystream = unsafe { (*walk.ahead).keystream[index as usize] };
+    apply::<OPEN>(walk, index, keystream)
+}
+
+/// XORs a block with its keystream and takes the ciphertext into GHASH.
+#[inline(always)]
+fn apply<const OPEN: bool>(walk: &mut Walk<'_>, index: u32, keystream: Block) -> i64 {
     let inside = inside(walk, index);
     let at = walk.offset + index as usize * TAG_LEN;
     let Some(before) = walk.frame.read::<Block>(at) else {

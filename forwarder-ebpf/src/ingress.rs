@@ -7,6 +7,7 @@ use forwarder_common::{
 };
 
 use crate::{
+    ahead,
     classify::{Rtp, classify},
     counters, fanout,
     maps::{FLOWS, PUBLISHER_STATE, PUBLISHER_TRACKS},
@@ -23,18 +24,24 @@ pub fn run(frame: &Frame) -> Result<u32, Counter> {
     let slot = unsafe { FLOWS.get(&rtp.flow) }.copied().ok_or(Counter::PassUnknownSsrc)?;
     let track = PUBLISHER_TRACKS.get_ptr(slot).ok_or(Counter::DropInternalIngress)?;
     let state = PUBLISHER_STATE.get_ptr_mut(slot).ok_or(Counter::DropInternalIngress)?;
-    media(frame, &rtp, track, state).inspect_err(|reason| counters::publisher_dropped(state, *reason))
+    media(frame, &rtp, (slot, track), state).inspect_err(|reason| counters::publisher_dropped(state, *reason))
 }
 
 /// A packet of a publisher's SSRC.
 #[inline(always)]
-fn media(frame: &Frame, rtp: &Rtp, track: *const PublisherTrack, state: *mut PublisherState) -> Result<u32, Counter> {
+fn media(
+    frame: &Frame,
+    rtp: &Rtp,
+    (slot, track): (u32, *const PublisherTrack),
+    state: *mut PublisherState,
+) -> Result<u32, Counter> {
     // SAFETY: a plain helper call.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: both are values of maps that live as long as this program. Userspace writes a track only
-    // while no flow leads to it, except `fanout`, which is read once, below.
+    // while no flow leads to it, except `fanout`, `keystream` and `tap`, each of which is read once, below.
     let (track, shared) = unsafe { (&*track, &*state) };
-    let opened = open::open(frame, rtp, track, &shared.replay, now_ns)?;
+    let opened = open::open(frame, rtp, (slot, track), &shared.replay, now_ns)?;
+    ahead::wake(slot, opened.index);
     open::account(state, track, rtp, &opened, now_ns);
     fanout::send(frame, rtp, track, &opened, now_ns)
 }

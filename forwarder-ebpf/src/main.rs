@@ -10,6 +10,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod ahead;
 mod classify;
 mod counters;
 mod egress;

@@ -4,10 +4,16 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use forwarder_common::{Counter, SessionKey, maps as layout};
+use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout};
+
+/// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
+const MMAPABLE: usize = 0x400;
+
+/// `BPF_F_INNER_MAP`: maps of other sizes may take the place of this one (Linux 5.10).
+const INNER_MAP: usize = 0x1000;
 
 /// UDP port of the media, host byte order. The loader sets it.
 #[unsafe(no_mangle)]
@@ -52,6 +58,24 @@ pub static LEASES: Array<u64, MAX_SESSIONS> = Array::new();
 
 #[btf_map]
 pub static KEYS: Array<SessionKey, MAX_SESSIONS> = Array::new();
+
+#[btf_map]
+pub static PUBLISHER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER_MAP }>, MAX_PUBLISHER_TRACKS> =
+    ArrayOfMaps::new();
+
+#[btf_map]
+pub static SUBSCRIBER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER_MAP }>, MAX_SUBSCRIBER_TRACKS> =
+    ArrayOfMaps::new();
+
+#[btf_map]
+pub static WINDOWS: Array<layout::Window, MAX_PUBLISHER_TRACKS, MMAPABLE> = Array::new();
+
+/// Room for a record of each publisher track: 16 bytes with its header.
+#[btf_map]
+pub static KEYSTREAM_LOW: RingBuf<u32, { 16 * MAX_PUBLISHER_TRACKS }> = RingBuf::new();
+
+#[btf_map]
+pub static TAPS: RingBuf<layout::TapRecord, { 1 << 22 }> = RingBuf::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();

@@ -11,6 +11,7 @@ use forwarder_common::{
 };
 
 use crate::{
+    ahead,
     classify::Rtp,
     counters::{self, shared_add},
     gcm,
@@ -31,7 +32,7 @@ pub struct Opened {
 pub fn open(
     frame: &Frame,
     rtp: &Rtp,
-    track: &PublisherTrack,
+    (slot, track): (u32, &PublisherTrack),
     replay: &ReplayWindow,
     now_ns: u64,
 ) -> Result<Opened, Counter> {
@@ -55,7 +56,13 @@ pub fn open(
     }
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
     let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
-    match gcm::open(frame, key, nonce, layout) {
+    let ahead = ahead::claim_to_open(slot, &track.keystream, index, payload_len);
+    let authentic = gcm::open(frame, key, nonce, layout, ahead);
+    if let Some(entry) = ahead {
+        // A forged packet must not cost the true one its keystream.
+        if authentic == Some(true) { entry.release() } else { entry.put_back(index) }
+    }
+    match authentic {
         Some(true) => {}
         Some(false) => return Err(Counter::DropAuthFailed),
         None => return Err(Counter::DropInternalIngress),

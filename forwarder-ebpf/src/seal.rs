@@ -2,6 +2,7 @@
 
 use forwarder_common::{
     ExtendedSeq, SessionKey, checksum,
+    keystream::Entry,
     maps::Path,
     nonce,
     rtp::{FIXED_LEN, TAG_LEN},
@@ -19,10 +20,11 @@ pub fn seal(
     (ssrc, index): (u32, ExtendedSeq),
     rtp: [u32; 3],
     payload_len: usize,
+    ahead: Option<&Entry>,
 ) -> Option<()> {
     let header_len = usize::from(path.header_len);
     let layout = gcm::Layout { aad_offset: header_len, aad_len: FIXED_LEN, payload_len };
-    let sealed = gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout)?;
+    let sealed = gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?;
     if path.ip_version != 6 {
         return Some(());
     }

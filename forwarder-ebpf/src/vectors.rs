@@ -52,10 +52,10 @@ fn run(frame: &Frame) -> Option<u32> {
     let nonce = [word(0)?, word(1)?, word(2)?];
     let key = KEY.get(0)?;
     if seal {
-        gcm::seal(frame, key, nonce, layout)?;
+        gcm::seal(frame, key, nonce, layout, None)?;
         return Some(xdp_action::XDP_PASS);
     }
-    let right = gcm::open(frame, key, nonce, layout)?;
+    let right = gcm::open(frame, key, nonce, layout, None)?;
     Some(if right { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP })
 }
 

@@ -35,6 +35,10 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
         .map_max_entries("PUBLISHER_STATE", publisher_tracks)
         .map_max_entries("FANOUTS", fanout_slots(limits))
         .map_max_entries("FANOUT_LISTS", fanout_slots(limits))
+        .map_max_entries("PUBLISHER_KEYSTREAMS", publisher_tracks)
+        .map_max_entries("SUBSCRIBER_KEYSTREAMS", subscriber_tracks)
+        .map_max_entries("WINDOWS", publisher_tracks)
+        .map_max_entries("KEYSTREAM_LOW", low_bytes(limits))
         .map_max_entries("SUBSCRIBER_TRACKS", subscriber_tracks)
         .map_max_entries("SUBSCRIBER_STATE", subscriber_tracks)
         .map_max_entries("SESSIONS", sessions)
@@ -55,6 +59,12 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
 /// Two fan-outs for each publisher track, used in turn, and the last one for grace periods.
 pub fn fanout_slots(limits: &Limits) -> u32 {
     2 * limits.publisher_tracks as u32 + 1
+}
+
+/// A record of every publisher track fits, 16 bytes each with its header; the kernel wants a power of
+/// two and whole pages.
+fn low_bytes(limits: &Limits) -> u32 {
+    (16 * limits.publisher_tracks as u32).next_power_of_two().max(4096)
 }
 
 impl Datapath {
