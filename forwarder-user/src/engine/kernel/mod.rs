@@ -14,6 +14,7 @@ pub mod clock;
 mod fanout;
 mod features;
 mod housekeeping;
+pub mod keystream;
 mod load;
 pub mod maps;
 mod netlink;

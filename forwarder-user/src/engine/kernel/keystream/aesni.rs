@@ -1,0 +1,77 @@
+//! Entries by AES-NI and PCLMULQDQ: `N` packets in step.
+
+use std::arch::x86_64::{
+    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_loadu_si128, _mm_set_epi64x,
+    _mm_setzero_si128, _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_slli_si128, _mm_srli_si128, _mm_storeu_si128,
+    _mm_xor_si128,
+};
+
+use forwarder_common::keystream::FAST_BLOCKS;
+
+use super::compute::{Job, Key, nonce_bytes};
+
+/// # Safety
+/// The processor has AES-NI, PCLMULQDQ and SSSE3; the entries are as in [`super::compute::fill`].
+#[target_feature(enable = "aes,pclmulqdq,ssse3")]
+pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, jobs: &[Job; N]) {
+    let rounds = key.session.rounds as usize;
+    let mut round_keys = [_mm_setzero_si128(); 15];
+    for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {
+        // SAFETY: four words are 16 bytes; no alignment is asked for.
+        *key = unsafe { _mm_loadu_si128(words.as_ptr().cast()) };
+    }
+    let nonces = jobs.map(|job| nonce_bytes(key, ssrc, job.index));
+    let h = _mm_set_epi64x((key.h >> 64) as i64, key.h as i64);
+    let block = |counter: u32| {
+        let mut blocks = [_mm_setzero_si128(); N];
+        for (block, nonce) in blocks.iter_mut().zip(nonces) {
+            let mut bytes = nonce;
+            bytes[12..].copy_from_slice(&counter.to_be_bytes());
+            // SAFETY: 16 bytes; no alignment is asked for.
+            *block = _mm_xor_si128(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }, round_keys[0]);
+        }
+        for key in &round_keys[1..rounds] {
+            blocks = blocks.map(|block| _mm_aesenc_si128(block, *key));
+        }
+        blocks.map(|block| _mm_aesenclast_si128(block, round_keys[rounds]))
+    };
+
+    for (job, mask) in jobs.iter().zip(block(1)) {
+        // SAFETY: the entry is valid and the caller's.
+        unsafe { _mm_storeu_si128((&raw mut (*job.entry).mask).cast(), mask) };
+    }
+    let mut y = [_mm_setzero_si128(); N];
+    for n in 0..FAST_BLOCKS {
+        let keystream = block(n as u32 + 2);
+        for lane in 0..N {
+            // SAFETY: `n` is below the length of both arrays, and the entry is valid and the caller's.
+            unsafe {
+                let entry = jobs[lane].entry;
+                _mm_storeu_si128((&raw mut (*entry).horner).cast::<__m128i>().add(n), reverse(y[lane]));
+                _mm_storeu_si128((&raw mut (*entry).keystream).cast::<__m128i>().add(n), keystream[lane]);
+            }
+            y[lane] = multiply(_mm_xor_si128(y[lane], reverse(keystream[lane])), h);
+        }
+    }
+}
+
+#[target_feature(enable = "ssse3")]
+fn reverse(block: __m128i) -> __m128i {
+    _mm_shuffle_epi8(block, _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f))
+}
+
+/// a · b · x^-128 in POLYVAL's field: the product of 256 bits, of which the lower half is taken away in
+/// two steps of 64 bits by adding the right multiples of x^128 + x^127 + x^126 + x^121 + 1.
+#[target_feature(enable = "pclmulqdq,ssse3")]
+fn multiply(a: __m128i, b: __m128i) -> __m128i {
+    let low = _mm_clmulepi64_si128(a, b, 0x00);
+    let high = _mm_clmulepi64_si128(a, b, 0x11);
+    let middle = _mm_xor_si128(_mm_clmulepi64_si128(a, b, 0x01), _mm_clmulepi64_si128(a, b, 0x10));
+    let low = _mm_xor_si128(low, _mm_slli_si128(middle, 8));
+    let high = _mm_xor_si128(high, _mm_srli_si128(middle, 8));
+    // x^63 + x^62 + x^57: the polynomial's middle, 64 bits further down.
+    let polynomial = _mm_set_epi64x(0, 0xc200_0000_0000_0000_u64 as i64);
+    let step =
+        |low: __m128i| _mm_xor_si128(_mm_shuffle_epi32(low, 0b0100_1110), _mm_clmulepi64_si128(low, polynomial, 0x00));
+    _mm_xor_si128(high, step(step(low)))
+}

@@ -1,0 +1,265 @@
+//! What goes into a keystream entry: AES in counter mode and GHASH over the keystream.
+//!
+//! Each fill serves some packets of one track at once, block by block in step: GHASH of one packet
+//! is a chain of multiplications, each of which waits for the one before, so a processor that works
+//! on several chains is several times as fast.
+
+use forwarder_common::{
+    ExtendedSeq, SessionKey,
+    aes::CounterBlock,
+    gf128,
+    keystream::{Entry, FAST_BLOCKS},
+    nonce,
+};
+
+#[cfg(target_arch = "x86_64")]
+use super::{aesni, vaes};
+
+/// Packets that one call of a fast backend fills together.
+pub const BATCH: usize = 4;
+
+/// How entries are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// VAES and VPCLMULQDQ, two packets in a register.
+    Vaes,
+    /// AES-NI and PCLMULQDQ.
+    AesNi,
+    /// Tables, on any processor.
+    Portable,
+}
+
+impl Backend {
+    /// The fastest one that this processor has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let (aes, clmul) = (is_x86_feature_detected!("aes"), is_x86_feature_detected!("pclmulqdq"));
+            let narrow = aes && clmul && is_x86_feature_detected!("ssse3");
+            let wide = is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq");
+            if narrow && wide && is_x86_feature_detected!("avx2") {
+                return Backend::Vaes;
+            }
+            if narrow {
+                return Backend::AesNi;
+            }
+        }
+        Backend::Portable
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Vaes => "VAES",
+            Backend::AesNi => "AES-NI",
+            Backend::Portable => "portable",
+        }
+    }
+}
+
+/// A session key as the producer uses it. Wiped on drop.
+pub struct Key {
+    pub(super) session: Box<SessionKey>,
+    /// H for the fast backends: times x, in the form of POLYVAL (RFC 8452 §3), which is GHASH's field
+    /// with the bytes reversed, so that a carry-less product needs no shift.
+    pub(super) h: u128,
+}
+
+impl Key {
+    /// Takes over an expanded session key.
+    pub fn new(session: &SessionKey) -> Self {
+        let h = gf128::to_bytes(gf128::multiply(&session.ghash, gf128::from_bytes(ONE)));
+        Self { session: Box::new(*session), h: times_x(u128::from_be_bytes(h)) }
+    }
+}
+
+/// 1 in GHASH's order of bits.
+const ONE: [u8; 16] = {
+    let mut one = [0; 16];
+    one[0] = 0x80;
+    one
+};
+
+/// x · h modulo POLYVAL's x^128 + x^127 + x^126 + x^121 + 1.
+const fn times_x(h: u128) -> u128 {
+    let carry = h >> 127;
+    (h << 1) ^ (carry * (0xc2 << 120 | 1))
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.session.wipe();
+        // SAFETY: a valid, exclusive place.
+        unsafe { core::ptr::write_volatile(&raw mut self.h, 0) };
+    }
+}
+
+/// An entry to fill.
+#[derive(Clone, Copy)]
+pub struct Job {
+    pub index: ExtendedSeq,
+    /// The producer has begun it, so nobody else reads or writes it.
+    pub entry: *mut Entry,
+}
+
+/// Fills the entries of some packets with one SSRC. Their states stay as they are.
+///
+/// # Safety
+/// Each entry is valid, and exclusively the caller's until it is published.
+pub unsafe fn fill(backend: Backend, key: &Key, ssrc: u32, jobs: &[Job]) {
+    for jobs in jobs.chunks(BATCH) {
+        match (backend, <&[Job; BATCH]>::try_from(jobs)) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `detect` has seen the processor's features, and the entries are as the caller promises.
+            (Backend::Vaes, Ok(jobs)) => unsafe { vaes::fill(key, ssrc, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Backend::AesNi, Ok(jobs)) => unsafe { aesni::fill(key, ssrc, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            (Backend::Vaes | Backend::AesNi, Err(_)) => {
+                for job in jobs {
+                    // SAFETY: as above.
+                    unsafe { aesni::fill(key, ssrc, &[*job]) };
+                }
+            }
+            _ => {
+                for job in jobs {
+                    // SAFETY: the entries are as the caller promises.
+                    unsafe { portable(key, ssrc, job) };
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`fill`].
+unsafe fn portable(key: &Key, ssrc: u32, job: &Job) {
+    let session = &*key.session;
+    let counter = CounterBlock::new(&session.round_keys, nonce::rtp_words(&session.salt, ssrc, job.index));
+    let block = |n| counter.keystream(&session.round_keys, session.rounds, n);
+    // SAFETY: the entry is valid and the caller's.
+    let entry = unsafe { &mut *job.entry };
+    entry.mask = block(1);
+    let mut y = [0, 0];
+    for n in 0..FAST_BLOCKS {
+        entry.horner[n] = y;
+        entry.keystream[n] = block(n as u32 + 2);
+        y = gf128::multiply(&session.ghash, [y[0] ^ entry.keystream[n][0], y[1] ^ entry.keystream[n][1]]);
+    }
+}
+
+/// The first 12 bytes of the counter blocks of a packet.
+pub(super) fn nonce_bytes(key: &Key, ssrc: u32, index: ExtendedSeq) -> [u8; 16] {
+    let mut block = [0; 16];
+    block[..12].copy_from_slice(&nonce::rtp(key.session.salt, ssrc, index));
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use forwarder_common::gf128::Block;
+    use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+    use super::*;
+
+    const SSRC: u32 = 0x1234_5678;
+
+    fn backends() -> Vec<Backend> {
+        let best = Backend::detect();
+        let all = [Backend::Vaes, Backend::AesNi, Backend::Portable];
+        all.into_iter().skip_while(|backend| *backend != best).collect()
+    }
+
+    fn keys() -> Vec<(Vec<u8>, [u8; 12])> {
+        let bytes = |n: usize, seed: u8| (0..n).map(|i| (i as u8).wrapping_mul(37) ^ seed).collect::<Vec<u8>>();
+        [(16, 1), (16, 200), (32, 3), (32, 77)]
+            .map(|(len, seed)| (bytes(len, seed), bytes(12, seed ^ 0x5a).try_into().unwrap()))
+            .into()
+    }
+
+    fn filled(backend: Backend, key: &Key, first: u64, count: usize) -> Vec<Entry> {
+        // SAFETY: all zeros is a valid entry.
+        let mut entries: Vec<Entry> = (0..count).map(|_| unsafe { std::mem::zeroed() }).collect();
+        let jobs: Vec<Job> = entries
+            .iter_mut()
+            .enumerate()
+            .map(|(n, entry)| Job { index: ExtendedSeq(first + n as u64), entry })
+            .collect();
+        // SAFETY: the entries are ours, and outlive the call.
+        unsafe { fill(backend, key, SSRC, &jobs) };
+        entries
+    }
+
+    #[test]
+    fn backends_agree() {
+        for (bytes, salt) in keys() {
+            let key = Key::new(&SessionKey::new(&bytes, salt).unwrap());
+            for count in [1, 3, 4, 9] {
+                let reference = filled(Backend::Portable, &key, 0xffff_fffe, count);
+                for backend in backends() {
+                    for (n, (entry, wanted)) in
+                        filled(backend, &key, 0xffff_fffe, count).iter().zip(&reference).enumerate()
+                    {
+                        assert_eq!(entry.mask, wanted.mask, "{backend:?} mask {n}");
+                        assert_eq!(entry.keystream, wanted.keystream, "{backend:?} keystream {n}");
+                        assert_eq!(entry.horner, wanted.horner, "{backend:?} horner {n}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Seals with an entry in the way its documentation says, GHASH split into the plaintext's and the
+    /// keystream's share.
+    fn seal(session: &SessionKey, entry: &Entry, header: &[u8; 12], payload: &[u8]) -> Vec<u8> {
+        let xor = |a: Block, b: Block| [a[0] ^ b[0], a[1] ^ b[1]];
+        let times_h = |y| gf128::multiply(&session.ghash, y);
+        let block = |bytes: &[u8]| {
+            let mut padded = [0; 16];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            gf128::from_bytes(padded)
+        };
+        let mut sealed = Vec::new();
+        let mut y = times_h(block(header));
+        for (n, bytes) in payload.chunks(16).enumerate() {
+            y = times_h(xor(y, block(bytes)));
+            sealed.extend(gf128::to_bytes(xor(block(bytes), entry.keystream[n])));
+        }
+        sealed.truncate(payload.len());
+        let blocks = payload.len().div_ceil(16);
+        let mut last = entry.keystream[blocks - 1];
+        if payload.len() % 16 != 0 {
+            let mask = gf128::mask(payload.len() as u32 % 16);
+            last = [last[0] & mask[0], last[1] & mask[1]];
+        }
+        let share = times_h(times_h(xor(entry.horner[blocks - 1], last)));
+        let y = xor(times_h(xor(y, gf128::lengths(12, payload.len() as u64))), share);
+        sealed.extend(gf128::to_bytes(xor(y, entry.mask)));
+        sealed
+    }
+
+    #[test]
+    fn entries_seal_as_ring_does() {
+        for (bytes, salt) in keys() {
+            let session = SessionKey::new(&bytes, salt).unwrap();
+            let key = Key::new(&session);
+            let algorithm = if bytes.len() == 16 { &AES_128_GCM } else { &AES_256_GCM };
+            let ring = LessSafeKey::new(UnboundKey::new(algorithm, &bytes).unwrap());
+            for backend in backends() {
+                let first = 0x1_0000_fff0;
+                for (n, entry) in filled(backend, &key, first, 8).iter().enumerate() {
+                    for len in [1, 15, 16, 17, 100, 500, 1100, 1247, 1248] {
+                        let header = [0x80, 96, n as u8, 4, 5, 6, 7, 8, 0x12, 0x34, 0x56, 0x78];
+                        let payload: Vec<u8> = (0..len).map(|i| (i * 7 + n) as u8).collect();
+                        let mut wanted = payload.clone();
+                        let nonce = nonce::rtp(salt, SSRC, ExtendedSeq(first + n as u64));
+                        let nonce = Nonce::assume_unique_for_key(nonce);
+                        ring.seal_in_place_append_tag(nonce, Aad::from(header), &mut wanted).unwrap();
+                        assert_eq!(seal(&session, entry, &header, &payload), wanted, "{backend:?} {len}");
+                    }
+                }
+            }
+        }
+    }
+}
