@@ -16,7 +16,7 @@
 //! | `PUBLISHER_KEYSTREAMS` | array of maps | publisher-track slot → ring of [`crate::keystream::Entry`] | producer and ingress, by the entry's state | both |
 //! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
 //! | `WINDOWS` | array | publisher-track slot → [`Window`] | producer; ingress, once per wake-up | both |
-//! | `KEYSTREAM_LOW` | ring buffer | publisher-track slots (`u32`) whose window runs low | ingress | producer |
+//! | `KEYSTREAM_LOW` | ring buffer | [`KeystreamLow`]: whose window runs low | ingress | producer |
 //! | `TAPS` | ring buffer | [`TapRecord`] | ingress | userspace engine |
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
@@ -97,6 +97,26 @@ pub struct Window {
     /// The packet with this incoming index, or the first one beyond, writes the slot to
     /// `KEYSTREAM_LOW` and sets this to `u64::MAX`: one wake-up for each time that the producer arms it.
     pub low: u64,
+}
+
+/// A record of `KEYSTREAM_LOW`. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeystreamLow {
+    /// Publisher-track slot.
+    pub track: u32,
+    pub reserved: u32,
+    /// Incoming index that reached the window.
+    pub index: u64,
+}
+
+impl KeystreamLow {
+    /// The record, if it has the right length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 16] = bytes.try_into().ok()?;
+        let [a, b, c, d, _, _, _, _, index @ ..] = *bytes;
+        Some(Self { track: u32::from_ne_bytes([a, b, c, d]), reserved: 0, index: u64::from_ne_bytes(index) })
+    }
 }
 
 /// A plaintext packet for the userspace engine. 1,448 bytes, of which `payload_len` of the payload

@@ -70,9 +70,9 @@ pub static SUBSCRIBER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER
 #[btf_map]
 pub static WINDOWS: Array<layout::Window, MAX_PUBLISHER_TRACKS, MMAPABLE> = Array::new();
 
-/// Room for a record of each publisher track: 16 bytes with its header.
+/// Room for a record of each publisher track: 24 bytes with its header.
 #[btf_map]
-pub static KEYSTREAM_LOW: RingBuf<u32, { 16 * MAX_PUBLISHER_TRACKS }> = RingBuf::new();
+pub static KEYSTREAM_LOW: RingBuf<layout::KeystreamLow, { 32 * MAX_PUBLISHER_TRACKS }> = RingBuf::new();
 
 #[btf_map]
 pub static TAPS: RingBuf<layout::TapRecord, { 1 << 22 }> = RingBuf::new();

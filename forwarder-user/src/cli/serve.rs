@@ -226,6 +226,10 @@ async fn start_engine(
         media_addresses: addresses.to_vec(),
         mode: config.kernel.mode,
         limits,
+        keystream: Some(kernel::keystream::Settings {
+            memory: config.kernel.keystream_memory_mb << 20,
+            fixed_entries: None,
+        }),
         pin_dir: config.kernel.pin_dir.clone(),
         ..kernel::Config::new(config.media.port)
     };

@@ -38,6 +38,7 @@ use forwarder_common::{
 };
 
 use super::{
+    keystream::{Command, Source},
     load::describe,
     maps::Fanouts,
     slots::Slots,
@@ -290,7 +291,7 @@ fn change_path(
 
 /// Decides a publisher track's next fan-out and fills the slots of those who join.
 fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<Plan> {
-    let State { tables, sessions, publishers, subscribers, .. } = state;
+    let State { tables, sessions, publishers, subscribers, keystream, .. } = state;
     let publisher = publishers.get(handle)?;
     let mut plan = Plan {
         publisher: handle,
@@ -316,6 +317,12 @@ fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<
                 Ok(highest) => write_subscriber(tables, *member, subscriber, *highest),
                 Err(error) => Err(describe(error)),
             };
+            if let (Some(keystream), Some(session), Some(offset)) =
+                (&*keystream, sessions.get(subscriber.session), subscriber.index_offset)
+            {
+                let source = Source { key: Arc::clone(&session.key), ssrc: subscriber.track.ssrc };
+                keystream.send(Command::AddSubscriber { publisher: handle, handle: *member, source, offset });
+            }
             if let Err(error) = written {
                 tracing::error!("subscriber track not written: {error}");
                 plan.failed.push(*member);
@@ -349,6 +356,7 @@ fn write_subscriber(
 /// Frees a subscriber slot; returns an index above all that it used. `None`: freed already.
 fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
     let subscriber = state.subscribers.remove(handle)?;
+    state.produce(Command::RemoveSubscriber { publisher: subscriber.from, handle });
     if let Some(session) = state.sessions.get_mut(subscriber.session) {
         session.subscriber_tracks.remove(&handle);
     }
@@ -373,6 +381,7 @@ fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
 
 fn release_publisher(state: &mut State, handle: u32) {
     let Some(publisher) = state.publishers.remove(handle) else { return };
+    state.produce(Command::RemovePublisher { handle });
     if let Some(session) = state.sessions.get_mut(publisher.session) {
         session.publisher_tracks.remove(&handle);
     }

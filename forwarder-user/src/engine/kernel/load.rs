@@ -61,10 +61,10 @@ pub fn fanout_slots(limits: &Limits) -> u32 {
     2 * limits.publisher_tracks as u32 + 1
 }
 
-/// A record of every publisher track fits, 16 bytes each with its header; the kernel wants a power of
+/// A record of every publisher track fits, 24 bytes each with its header; the kernel wants a power of
 /// two and whole pages.
 fn low_bytes(limits: &Limits) -> u32 {
-    (16 * limits.publisher_tracks as u32).next_power_of_two().max(4096)
+    (32 * limits.publisher_tracks as u32).next_power_of_two().max(4096)
 }
 
 impl Datapath {

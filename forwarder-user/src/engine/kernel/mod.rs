@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
 //! | `maps`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
+//! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
 //! | `path`, `resolver`, `netlink`, `features` | routes and neighbours of subscribers, and the thread that watches them |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
@@ -66,6 +67,8 @@ pub struct Config {
     pub media_port: u16,
     pub mode: Mode,
     pub limits: Limits,
+    /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
+    pub keystream: Option<keystream::Settings>,
     /// Directory of the pinned maps; a bpffs is mounted there unless it is in one already.
     pub pin_dir: PathBuf,
     /// How long a session sends and is received without [`refresh_session`].
@@ -83,6 +86,7 @@ impl Config {
             media_port,
             mode: Mode::Auto,
             limits: Limits::default(),
+            keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
             lease: Duration::from_nanos(LEASE_NS),
         }
@@ -181,6 +185,7 @@ impl KernelEngine {
         let mut datapath = load::load(&config.limits, config.media_port)?;
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
+        let keystream = keystream::Parts::take(datapath.ebpf())?;
         let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(load::describe(&error)))?;
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
@@ -195,6 +200,7 @@ impl KernelEngine {
                 publishers: Slots::new(config.limits.publisher_tracks),
                 subscribers: Slots::new(config.limits.subscriber_tracks),
                 work: Work::default(),
+                keystream: None,
             })),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
@@ -209,6 +215,13 @@ impl KernelEngine {
         };
         let egress = datapath.egress.try_clone().map_err(StartError::Thread)?;
         engine.datapath = Mutex::new(Some(datapath));
+        if let Some(settings) = config.keystream {
+            let (handle, threads) = keystream::prepare(keystream, Arc::clone(&engine.shared), settings)?;
+            engine.shared.lock().keystream = Some(handle);
+            for (name, run) in threads {
+                engine.spawn(name, run)?;
+            }
+        }
         engine.start_threads(maps.fanouts, maps.server, server, egress, events, log)?;
         Ok(engine)
     }
@@ -303,7 +316,11 @@ impl Drop for KernelEngine {
     fn drop(&mut self) {
         // Media stops first: the links go with the programs.
         drop(self.datapath.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.shared.lock().work.stop = true;
+        {
+            let mut state = self.shared.lock();
+            state.work.stop = true;
+            state.keystream = None;
+        }
         self.shared.bell.notify_all();
         self.resolve = None;
         self.stop = None;

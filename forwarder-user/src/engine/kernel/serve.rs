@@ -1,6 +1,9 @@
 //! The engine's contract, [`Engine`], kept by map entries.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
 
 use aya::maps::MapError;
 use forwarder_common::{
@@ -11,6 +14,7 @@ use forwarder_common::{
 use super::{
     KernelEngine,
     clock::boottime_ns,
+    keystream,
     maps::refused,
     mode_name,
     path::{self, Route, canonical},
@@ -130,8 +134,14 @@ impl Engine for KernelEngine {
         let mut state = self.shared.lock();
         let state = &mut *state;
         let flow = flow(alive(state, session)?.transport, track.ssrc);
-        let entry =
-            state::PublisherTrack { session: session.0, track, members: Vec::new(), side: None, stopping: false };
+        let entry = state::PublisherTrack {
+            session: session.0,
+            track,
+            members: Vec::new(),
+            side: None,
+            keystream: 0,
+            stopping: false,
+        };
         let limit = state.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = state.publishers.insert(entry).map_err(full)?;
@@ -141,6 +151,9 @@ impl Engine for KernelEngine {
         }
         if let Some(session) = state.sessions.get_mut(session.0) {
             session.publisher_tracks.insert(handle);
+            let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
+            let next = ExtendedSeq(track.first.0 + 1);
+            state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
         }
         Ok(PublisherTrackId(handle))
     }
@@ -173,6 +186,7 @@ impl Engine for KernelEngine {
             track,
             phase: Phase::Joining,
             index_offset: None,
+            keystream: 0,
         };
         let limit = state.subscribers.limit();
         let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
@@ -219,7 +233,19 @@ impl Engine for KernelEngine {
             let values = self.counters.get(&(*counter as u32), 0);
             values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
         };
-        Counter::ALL.iter().map(|counter| (counter.name(), sum(counter))).collect()
+        let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), sum(counter))).collect();
+        if let Some(keystream) = &self.shared.lock().keystream {
+            let figures = &keystream.figures;
+            all.extend([
+                ("keystream_memory_bytes", figures.memory.load(Ordering::Relaxed)),
+                ("keystream_rings", figures.rings.load(Ordering::Relaxed)),
+                ("keystream_rings_installed", figures.installed.load(Ordering::Relaxed)),
+                ("keystream_rings_refused", figures.refused.load(Ordering::Relaxed)),
+                ("keystream_entries_filled", figures.filled.load(Ordering::Relaxed)),
+                ("keystream_wakeups", figures.wakeups.load(Ordering::Relaxed)),
+            ]);
+        }
+        all
     }
 }
 
@@ -279,6 +305,7 @@ impl KernelEngine {
             path: current,
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
+            key: Arc::new(keystream::Key::new(key)),
             closing: false,
         };
         let limit = state.sessions.limit();

@@ -1,10 +1,17 @@
 //! What the engine knows of its sessions and tracks: the userspace mirror of the maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use forwarder_common::maps::Path;
 
-use super::{maps::Tables, slots::Slots};
+use super::{
+    keystream::{self, Key},
+    maps::Tables,
+    slots::Slots,
+};
 use crate::engine::{NewPublisherTrack, NewSubscriberTrack, Role, Transport};
 
 /// A session. Its handle's slot indexes `SESSIONS`, `LEASES` and `KEYS`, and `PATHS` at `2 * slot`
@@ -20,6 +27,8 @@ pub struct Session {
     pub path: Option<CurrentPath>,
     pub publisher_tracks: BTreeSet<u32>,
     pub subscriber_tracks: BTreeSet<u32>,
+    /// For the keystream producer.
+    pub key: Arc<Key>,
     /// `remove_session` was called: the slot waits for the fan-out thread.
     pub closing: bool,
 }
@@ -41,6 +50,8 @@ pub struct PublisherTrack {
     pub members: Vec<u32>,
     /// The fan-out that the kernel uses: which of the two slots.
     pub side: Option<u32>,
+    /// Entries of its keystream ring, once the kernel can see it.
+    pub keystream: u32,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }
@@ -53,6 +64,8 @@ pub struct SubscriberTrack {
     pub phase: Phase,
     /// Outgoing minus incoming index, fixed when the track is first attached.
     pub index_offset: Option<u64>,
+    /// Entries of its keystream ring, once the kernel can see it.
+    pub keystream: u32,
 }
 
 /// Where a subscriber track is in its life.
@@ -73,6 +86,8 @@ pub struct State {
     pub publishers: Slots<PublisherTrack>,
     pub subscribers: Slots<SubscriberTrack>,
     pub work: Work,
+    /// `None`: all packets are sealed by AES in BPF. Taken away when the engine is dropped.
+    pub keystream: Option<keystream::Handle>,
 }
 
 /// What waits for the fan-out thread.
@@ -95,6 +110,13 @@ impl Work {
 }
 
 impl State {
+    /// Tells the producer, if there is one.
+    pub fn produce(&self, command: keystream::Command) {
+        if let Some(keystream) = &self.keystream {
+            keystream.send(command);
+        }
+    }
+
     /// Marks a subscriber track for removal; says whether it was alive.
     pub fn detach_subscriber(&mut self, handle: u32) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(handle) else { return false };

@@ -42,6 +42,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         ssrc: publisher.track.ssrc,
         payload_type: publisher.track.payload_type,
         kind: kind(publisher.track.kind),
+        keystream: publisher.keystream,
         ..layout::PublisherTrack::default()
     }
 }
@@ -57,6 +58,7 @@ pub fn subscriber_track(subscriber: &SubscriberTrack, first_in: u64, index_offse
         publisher_track: subscriber.from & 0xffff,
         payload_type: subscriber.track.payload_type,
         kind: kind(subscriber.track.kind),
+        keystream: subscriber.keystream,
         ..layout::SubscriberTrack::default()
     }
 }

@@ -1,0 +1,161 @@
+//! Puts rings into their tracks' places.
+//!
+//! The kernel waits for a grace period (10 to 25 ms) whenever an element of a map of maps is replaced,
+//! but once for a whole batch. So a thread of its own takes whatever has gathered and replaces it
+//! together; meanwhile the tracks' packets are sealed by AES.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
+
+use aya::maps::{Map, MapData};
+use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_MAP_UPDATE_BATCH};
+
+use super::{
+    super::{fanout::Shared, load::describe, slots::Slots, wire},
+    producer::Figures,
+    ring::Ring,
+};
+
+/// Which track a ring is for, by its handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Publisher(u32),
+    Subscriber(u32),
+}
+
+/// A change of a track's place.
+pub struct Change {
+    pub owner: Owner,
+    /// The new ring's map and number of entries. `None`: the track has ended.
+    pub ring: Option<(MapData, u32)>,
+    /// Set when the kernel sees the change, and nothing in flight can see what was there before.
+    pub done: Option<Arc<AtomicBool>>,
+    /// Rings of a track that has ended: wiped then.
+    pub old: Vec<Ring>,
+}
+
+/// The thread's maps.
+pub struct Installer {
+    pub publishers: Map,
+    pub subscribers: Map,
+    pub shared: Arc<Shared>,
+    pub figures: Arc<Figures>,
+    pub inbox: mpsc::Receiver<Change>,
+}
+
+impl Installer {
+    /// Runs until the producer ends.
+    pub fn run(self) {
+        let empty = match Ring::new(1) {
+            Ok((_, map)) => map,
+            Err(error) => return tracing::error!("no keystream ahead of time: {error}"),
+        };
+        while let Ok(first) = self.inbox.recv() {
+            let mut changes = vec![first];
+            changes.extend(self.inbox.try_iter());
+            self.install(&empty, changes);
+        }
+    }
+
+    fn install(&self, empty: &MapData, changes: Vec<Change>) {
+        let (mut publishers, mut subscribers) = (Batch::default(), Batch::default());
+        for change in &changes {
+            let map = change.ring.as_ref().map_or(empty, |(map, _)| map);
+            let (batch, handle) = match change.owner {
+                Owner::Publisher(handle) => (&mut publishers, handle),
+                Owner::Subscriber(handle) => (&mut subscribers, handle),
+            };
+            batch.keys.push(Slots::<()>::slot(handle));
+            batch.values.push(map.fd().as_fd().as_raw_fd() as u32);
+        }
+        for (map, batch) in [(&self.publishers, &publishers), (&self.subscribers, &subscribers)] {
+            if let Err(error) = map_fd(map).and_then(|fd| batch.write(&fd)) {
+                // The places keep what they had, in which no index of the new rings is found.
+                tracing::error!("keystream rings not installed: {error}");
+                return;
+            }
+        }
+        let mut state = self.shared.lock();
+        for change in &changes {
+            let Some((_, entries)) = &change.ring else { continue };
+            match announce(&mut state, change.owner, *entries) {
+                Ok(()) => _ = self.figures.installed.fetch_add(1, Ordering::Relaxed),
+                Err(error) => tracing::error!("keystream ring not announced: {error}"),
+            }
+        }
+        drop(state);
+        // By now the batch has waited for every packet that could have found the rings that it replaced.
+        for change in changes {
+            if let Some(done) = &change.done {
+                done.store(true, Ordering::Release);
+            }
+            drop(change.old);
+        }
+    }
+}
+
+/// Tells the datapath that a track has a ring, if the track is still there.
+fn announce(state: &mut super::super::state::State, owner: Owner, entries: u32) -> Result<(), String> {
+    match owner {
+        Owner::Publisher(handle) => {
+            let Some(publisher) = state.publishers.get_mut(handle) else { return Ok(()) };
+            publisher.keystream = entries;
+            let slot = Slots::<()>::slot(handle);
+            let entry = wire::publisher_track(slot, publisher);
+            state.tables.publisher_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
+        }
+        Owner::Subscriber(handle) => {
+            let Some(subscriber) = state.subscribers.get_mut(handle) else { return Ok(()) };
+            subscriber.keystream = entries;
+            let slot = Slots::<()>::slot(handle);
+            let Ok(mut entry) = state.tables.subscriber_tracks.get(&slot, 0) else { return Ok(()) };
+            entry.keystream = entries;
+            state.tables.subscriber_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    keys: Vec<u32>,
+    values: Vec<u32>,
+}
+
+impl Batch {
+    fn write(&self, map: &OwnedFd) -> io::Result<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: all zeros is a valid argument of bpf(2).
+        let mut argument: bpf_attr = unsafe { std::mem::zeroed() };
+        argument.batch.keys = self.keys.as_ptr() as u64;
+        argument.batch.values = self.values.as_ptr() as u64;
+        argument.batch.count = self.keys.len() as u32;
+        argument.batch.map_fd = map.as_raw_fd() as u32;
+        // SAFETY: keys and values are `count` numbers of 4 bytes each, as the map has them, and outlive
+        // the call; the kernel writes to `argument` alone.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_UPDATE_BATCH as libc::c_int,
+                &raw mut argument,
+                size_of::<bpf_attr>() as libc::c_uint,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+fn map_fd(map: &Map) -> io::Result<OwnedFd> {
+    match map {
+        Map::ArrayOfMaps(data) => data.fd().as_fd().try_clone_to_owned(),
+        _ => Err(io::Error::other("the object's keystream maps are no arrays of maps")),
+    }
+}

@@ -1,0 +1,157 @@
+//! Keystream ahead of time, end to end: what is sealed from rings, from rings that are far too small, and without any,
+//! is the same. Every packet on the wire is opened and compared.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use penstock::engine::{Engine as _, kernel::keystream::Settings};
+use penstock_tests::{
+    engine::{Lab, Publisher, Server, Viewer, address},
+    srtp::{Key, Random},
+};
+
+const VIEWERS: u16 = 6;
+const QUIET: Duration = Duration::from_millis(150);
+const NO_WAIT: Duration = Duration::from_micros(100);
+
+struct Bench {
+    _lab: Lab,
+    server: Server,
+    publisher: Publisher,
+    viewers: Vec<Viewer>,
+}
+
+impl Bench {
+    fn new(keystream: Option<Settings>, key_len: usize) -> Result<Self> {
+        let lab = Lab::new(1)?;
+        let rings = keystream.is_some();
+        let mut server = lab.start(penstock::engine::kernel::Config { keystream, ..lab.config() })?;
+        let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
+        let own = address(0, 2, false, 5000);
+        let publisher = Publisher::join(&server, peer, local, own, Key::random(key_len))?;
+        let mut viewers = Vec::new();
+        for n in 0..VIEWERS {
+            let own = address(0, 2, false, 10_000 + n);
+            viewers.push(Viewer::join(&server, &publisher, peer, local, own, Key::random(key_len))?);
+        }
+        for viewer in &viewers {
+            server.started(viewer.track)?;
+        }
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while rings && server.counter("keystream_rings_installed") < u64::from(VIEWERS) + 1 {
+            ensure!(Instant::now() < give_up, "rings are not installed: {:?}", server.engine.counters());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self { _lab: lab, server, publisher, viewers })
+    }
+
+    /// Every viewer has got `count` packets, each of which opened and was what the publisher sent.
+    fn all_arrived(&mut self, count: usize) -> Result<()> {
+        for (n, viewer) in self.viewers.iter_mut().enumerate() {
+            let copies = viewer.receive(if n == 0 { QUIET } else { NO_WAIT })?;
+            let counters = self.server.engine.counters();
+            ensure!(copies.len() == count, "viewer {n}: {} of {count} copies; {counters:?}", copies.len());
+        }
+        Ok(())
+    }
+}
+
+fn usual() -> Option<Settings> {
+    Some(Settings { memory: 64 << 20, fixed_entries: None })
+}
+
+fn tiny(entries: u32) -> Option<Settings> {
+    Some(Settings { memory: 64 << 20, fixed_entries: Some(entries) })
+}
+
+#[test]
+fn an_even_stream_never_needs_aes_in_bpf() -> Result<()> {
+    for key_len in [16, 32] {
+        let mut bench = Bench::new(usual(), key_len)?;
+        bench.publisher.send_some(600)?;
+        bench.all_arrived(600)?;
+        let filled = bench.server.counter("keystream_entries_filled");
+        ensure!(filled > 600 * u64::from(VIEWERS), "{filled} entries filled");
+        let under = ["keystream_underrun", "keystream_underrun_open"].map(|name| bench.server.counter(name));
+        ensure!(under == [0, 0], "underruns {under:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_keyframe_of_sixty_packets_at_once_is_in_stock() -> Result<()> {
+    let mut bench = Bench::new(usual(), 16)?;
+    for round in 0..5 {
+        for _ in 0..60 {
+            bench.publisher.send()?;
+        }
+        bench.all_arrived(60)?;
+        let under = bench.server.counter("keystream_underrun");
+        ensure!(under == 0, "{under} underruns in round {round}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_producer_the_stream_still_plays() -> Result<()> {
+    let mut bench = Bench::new(None, 16)?;
+    bench.publisher.send_some(50)?;
+    bench.all_arrived(50)?;
+    ensure!(bench.server.counter("sealed") == 50 * u64::from(VIEWERS));
+    Ok(())
+}
+
+#[test]
+fn payloads_longer_than_an_entry_go_by_aes_and_are_counted() -> Result<()> {
+    let mut bench = Bench::new(usual(), 16)?;
+    for len in [1248, 1249, 1400] {
+        bench.publisher.payload_len = len;
+        bench.publisher.send()?;
+    }
+    bench.all_arrived(3)?;
+    ensure!(bench.server.counter("keystream_underrun") == 2 * u64::from(VIEWERS));
+    ensure!(bench.server.counter("keystream_underrun_open") == 2);
+    Ok(())
+}
+
+/// Rings of a few entries, bursts that overrun them, loss, reordering and duplicates: the producer refills while the
+/// datapath reads, at the same places. Whatever leaves must open, or must have been counted and not left.
+#[test]
+fn tiny_rings_under_a_hostile_schedule() -> Result<()> {
+    for (entries, seed) in [(9, 1), (16, 2), (11, 3)] {
+        let mut bench = Bench::new(tiny(entries), 16)?;
+        let mut random = Random::new(seed);
+        let mut accepted = 0;
+        for _ in 0..150 {
+            let first = bench.publisher.index + 1 + random.below(12) as u64 * u64::from(random.below(4) == 0);
+            let count = 1 + random.below(25) as u64;
+            let mut indices: Vec<u64> = (first..first + count).filter(|_| random.below(10) != 0).collect();
+            for at in 1..indices.len() {
+                if random.below(5) == 0 {
+                    indices.swap(at - 1, at);
+                }
+            }
+            accepted += indices.len();
+            for index in &indices {
+                bench.publisher.payload_len = 20 + random.below(1200);
+                bench.publisher.send_index(*index)?;
+                if random.below(8) == 0 {
+                    bench.publisher.send_index(*index)?;
+                }
+            }
+            bench.publisher.index = first + count - 1;
+            if random.below(3) == 0 {
+                thread::sleep(Duration::from_micros(random.below(8000) as u64));
+            }
+        }
+        bench.all_arrived(accepted)?;
+        ensure!(bench.server.counter("sealed") == accepted as u64 * u64::from(VIEWERS));
+        let under = bench.server.counter("keystream_underrun");
+        ensure!(under > 0, "the rings were never empty: the test tests nothing");
+        ensure!(under < accepted as u64 * u64::from(VIEWERS), "the rings were never used");
+    }
+    Ok(())
+}
