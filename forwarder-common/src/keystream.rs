@@ -58,36 +58,210 @@ const fn ready(index: ExtendedSeq) -> u64 {
     index.0 + 1
 }
 
+/// The word in which an entry's state lies. Generic, so that the transitions below, and not a copy of
+/// them, run in the model of every schedule.
+trait State {
+    fn load(&self) -> u64;
+    fn compare_exchange(&self, old: u64, new: u64) -> bool;
+
+    #[inline(always)]
+    fn claim(&self, index: ExtendedSeq) -> bool {
+        self.compare_exchange(ready(index), BUSY)
+    }
+
+    #[inline(always)]
+    fn release(&self) {
+        self.compare_exchange(BUSY, FREE);
+    }
+
+    #[inline(always)]
+    fn put_back(&self, index: ExtendedSeq) {
+        self.compare_exchange(BUSY, ready(index));
+    }
+
+    #[inline(always)]
+    fn begin(&self, stale_below: ExtendedSeq) -> bool {
+        let state = self.load();
+        let free = state == FREE || (state != BUSY && state < ready(stale_below));
+        free && self.compare_exchange(state, BUSY)
+    }
+
+    #[inline(always)]
+    fn publish(&self, index: ExtendedSeq) {
+        self.compare_exchange(BUSY, ready(index));
+    }
+}
+
+impl State for AtomicU64 {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        atomic::load(self)
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, old: u64, new: u64) -> bool {
+        atomic::compare_exchange(self, old, new)
+    }
+}
+
 impl Entry {
     /// Consumer: takes the entry, if it holds the keystream of `index`.
     #[inline(always)]
     pub fn claim(&self, index: ExtendedSeq) -> bool {
-        atomic::compare_exchange(&self.state, ready(index), BUSY)
+        self.state.claim(index)
     }
 
     /// Consumer: gives back what it has claimed, used.
     #[inline(always)]
     pub fn release(&self) {
-        atomic::compare_exchange(&self.state, BUSY, FREE);
+        self.state.release();
     }
 
     /// Consumer: gives back what it has claimed for `index`, for another packet with this index: the
     /// first one was forged.
     #[inline(always)]
     pub fn put_back(&self, index: ExtendedSeq) {
-        atomic::compare_exchange(&self.state, BUSY, ready(index));
+        self.state.put_back(index);
     }
 
     /// Producer: takes an entry that is free, or whose index lies below `stale_below`. `false`: it
     /// still waits for its packet, or a consumer reads it.
     pub fn begin(&self, stale_below: ExtendedSeq) -> bool {
-        let state = atomic::load(&self.state);
-        let free = state == FREE || (state != BUSY && state < ready(stale_below));
-        free && atomic::compare_exchange(&self.state, state, BUSY)
+        self.state.begin(stale_below)
     }
 
     /// Producer: the entry that it has begun now holds everything of `index`.
     pub fn publish(&self, index: ExtendedSeq) {
-        atomic::compare_exchange(&self.state, BUSY, ready(index));
+        self.state.publish(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use loom::{
+        cell::UnsafeCell,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        thread,
+    };
+
+    use super::{BUSY, FREE, State};
+    use crate::ExtendedSeq;
+
+    /// An entry in loom's world: it fails the test when two threads are in `content` at once.
+    struct Model {
+        state: AtomicU64,
+        /// The index whose keystream the entry holds.
+        content: UnsafeCell<u64>,
+    }
+
+    impl State for AtomicU64 {
+        fn load(&self) -> u64 {
+            self.load(Ordering::Relaxed)
+        }
+
+        fn compare_exchange(&self, old: u64, new: u64) -> bool {
+            self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        }
+    }
+
+    // SAFETY: what the model is to show; loom watches `content`.
+    unsafe impl Sync for Model {}
+    // SAFETY: as above.
+    unsafe impl Send for Model {}
+
+    impl Model {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { state: AtomicU64::new(FREE), content: UnsafeCell::new(u64::MAX) })
+        }
+
+        /// One round of the producer: the entry is to hold `index`.
+        fn produce(&self, index: u64, stale_below: u64) -> bool {
+            let begun = State::begin(&self.state, ExtendedSeq(stale_below));
+            if begun {
+                // SAFETY: begun.
+                self.content.with_mut(|content| unsafe { *content = index });
+                State::publish(&self.state, ExtendedSeq(index));
+            }
+            begun
+        }
+
+        /// The packet with `index`; a forged one gives the entry back. Says whether it had keystream.
+        fn consume(&self, index: u64, forged: bool) -> bool {
+            if !State::claim(&self.state, ExtendedSeq(index)) {
+                return false;
+            }
+            // SAFETY: claimed.
+            let content = self.content.with(|content| unsafe { *content });
+            assert_eq!(content, index, "keystream of another index");
+            if forged {
+                State::put_back(&self.state, ExtendedSeq(index));
+            } else {
+                State::release(&self.state);
+            }
+            true
+        }
+    }
+
+    /// Two CPUs hold packets of the same and of the next index, while the producer reclaims and refills.
+    #[test]
+    fn no_schedule_gives_torn_or_foreign_keystream() {
+        let mut model = loom::model::Builder::new();
+        // All schedules take two minutes; those with more than three preemptions have found nothing else.
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let entry = Model::new();
+            entry.produce(0, 0);
+            let producer = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || {
+                    entry.produce(1, 1);
+                    entry.produce(2, 2);
+                })
+            };
+            let other = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || {
+                    entry.consume(0, true);
+                    entry.consume(1, false);
+                })
+            };
+            entry.consume(0, false);
+            entry.consume(2, false);
+            producer.join().unwrap();
+            other.join().unwrap();
+            assert_ne!(State::load(&entry.state), BUSY, "an entry was lost");
+        });
+    }
+
+    #[test]
+    fn of_two_packets_with_one_index_one_gets_the_keystream() {
+        loom::model(|| {
+            let entry = Model::new();
+            entry.produce(7, 0);
+            let other = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || entry.consume(7, false))
+            };
+            let first = entry.consume(7, false);
+            assert!(first ^ other.join().unwrap());
+            assert!(!entry.consume(7, false));
+        });
+    }
+
+    #[test]
+    fn what_waits_for_its_packet_is_not_reclaimed_before_it_is_stale() {
+        loom::model(|| {
+            let entry = Model::new();
+            assert!(entry.produce(5, 0));
+            assert!(!entry.produce(14, 5));
+            assert!(entry.consume(5, true) && entry.consume(5, false));
+            assert!(entry.produce(14, 5));
+            assert!(entry.produce(23, 15) && !entry.consume(14, false) && entry.consume(23, false));
+        });
     }
 }
