@@ -4,10 +4,13 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+pub mod cipher;
+pub mod io;
 pub mod kernel;
+mod slots;
 pub mod transmit;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use forwarder_common::ExtendedSeq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -237,6 +240,9 @@ pub enum EngineError {
     /// The stream has as many subscribers as one pass can serve.
     #[error("the stream has {limit} subscribers already, the most that one pass can serve")]
     StreamFull { limit: usize },
+    /// The engine does not know the session's SRTP profile.
+    #[error("the peer knows only {profile}, which the kernel engine does not: set `media.engine` to \"auto\"")]
+    Profile { profile: &'static str },
     /// The peer cannot be reached by an interface of this engine.
     #[error("{peer} cannot be served: {reason}")]
     Unreachable { peer: SocketAddr, reason: String },
@@ -310,6 +316,14 @@ pub trait Engine: Send + Sync {
 
     /// Reads counters; `None` for an unknown handle.
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// The media sockets are bound. An engine that sends by itself keeps them.
+    fn set_sockets(&self, _sockets: &Arc<io::MediaSockets>) {}
+
+    /// What the engine does with the RTP that a thread of the sockets reads. `None`: nothing.
+    fn worker(&self) -> Option<Box<dyn io::Worker>> {
+        None
+    }
 
     /// Global counters by name.
     fn counters(&self) -> Vec<(&'static str, u64)>;

@@ -7,12 +7,14 @@ use super::capture::Keying;
 use crate::engine::{MediaKey, Profile};
 use str0m::crypto::dtls::SrtpProfile;
 
-/// `label` of RFC 3711 §4.3.1 for what the AEAD profiles need.
+/// `label` of RFC 3711 §4.3.1.
 #[derive(Clone, Copy, Debug)]
 enum Label {
     RtpKey = 0,
+    RtpAuth = 1,
     RtpSalt = 2,
     RtcpKey = 3,
+    RtcpAuth = 4,
     RtcpSalt = 5,
 }
 
@@ -34,27 +36,28 @@ pub struct Keys {
 
 /// The SRTP profile that a handshake chose is none that we can carry.
 #[derive(Debug, thiserror::Error)]
-#[error("the peer offered only {0}, and the kernel engine needs AEAD_AES_128_GCM or AEAD_AES_256_GCM")]
+#[error("no SRTP profile in common: {0}")]
 pub struct UnsupportedProfile(pub &'static str);
 
 /// Derives the session keys from the outcome of a DTLS handshake (RFC 5764 §4.2).
 ///
 /// # Errors
-/// [`UnsupportedProfile`] for anything but the two GCM profiles.
+/// [`UnsupportedProfile`] for anything but the two GCM profiles and AES_CM_128_HMAC_SHA1_80.
 pub fn derive(keying: &Keying) -> Result<Keys, UnsupportedProfile> {
     let profile = match keying.profile {
         SrtpProfile::AEAD_AES_128_GCM => Profile::AeadAes128Gcm,
         SrtpProfile::AEAD_AES_256_GCM => Profile::AeadAes256Gcm,
-        SrtpProfile::AES128_CM_SHA1_80 => return Err(UnsupportedProfile("AES_CM_128_HMAC_SHA1_80")),
+        SrtpProfile::AES128_CM_SHA1_80 => Profile::AesCm128HmacSha1_80,
         _ => return Err(UnsupportedProfile("an unknown SRTP profile")),
     };
     let key_len = profile.key_len();
-    if keying.material.len() != 2 * (key_len + 12) {
+    let salt_len = profile.salt_len();
+    if keying.material.len() != 2 * (key_len + salt_len) {
         return Err(UnsupportedProfile("keying material of the wrong length"));
     }
     let (keys, salts) = keying.material.split_at(2 * key_len);
     let (client_key, server_key) = keys.split_at(key_len);
-    let (client_salt, server_salt) = salts.split_at(12);
+    let (client_salt, server_salt) = salts.split_at(salt_len);
     let client = direction(profile, client_key, client_salt);
     let server = direction(profile, server_key, server_salt);
     Ok(match keying.we_are_client {
@@ -64,15 +67,21 @@ pub fn derive(keying: &Keying) -> Result<Keys, UnsupportedProfile> {
 }
 
 fn direction(profile: Profile, key: &[u8], salt: &[u8]) -> Direction {
-    let media_key = |key_label, salt_label| {
-        let mut session = MediaKey { profile, key: vec![0; profile.key_len()], salt: [0; 14], auth_key: Vec::new() };
+    let media_key = |key_label, auth_label, salt_label| {
+        let mut session = MediaKey {
+            profile,
+            key: vec![0; profile.key_len()],
+            salt: [0; 14],
+            auth_key: vec![0; profile.auth_key_len()],
+        };
         prf(key, salt, key_label, &mut session.key);
+        prf(key, salt, auth_label, &mut session.auth_key);
         prf(key, salt, salt_label, &mut session.salt[..profile.salt_len()]);
         session
     };
     Direction {
-        rtp: media_key(Label::RtpKey as u8, Label::RtpSalt as u8),
-        rtcp: media_key(Label::RtcpKey as u8, Label::RtcpSalt as u8),
+        rtp: media_key(Label::RtpKey as u8, Label::RtpAuth as u8, Label::RtpSalt as u8),
+        rtcp: media_key(Label::RtcpKey as u8, Label::RtcpAuth as u8, Label::RtcpSalt as u8),
     }
 }
 
@@ -159,8 +168,10 @@ mod tests {
     #[test]
     fn other_profiles_and_lengths_are_refused() {
         let keying = |profile, len| Keying { profile, material: Zeroizing::new(vec![1; len]), we_are_client: false };
-        let refused = derive(&keying(SrtpProfile::AES128_CM_SHA1_80, 60)).unwrap_err();
-        assert!(refused.to_string().contains("AES_CM_128_HMAC_SHA1_80"));
+        let cm = derive(&keying(SrtpProfile::AES128_CM_SHA1_80, 60)).unwrap().outgoing.rtp;
+        assert_eq!((cm.key.len(), cm.auth_key.len()), (16, 20));
+        assert!(cm.salt[12..] != [0, 0] && cm.auth_key[..16] != cm.key);
+        assert!(derive(&keying(SrtpProfile::AES128_CM_SHA1_80, 56)).is_err());
         assert!(derive(&keying(SrtpProfile::AEAD_AES_128_GCM, 55)).is_err());
         assert!(
             !format!("{:?}", keying(SrtpProfile::AEAD_AES_128_GCM, 56)).contains('1'.to_string().repeat(2).as_str())

@@ -1,13 +1,13 @@
-//! AEAD_AES_128_GCM and AEAD_AES_256_GCM of RFC 7714, for what userspace does itself: all SRTCP,
-//! and the RTP packets from which an SSRC is learnt.
+//! What the control task does with SRTP keys: all SRTCP, and the RTP packets from which an SSRC is
+//! learnt.
 
 use std::collections::HashMap;
 
-use forwarder_common::rtp::{RtpHeader, TAG_LEN};
-use forwarder_common::{ExtendedSeq, nonce};
-use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use forwarder_common::ExtendedSeq;
+use forwarder_common::rtp::RtpHeader;
 
-use crate::engine::{MediaKey, Profile};
+use crate::engine::MediaKey;
+use crate::engine::cipher::Cipher;
 
 /// `E` flag and index at the end of an SRTCP packet, bytes.
 const TRAILER: usize = 4;
@@ -18,29 +18,8 @@ const MAX_INDEX: u32 = 0x7fff_ffff;
 /// Senders that one peer's SRTCP may name; a WebRTC peer has one per track.
 const MAX_RTCP_SENDERS: usize = 32;
 
-/// A session key ready for use.
-struct Cipher {
-    key: LessSafeKey,
-    salt: [u8; 12],
-}
-
-impl Cipher {
-    fn new(key: &MediaKey) -> Self {
-        let algorithm = match key.profile {
-            Profile::AeadAes128Gcm | Profile::AesCm128HmacSha1_80 => &AES_128_GCM,
-            Profile::AeadAes256Gcm => &AES_256_GCM,
-        };
-        let unbound = UnboundKey::new(algorithm, &key.key).expect("a session key has the length of its profile");
-        Self { key: LessSafeKey::new(unbound), salt: key.gcm_salt() }
-    }
-
-    fn rtp_nonce(&self, ssrc: u32, index: ExtendedSeq) -> Nonce {
-        Nonce::assume_unique_for_key(nonce::rtp(self.salt, ssrc, index))
-    }
-
-    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> Nonce {
-        Nonce::assume_unique_for_key(nonce::rtcp(self.salt, ssrc, index))
-    }
+fn cipher(key: &MediaKey) -> Cipher {
+    Cipher::new(key).expect("a derived session key has the lengths of its profile")
 }
 
 /// Authenticates RTP of SSRCs that the engine does not know yet.
@@ -48,16 +27,13 @@ pub struct RtpOpener(Cipher);
 
 impl RtpOpener {
     pub fn new(key: &MediaKey) -> Self {
-        Self(Cipher::new(key))
+        Self(cipher(key))
     }
 
     /// Is the tag right for this index? The plaintext is not kept: the packet only teaches us its SSRC.
     pub fn authenticate(&self, packet: &[u8], index: ExtendedSeq) -> bool {
         let Some((header, len)) = RtpHeader::parse(packet) else { return false };
-        let (aad, body) = packet.split_at(len);
-        let mut body = body.to_vec();
-        let nonce = self.0.rtp_nonce(header.ssrc(), index);
-        self.0.key.open_in_place(nonce, Aad::from(aad), &mut body).is_ok()
+        self.0.open_rtp(&mut packet.to_vec(), len, header.ssrc(), index).is_some()
     }
 }
 
@@ -82,7 +58,7 @@ pub struct RtcpOpener {
 
 impl RtcpOpener {
     pub fn new(key: &MediaKey) -> Self {
-        Self { cipher: Cipher::new(key), replay: HashMap::new() }
+        Self { cipher: cipher(key), replay: HashMap::new() }
     }
 
     /// Plaintext compound packet.
@@ -90,11 +66,11 @@ impl RtcpOpener {
     /// # Errors
     /// [`RtcpRefused`]; the replay list then stays as it was.
     pub fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, RtcpRefused> {
-        let Some(body_end) = packet.len().checked_sub(TRAILER).filter(|end| *end >= RTCP_HEADER + TAG_LEN) else {
-            return Err(RtcpRefused::Truncated);
-        };
-        let (Some(header), Some(trailer)) = (packet.first_chunk::<RTCP_HEADER>(), packet.last_chunk::<TRAILER>())
-        else {
+        let index_at = packet.len().checked_sub(self.cipher.rtcp_index_from_end());
+        let (Some(header), Some(trailer)) = (
+            packet.first_chunk::<RTCP_HEADER>(),
+            index_at.filter(|at| *at >= RTCP_HEADER).and_then(|at| packet.get(at..)?.first_chunk::<TRAILER>()),
+        ) else {
             return Err(RtcpRefused::Truncated);
         };
         let word = u32::from_be_bytes(*trailer);
@@ -107,14 +83,7 @@ impl RtcpOpener {
         if !window.accept(index) {
             return Err(RtcpRefused::Replayed);
         }
-        let mut body = packet[RTCP_HEADER..body_end].to_vec();
-        let nonce = self.cipher.rtcp_nonce(ssrc, index);
-        let plain = self
-            .cipher
-            .key
-            .open_in_place(nonce, Aad::from(rtcp_aad(header, trailer)), &mut body)
-            .map_err(|_| RtcpRefused::AuthFailed)?;
-        let plain = [&header[..], plain].concat();
+        let plain = self.cipher.open_rtcp(packet, ssrc, index).ok_or(RtcpRefused::AuthFailed)?;
         if self.replay.len() < MAX_RTCP_SENDERS || self.replay.contains_key(&ssrc) {
             self.replay.insert(ssrc, window);
             return Ok(plain);
@@ -133,33 +102,21 @@ pub struct RtcpSealer {
 
 impl RtcpSealer {
     pub fn new(key: &MediaKey) -> Self {
-        Self { cipher: Cipher::new(key), next_index: 0 }
+        Self { cipher: cipher(key), next_index: 0 }
     }
 
     /// Seals a compound packet. `None` when the index is used up (RFC 3711 §9.2: 2^31 packets, 34
     /// years at two a second) or the packet has no RTCP header.
     pub fn seal(&mut self, compound: &[u8]) -> Option<Vec<u8>> {
-        let (header, body) = compound.split_first_chunk::<RTCP_HEADER>()?;
+        let header = compound.first_chunk::<RTCP_HEADER>()?;
         let index = self.next_index;
         if index > MAX_INDEX {
             return None;
         }
         self.next_index += 1;
         let ssrc = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-        let trailer = (index | !MAX_INDEX).to_be_bytes();
-        let mut sealed = body.to_vec();
-        let nonce = self.cipher.rtcp_nonce(ssrc, index);
-        self.cipher.key.seal_in_place_append_tag(nonce, Aad::from(rtcp_aad(header, &trailer)), &mut sealed).ok()?;
-        Some([&header[..], &sealed, &trailer].concat())
+        self.cipher.seal_rtcp(compound, ssrc, index)
     }
-}
-
-/// RFC 7714 §9.2: the header in the clear, then the `E` flag and index.
-fn rtcp_aad(header: &[u8; RTCP_HEADER], trailer: &[u8; TRAILER]) -> [u8; RTCP_HEADER + TRAILER] {
-    let mut aad = [0; RTCP_HEADER + TRAILER];
-    aad[..RTCP_HEADER].copy_from_slice(header);
-    aad[RTCP_HEADER..].copy_from_slice(trailer);
-    aad
 }
 
 /// Replay list of one SRTCP sender: the highest index and the 63 before it.
@@ -191,6 +148,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Profile;
     use crate::session::testing::{hex, seal_rtp};
 
     fn key(profile: Profile) -> MediaKey {

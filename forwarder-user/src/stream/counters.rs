@@ -38,6 +38,8 @@ counters! {
 
     /// Datagrams that came to the media sockets.
     datagrams_received;
+    /// Datagrams that were dropped because the control task was too slow to take them.
+    datagrams_overrun;
     /// Datagrams sent.
     datagrams_sent;
     /// Datagrams that the system did not take.

@@ -12,7 +12,7 @@ use super::report::ReceptionHistory;
 use super::session::{Attachment, Budget, Key, Media, Session, Source};
 use super::task::Task;
 use crate::engine::{
-    Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Role, SubscriberTrackId, Transport,
+    EngineError, Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Role, SubscriberTrackId, Transport,
 };
 use crate::session::capture::Keying;
 use crate::session::kdf;
@@ -58,7 +58,10 @@ impl Task {
         let engine = match added {
             Ok(engine) => engine,
             Err(error) => {
-                self.counters.refused_by_engine += 1;
+                match error {
+                    EngineError::Profile { .. } => self.counters.refused_srtp_profile += 1,
+                    _ => self.counters.refused_by_engine += 1,
+                }
                 tracing::warn!(
                     session = session.name,
                     stream = session.stream,

@@ -2,7 +2,6 @@
 //! a datagram belongs to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +15,9 @@ use super::clock::NtpClock;
 use super::counters::Counters;
 use super::owners::Owners;
 use super::session::{Key, Session};
-use super::sockets::{DATAGRAM, Sockets};
+use super::sockets::Sockets;
 use super::{Command, StreamConfig};
+use crate::engine::io::Datagram;
 use crate::engine::{Engine, Event};
 use crate::session::capture;
 use crate::session::peer::{Pair, PeerEvent};
@@ -68,7 +68,7 @@ impl Task {
     pub(super) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
         let certificate = capture::provider().dtls_provider.generate_certificate();
         Ok(Self {
-            sockets: Sockets::bind(&config.media, config.socket_buffer)?,
+            sockets: Sockets::bind(&config.media, config.socket_buffer, &*engine)?,
             certificate: certificate.ok_or_else(|| io::Error::other("no DTLS certificate could be made"))?,
             config,
             engine,
@@ -89,7 +89,6 @@ impl Task {
         mut events: mpsc::UnboundedReceiver<Event>,
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
-        let mut buffer = [0; DATAGRAM];
         loop {
             let deadline =
                 self.timers.first().map_or_else(|| Instant::now() + Duration::from_secs(60), |first| first.0);
@@ -107,7 +106,7 @@ impl Task {
                     Some(command) => self.command(command, Instant::now()),
                 },
                 Some(event) = events.recv() => self.engine_event(event, Instant::now()),
-                socket = poll_fn(|cx| self.sockets.poll_readable(cx)) => self.read(socket, &mut buffer),
+                Some(datagram) = self.sockets.receive() => self.read(datagram),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.run_timers(Instant::now());
@@ -203,12 +202,16 @@ impl Task {
         }
     }
 
-    fn read(&mut self, socket: usize, buffer: &mut [u8; DATAGRAM]) {
-        for _ in 0..BATCH {
-            let Some((len, peer)) = self.sockets.receive(socket, buffer) else { return };
+    fn read(&mut self, first: Datagram) {
+        let mut next = Some(first);
+        let mut turns = BATCH;
+        while let Some(datagram) = next {
             self.counters.datagrams_received += 1;
-            self.datagram(Pair { socket, peer }, &buffer[..len], Instant::now());
+            self.datagram(Pair { socket: datagram.socket, peer: datagram.peer }, &datagram.bytes, Instant::now());
+            turns -= 1;
+            next = if turns == 0 { None } else { self.sockets.try_receive() };
         }
+        self.counters.datagrams_overrun = self.sockets.overrun();
     }
 
     pub(super) fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {

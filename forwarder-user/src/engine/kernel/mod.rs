@@ -24,7 +24,6 @@ pub mod pins;
 mod resolver;
 mod selftest;
 mod serve;
-mod slots;
 mod state;
 mod wire;
 
@@ -53,7 +52,10 @@ use self::{
     slots::Slots,
     state::{State, Work},
 };
-use crate::{config::Mode, engine::Events};
+use crate::{
+    config::Mode,
+    engine::{Events, slots},
+};
 
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]

@@ -334,8 +334,12 @@ impl KernelEngine {
 }
 
 fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
-    let gcm = new.key.profile.auth_key_len() == 0 && new.key.key.len() == new.key.profile.key_len();
-    let key = gcm.then(|| SessionKey::new(&new.key.key, new.key.gcm_salt())).flatten();
+    let profile = new.key.profile;
+    if profile.auth_key_len() != 0 {
+        return Err(EngineError::Profile { profile: profile.name() });
+    }
+    let fits = new.key.key.len() == profile.key_len();
+    let key = fits.then(|| SessionKey::new(&new.key.key, new.key.gcm_salt())).flatten();
     key.ok_or_else(|| EngineError::Kernel {
         what: "expanding a session key",
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),

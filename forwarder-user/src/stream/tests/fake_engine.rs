@@ -60,6 +60,9 @@ impl Engine for FakeEngine {
 
     fn add_session(&self, session: NewSession) -> Result<SessionId, EngineError> {
         let mut state = self.state();
+        if session.key.profile.auth_key_len() != 0 {
+            return Err(EngineError::Profile { profile: session.key.profile.name() });
+        }
         state.calls.push(format!("add_session {:?}", session.role));
         if state.refuse_sessions {
             return Err(EngineError::Full { table: "SESSIONS", limit: 0, key: "sessions" });

@@ -49,7 +49,8 @@ impl<T> Slots<T> {
     pub fn remove(&mut self, handle: u32) -> Option<T> {
         self.get(handle)?;
         let entry = &mut self.entries[Self::slot(handle) as usize];
-        entry.0 = entry.0.wrapping_add(1);
+        // 15 bits: the highest bit of a handle is for whoever joins several engines.
+        entry.0 = (entry.0 + 1) & 0x7fff;
         self.free.push_back(Self::slot(handle) as u16);
         entry.1.take()
     }

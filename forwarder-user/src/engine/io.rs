@@ -1,0 +1,299 @@
+//! The media sockets, and the threads that read them.
+//!
+//! Each local address has one socket per thread, all on the same port (SO_REUSEPORT): the kernel keeps
+//! a peer with one of them, so its packets stay in order. A thread reads everything that has arrived,
+//! gives the RTP that the engine knows to the engine, and everything else to the control task.
+
+use std::{
+    io::{self, IoSliceMut, Read as _},
+    net::{SocketAddr, UdpSocket},
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use forwarder_common::rtp::{Protocol, protocol};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{setsockopt, sockopt},
+};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::sync::mpsc::Sender;
+
+/// Buffers that a thread reads into at once. GRO joins up to 64 KiB of a peer's datagrams in each.
+const BUFFERS: usize = 8;
+const BUFFER: usize = 1 << 16;
+/// Reads of one socket before the others get their turn.
+const ROUNDS: usize = 4;
+
+/// A datagram for the control task.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Number of the local address.
+    pub socket: usize,
+    pub peer: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+/// What an engine does with RTP, on one thread.
+pub trait Worker: Send {
+    /// An RTP packet. `true`: it is the engine's, whatever becomes of it. Its bytes may be changed then.
+    fn rtp(&mut self, socket: usize, peer: SocketAddr, packet: &mut [u8]) -> bool;
+
+    /// Everything that had arrived has been given: send what came of it.
+    fn flush(&mut self);
+}
+
+/// All sockets.
+#[derive(Debug)]
+pub struct MediaSockets {
+    /// By local address, then by thread.
+    sockets: Vec<Vec<UdpSocket>>,
+    bound: Vec<SocketAddr>,
+}
+
+impl MediaSockets {
+    /// Binds `threads` sockets to each address. `buffer`: bytes for receiving and sending, as far as
+    /// the system grants them. Port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// A socket cannot be bound; the error names its address.
+    pub fn bind(addresses: &[SocketAddr], threads: usize, buffer: usize) -> io::Result<Self> {
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no media address is configured"));
+        }
+        let mut this = Self { sockets: vec![], bound: vec![] };
+        for address in addresses {
+            let group = bind_group(*address, threads.max(1), buffer)
+                .map_err(|error| io::Error::new(error.kind(), format!("media socket {address}: {error}")))?;
+            this.bound.push(group[0].local_addr()?);
+            this.sockets.push(group);
+        }
+        Ok(this)
+    }
+
+    /// Where the sockets are bound, by number.
+    pub fn bound(&self) -> &[SocketAddr] {
+        &self.bound
+    }
+
+    /// The number of a local address.
+    pub fn number(&self, local: SocketAddr) -> Option<usize> {
+        self.bound.iter().position(|bound| *bound == local)
+    }
+
+    /// Sockets of each local address.
+    pub fn threads(&self) -> usize {
+        self.sockets.first().map_or(0, Vec::len)
+    }
+
+    /// The socket of a local address that a thread uses.
+    pub fn get(&self, number: usize, thread: usize) -> Option<&UdpSocket> {
+        let group = self.sockets.get(number)?;
+        group.get(thread % group.len().max(1))
+    }
+
+    /// Sends a datagram. `false`: the system did not take it.
+    pub fn send(&self, number: usize, peer: SocketAddr, bytes: &[u8]) -> bool {
+        self.get(number, 0).is_some_and(|socket| socket.send_to(bytes, peer).is_ok())
+    }
+}
+
+fn bind_group(address: SocketAddr, threads: usize, buffer: usize) -> io::Result<Vec<UdpSocket>> {
+    if address.ip().is_unspecified() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a wildcard is no address that copies can leave from"));
+    }
+    // Sharing a port with ourselves must not hide that another server has it.
+    let first = bind(address, buffer, false)?;
+    if threads == 1 {
+        return Ok(vec![first]);
+    }
+    let address = first.local_addr()?;
+    drop(first);
+    (0..threads).map(|_| bind(address, buffer, true)).collect()
+}
+
+fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(SocketProtocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        setsockopt(&socket, sockopt::ReusePort, &true)?;
+    }
+    // Best effort: without CAP_NET_ADMIN the system caps these at net.core.{r,w}mem_max.
+    let _ = socket.set_recv_buffer_size(buffer);
+    let _ = socket.set_send_buffer_size(buffer);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// What the threads saw.
+#[derive(Debug, Default)]
+pub struct IoCounters {
+    pub datagrams: AtomicU64,
+    /// The control task was too slow to take them.
+    pub control_queue_full: AtomicU64,
+}
+
+/// The reading threads. Dropping it ends them.
+pub struct Threads {
+    bells: Vec<UnixStream>,
+    threads: Vec<JoinHandle<()>>,
+    pub counters: Arc<IoCounters>,
+}
+
+impl Threads {
+    /// Starts one thread for each socket of an address; `worker` makes the engine's part of one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(
+        sockets: &Arc<MediaSockets>,
+        control: &Sender<Datagram>,
+        mut worker: impl FnMut(usize) -> Option<Box<dyn Worker>>,
+    ) -> io::Result<Self> {
+        let mut this = Self { bells: vec![], threads: vec![], counters: Arc::default() };
+        for number in 0..sockets.threads() {
+            let (bell, rung) = UnixStream::pair()?;
+            let reader = Reader {
+                states: (0..sockets.bound().len())
+                    .map(|socket| state(sockets, socket, number))
+                    .collect::<Result<_, _>>()?,
+                sockets: Arc::clone(sockets),
+                number,
+                control: control.clone(),
+                worker: worker(number),
+                counters: Arc::clone(&this.counters),
+                buffers: (0..BUFFERS).map(|_| vec![0; BUFFER]).collect(),
+            };
+            let thread =
+                thread::Builder::new().name(format!("penstock-io-{number}")).spawn(move || reader.run(rung))?;
+            this.bells.push(bell);
+            this.threads.push(thread);
+        }
+        Ok(this)
+    }
+}
+
+fn state(sockets: &MediaSockets, socket: usize, thread: usize) -> io::Result<UdpSocketState> {
+    let socket = sockets.get(socket, thread).ok_or(io::ErrorKind::NotFound)?;
+    UdpSocketState::new(UdpSockRef::from(socket))
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.bells.clear();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the media sockets had panicked");
+            }
+        }
+    }
+}
+
+struct Reader {
+    sockets: Arc<MediaSockets>,
+    states: Vec<UdpSocketState>,
+    number: usize,
+    control: Sender<Datagram>,
+    worker: Option<Box<dyn Worker>>,
+    counters: Arc<IoCounters>,
+    /// The pool: every datagram is read into one of these, and opened there.
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Reader {
+    fn run(mut self, mut bell: UnixStream) {
+        loop {
+            let ready = match self.wait(&mut bell) {
+                Ok(Some(ready)) => ready,
+                Ok(None) => return,
+                Err(error) => return tracing::error!("media sockets are not read any more: {error}"),
+            };
+            for socket in ready {
+                self.read(socket);
+            }
+        }
+    }
+
+    /// Sockets with something to read; `None` at the end.
+    fn wait(&self, bell: &mut UnixStream) -> io::Result<Option<Vec<usize>>> {
+        let sockets: Vec<_> =
+            (0..self.states.len()).filter_map(|socket| self.sockets.get(socket, self.number)).collect();
+        let mut files: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        files.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
+        match poll(&mut files, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(Some(vec![])),
+            Err(error) => return Err(error.into()),
+        }
+        let any = |file: &PollFd<'_>| file.revents().is_some_and(|events| !events.is_empty());
+        let rung = files.pop().is_some_and(|file| any(&file));
+        let ready = files.iter().enumerate().filter(|(_, file)| any(file)).map(|(socket, _)| socket).collect();
+        drop(files);
+        if rung && bell.read(&mut [0])? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(ready))
+    }
+
+    fn read(&mut self, number: usize) {
+        for _ in 0..ROUNDS {
+            let Some(socket) = self.sockets.get(number, self.number) else { return };
+            let mut meta = [empty_meta(); BUFFERS];
+            let mut buffers = self.buffers.iter_mut();
+            let mut slices: [IoSliceMut<'_>; BUFFERS] =
+                std::array::from_fn(|_| IoSliceMut::new(buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..])));
+            let count = match self.states[number].recv(UdpSockRef::from(socket), &mut slices, &mut meta) {
+                Ok(count) => count,
+                // An ICMP error of an earlier send: of no use to us, and the queue goes on after it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(_) => return,
+            };
+            for (buffer, meta) in self.buffers.iter_mut().zip(&meta).take(count) {
+                let peer = canonical(meta.addr);
+                let Some(filled) = buffer.get_mut(..meta.len) else { continue };
+                for datagram in filled.chunks_mut(meta.stride.max(1)) {
+                    self.counters.datagrams.fetch_add(1, Ordering::Relaxed);
+                    if let (Some(worker), [first, second, ..]) = (self.worker.as_mut(), &*datagram)
+                        && protocol(*first, *second) == Protocol::Rtp
+                        && worker.rtp(number, peer, datagram)
+                    {
+                        continue;
+                    }
+                    let datagram = Datagram { socket: number, peer, bytes: datagram.to_vec() };
+                    if self.control.try_send(datagram).is_err() {
+                        self.counters.control_queue_full.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            if let Some(worker) = &mut self.worker {
+                worker.flush();
+            }
+            if count < BUFFERS {
+                return;
+            }
+        }
+    }
+}
+
+fn empty_meta() -> RecvMeta {
+    RecvMeta::default()
+}
+
+/// Flow labels differ from packet to packet and are no part of an address.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V6(mut v6) => {
+            v6.set_flowinfo(0);
+            SocketAddr::V6(v6)
+        }
+        v4 => v4,
+    }
+}
