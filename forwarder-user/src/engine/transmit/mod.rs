@@ -3,6 +3,8 @@
 //! A transmitter belongs to one thread. It collects the packets of a batch in memory that it owns,
 //! where they are written and sealed in place, and sends them together.
 
+pub mod socket;
+
 use forwarder_common::maps::Path;
 
 use super::Transport;
