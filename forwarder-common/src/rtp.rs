@@ -106,6 +106,16 @@ impl RtpHeader {
     }
 }
 
+/// |D(i-1, i)| of RFC 3550 §6.4.1 in RTP clock units, at most a minute's worth of time.
+#[inline(always)]
+pub const fn transit_difference(elapsed_ns: u64, timestamp_step: u32, clock_rate: u32) -> u32 {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    let elapsed_ns = if elapsed_ns > MINUTE_NS { MINUTE_NS } else { elapsed_ns };
+    let elapsed = (elapsed_ns * clock_rate as u64 / 1_000_000_000) as u32;
+    let difference = elapsed.wrapping_sub(timestamp_step);
+    if difference >> 31 == 1 { difference.wrapping_neg() } else { difference }
+}
+
 /// What a UDP payload on a WebRTC port is, by its first bytes (RFC 7983 §7, RFC 5761 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {

@@ -6,7 +6,7 @@ use forwarder_common::{
     Counter, ExtendedSeq, ReplayWindow, RtpHeader,
     maps::{MAX_PAYLOAD, PublisherState, PublisherTrack},
     nonce,
-    rtp::TAG_LEN,
+    rtp::{self, TAG_LEN},
     seq::Refused,
 };
 
@@ -110,7 +110,7 @@ pub fn account(state: *mut PublisherState, track: &PublisherTrack, rtp: &Rtp, op
         let (last_ns, last_timestamp) = (*addr_of!((*state).last_arrival_ns), *addr_of!((*state).last_timestamp));
         if last_ns != 0 {
             let elapsed = now_ns.saturating_sub(last_ns);
-            let difference = transit_difference(elapsed, timestamp.wrapping_sub(last_timestamp), track.clock_rate);
+            let difference = rtp::transit_difference(elapsed, timestamp.wrapping_sub(last_timestamp), track.clock_rate);
             let jitter = (*state).jitter_q4;
             // RFC 3550 §A.8, the integer form.
             (*state).jitter_q4 = jitter.wrapping_add(difference).wrapping_sub(jitter.wrapping_add(8) >> 4);
@@ -118,14 +118,4 @@ pub fn account(state: *mut PublisherState, track: &PublisherTrack, rtp: &Rtp, op
         (*state).last_arrival_ns = now_ns;
         (*state).last_timestamp = timestamp;
     }
-}
-
-/// |D(i-1, i)| of RFC 3550 §6.4.1 in RTP clock units, at most a minute's worth of time.
-#[inline(always)]
-fn transit_difference(elapsed_ns: u64, timestamp_step: u32, clock_rate: u32) -> u32 {
-    const MINUTE_NS: u64 = 60_000_000_000;
-    let elapsed_ns = if elapsed_ns > MINUTE_NS { MINUTE_NS } else { elapsed_ns };
-    let elapsed = (elapsed_ns * u64::from(clock_rate) / 1_000_000_000) as u32;
-    let difference = elapsed.wrapping_sub(timestamp_step);
-    if difference >> 31 == 1 { difference.wrapping_neg() } else { difference }
 }

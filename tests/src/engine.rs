@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,9 @@ use forwarder_common::ExtendedSeq;
 use penstock::engine::{
     Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId, Role,
     SessionId, SubscriberTrackId, Transport,
+    io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
+    userspace::{self, UserspaceEngine},
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -31,7 +34,7 @@ pub struct Lab {
     pub peers: Vec<NetNs>,
     pub bpf: BpfFs,
     /// Takes what the datapath passes to the stack, which would else answer that nobody listens.
-    _sink: UdpSocket,
+    sink: Option<UdpSocket>,
 }
 
 impl Lab {
@@ -52,8 +55,8 @@ impl Lab {
                 End { namespace: peer, interface: &names[1], addresses: &addresses[1] },
             )?;
         }
-        let sink = server.run(|| UdpSocket::bind(("::", PORT)))?;
-        Ok(Self { server, peers, bpf: BpfFs::mount()?, _sink: sink })
+        let sink = Some(server.run(|| UdpSocket::bind(("::", PORT)))?);
+        Ok(Self { server, peers, bpf: BpfFs::mount()?, sink })
     }
 
     /// Address of the server on link `n`.
@@ -68,6 +71,25 @@ impl Lab {
             pin_dir: self.bpf.path().join("penstock"),
             ..Config::new(PORT)
         }
+    }
+
+    /// Starts a userspace engine in the server host, on sockets of all its addresses. Its threads end with the second
+    /// value.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start_userspace(&mut self, config: userspace::Config) -> Result<(Server<UserspaceEngine>, Threads)> {
+        self.sink = None;
+        let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
+        let addresses: Vec<SocketAddr> = links.collect();
+        let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let engine = UserspaceEngine::new(config, sender);
+        engine.set_sockets(&sockets);
+        // Nobody is in control here: what is not media is dropped.
+        let (control, _) = tokio::sync::mpsc::channel(1);
+        let threads = Threads::start(&sockets, &control, |_| engine.worker())?;
+        Ok((Server::new(engine, events), threads))
     }
 
     /// Starts the engine in the server host.

@@ -9,6 +9,7 @@ pub mod io;
 pub mod kernel;
 mod slots;
 pub mod transmit;
+pub mod userspace;
 
 use std::{net::SocketAddr, sync::Arc};
 

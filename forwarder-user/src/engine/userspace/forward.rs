@@ -1,0 +1,240 @@
+//! The way of a packet through the userspace engine: open → collect what arrived together → per
+//! subscriber: rewrite → seal → transmitter.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use forwarder_common::{Counter, ExtendedSeq, RtpHeader, maps::MAX_PAYLOAD, rtp::FIXED_LEN, seq::Refused};
+
+use super::{
+    Inner,
+    tables::{Origin, Publisher, Subscriber, Tables},
+};
+use crate::engine::{PublisherTrackId, io::Worker, kernel::clock::boottime_ns, transmit::Transmitter};
+
+/// Packets and bytes of them that one batch collects before it is sent in any case.
+const MAX_PACKETS: usize = 1024;
+const MAX_BYTES: usize = 1 << 20;
+
+/// A packet in the clear, that waits for the end of its batch.
+struct Packet {
+    track: u32,
+    index: ExtendedSeq,
+    header: RtpHeader,
+    start: usize,
+    len: usize,
+}
+
+/// Forwards the packets of one thread. What is pushed is sent by [`flush`](Self::flush).
+pub struct Feeder {
+    inner: Arc<Inner>,
+    /// Plaintexts of the batch.
+    arena: Vec<u8>,
+    packets: Vec<Packet>,
+    transmitters: Vec<Box<dyn Transmitter>>,
+    now_ns: u64,
+}
+
+impl Feeder {
+    pub(super) fn new(inner: Arc<Inner>, transmitters: Vec<Box<dyn Transmitter>>) -> Self {
+        let (arena, packets) = (Vec::with_capacity(MAX_BYTES), Vec::with_capacity(MAX_PACKETS));
+        Self { inner, arena, packets, transmitters, now_ns: boottime_ns() }
+    }
+
+    /// Takes a packet of a source: its plaintext, with the index that its holder gives it. Each index of
+    /// a source is taken once, and none too far behind the highest.
+    pub fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+        if payload.len() > MAX_PAYLOAD {
+            self.inner.count(Counter::DropOversize, 1);
+            return;
+        }
+        let refused = {
+            let tables = self.inner.read();
+            let Some(publisher) = tables.publishers.get(track.0) else { return };
+            let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.accept(index));
+            if accepted.is_ok() {
+                publisher.account(header, payload.len(), self.now_ns);
+            }
+            accepted
+        };
+        match refused {
+            Ok(()) => self.collect(track.0, index, *header, payload),
+            Err(reason) => self.inner.count(refusal(reason), 1),
+        }
+    }
+
+    fn collect(&mut self, track: u32, index: ExtendedSeq, header: RtpHeader, payload: &[u8]) {
+        if self.packets.len() == MAX_PACKETS || self.arena.len() + payload.len() > MAX_BYTES {
+            self.flush();
+        }
+        let start = self.arena.len();
+        self.arena.extend_from_slice(payload);
+        self.packets.push(Packet { track, index, header, start, len: payload.len() });
+    }
+
+    /// Sends what was pushed to all subscribers.
+    pub fn flush(&mut self) {
+        if self.packets.is_empty() {
+            self.now_ns = boottime_ns();
+            return;
+        }
+        // Packets of one stream together, so that a viewer's follow each other; their order stays.
+        self.packets.sort_by_key(|packet| packet.track);
+        let inner = Arc::clone(&self.inner);
+        // Held until everything is sent: whoever ends a session waits for it, and nothing follows then.
+        let tables = inner.read();
+        for packets in self.packets.chunk_by(|one, next| one.track == next.track) {
+            let members = tables.publishers.get(packets[0].track).map_or(&[][..], |publisher| &publisher.members);
+            if members.is_empty() {
+                inner.count(Counter::DropNoSubscriber, packets.len() as u64);
+            }
+            for member in members {
+                let Some(subscriber) = tables.subscribers.get(*member) else { continue };
+                if subscriber.expires.load(Relaxed) <= self.now_ns {
+                    inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
+                    continue;
+                }
+                let last = self.transmitters.len() - 1;
+                let way = usize::from(subscriber.destination.path.is_none()) * last;
+                for packet in packets {
+                    let payload = &self.arena[packet.start..packet.start + packet.len];
+                    let sealed = seal(&mut *self.transmitters[way], subscriber, packet, payload, self.now_ns);
+                    match sealed {
+                        Ok(()) => {
+                            inner.count(Counter::Sealed, 1);
+                            inner.count(Counter::SealedBytes, packet.len as u64);
+                        }
+                        Err(reason) => inner.count(reason, 1),
+                    }
+                }
+            }
+        }
+        for transmitter in &mut self.transmitters {
+            let before = transmitter.sent();
+            transmitter.flush();
+            let after = transmitter.sent();
+            inner.count(Counter::Transmitted, after.packets - before.packets);
+            inner.count(Counter::DropRingFull, after.dropped - before.dropped);
+        }
+        drop(tables);
+        self.packets.clear();
+        self.arena.clear();
+        self.now_ns = boottime_ns();
+    }
+
+    /// Opens a publisher's packet. `None`: the flow is not ours.
+    fn open(&mut self, socket: usize, peer: SocketAddr, packet: &mut [u8]) -> Option<()> {
+        let ssrc = u32::from_be_bytes(*packet.get(8..FIXED_LEN)?.first_chunk()?);
+        let inner = Arc::clone(&self.inner);
+        let tables = inner.read();
+        let track = *tables.flows.get(&(socket, peer, ssrc))?;
+        let publisher = tables.publishers.get(track)?;
+        match authenticate(publisher, packet, self.now_ns) {
+            Ok((index, header, start, len)) => {
+                publisher.account(&header, len, self.now_ns);
+                inner.count(Counter::Opened, 1);
+                inner.count(Counter::OpenedBytes, len as u64);
+                drop(tables);
+                self.collect(track, index, header, &packet[start..start + len]);
+            }
+            Err(reason) => {
+                if reason == Counter::DropAuthFailed {
+                    publisher.auth_failed.fetch_add(1, Relaxed);
+                }
+                inner.count(reason, 1);
+            }
+        }
+        Some(())
+    }
+}
+
+impl Worker for Feeder {
+    fn rtp(&mut self, socket: usize, peer: SocketAddr, packet: &mut [u8]) -> bool {
+        self.open(socket, peer, packet).is_some()
+    }
+
+    fn flush(&mut self) {
+        Feeder::flush(self);
+    }
+}
+
+/// The same checks in the same order as `forwarder-ebpf/src/open.rs`. The payload is in the clear then;
+/// where it starts and its length are returned.
+fn authenticate(
+    publisher: &Publisher,
+    packet: &mut [u8],
+    now_ns: u64,
+) -> Result<(ExtendedSeq, RtpHeader, usize, usize), Counter> {
+    let Origin::Srtp { cipher, expires, payload_type, .. } = &publisher.origin else {
+        return Err(Counter::DropInternalIngress);
+    };
+    let (header, header_len) = RtpHeader::parse(packet).ok_or(Counter::DropMalformedRtp)?;
+    let payload_len = packet.len().checked_sub(header_len + cipher.tag_len()).ok_or(Counter::DropMalformedRtp)?;
+    if payload_len > MAX_PAYLOAD {
+        return Err(Counter::DropOversize);
+    }
+    if header.payload_type() != *payload_type {
+        return Err(Counter::DropPayloadType);
+    }
+    if expires.load(Relaxed) <= now_ns {
+        return Err(Counter::DropPublisherExpired);
+    }
+    let index = publisher.replay.highest().estimate(header.seq()).ok_or(Counter::DropTooOld)?;
+    publisher.replay.check(index).map_err(refusal)?;
+    cipher.open_rtp(packet, header_len, header.ssrc(), index).ok_or(Counter::DropAuthFailed)?;
+    // Only behind the tag may state move (RFC 3711 §3.3).
+    publisher.replay.accept(index).map_err(refusal)?;
+    Ok((index, header, header_len, payload_len))
+}
+
+fn refusal(why: Refused) -> Counter {
+    match why {
+        Refused::Replayed => Counter::DropReplayed,
+        Refused::TooOld => Counter::DropTooOld,
+    }
+}
+
+/// Makes one packet the subscriber's own, in the transmitter's memory.
+///
+/// One outgoing index never carries two plaintexts under one key and SSRC, for the same reasons as in
+/// `forwarder-ebpf/src/egress.rs`: the replay list lets each incoming index through once, on whatever
+/// thread; each is sealed once per member; the offset is fixed for the life of the track; indices that
+/// the SSRC had used before lie below `first_in`; and an SSRC belongs to one track of one engine at a
+/// time.
+fn seal(
+    transmitter: &mut dyn Transmitter,
+    subscriber: &Subscriber,
+    packet: &Packet,
+    payload: &[u8],
+    now_ns: u64,
+) -> Result<(), Counter> {
+    if packet.index.0 < subscriber.first_in {
+        return Err(Counter::DropBeforeJoin);
+    }
+    let index = ExtendedSeq(packet.index.0.wrapping_add(subscriber.index_offset));
+    if index > ExtendedSeq::MAX {
+        return Err(Counter::DropInternalEgress);
+    }
+    let track = &subscriber.track;
+    let timestamp = packet.header.timestamp().wrapping_add(track.timestamp_offset);
+    let header = packet.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
+    let len = FIXED_LEN + payload.len() + subscriber.cipher.tag_len();
+    let Some(room) = transmitter.reserve(&subscriber.destination, len) else { return Ok(()) };
+    for (place, word) in room.chunks_exact_mut(4).zip(header) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    room[FIXED_LEN..FIXED_LEN + payload.len()].copy_from_slice(payload);
+    if !subscriber.cipher.seal_rtp(room, FIXED_LEN, track.ssrc, index) {
+        transmitter.cancel();
+        return Err(Counter::DropInternalEgress);
+    }
+    subscriber.account(payload.len(), index, timestamp, now_ns);
+    Ok(())
+}
+
+/// Whether any subscriber of a track is left.
+pub(super) fn has_members(tables: &Tables, track: u32) -> bool {
+    tables.publishers.get(track).is_some_and(|publisher| !publisher.members.is_empty())
+}

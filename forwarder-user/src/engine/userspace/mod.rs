@@ -1,0 +1,346 @@
+//! The userspace engine: opens and seals in this process, and needs no rights at all.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `tables` | sessions and tracks |
+//! | `forward` | the way of a packet |
+//! | here | the engine's contract |
+
+mod forward;
+mod tables;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
+
+pub use self::forward::Feeder;
+use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
+use super::{
+    Engine, EngineError, Event, Events, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    cipher::Cipher,
+    io::{MediaSockets, Worker},
+    kernel::clock::boottime_ns,
+    slots::Slots,
+    transmit::socket::SocketTransmitter,
+};
+
+/// What the engine is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub sessions: usize,
+    pub publisher_tracks: usize,
+    pub subscriber_tracks: usize,
+    pub viewers_per_stream: usize,
+    /// How long a session sends and is received without a refresh.
+    pub lease: Duration,
+    /// Several packets to one peer in one system call (UDP GSO).
+    pub gso: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sessions: 1024,
+            publisher_tracks: 256,
+            subscriber_tracks: 2048,
+            viewers_per_stream: 2048,
+            lease: Duration::from_nanos(LEASE_NS),
+            gso: true,
+        }
+    }
+}
+
+/// A publisher track whose packets come from this process: opened by the kernel engine, or made by a
+/// source of our own.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSource {
+    /// RTP clock in Hz.
+    pub clock_rate: u32,
+    /// The last index that is not forwarded; 0 for a new source, whose first packet has index 1.
+    pub last: ExtendedSeq,
+}
+
+/// See the module.
+pub struct UserspaceEngine(Arc<Inner>);
+
+/// What the engine and its feeders share.
+pub(crate) struct Inner {
+    tables: RwLock<Tables>,
+    sockets: OnceLock<Arc<MediaSockets>>,
+    counters: Vec<AtomicU64>,
+    config: Config,
+    events: Events,
+    /// Feeders made so far: each sends by the sockets of another thread, in turn.
+    feeders: AtomicUsize,
+}
+
+impl Inner {
+    // A thread that panicked has left a table whose every entry is whole: the others go on.
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, counter: Counter, n: u64) {
+        if let Some(value) = self.counters.get(counter as usize).filter(|_| n != 0) {
+            value.fetch_add(n, Relaxed);
+        }
+    }
+
+    fn report(&self, event: Event) {
+        // Fails only when nobody listens any more, that is while the server stops.
+        let _ = self.events.send(event);
+    }
+
+    fn socket(&self, transport: Transport) -> Result<usize, EngineError> {
+        let number = self.sockets.get().and_then(|sockets| sockets.number(transport.local));
+        number.ok_or_else(|| EngineError::Unreachable {
+            peer: transport.peer,
+            reason: format!("no media socket has the address {}", transport.local),
+        })
+    }
+
+    /// Takes a subscriber track out, and tells from where its SSRC may go on. Under the write lock, so no
+    /// copy is on its way.
+    fn end_subscriber(&self, tables: &mut Tables, handle: u32) {
+        let Some(subscriber) = tables.subscribers.remove(handle) else { return };
+        if let Some(session) = tables.sessions.get_mut(subscriber.session) {
+            session.subscriber_tracks.remove(&handle);
+        }
+        let mut next_out = subscriber.next_out(ExtendedSeq(subscriber.first_in - 1));
+        if let Some(publisher) = tables.publishers.get_mut(subscriber.from) {
+            publisher.members.retain(|member| *member != handle);
+            next_out = subscriber.next_out(publisher.replay.highest_accepted());
+        }
+        self.report(Event::SubscriberTrackStopped { track: SubscriberTrackId(handle), next_out });
+    }
+
+    fn end_publisher(&self, tables: &mut Tables, handle: u32) {
+        let Some(publisher) = tables.publishers.get(handle) else { return };
+        for member in publisher.members.clone() {
+            self.end_subscriber(tables, member);
+        }
+        let Some(publisher) = tables.publishers.remove(handle) else { return };
+        if let Origin::Srtp { session, ssrc, .. } = publisher.origin
+            && let Some(session) = tables.sessions.get_mut(session)
+        {
+            session.publisher_tracks.remove(&handle);
+            let flow = (session.socket, session.transport.peer, ssrc);
+            if tables.flows.get(&flow) == Some(&handle) {
+                tables.flows.remove(&flow);
+            }
+        }
+        self.report(Event::PublisherTrackStopped { track: PublisherTrackId(handle) });
+    }
+}
+
+impl UserspaceEngine {
+    /// An engine without sockets: [`Engine::set_sockets`] gives it some.
+    pub fn new(config: Config, events: Events) -> Self {
+        let tables = Tables {
+            sessions: Slots::new(config.sessions),
+            publishers: Slots::new(config.publisher_tracks),
+            subscribers: Slots::new(config.subscriber_tracks),
+            flows: HashMap::new(),
+        };
+        Self(Arc::new(Inner {
+            tables: RwLock::new(tables),
+            sockets: OnceLock::new(),
+            counters: Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            config,
+            events,
+            feeders: AtomicUsize::new(0),
+        }))
+    }
+
+    /// For a thread that has packets in the clear. `None` before the engine has sockets.
+    pub fn feeder(&self) -> Option<Feeder> {
+        let sockets = self.0.sockets.get()?;
+        let number = self.0.feeders.fetch_add(1, Relaxed);
+        let socket = SocketTransmitter::new(Arc::clone(sockets), number, self.0.config.gso);
+        Some(Feeder::new(Arc::clone(&self.0), vec![Box::new(socket)]))
+    }
+
+    /// A publisher track that [`Feeder::push`] feeds. It ends by `remove_publisher_track`.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`].
+    pub fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let limit = tables.publishers.limit();
+        let publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
+        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
+    }
+
+    /// Has this track subscribers?
+    pub fn is_wanted(&self, track: PublisherTrackId) -> bool {
+        forward::has_members(&self.0.read(), track.0)
+    }
+}
+
+impl Engine for UserspaceEngine {
+    fn describe(&self) -> String {
+        "userspace socket".into()
+    }
+
+    fn describe_session(&self, session: SessionId) -> String {
+        if self.0.read().sessions.get(session.0).is_none() { "closed".into() } else { "userspace socket".into() }
+    }
+
+    fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
+        let socket = self.0.socket(new.transport)?;
+        let cipher = Cipher::new(&new.key).ok_or_else(|| EngineError::Kernel {
+            what: "taking a session key",
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),
+        })?;
+        let session = Session {
+            role: new.role,
+            cipher: Arc::new(cipher),
+            transport: new.transport,
+            socket,
+            expires: Arc::new(AtomicU64::new(boottime_ns() + self.0.config.lease.as_nanos() as u64)),
+            publisher_tracks: BTreeSet::new(),
+            subscriber_tracks: BTreeSet::new(),
+        };
+        let mut tables = self.0.write();
+        let limit = tables.sessions.limit();
+        let full = |_| EngineError::Full { table: "the table of sessions", limit, key: "sessions" };
+        tables.sessions.insert(session).map(SessionId).map_err(full)
+    }
+
+    fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError> {
+        let socket = self.0.socket(transport)?;
+        let mut tables = self.0.write();
+        let Tables { sessions, publishers, subscribers, flows } = &mut *tables;
+        let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
+        for handle in &entry.publisher_tracks {
+            let Some(Origin::Srtp { ssrc, .. }) = publishers.get(*handle).map(|publisher| &publisher.origin) else {
+                continue;
+            };
+            let old = (entry.socket, entry.transport.peer, *ssrc);
+            if flows.get(&old) == Some(handle) {
+                flows.remove(&old);
+            }
+            flows.insert((socket, transport.peer, *ssrc), *handle);
+        }
+        (entry.socket, entry.transport) = (socket, transport);
+        for handle in &entry.subscriber_tracks {
+            if let Some(subscriber) = subscribers.get_mut(*handle) {
+                let destination = &mut subscriber.destination;
+                (destination.socket, destination.transport, destination.path) = (socket, transport, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn refresh_session(&self, session: SessionId) {
+        if let Some(session) = self.0.read().sessions.get(session.0) {
+            session.expires.store(boottime_ns() + self.0.config.lease.as_nanos() as u64, Relaxed);
+        }
+    }
+
+    fn remove_session(&self, session: SessionId) {
+        let mut tables = self.0.write();
+        let Some(entry) = tables.sessions.get(session.0) else { return };
+        let (publishers, subscribers) = (entry.publisher_tracks.clone(), entry.subscriber_tracks.clone());
+        publishers.into_iter().for_each(|track| self.0.end_publisher(&mut tables, track));
+        subscribers.into_iter().for_each(|track| self.0.end_subscriber(&mut tables, track));
+        tables.sessions.remove(session.0);
+    }
+
+    fn add_publisher_track(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
+        let entry = entry.ok_or(EngineError::Unknown("session"))?;
+        let flow = (entry.socket, entry.transport.peer, track.ssrc);
+        let origin = Origin::Srtp {
+            session: session.0,
+            cipher: Arc::clone(&entry.cipher),
+            expires: Arc::clone(&entry.expires),
+            ssrc: track.ssrc,
+            payload_type: track.payload_type,
+        };
+        let publisher = Publisher::new(origin, track.clock_rate, track.first);
+        let limit = tables.publishers.limit();
+        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        let handle = tables.publishers.insert(publisher).map_err(full)?;
+        tables.flows.insert(flow, handle);
+        if let Some(entry) = tables.sessions.get_mut(session.0) {
+            entry.publisher_tracks.insert(handle);
+        }
+        Ok(PublisherTrackId(handle))
+    }
+
+    fn remove_publisher_track(&self, track: PublisherTrackId) {
+        self.0.end_publisher(&mut self.0.write(), track.0);
+    }
+
+    fn add_subscriber_track(
+        &self,
+        session: SessionId,
+        from: PublisherTrackId,
+        track: NewSubscriberTrack,
+    ) -> Result<SubscriberTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let Tables { sessions, publishers, subscribers, .. } = &mut *tables;
+        let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
+        let publisher = publishers.get_mut(from.0).ok_or(EngineError::Unknown("publisher track"))?;
+        let limit = self.0.config.viewers_per_stream;
+        if publisher.members.len() >= limit {
+            return Err(EngineError::StreamFull { limit });
+        }
+        // Under the write lock nothing is accepted meanwhile: the next packet is the subscriber's first.
+        let highest = publisher.replay.highest_accepted();
+        let subscriber = Subscriber::new(entry, (session.0, from.0), track, highest);
+        let limit = subscribers.limit();
+        let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
+        let handle = subscribers.insert(subscriber).map_err(full)?;
+        entry.subscriber_tracks.insert(handle);
+        publisher.members.push(handle);
+        self.0.report(Event::SubscriberTrackStarted { track: SubscriberTrackId(handle) });
+        Ok(SubscriberTrackId(handle))
+    }
+
+    fn remove_subscriber_track(&self, track: SubscriberTrackId) {
+        self.0.end_subscriber(&mut self.0.write(), track.0);
+    }
+
+    fn publisher_stats(&self, track: PublisherTrackId) -> Option<PublisherStats> {
+        self.0.read().publishers.get(track.0).map(Publisher::stats)
+    }
+
+    fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
+        self.0.read().subscribers.get(track.0).map(Subscriber::stats)
+    }
+
+    fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
+        if self.0.sockets.set(Arc::clone(sockets)).is_err() {
+            tracing::warn!("the userspace engine has its sockets already");
+        }
+    }
+
+    fn worker(&self) -> Option<Box<dyn Worker>> {
+        Some(Box::new(self.feeder()?))
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Counter::ALL.iter().map(|counter| (counter.name(), self.0.counters[*counter as usize].load(Relaxed))).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! Sessions and tracks. Changed under a write lock, which waits until no batch is on its way; read by
+//! whoever forwards, who changes only the atomics.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, rtp};
+
+use crate::engine::{
+    NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, cipher::Cipher, slots::Slots,
+    transmit::Destination,
+};
+
+/// An RTP source as it arrives: socket, peer and SSRC.
+pub type Flow = (usize, SocketAddr, u32);
+
+pub struct Tables {
+    pub sessions: Slots<Session>,
+    pub publishers: Slots<Publisher>,
+    pub subscribers: Slots<Subscriber>,
+    pub flows: HashMap<Flow, u32>,
+}
+
+pub struct Session {
+    pub role: Role,
+    pub cipher: Arc<Cipher>,
+    pub transport: Transport,
+    /// Number of the socket that has the local address.
+    pub socket: usize,
+    /// When the session's lease ends, ns of CLOCK_BOOTTIME.
+    pub expires: Arc<AtomicU64>,
+    pub publisher_tracks: BTreeSet<u32>,
+    pub subscriber_tracks: BTreeSet<u32>,
+}
+
+/// How a publisher track's packets come.
+pub enum Origin {
+    /// As SRTP, by a socket.
+    Srtp { session: u32, cipher: Arc<Cipher>, expires: Arc<AtomicU64>, ssrc: u32, payload_type: u8 },
+    /// In the clear, each index once, from whoever holds the track.
+    Source,
+}
+
+pub struct Publisher {
+    pub origin: Origin,
+    pub clock_rate: u32,
+    /// Moves only after the tag of a packet was right.
+    pub replay: ReplayWindow,
+    first: u64,
+    packets: AtomicU64,
+    octets: AtomicU64,
+    pub auth_failed: AtomicU64,
+    last_arrival_ns: AtomicU64,
+    last_timestamp: AtomicU32,
+    jitter_q4: AtomicU32,
+    /// Subscriber tracks in the order of joining.
+    pub members: Vec<u32>,
+}
+
+impl Publisher {
+    /// `last`: the last index that is not forwarded.
+    pub fn new(origin: Origin, clock_rate: u32, last: ExtendedSeq) -> Self {
+        Self {
+            origin,
+            clock_rate,
+            replay: ReplayWindow::starting_after(last),
+            first: last.0 + 1,
+            packets: AtomicU64::new(0),
+            octets: AtomicU64::new(0),
+            auth_failed: AtomicU64::new(0),
+            last_arrival_ns: AtomicU64::new(0),
+            last_timestamp: AtomicU32::new(0),
+            jitter_q4: AtomicU32::new(0),
+            members: Vec::new(),
+        }
+    }
+
+    /// Reception statistics of a packet that was accepted. As in the kernel, the jitter is not guarded
+    /// against two threads, which never serve one peer.
+    pub fn account(&self, header: &RtpHeader, payload_len: usize, now_ns: u64) {
+        self.packets.fetch_add(1, Relaxed);
+        self.octets.fetch_add(payload_len as u64, Relaxed);
+        let timestamp = header.timestamp();
+        let (last_ns, last) = (self.last_arrival_ns.load(Relaxed), self.last_timestamp.load(Relaxed));
+        if last_ns != 0 {
+            let elapsed = now_ns.saturating_sub(last_ns);
+            let difference = rtp::transit_difference(elapsed, timestamp.wrapping_sub(last), self.clock_rate);
+            let jitter = self.jitter_q4.load(Relaxed);
+            // RFC 3550 §A.8, the integer form.
+            let next = jitter.wrapping_add(difference).wrapping_sub(jitter.wrapping_add(8) >> 4);
+            self.jitter_q4.store(next, Relaxed);
+        }
+        self.last_arrival_ns.store(now_ns, Relaxed);
+        self.last_timestamp.store(timestamp, Relaxed);
+    }
+
+    pub fn stats(&self) -> PublisherStats {
+        PublisherStats {
+            highest: self.replay.highest(),
+            first: ExtendedSeq(self.first),
+            packets: self.packets.load(Relaxed),
+            octets: self.octets.load(Relaxed),
+            jitter: self.jitter_q4.load(Relaxed) / 16,
+            auth_failed: self.auth_failed.load(Relaxed),
+            last_timestamp: self.last_timestamp.load(Relaxed),
+            last_arrival_ns: self.last_arrival_ns.load(Relaxed),
+        }
+    }
+}
+
+pub struct Subscriber {
+    pub session: u32,
+    pub from: u32,
+    pub track: NewSubscriberTrack,
+    pub cipher: Arc<Cipher>,
+    pub expires: Arc<AtomicU64>,
+    pub destination: Destination,
+    /// Outgoing minus incoming index, wrapping: fixed for the life of the track.
+    pub index_offset: u64,
+    /// First incoming index that is for this subscriber.
+    pub first_in: u64,
+    packets: AtomicU64,
+    octets: AtomicU64,
+    /// Outgoing index of the last copy.
+    pub last_index: AtomicU64,
+    last_timestamp: AtomicU32,
+    last_sent_ns: AtomicU64,
+}
+
+impl Subscriber {
+    pub fn new(session: &Session, ids: (u32, u32), track: NewSubscriberTrack, highest: ExtendedSeq) -> Self {
+        let first_in = highest.0 + 1;
+        Self {
+            session: ids.0,
+            from: ids.1,
+            track,
+            cipher: Arc::clone(&session.cipher),
+            expires: Arc::clone(&session.expires),
+            destination: Destination { socket: session.socket, transport: session.transport, path: None },
+            index_offset: track.next_out.0.wrapping_sub(first_in),
+            first_in,
+            packets: AtomicU64::new(0),
+            octets: AtomicU64::new(0),
+            last_index: AtomicU64::new(0),
+            last_timestamp: AtomicU32::new(0),
+            last_sent_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub fn account(&self, payload_len: usize, index: ExtendedSeq, timestamp: u32, now_ns: u64) {
+        self.packets.fetch_add(1, Relaxed);
+        self.octets.fetch_add(payload_len as u64, Relaxed);
+        self.last_index.fetch_max(index.0, Relaxed);
+        self.last_timestamp.store(timestamp, Relaxed);
+        self.last_sent_ns.store(now_ns, Relaxed);
+    }
+
+    pub fn stats(&self) -> SubscriberStats {
+        SubscriberStats {
+            packets: self.packets.load(Relaxed),
+            octets: self.octets.load(Relaxed),
+            last_timestamp: self.last_timestamp.load(Relaxed),
+            last_sent_ns: self.last_sent_ns.load(Relaxed),
+        }
+    }
+
+    /// An index above every one that this track has used, or can have been asked to use.
+    pub fn next_out(&self, highest: ExtendedSeq) -> ExtendedSeq {
+        let reached = highest.0.wrapping_add(1).wrapping_add(self.index_offset);
+        let used = match self.packets.load(Relaxed) {
+            0 => 0,
+            _ => self.last_index.load(Relaxed) + 1,
+        };
+        ExtendedSeq(self.track.next_out.0.max(reached).max(used))
+    }
+}
