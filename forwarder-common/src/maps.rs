@@ -84,7 +84,8 @@ pub struct PublisherTrack {
     /// Entries of its keystream ring, 0 without one. Changed alone; a reader that has an old number
     /// finds no entry of its index there.
     pub keystream: u32,
-    /// Not 0: each plaintext also goes to `TAPS`, for subscribers that userspace seals. Changed alone.
+    /// Not 0: each plaintext also goes to `TAPS`, for subscribers that userspace seals, in a record with
+    /// this number. Changed alone.
     pub tap: u32,
     pub reserved2: [u8; 4],
 }
@@ -124,8 +125,8 @@ impl KeystreamLow {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TapRecord {
-    /// Publisher-track slot.
-    pub track: u32,
+    /// [`PublisherTrack::tap`] of its track: tells it from a later one in the same slot.
+    pub tap: u32,
     pub payload_len: u32,
     /// Incoming index.
     pub index: u64,
@@ -135,6 +136,17 @@ pub struct TapRecord {
     pub header: [u8; 12],
     pub reserved: u32,
     pub payload: [u8; MAX_PAYLOAD + 8],
+}
+
+impl TapRecord {
+    /// Number, index, RTP header and payload of a record, if it is one.
+    pub fn parse(bytes: &[u8]) -> Option<(u32, crate::ExtendedSeq, crate::RtpHeader, &[u8])> {
+        let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+        let index = u64::from_ne_bytes(*bytes.get(core::mem::offset_of!(Self, index)..)?.first_chunk()?);
+        let header = bytes.get(core::mem::offset_of!(Self, header)..)?.first_chunk()?;
+        let payload = bytes.get(core::mem::offset_of!(Self, payload)..)?.get(..word(4)? as usize)?;
+        Some((word(0)?, crate::ExtendedSeq(index), crate::RtpHeader::new(header), payload))
+    }
 }
 
 /// Reasons counted per publisher track, in the order of [`PublisherState::drops`].

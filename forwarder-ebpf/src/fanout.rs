@@ -1,6 +1,6 @@
 //! From one plaintext packet to n clones on their way to the egress program.
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_get_smp_processor_id};
 use forwarder_common::{
     Counter,
     maps::{MAX_EGRESS, NONE, PASS_SLOTS, Pass, PublisherTrack},
@@ -34,7 +34,8 @@ pub fn send(frame: &Frame, rtp: &Rtp, track: &PublisherTrack, opened: &Opened, n
     // list and devmap must belong together.
     let fanout = unsafe { core::ptr::read_volatile(&raw const track.fanout) };
     if fanout == NONE {
-        return Err(Counter::DropNoSubscriber);
+        // Nobody for the kernel to serve. Whoever is served by userspace has had the packet.
+        return if track.tap == 0 { Err(Counter::DropNoSubscriber) } else { Ok(xdp_action::XDP_DROP) };
     }
     let list = FANOUT_LISTS.get_ptr(fanout).ok_or(Counter::DropInternalIngress)?;
     // SAFETY: a map value that userspace does not write while a track points to it.

@@ -13,6 +13,7 @@ use crate::{
     maps::{FLOWS, PUBLISHER_STATE, PUBLISHER_TRACKS},
     open,
     packet::Frame,
+    tap,
 };
 
 #[inline(always)]
@@ -43,5 +44,10 @@ fn media(
     let opened = open::open(frame, rtp, (slot, track), &shared.replay, now_ns)?;
     ahead::wake(slot, opened.index);
     open::account(state, track, rtp, &opened, now_ns);
+    // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
+    let tap = unsafe { core::ptr::read_volatile(&raw const track.tap) };
+    if tap != 0 {
+        tap::copy(frame, rtp, tap, &opened, now_ns);
+    }
     fanout::send(frame, rtp, track, &opened, now_ns)
 }

@@ -22,6 +22,7 @@ mod open;
 mod packet;
 mod rewrite;
 mod seal;
+mod tap;
 mod xmit;
 
 use aya_ebpf::{

@@ -23,6 +23,12 @@ impl Frame {
         Self { ctx: ctx.ctx }
     }
 
+    /// For helpers.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.ctx
+    }
+
     // `data` and `data_end` come by assembly: LLVM knows the fields as 32-bit numbers and would
     // compute with that, but the verifier turns the loads into pointers.
 

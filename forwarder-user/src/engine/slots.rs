@@ -7,19 +7,30 @@ pub const MAX_SLOTS: usize = 1 << 16;
 
 /// Values by slot.
 ///
-/// A handle is the slot number and, in the upper half, a generation that changes with every reuse:
+/// A handle is the slot number and, above it, a generation of 15 bits that changes with every reuse:
 /// a late call or event for a former occupant can never hit the new one. The slot that was freed
 /// longest ago is reused first.
 pub struct Slots<T> {
     entries: Vec<(u16, Option<T>)>,
     free: VecDeque<u16>,
+    /// Set in every handle of this table.
+    mark: u32,
 }
+
+/// In the handles of the userspace engine, so that they and the kernel engine's never meet.
+pub const USERSPACE: u32 = 1 << 31;
 
 impl<T> Slots<T> {
     /// A table of `limit` slots (at most [`MAX_SLOTS`]).
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(MAX_SLOTS);
-        Self { entries: (0..limit).map(|_| (0, None)).collect(), free: (0..limit).map(|slot| slot as u16).collect() }
+        let entries = (0..limit).map(|_| (0, None)).collect();
+        Self { entries, free: (0..limit).map(|slot| slot as u16).collect(), mark: 0 }
+    }
+
+    /// The same, with handles of the userspace engine.
+    pub fn userspace(limit: usize) -> Self {
+        Self { mark: USERSPACE, ..Self::new(limit) }
     }
 
     /// The map index that a handle stands for.
@@ -32,24 +43,25 @@ impl<T> Slots<T> {
         let Some(slot) = self.free.pop_front() else { return Err(value) };
         let entry = &mut self.entries[usize::from(slot)];
         entry.1 = Some(value);
-        Ok(u32::from(entry.0) << 16 | u32::from(slot))
+        Ok(self.mark | u32::from(entry.0) << 16 | u32::from(slot))
     }
 
     pub fn get(&self, handle: u32) -> Option<&T> {
         let (generation, value) = self.entries.get(Self::slot(handle) as usize)?;
-        value.as_ref().filter(|_| u32::from(*generation) == handle >> 16)
+        value.as_ref().filter(|_| self.mark | u32::from(*generation) << 16 == handle & 0xffff_0000)
     }
 
     pub fn get_mut(&mut self, handle: u32) -> Option<&mut T> {
+        let mark = self.mark;
         let (generation, value) = self.entries.get_mut(Self::slot(handle) as usize)?;
-        value.as_mut().filter(|_| u32::from(*generation) == handle >> 16)
+        value.as_mut().filter(|_| mark | u32::from(*generation) << 16 == handle & 0xffff_0000)
     }
 
     /// Frees a slot. Nothing in the kernel may refer to it any more.
     pub fn remove(&mut self, handle: u32) -> Option<T> {
         self.get(handle)?;
         let entry = &mut self.entries[Self::slot(handle) as usize];
-        // 15 bits: the highest bit of a handle is for whoever joins several engines.
+        // 15 bits: the highest one is the mark.
         entry.0 = (entry.0 + 1) & 0x7fff;
         self.free.push_back(Self::slot(handle) as u16);
         entry.1.take()

@@ -11,6 +11,7 @@ const NEEDS: [(KernelVersion, &str); 5] = [
     (KernelVersion::new(5, 12, 0), "BPF_CMPXCHG for the replay list (5ffa25502b5a)"),
     (KernelVersion::new(5, 14, 0), "redirection to many devices, BPF_F_BROADCAST (e624d4ed4aa8)"),
     (KernelVersion::new(5, 17, 0), "bpf_loop over the blocks of a packet (e6f2dd0f8067)"),
+    (KernelVersion::new(5, 18, 0), "bpf_xdp_load_bytes for plaintext to userspace (3f364222d032)"),
 ];
 
 /// # Errors

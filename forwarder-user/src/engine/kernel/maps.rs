@@ -4,7 +4,7 @@ use std::io;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use forwarder_common::{
     SessionKey,
@@ -59,6 +59,7 @@ pub struct Maps {
     pub fanouts: Fanouts,
     pub server: Array<MapData, Server>,
     pub counters: PerCpuArray<MapData, u64>,
+    pub taps: RingBuf<MapData>,
 }
 
 impl Maps {
@@ -82,6 +83,7 @@ impl Maps {
             fanouts: Fanouts { fanouts: take(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")? },
             server: array(ebpf, "SERVER")?,
             counters: take(ebpf, "COUNTERS")?,
+            taps: take(ebpf, "TAPS")?,
         })
     }
 }

@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
 
 pub use self::{
@@ -162,6 +162,8 @@ pub struct KernelEngine {
     attached: Vec<Attached>,
     netlink: Mutex<Netlink>,
     counters: PerCpuArray<MapData, u64>,
+    /// Until somebody takes it.
+    taps: Mutex<Option<RingBuf<MapData>>>,
     /// To the path thread.
     resolve: Option<mpsc::Sender<u32>>,
     /// Dropped to stop the housekeeping thread.
@@ -209,6 +211,7 @@ impl KernelEngine {
             attached,
             netlink: Mutex::new(netlink),
             counters: maps.counters,
+            taps: Mutex::new(Some(maps.taps)),
             resolve: None,
             stop: None,
             threads: Vec::new(),

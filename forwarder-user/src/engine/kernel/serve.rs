@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
 };
 
-use aya::maps::MapError;
+use aya::maps::{MapData, MapError, RingBuf};
 use forwarder_common::{
     Counter, ExtendedSeq, SessionKey,
     maps::{self as layout, FlowKey, PUBLISHER_DROPS, PublisherState, xdp_mode},
@@ -140,6 +140,7 @@ impl Engine for KernelEngine {
             members: Vec::new(),
             side: None,
             keystream: 0,
+            tap: 0,
             stopping: false,
         };
         let limit = state.publishers.limit();
@@ -258,7 +259,41 @@ enum Path {
     NotNeeded,
 }
 
+/// The mark of tap numbers, which are never 0.
+const TAP: u32 = 1 << 31;
+
 impl KernelEngine {
+    /// Each packet of this track also goes to the reader of [`take_taps`](Self::take_taps), or no more.
+    ///
+    /// # Errors
+    /// [`EngineError::Unknown`], [`EngineError::Kernel`].
+    pub fn set_tap(&self, track: PublisherTrackId, on: bool) -> Result<(), EngineError> {
+        let mut state = self.shared.lock();
+        let State { tables, publishers, .. } = &mut *state;
+        let publisher = publishers.get_mut(track.0).ok_or(EngineError::Unknown("publisher track"))?;
+        publisher.tap = if on { track.0 | TAP } else { 0 };
+        let slot = Slots::<()>::slot(track.0);
+        let entry = wire::publisher_track(slot, publisher);
+        tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))
+    }
+
+    /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
+    pub fn take_taps(&self) -> Option<RingBuf<MapData>> {
+        self.taps.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The track whose packets have this number in their records.
+    pub fn tapped(tap: u32) -> PublisherTrackId {
+        PublisherTrackId(tap & !TAP)
+    }
+
+    /// Highest index that a track has accepted, exactly.
+    pub fn highest_accepted(&self, track: PublisherTrackId) -> Option<ExtendedSeq> {
+        let state = self.shared.lock();
+        state.publishers.get(track.0)?;
+        Some(state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?.replay.highest_accepted())
+    }
+
     fn describe_publisher(&self) -> String {
         let generic = self.attached.iter().all(|interface| interface.mode == xdp_mode::GENERIC);
         format!("kernel {}", mode_name(if generic { xdp_mode::GENERIC } else { xdp_mode::NATIVE }))

@@ -52,6 +52,8 @@ pub struct PublisherTrack {
     pub side: Option<u32>,
     /// Entries of its keystream ring, once the kernel can see it.
     pub keystream: u32,
+    /// Number in the records of `TAPS`, 0: none are wanted.
+    pub tap: u32,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }

@@ -43,6 +43,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         payload_type: publisher.track.payload_type,
         kind: kind(publisher.track.kind),
         keystream: publisher.keystream,
+        tap: publisher.tap,
         ..layout::PublisherTrack::default()
     }
 }

@@ -150,9 +150,9 @@ impl UserspaceEngine {
     /// An engine without sockets: [`Engine::set_sockets`] gives it some.
     pub fn new(config: Config, events: Events) -> Self {
         let tables = Tables {
-            sessions: Slots::new(config.sessions),
-            publishers: Slots::new(config.publisher_tracks),
-            subscribers: Slots::new(config.subscriber_tracks),
+            sessions: Slots::userspace(config.sessions),
+            publishers: Slots::userspace(config.publisher_tracks),
+            subscribers: Slots::userspace(config.subscriber_tracks),
             flows: HashMap::new(),
         };
         Self(Arc::new(Inner {
