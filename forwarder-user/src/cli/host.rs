@@ -78,6 +78,29 @@ impl Host {
         Ok((interfaces, addresses))
     }
 
+    /// The same where no interface must be attached to: without a default route, the addresses of all
+    /// interfaces that are up, or the loopback's if there is none.
+    ///
+    /// # Errors
+    /// As [`choose`](Self::choose), of what was given.
+    pub fn choose_any(
+        &self,
+        interfaces: &[String],
+        addresses: &[IpAddr],
+    ) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
+        if !interfaces.is_empty() || !addresses.is_empty() {
+            return self.choose(interfaces, addresses);
+        }
+        if let Ok(chosen) = self.choose(&[], &[]) {
+            return Ok(chosen);
+        }
+        let usable: Vec<String> = self.links.iter().filter(|link| link.usable).map(|link| link.name.clone()).collect();
+        let addresses = self
+            .global_addresses(&usable)
+            .unwrap_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        Ok((usable, addresses))
+    }
+
     fn default_interfaces(&self) -> anyhow::Result<Vec<String>> {
         let usable: Vec<&Link> = self.links.iter().filter(|link| link.usable).collect();
         let mut chosen: Vec<&Link> =
@@ -193,6 +216,18 @@ mod tests {
         let given = ["198.51.100.1".parse().unwrap()];
         assert_eq!(host().choose(&names(&["eth1"]), &given).unwrap(), (names(&["eth1"]), given.to_vec()));
         assert_eq!(host().choose(&[], &given).unwrap(), (vec![], given.to_vec()));
+    }
+
+    #[test]
+    fn a_machine_without_network_has_its_loopback() {
+        let all = Host { default_routes: vec![], ..host() };
+        assert_eq!(
+            all.choose_any(&[], &[]).unwrap(),
+            (names(&["eth0", "eth1"]), all.addresses.iter().map(|a| a.1).collect())
+        );
+        let alone = Host { addresses: vec![], links: vec![], default_routes: vec![] };
+        assert!(alone.choose_any(&[], &[]).unwrap().1.iter().all(IpAddr::is_loopback));
+        assert!(alone.choose_any(&names(&["eth9"]), &[]).is_err());
     }
 
     #[test]

@@ -18,10 +18,12 @@ use tokio::{
 
 use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
 use crate::{
-    config::{Config, Mode},
+    config::{Config, EngineChoice, Mode, TransmitterChoice},
     engine::{
         Engine, Events,
-        kernel::{self, KernelEngine},
+        auto::AutoEngine,
+        kernel::{self, KernelEngine, StartError},
+        userspace::{self, UserspaceEngine},
     },
     http,
     stream::{self, Control, MediaAddress, StreamConfig},
@@ -48,8 +50,8 @@ Examples:
       media on this address only
   PENSTOCK_PUBLISH_TOKEN=secret penstock serve --config /etc/penstock.toml
 
-Needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (for its bpffs). SIGTERM or
-SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once.";
+The kernel engine needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (for its
+bpffs). Without these rights the userspace engine serves, at a higher cost. SIGTERM or SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -73,6 +75,14 @@ pub struct Options {
     /// How XDP is attached (kernel.mode)
     #[arg(long, value_enum)]
     mode: Option<Mode>,
+
+    /// What moves the media (media.engine)
+    #[arg(long, value_enum)]
+    engine: Option<EngineChoice>,
+
+    /// How the userspace engine sends (media.transmitter)
+    #[arg(long, value_enum)]
+    transmitter: Option<TransmitterChoice>,
 
     /// Directory for the maps' pins (kernel.pin_dir)
     #[arg(long, value_name = "DIR")]
@@ -132,6 +142,8 @@ impl Options {
             _ => anyhow::bail!("--media: all addresses have the same port, but {ports:?} are given"),
         }
         config.kernel.mode = self.mode.unwrap_or(config.kernel.mode);
+        config.media.engine = self.engine.unwrap_or(config.media.engine);
+        config.media.transmitter = self.transmitter.unwrap_or(config.media.transmitter);
         if let Some(directory) = &self.pin_dir {
             config.kernel.pin_dir = std::path::absolute(directory)?;
         }
@@ -195,7 +207,11 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
 
 async fn start(config: &Config) -> anyhow::Result<Running> {
     limits::raise_open_files(config.limits.http_connections);
-    let (interfaces, addresses) = Host::read().await?.choose(&config.kernel.interfaces, &config.media.addresses)?;
+    let host = Host::read().await?;
+    let (interfaces, addresses) = match config.media.engine {
+        EngineChoice::Kernel => host.choose(&config.kernel.interfaces, &config.media.addresses)?,
+        _ => host.choose_any(&config.kernel.interfaces, &config.media.addresses)?,
+    };
     // Bound first, so that a port in use is found before anything touches the interfaces.
     let server = http::Server::bind(config)?;
 
@@ -221,6 +237,18 @@ async fn start_engine(
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
     };
+    let userspace = userspace::Config {
+        sessions: config.limits.sessions,
+        publisher_tracks: config.limits.publisher_tracks,
+        subscriber_tracks: config.limits.subscriber_tracks,
+        viewers_per_stream: config.limits.viewers_per_stream,
+        ..userspace::Config::default()
+    };
+    let userspace = UserspaceEngine::new(userspace, events.clone());
+    if config.media.engine == EngineChoice::Userspace {
+        let why = "`media.engine` is \"userspace\"".to_owned();
+        return Ok(Arc::new(AutoEngine::new(None, userspace, why)));
+    }
     let settings = kernel::Config {
         interfaces,
         media_addresses: addresses.to_vec(),
@@ -235,7 +263,16 @@ async fn start_engine(
     };
     // Loading waits for the kernel's verifier.
     let engine = tokio::task::spawn_blocking(move || KernelEngine::start(settings, events)).await?;
-    Ok(Arc::new(engine.context("the kernel engine does not start")?))
+    match (engine, config.media.engine) {
+        (engine, EngineChoice::Kernel) => Ok(Arc::new(engine.context("the kernel engine does not start")?)),
+        (Ok(engine), _) => Ok(Arc::new(AutoEngine::new(Some(engine), userspace, String::new()))),
+        // Another server with these pins, or a limit that cannot be: an error here as well.
+        (Err(error @ (StartError::Running { .. } | StartError::Limit { .. })), _) => Err(error.into()),
+        (Err(error), _) => {
+            tracing::warn!("no kernel engine, all media goes through this process: {error}");
+            Ok(Arc::new(AutoEngine::new(None, userspace, error.to_string())))
+        }
+    }
 }
 
 /// The control task's part of the configuration.

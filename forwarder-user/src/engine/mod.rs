@@ -4,6 +4,7 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+pub mod auto;
 pub mod cipher;
 pub mod io;
 pub mod kernel;

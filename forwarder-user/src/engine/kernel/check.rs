@@ -5,7 +5,7 @@ use aya::util::KernelVersion;
 use super::StartError;
 
 /// What the datapath needs, with the release and commit that brought it.
-const NEEDS: [(KernelVersion, &str); 5] = [
+const NEEDS: [(KernelVersion, &str); 6] = [
     (KernelVersion::new(5, 8, 0), "XDP programs on devmap entries (fbee97feed9b)"),
     (KernelVersion::new(5, 9, 0), "XDP links that detach by themselves (aa8d3a716b59)"),
     (KernelVersion::new(5, 12, 0), "BPF_CMPXCHG for the replay list (5ffa25502b5a)"),

@@ -287,11 +287,12 @@ impl KernelEngine {
         PublisherTrackId(tap & !TAP)
     }
 
-    /// Highest index that a track has accepted, exactly.
-    pub fn highest_accepted(&self, track: PublisherTrackId) -> Option<ExtendedSeq> {
+    /// RTP clock in Hz of a track, and the highest index that it has accepted.
+    pub fn source(&self, track: PublisherTrackId) -> Option<(u32, ExtendedSeq)> {
         let state = self.shared.lock();
-        state.publishers.get(track.0)?;
-        Some(state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?.replay.highest_accepted())
+        let clock_rate = state.publishers.get(track.0)?.track.clock_rate;
+        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?;
+        Some((clock_rate, seen.replay.highest_accepted()))
     }
 
     fn describe_publisher(&self) -> String {
