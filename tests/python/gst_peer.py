@@ -13,6 +13,7 @@ import array
 import json
 import sys
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -25,7 +26,7 @@ from gi.repository import GLib, Gst, GstSdp, GstWebRTC  # noqa: E402
 
 HTTP_TIMEOUT_S = 10
 VIDEO_CAPS = "application/x-rtp,media=video,encoding-name=VP8,clock-rate=90000,payload=96"
-AUDIO_CAPS = "application/x-rtp,media=audio,encoding-name=OPUS,clock-rate=48000,payload=97"
+AUDIO_CAPS = "application/x-rtp,media=audio,encoding-name=OPUS,clock-rate=48000,encoding-params=(string)2,payload=97"
 SEND = f"""
     webrtcbin name=peer bundle-policy=max-bundle
     videotestsrc is-live=true pattern=ball name=camera ! video/x-raw,width=320,height=240,framerate=15/1
@@ -112,7 +113,8 @@ class Peer:
             description = GstWebRTC.WebRTCSessionDescription.new(GstWebRTC.WebRTCSDPType.ANSWER, message)
             self.webrtc.emit("set-remote-description", description, Gst.Promise.new())
         except Exception as error:  # The thread's end must end the process, whatever it was.
-            self.fail(f"signalling: {error}")
+            reason = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
+            self.fail(f"signalling: {error} {reason}")
 
     def decode(self, _, pad):
         if pad.get_direction() != Gst.PadDirection.SRC:
