@@ -112,8 +112,6 @@ counters! {
     KeystreamUnderrunOpen = "keystream_underrun_open", Work;
     /// Copies whose keystream was not there in time: sealed with AES in BPF.
     KeystreamUnderrun = "keystream_underrun", Work;
-    /// Packets whose next part of subscribers came by the private loop.
-    Looped = "looped", Work;
     /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.

@@ -246,10 +246,6 @@ pub struct FanoutList {
     pub copies: u32,
     /// Number of groups in use.
     pub groups_len: u32,
-    /// Fan-out slot of the next part of the stream's subscribers, or [`NONE`]. The devmap then has one
-    /// more entry, the last: it takes the plaintext to the private loop, where the next pass begins.
-    pub next: u32,
-    pub reserved: u32,
     pub groups: [EgressGroup; MAX_EGRESS],
     /// Subscriber-track slots.
     pub members: [u32; MAX_COPIES],
@@ -362,8 +358,6 @@ impl FanoutList {
     pub const EMPTY: FanoutList = FanoutList {
         copies: 0,
         groups_len: 0,
-        next: NONE,
-        reserved: 0,
         groups: [EgressGroup { ifindex: 0, start: 0, len: 0, reserved: 0 }; MAX_EGRESS],
         members: [0; MAX_COPIES],
     };

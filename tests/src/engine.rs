@@ -14,6 +14,7 @@ use forwarder_common::ExtendedSeq;
 use penstock::engine::{
     Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId, Role,
     SessionId, SubscriberTrackId, Transport,
+    auto::AutoEngine,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
     userspace::{self, UserspaceEngine},
@@ -87,6 +88,24 @@ impl Lab {
         let engine = UserspaceEngine::new(config, sender);
         engine.set_sockets(&sockets);
         // Nobody is in control here: what is not media is dropped.
+        let (control, _) = tokio::sync::mpsc::channel(1);
+        let threads = Threads::start(&sockets, &control, |_| engine.worker())?;
+        Ok((Server::new(engine, events), threads))
+    }
+
+    /// Starts both engines in the server host, joined, on sockets of all its addresses.
+    ///
+    /// # Errors
+    /// What the engine or the system says.
+    pub fn start_auto(&mut self, kernel: Config, config: userspace::Config) -> Result<(Server<AutoEngine>, Threads)> {
+        self.sink = None;
+        let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
+        let addresses: Vec<SocketAddr> = links.collect();
+        let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let kernel = self.server.run(|| KernelEngine::start(kernel, sender.clone()))?;
+        let engine = AutoEngine::new(Some(kernel), UserspaceEngine::new(config, sender), String::new());
+        engine.set_sockets(&sockets);
         let (control, _) = tokio::sync::mpsc::channel(1);
         let threads = Threads::start(&sockets, &control, |_| engine.worker())?;
         Ok((Server::new(engine, events), threads))

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub http: Vec<SocketAddr>,
     /// More lines of TOML, with their own section headers.
     pub more: String,
+    /// As an ordinary user: uid and gid 65534, no capabilities.
+    pub unprivileged: bool,
 }
 
 /// A running server. Killed on drop.
@@ -84,7 +87,18 @@ fn spawn(namespace: &NetNs, settings: &Settings, directory: &Path) -> Result<(Ru
     let file = directory.join("penstock.toml");
     std::fs::write(&file, toml(settings, &directory.join("bpf")))?;
     let (reader, writer) = std::io::pipe()?;
-    let mut command = namespace.command(binary()?);
+    let mut command = if settings.unprivileged {
+        // What an ordinary user can reach: the build folder may be root's alone.
+        let copy = directory.join("penstock");
+        std::fs::copy(binary()?, &copy)?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+        let mut command = namespace.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        command.arg(copy);
+        command
+    } else {
+        namespace.command(binary()?)
+    };
     command.arg("serve").arg("--config").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::from(OwnedFd::from(writer)));
     let process = Running::start(&mut command)?;

@@ -47,6 +47,7 @@ impl Stage {
             mode: "native",
             http: [TO_PUBLISHERS, TO_VIEWERS].map(|address| (address, HTTP_PORT).into()).into(),
             more: "[log]\nlevel = \"info,penstock=debug\"\n".into(),
+            unprivileged: false,
         };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, _host: host, publisher, viewer })

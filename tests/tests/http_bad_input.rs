@@ -47,6 +47,7 @@ impl Lab {
             mode: "native",
             http: vec![http],
             more: "[limits]\nsessions = 64\n".into(),
+            unprivileged: false,
         };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, http, client, _host: host })

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use forwarder_common::maps::MAX_COPIES;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -235,7 +236,8 @@ async fn start_engine(
         sessions: config.limits.sessions,
         publisher_tracks: config.limits.publisher_tracks,
         subscriber_tracks: config.limits.subscriber_tracks,
-        viewers_per_stream: config.limits.viewers_per_stream,
+        // The userspace engine takes what is beyond a pass.
+        viewers_per_stream: config.limits.viewers_per_stream.min(MAX_COPIES),
     };
     let userspace = userspace::Config {
         sessions: config.limits.sessions,

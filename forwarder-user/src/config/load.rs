@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forwarder_common::maps::MAX_COPIES;
-
 use super::{Config, Secret};
 
 /// Overrides `auth.publish_token`.
@@ -115,16 +113,15 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 15] = [
+        let ranges: [(&'static str, u64, u64, u64); 14] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
-            ("kernel.copies_per_pass", self.kernel.copies_per_pass as u64, 1, MAX_COPIES as u64),
             ("kernel.keystream_memory_mb", self.kernel.keystream_memory_mb, 1, 1 << 20),
             ("limits.sessions", limits.sessions as u64, 1, 1 << 20),
             ("limits.publisher_tracks", limits.publisher_tracks as u64, 1, 1 << 16),
             ("limits.subscriber_tracks", limits.subscriber_tracks as u64, 1, 1 << 20),
-            ("limits.viewers_per_stream", limits.viewers_per_stream as u64, 1, MAX_COPIES as u64),
+            ("limits.viewers_per_stream", limits.viewers_per_stream as u64, 1, 1 << 16),
             ("limits.http_body_bytes", limits.http_body_bytes as u64, 1024, 16 << 20),
             ("limits.http_connections", limits.http_connections as u64, 1, 1 << 20),
             ("limits.http_requests", limits.http_requests as u64, 1, 1 << 20),
@@ -196,8 +193,8 @@ mod tests {
         assert!(unknown.contains("listen"), "suggests what is allowed: {unknown}");
         let mistyped = Config::parse("[media]\nport = \"x\"\n", "my.toml").unwrap_err().to_string();
         assert!(mistyped.contains("line 2") && mistyped.contains("port"), "{mistyped}");
-        let range = Config::parse("[limits]\nviewers_per_stream = 9999\n", "my.toml").unwrap_err().to_string();
-        assert_eq!(range, "my.toml: limits.viewers_per_stream: 9999 is not between 1 and 200");
+        let range = Config::parse("[limits]\nviewers_per_stream = 99999\n", "my.toml").unwrap_err().to_string();
+        assert_eq!(range, "my.toml: limits.viewers_per_stream: 99999 is not between 1 and 65536");
         let missing = Config::load(Path::new("/nonexistent/penstock.toml")).unwrap_err().to_string();
         assert!(missing.contains("/nonexistent/penstock.toml"), "{missing}");
     }

@@ -92,8 +92,6 @@ pub struct Kernel {
     /// Interfaces to attach to; empty: those of the default routes.
     pub interfaces: Vec<String>,
     pub mode: Mode,
-    /// Copies that one packet's pass makes before the rest takes another turn by the private loop.
-    pub copies_per_pass: usize,
     /// Most memory for keystream ahead of time, all sessions together, in MiB.
     pub keystream_memory_mb: u64,
     /// Directory in which a private bpffs holds the maps for the inspection commands.
@@ -201,13 +199,7 @@ impl Default for Media {
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            mode: Mode::Auto,
-            copies_per_pass: 64,
-            keystream_memory_mb: 128,
-            pin_dir: "/run/penstock/bpf".into(),
-        }
+        Self { interfaces: Vec::new(), mode: Mode::Auto, keystream_memory_mb: 128, pin_dir: "/run/penstock/bpf".into() }
     }
 }
 
@@ -217,7 +209,7 @@ impl Default for Limits {
             sessions: 1024,
             publisher_tracks: 256,
             subscriber_tracks: 2048,
-            viewers_per_stream: forwarder_common::maps::MAX_COPIES,
+            viewers_per_stream: 2048,
             http_body_bytes: 64 * 1024,
             http_connections: 2048,
             http_requests: 1024,

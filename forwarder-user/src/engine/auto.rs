@@ -298,14 +298,25 @@ impl Engine for AutoEngine {
         match &self.kernel {
             Some(kernel) if !is_userspace(from.0) => {
                 if let Some(id) = entry.kernel {
-                    entry.moved = 0;
-                    return kernel.add_subscriber_track(id, from, track);
+                    match kernel.add_subscriber_track(id, from, track) {
+                        // The kernel's passes are full: the others are sealed here.
+                        Err(EngineError::StreamFull { limit }) => {
+                            entry.reason = Some(format!("the kernel serves {limit} viewers of the stream already"));
+                        }
+                        added => {
+                            (entry.moved, entry.reason) = (0, None);
+                            return added;
+                        }
+                    }
                 }
                 let id = self.in_userspace(entry)?;
                 let source = self.tap(kernel, from)?;
                 let added = self.userspace.add_subscriber_track(id, source, track);
                 match added {
-                    Ok(subscriber) => _ = tapping.insert(subscriber, from),
+                    Ok(subscriber) => {
+                        entry.moved += usize::from(entry.kernel.is_some());
+                        tapping.insert(subscriber, from);
+                    }
                     Err(_) => self.untap(from, false),
                 }
                 added

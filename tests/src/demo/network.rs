@@ -45,6 +45,7 @@ impl Network {
             mode: "native",
             http: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTP_PORT))],
             more: String::new(),
+            unprivileged: false,
         };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, host, publisher, viewers })

@@ -1,13 +1,13 @@
-//! Peers that the kernel cannot serve.
+//! Peers that the kernel engine cannot serve, where it is the only one.
 
 use anyhow::Result;
 use penstock_tests::peer::{Kind, Offer, Options, Publisher, SrtpProfile, Viewers};
 
-use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
+use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 
 #[test]
 fn peers_without_gcm_are_refused_after_dtls_and_counted() -> Result<()> {
-    let stage = Stage::plain()?;
+    let stage = Stage::new(Layout::OneNic, "native", "[media]\nengine = \"kernel\"\n")?;
     let source = synthetic(50);
     let old = |options: Options| Options { profiles: Offer::CmSha1, ..options };
     let publisher = Publisher::start(&stage.whip(), source.clone(), old(stage.publishing()))?;

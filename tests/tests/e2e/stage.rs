@@ -45,6 +45,15 @@ impl Stage {
 
     /// A server; `more` is TOML for its configuration.
     pub fn new(layout: Layout, mode: &'static str, more: &str) -> Result<Self> {
+        Self::start(layout, mode, more, false)
+    }
+
+    /// A server that an ordinary user has started.
+    pub fn unprivileged() -> Result<Self> {
+        Self::start(Layout::OneNic, "auto", "", true)
+    }
+
+    fn start(layout: Layout, mode: &'static str, more: &str, unprivileged: bool) -> Result<Self> {
         let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let (host, near) = (NetNs::new("server")?, NetNs::new("near")?);
         let left = ["10.60.0.1/24", "fd60::1/64"];
@@ -69,7 +78,7 @@ impl Stage {
             }
         };
         let http = vec!["0.0.0.0:8080".parse()?, "[fd60::1]:8080".parse()?];
-        let settings = Settings { interfaces, mode, http, more: more.into() };
+        let settings = Settings { interfaces, mode, http, more: more.into(), unprivileged };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, host, near, far, settings, _serial: serial })
     }
@@ -83,6 +92,13 @@ impl Stage {
     pub fn whep(&self) -> String {
         let address = if self.far.is_some() { "10.61.0.1" } else { "10.60.0.1" };
         format!("http://{address}:8080/e2e/whep")
+    }
+
+    /// What carries the sessions of a role (`publisher`, `subscriber`), as the API tells it.
+    pub fn carriers(&self, role: &str) -> Result<Vec<String>> {
+        let state = self.server.get("/api/v1/state")?;
+        let sessions = state["sessions"].as_array().into_iter().flatten().filter(|session| session["role"] == role);
+        Ok(sessions.filter_map(|session| session["engine"].as_str().map(str::to_owned)).collect())
     }
 
     /// Options of a publisher.

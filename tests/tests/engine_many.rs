@@ -1,0 +1,75 @@
+//! Streams with more viewers than the kernel engine's one pass can serve: the first 200 stay in the kernel, the others
+//! get theirs from the userspace engine. Every copy is opened and compared.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use penstock::engine::{Engine as _, kernel, userspace};
+use penstock_tests::{
+    engine::{Lab, Publisher, Viewer, address},
+    srtp::Key,
+};
+
+const KERNEL: usize = 200;
+const PACKETS: usize = 20;
+const NO_WAIT: Duration = Duration::from_micros(100);
+
+fn serve(count: u16) -> Result<()> {
+    raise_open_files()?;
+    let mut lab = Lab::new(1)?;
+    let limits = kernel::Limits { sessions: 4096, subscriber_tracks: 4096, ..kernel::Limits::default() };
+    let userspace = userspace::Config { sessions: 4096, subscriber_tracks: 4096, ..userspace::Config::default() };
+    let config = kernel::Config { limits, ..lab.config() };
+    let (mut server, _threads) = lab.start_auto(config, userspace)?;
+    let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
+    let own = address(0, 2, false, 5000);
+    let mut publisher = Publisher::join(&server, peer, local, own, Key::random(16))?;
+    let mut viewers = Vec::new();
+    for n in 0..count {
+        let own = address(0, 2, false, 10_000 + n);
+        viewers.push(Viewer::join(&server, &publisher, peer, local, own, Key::random(16))?);
+    }
+    for viewer in &viewers {
+        server.started(viewer.track)?;
+    }
+    let in_kernel =
+        viewers.iter().filter(|viewer| server.engine.describe_session(viewer.session).starts_with("kernel"));
+    ensure!(in_kernel.count() == KERNEL.min(count.into()));
+    for _ in 0..PACKETS {
+        publisher.send()?;
+        // As long as the slowest viewer's socket needs, on two cores without optimisation.
+        thread::sleep(Duration::from_millis(30));
+    }
+    for (n, viewer) in viewers.iter_mut().enumerate() {
+        let copies = viewer.receive(if n == 0 { Duration::from_millis(500) } else { NO_WAIT })?;
+        ensure!(
+            copies.len() == PACKETS,
+            "viewer {n}: {} of {PACKETS} copies; {:?}",
+            copies.len(),
+            server.engine.counters()
+        );
+        ensure!(copies[0].outgoing == viewer.next_out, "viewer {n} starts with {:?}", copies[0]);
+    }
+    ensure!(server.counter("sealed") == PACKETS as u64 * u64::from(count));
+    ensure!(server.counter("tapped") == PACKETS as u64, "one plaintext copy for each packet");
+    Ok(())
+}
+
+/// A socket for each viewer.
+fn raise_open_files() -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: 16_384, rlim_max: 16_384 };
+    // SAFETY: a valid value of the type that the call takes.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    ensure!(result == 0, "RLIMIT_NOFILE: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+#[test]
+fn five_hundred_and_twelve_viewers() -> Result<()> {
+    serve(512)
+}
+
+#[test]
+fn two_thousand_and_forty_eight_viewers() -> Result<()> {
+    serve(2048)
+}
