@@ -38,7 +38,9 @@ pub const FAST_PAYLOAD: usize = 16 * FAST_BLOCKS;
 #[repr(C)]
 pub struct Entry {
     state: AtomicU64,
-    reserved: u64,
+    /// In the first entry of a ring: how many it has. The datapath reads it there, so that it sees a
+    /// ring and its size change at once. 0 in the place of a track without a ring.
+    entries: AtomicU64,
     /// Encrypted counter block 1, which masks the tag.
     pub mask: Block,
     /// Encrypted counter blocks 2, 3, …
@@ -105,6 +107,20 @@ impl State for AtomicU64 {
 }
 
 impl Entry {
+    /// Producer: the ring that begins here has so many entries. Before anybody else sees it.
+    pub fn set_entries(&self, entries: u32) {
+        atomic::store(&self.entries, entries.into());
+    }
+
+    /// Consumer: where the entry of `index` lies in the ring that begins here. `None`: there is none.
+    #[inline(always)]
+    pub fn place_of(&self, index: ExtendedSeq) -> Option<u32> {
+        match atomic::load(&self.entries) {
+            0 => None,
+            entries => Some((index.0 % entries) as u32),
+        }
+    }
+
     /// Consumer: takes the entry, if it holds the keystream of `index`.
     #[inline(always)]
     pub fn claim(&self, index: ExtendedSeq) -> bool {

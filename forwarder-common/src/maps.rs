@@ -81,8 +81,8 @@ pub struct PublisherTrack {
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
     pub reserved: [u8; 2],
-    /// Entries of its keystream ring, 0 without one. Changed alone; a reader that has an old number
-    /// finds no entry of its index there.
+    /// Entries of its keystream ring, 0 without one. For people, and to tell an underrun from a track
+    /// that has no ring; the ring itself says its size. Changed alone.
     pub keystream: u32,
     /// Not 0: each plaintext also goes to `TAPS`, for subscribers that userspace seals, in a record with
     /// this number. Changed alone.
@@ -91,13 +91,17 @@ pub struct PublisherTrack {
 }
 
 /// When the producer of a publisher track's keystreams, its own and its subscribers', wants to be
-/// woken. 8 bytes; one number for the whole fan-out, because all its rings advance together.
+/// woken, and how far its packets are. 16 bytes; one for the whole fan-out, because all its rings advance
+/// together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// The packet with this incoming index, or the first one beyond, writes the slot to
     /// `KEYSTREAM_LOW` and sets this to `u64::MAX`: one wake-up for each time that the producer arms it.
     pub low: u64,
+    /// Highest incoming index that was opened. The producer looks here after it has set `low`: packets
+    /// that came in between have woken nobody.
+    pub highest: u64,
 }
 
 /// A record of `KEYSTREAM_LOW`. 16 bytes.
@@ -493,7 +497,7 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<PublisherTrack>(), 32);
         assert_eq!(size_of::<SubscriberTrack>(), 40);
-        assert_eq!(size_of::<Window>(), 8);
+        assert_eq!(size_of::<Window>(), 16);
         assert_eq!(size_of::<TapRecord>(), 1448);
         assert_eq!(size_of::<crate::keystream::Entry>(), 2528);
         assert_eq!(size_of::<SubscriberState>(), 72);

@@ -10,10 +10,10 @@ use aya_ebpf::{
 use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout};
 
 /// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
-const MMAPABLE: usize = 0x400;
+pub const MMAPABLE: usize = 0x400;
 
 /// `BPF_F_INNER_MAP`: maps of other sizes may take the place of this one (Linux 5.10).
-const INNER_MAP: usize = 0x1000;
+pub const INNER_MAP: usize = 0x1000;
 
 /// UDP port of the media, host byte order. The loader sets it.
 #[unsafe(no_mangle)]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, ProgramFd, RawTracePoint, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use forwarder_common::{
@@ -399,6 +399,14 @@ impl Datapath {
     /// When there is none of the name.
     pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
         xdp(&mut self.ebpf, name)
+    }
+
+    /// The buffer of plaintext for userspace. Once.
+    ///
+    /// # Errors
+    /// When it is taken already.
+    pub fn taps(&mut self) -> Result<RingBuf<MapData>> {
+        Ok(RingBuf::try_from(self.ebpf.take_map("TAPS").context("TAPS")?)?)
     }
 
     /// One counter, summed over CPUs.

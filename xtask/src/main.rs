@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   build-ebpf [--check]    build the BPF object and print what is in it; --check asks the kernel's verifier
   test [FILTER]           set up, build, and run every test, or those whose name or file matches FILTER
   lint                    rustfmt and clippy, warnings are errors
-  demo [--viewers N] [--seconds S] [--keep]
+  demo [--viewers N] [--seconds S] [--keep] [--engine auto|kernel|userspace]
                           one publisher, N viewers, the kernel in between, in network namespaces of its own
   bench datapath [...]    ns per packet of the BPF programs (BPF_PROG_TEST_RUN)
 ";

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
 use crate::{
-    config::{Config, EngineChoice, Mode, TransmitterChoice},
+    config::{Config, EngineChoice, Mode},
     engine::{
         Engine, Events,
         auto::AutoEngine,
@@ -81,10 +81,6 @@ pub struct Options {
     #[arg(long, value_enum)]
     engine: Option<EngineChoice>,
 
-    /// How the userspace engine sends (media.transmitter)
-    #[arg(long, value_enum)]
-    transmitter: Option<TransmitterChoice>,
-
     /// Directory for the maps' pins (kernel.pin_dir)
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
@@ -144,7 +140,6 @@ impl Options {
         }
         config.kernel.mode = self.mode.unwrap_or(config.kernel.mode);
         config.media.engine = self.engine.unwrap_or(config.media.engine);
-        config.media.transmitter = self.transmitter.unwrap_or(config.media.transmitter);
         if let Some(directory) = &self.pin_dir {
             config.kernel.pin_dir = std::path::absolute(directory)?;
         }

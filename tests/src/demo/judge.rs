@@ -2,7 +2,7 @@
 
 use forwarder_common::{Counter, counter::Kind};
 
-use super::{kernel::Counters, table::Received};
+use super::{meter::Counters, table::Received};
 use crate::peer::{Publisher, Stats, Viewers};
 
 /// Loss above this is a failure, in percent.
@@ -37,8 +37,8 @@ pub fn summary(start: &Mark, end: &Mark, counters: &Counters) -> bool {
     let received = Received::sum(&end.viewers);
     let first_picture = end.viewers.iter().filter_map(|viewer| viewer.first_video).max();
     println!("published    {published} packets while all viewers were there");
-    println!("opened       {} packets, once each, in the kernel", counters.get(Counter::Opened));
-    println!("sealed       {} copies, in the kernel", counters.get(Counter::Sealed));
+    println!("opened       {} packets, once each", counters.get(Counter::Opened));
+    println!("sealed       {} copies", counters.get(Counter::Sealed));
     println!("received     {} packets by {} viewers, {} lost", received.packets, end.viewers.len(), received.lost);
     println!(
         "compared     {} video and {} audio frames as in the clip, {} wrong",

@@ -1,8 +1,8 @@
 //! The demo: real processes, real ICE and DTLS, a real clip, and every frame compared.
 
 mod judge;
-mod kernel;
 mod machine;
+mod meter;
 mod network;
 mod table;
 
@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Result, ensure};
 
 use self::{
-    kernel::Kernel,
     machine::Cpu,
+    meter::Meter,
     network::Network,
     table::{Sample, Table},
 };
@@ -34,7 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Command line of the demo.
 #[derive(Debug, clap::Parser)]
-#[command(name = "demo", about = "One publisher, many viewers, and the kernel in between")]
+#[command(name = "demo", about = "One publisher, many viewers, and Penstock in between")]
 pub struct Options {
     /// Viewers.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=200))]
@@ -45,6 +45,17 @@ pub struct Options {
     /// Stay afterwards, until Ctrl-C, and say how to look at it.
     #[arg(long)]
     keep: bool,
+    /// What moves the media. With `userspace` the server runs as an ordinary user, without any right and without XDP.
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    engine: Engine,
+}
+
+/// `media.engine` of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    Auto,
+    Kernel,
+    Userspace,
 }
 
 /// Set by Ctrl-C.
@@ -58,13 +69,16 @@ pub fn run(options: &Options) -> Result<bool> {
     on_interrupt();
     let clip = Clip::load(&Clip::directory())?;
     println!("Three network namespaces, two veth pairs: publisher ── server ── viewers");
-    let network = Network::start()?;
+    let network = Network::start(options.engine)?;
     let source = Source::Clip(clip);
     let publisher = publish(&network, source.clone())?;
-    let kernel = Kernel::open(&network.server.pins())?;
+    let meter = match options.engine {
+        Engine::Userspace => Meter::Api(&network.server),
+        Engine::Auto | Engine::Kernel => Meter::open(&network.server.pins())?,
+    };
     let url = format!("{}/demo/whep", Network::viewing_origin());
     let mut viewers = Viewers::start(&url, 0, source, peer::Options::within(network.viewers.name()))?;
-    let mut watch = Watch::new(kernel, options.viewers as usize)?;
+    let mut watch = Watch::new(meter, options.viewers as usize)?;
     println!("publisher connected; {} viewers join, then {} s of play\n", options.viewers, options.seconds);
 
     for _ in 0..options.viewers {
@@ -85,7 +99,7 @@ pub fn run(options: &Options) -> Result<bool> {
         println!("interrupted");
         false
     } else {
-        let counters = watch.kernel.counters()?;
+        let counters = watch.meter.counters()?;
         judge::summary(&start, &judge::Mark::take(&publisher, &viewers), &counters)
     };
     if options.keep && !interrupted() {
@@ -118,19 +132,21 @@ fn publish(network: &Network, source: Source) -> Result<Publisher> {
 }
 
 /// Keeps everything running and says how to look at it.
-fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch) -> Result<()> {
+fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch<'_>) -> Result<()> {
     let penstock = server::binary()?;
     let (penstock, pins) = (penstock.display(), network.server.pins());
     let pins = pins.display();
     let (server, viewer) = (network.host.name(), network.viewers.name());
     println!("\nIt goes on until Ctrl-C. From another terminal, as root:");
-    println!("  what the kernel's maps say");
-    println!("    {penstock} streams  --pin-dir {pins}");
-    println!("    {penstock} sessions --pin-dir {pins}");
-    println!("    {penstock} maps     --pin-dir {pins}");
-    println!("    bpftool map dump pinned {pins}/COUNTERS");
-    println!("  where the programs are attached");
-    println!("    nsenter --net=/run/netns/{server} bpftool net show");
+    if watch.in_kernel() {
+        println!("  what the kernel's maps say");
+        println!("    {penstock} streams  --pin-dir {pins}");
+        println!("    {penstock} sessions --pin-dir {pins}");
+        println!("    {penstock} maps     --pin-dir {pins}");
+        println!("    bpftool map dump pinned {pins}/COUNTERS");
+        println!("  where the programs are attached");
+        println!("    nsenter --net=/run/netns/{server} bpftool net show");
+    }
     println!("  the server's API, and its player in a browser");
     println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", Network::viewing_origin());
     println!(
@@ -146,16 +162,21 @@ fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch) -> Result<()> {
 }
 
 /// Takes a sample every [`INTERVAL`].
-struct Watch {
-    kernel: Kernel,
+struct Watch<'a> {
+    meter: Meter<'a>,
     table: Table,
     cpu: Cpu,
     last: Instant,
 }
 
-impl Watch {
-    fn new(kernel: Kernel, wanted: usize) -> Result<Self> {
-        Ok(Self { kernel, table: Table::new(wanted), cpu: Cpu::read()?, last: Instant::now() })
+impl<'a> Watch<'a> {
+    fn new(meter: Meter<'a>, wanted: usize) -> Result<Self> {
+        Ok(Self { meter, table: Table::new(wanted), cpu: Cpu::read()?, last: Instant::now() })
+    }
+
+    /// Whether the server has the kernel engine, and with it pinned maps.
+    fn in_kernel(&self) -> bool {
+        matches!(self.meter, Meter::Maps { .. })
     }
 
     fn tick(&mut self, viewers: &Viewers) -> Result<()> {
@@ -167,8 +188,8 @@ impl Watch {
         let load = cpu.since(std::mem::replace(&mut self.cpu, cpu));
         let sample = Sample {
             at: self.last,
-            engine: self.kernel.engine()?,
-            counters: self.kernel.counters()?,
+            engine: self.meter.engine()?,
+            counters: self.meter.counters()?,
             viewers: viewers.stats(),
         };
         self.table.show(sample, load);

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 
+use super::Engine;
 use crate::{
     netns::{End, NetNs, veth},
     server::{Server, Settings},
@@ -26,11 +27,11 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes the networks and starts `penstock serve` with XDP on both interfaces.
+    /// Makes the networks and starts `penstock serve`: with XDP on both interfaces, or as an ordinary user.
     ///
     /// # Errors
     /// Without root, or when the server does not start; with its log.
-    pub fn start() -> Result<Self> {
+    pub fn start(engine: Engine) -> Result<Self> {
         let (host, publisher, viewers) = (NetNs::new("server")?, NetNs::new("publisher")?, NetNs::new("viewers")?);
         veth(
             End { namespace: &host, interface: "s0", addresses: &["10.81.0.1/24"] },
@@ -44,8 +45,12 @@ impl Network {
             interfaces: vec!["s0".into(), "s1".into()],
             mode: "native",
             http: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, HTTP_PORT))],
-            more: String::new(),
-            unprivileged: false,
+            more: match engine {
+                Engine::Auto => String::new(),
+                Engine::Kernel => "[media]\nengine = \"kernel\"\n".into(),
+                Engine::Userspace => "[media]\nengine = \"userspace\"\n".into(),
+            },
+            unprivileged: engine == Engine::Userspace,
         };
         let server = Server::start(&host, &settings)?;
         Ok(Self { server, host, publisher, viewers })

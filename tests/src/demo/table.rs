@@ -7,7 +7,7 @@ use std::{
 
 use forwarder_common::{Counter, counter::Kind};
 
-use super::{kernel::Counters, machine::Load};
+use super::{machine::Load, meter::Counters};
 use crate::peer::Stats;
 
 /// How often a line is printed where there is no terminal.
@@ -117,7 +117,7 @@ impl Table {
             ("viewers", format!("{} of {} connected", received.connected, self.wanted)),
             ("opened", format!("{} {:>8.2} Mbit/s", packets(Counter::Opened), megabits(Counter::OpenedBytes))),
             ("sealed", format!("{} {:>8.2} Mbit/s", packets(Counter::Sealed), megabits(Counter::SealedBytes))),
-            ("dropped", format!("{:>10} in the kernel", now.counters.sum(Kind::Drop))),
+            ("dropped", format!("{:>10} by the engine", now.counters.sum(Kind::Drop))),
             ("lost", format!("{:>10} of {} packets ({:.3} %)", received.lost, received.packets, received.loss())),
             (
                 "frames",

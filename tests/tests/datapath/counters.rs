@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use forwarder_common::Counter;
 
-use crate::{classify, drops, egress, faults, fixture::counters_of, ring};
+use crate::{ahead, classify, drops, egress, faults, fixture::counters_of, ring};
 
 #[test]
 fn every_counter_is_exercised() {
@@ -15,6 +15,7 @@ fn every_counter_is_exercised() {
         .chain(egress::EXERCISED)
         .chain(faults::EXERCISED)
         .chain(ring::EXERCISED)
+        .chain(ahead::EXERCISED)
         .collect();
     let missing: Vec<&str> =
         Counter::ALL.iter().filter(|counter| !exercised.contains(counter)).map(|counter| counter.name()).collect();

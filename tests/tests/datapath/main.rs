@@ -4,6 +4,7 @@
 //! (`-EINVAL` in `bpf_prog_test_run_xdp`), so `penstock_egress` runs where it belongs: behind a real
 //! redirection, out of a veth, with every copy read back and opened by the reference.
 
+mod ahead;
 mod classify;
 mod counters;
 mod drops;

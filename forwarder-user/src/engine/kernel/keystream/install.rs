@@ -53,6 +53,7 @@ pub struct Installer {
 impl Installer {
     /// Runs until the producer ends.
     pub fn run(self) {
+        // Its ring is dropped here, and with that it says that there is none.
         let empty = match Ring::new(1) {
             Ok((_, map)) => map,
             Err(error) => return tracing::error!("no keystream ahead of time: {error}"),

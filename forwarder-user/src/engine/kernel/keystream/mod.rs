@@ -28,6 +28,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, RingBuf},
 };
+use forwarder_common::maps::Window;
 use memmap2::{MmapOptions, MmapRaw};
 
 use self::{compute::Backend, install::Installer, producer::Producer};
@@ -69,7 +70,7 @@ impl Parts {
 
 fn map_windows(data: &MapData) -> std::io::Result<MmapRaw> {
     let entries = data.info().map_err(std::io::Error::other)?.max_entries();
-    let len = entries as usize * size_of::<u64>();
+    let len = entries as usize * size_of::<Window>();
     MmapOptions::new().len(len).map_raw(data.fd().as_fd().as_raw_fd())
 }
 

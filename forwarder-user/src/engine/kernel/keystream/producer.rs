@@ -18,7 +18,10 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use forwarder_common::{ExtendedSeq, maps::KeystreamLow};
+use forwarder_common::{
+    ExtendedSeq,
+    maps::{KeystreamLow, Window},
+};
 use memmap2::MmapRaw;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -192,6 +195,11 @@ impl Producer {
             Command::AddPublisher { handle, source, next, kind } => {
                 let owner = Owner::Publisher(handle);
                 let highest = next.0.saturating_sub(1);
+                // What a former track of the slot has left would be taken for packets of this one.
+                if let Some([low, last]) = self.window(handle) {
+                    low.store(u64::MAX, Ordering::SeqCst);
+                    last.store(highest, Ordering::SeqCst);
+                }
                 let mut stream = Stream { handle, rings: Vec::new(), highest, rate: Rate::new(kind, now) };
                 stream.rings.push(TrackRing { owner, source, offset: 0, ring: None, before: None });
                 self.refill(&mut stream);
@@ -226,22 +234,40 @@ impl Producer {
 
     /// Fills all rings of a stream, and asks for the next wake-up.
     fn refill(&mut self, stream: &mut Stream) {
-        let mut ahead = u32::MAX;
-        for ring in &mut stream.rings {
-            self.refill_ring(&stream.rate, stream.highest, ring);
-            let entries = ring.ring.as_ref().map(|filled| filled.ring.entries());
-            ahead = entries.map_or(ahead, |entries| ahead.min(entries.saturating_sub(BEHIND)));
+        /// Against a sender that is as fast as we are: its next packet wakes us again.
+        const ROUNDS: usize = 8;
+        for _ in 0..ROUNDS {
+            let mut ahead = u32::MAX;
+            for ring in &mut stream.rings {
+                self.refill_ring(&stream.rate, stream.highest, ring);
+                let entries = ring.ring.as_ref().map(|filled| filled.ring.entries());
+                ahead = entries.map_or(ahead, |entries| ahead.min(entries.saturating_sub(BEHIND)));
+            }
+            let Some([low, highest]) = self.window(stream.handle).filter(|_| ahead != u32::MAX) else {
+                // No rings, no wake-ups.
+                return;
+            };
+            let next = stream.highest + window::step(ahead);
+            low.store(next, Ordering::SeqCst);
+            // Packets that came before this store have woken nobody, so they are looked for.
+            let now = highest.load(Ordering::SeqCst);
+            if now < next {
+                return;
+            }
+            stream.highest = now;
         }
-        if ahead == u32::MAX {
-            // No rings, no wake-ups.
-            return;
+    }
+
+    /// `low` and `highest` of a track's window.
+    fn window(&self, handle: u32) -> Option<[&AtomicU64; 2]> {
+        let at = Slots::<()>::slot(handle) as usize * size_of::<Window>();
+        if at + size_of::<Window>() > self.windows.len() {
+            return None;
         }
-        let slot = Slots::<()>::slot(stream.handle) as usize;
-        if slot * size_of::<u64>() < self.windows.len() {
-            // SAFETY: an aligned number within the mapping, that the kernel changes by atomic operations.
-            let low = unsafe { AtomicU64::from_ptr(self.windows.as_mut_ptr().cast::<u64>().add(slot)) };
-            low.store(stream.highest + window::step(ahead), Ordering::Release);
-        }
+        // SAFETY: two aligned numbers within the mapping, which the kernel changes by atomic operations.
+        let number =
+            |place: usize| unsafe { AtomicU64::from_ptr(self.windows.as_mut_ptr().add(at).cast::<u64>().add(place)) };
+        Some([number(0), number(1)])
     }
 
     /// Fills a track's ring, after it has got the size that it should have.

@@ -39,7 +39,10 @@ impl Ring {
         let map = MapData::create(definition, "penstock_keys", None).map_err(as_io)?;
         let len = usize::try_from(ENTRY_BYTES * u64::from(entries)).map_err(io::Error::other)?;
         let memory = MmapOptions::new().len(len).map_raw(map.fd().as_fd().as_raw_fd())?;
-        Ok((Self { memory, entries }, map))
+        let ring = Self { memory, entries };
+        // SAFETY: the first entry of the ring, which nobody else has seen.
+        unsafe { (*ring.entry(ExtendedSeq(0))).set_entries(entries) };
+        Ok((ring, map))
     }
 
     pub fn entries(&self) -> u32 {

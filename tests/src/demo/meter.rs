@@ -1,4 +1,5 @@
-//! The datapath's counters, read from the server's pinned maps: no question to the server.
+//! The engine's counters: of the kernel engine from the server's pinned maps, without a question to the server; of a
+//! server without it from its API.
 
 use std::path::Path;
 
@@ -10,17 +11,23 @@ use forwarder_common::{
     maps::{Server, xdp_mode},
 };
 
-/// Open maps of a running server.
-pub struct Kernel {
-    counters: PerCpuArray<MapData, u64>,
-    server: Array<MapData, Server>,
+use crate::server;
+
+/// Where the counters are read.
+pub enum Meter<'a> {
+    /// Open maps of a running server.
+    Maps {
+        counters: PerCpuArray<MapData, u64>,
+        server: Array<MapData, Server>,
+    },
+    Api(&'a server::Server),
 }
 
 /// All counters at one moment, summed over CPUs.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Vec<u64>);
 
-impl Kernel {
+impl<'a> Meter<'a> {
     /// Opens the maps in the server's pin directory.
     ///
     /// # Errors
@@ -30,7 +37,7 @@ impl Kernel {
             let data = MapData::from_pin(pins.join(name)).with_context(|| pins.join(name).display().to_string())?;
             Map::from_map_data(data).with_context(|| name.to_owned())
         };
-        Ok(Self { counters: map("COUNTERS")?.try_into()?, server: map("SERVER")?.try_into()? })
+        Ok(Meter::Maps { counters: map("COUNTERS")?.try_into()?, server: map("SERVER")?.try_into()? })
     }
 
     /// Engine and mode, e.g. `kernel native`.
@@ -38,7 +45,13 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn engine(&self) -> Result<String> {
-        let server = self.server.get(&0, 0)?;
+        let server = match self {
+            Meter::Maps { server, .. } => server.get(&0, 0)?,
+            Meter::Api(server) => {
+                let state = server.get("/api/v1/state")?;
+                return Ok(state["engine"].as_str().unwrap_or("unknown").to_owned());
+            }
+        };
         let modes = server.ifindex.iter().zip(server.mode).filter(|(ifindex, _)| **ifindex != 0);
         let mut names: Vec<&str> = modes
             .map(|(_, mode)| match mode {
@@ -57,8 +70,17 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters> {
-        let sum = |counter: &Counter| Ok(self.counters.get(&(*counter as u32), 0)?.iter().sum());
-        Counter::ALL.iter().map(sum).collect::<Result<_>>().map(Counters)
+        match self {
+            Meter::Maps { counters, .. } => {
+                let sum = |counter: &Counter| Ok(counters.get(&(*counter as u32), 0)?.iter().sum());
+                Counter::ALL.iter().map(sum).collect::<Result<_>>().map(Counters)
+            }
+            Meter::Api(server) => {
+                let state = server.get("/api/v1/state")?;
+                let counters = &state["counters"]["engine"];
+                Ok(Counters(Counter::ALL.iter().map(|it| counters[it.name()].as_u64().unwrap_or(0)).collect()))
+            }
+        }
     }
 }
 
