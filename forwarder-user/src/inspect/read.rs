@@ -47,7 +47,8 @@ impl Pinned {
             match error.kind() {
                 io::ErrorKind::PermissionDenied => bail!("{} may not be read: run as root", directory.display()),
                 _ => bail!(
-                    "no server has its maps in {}: is one running, and is this its `kernel.pin_dir`?",
+                    "no server has its maps in {}: is one running, and is this its `kernel.pin_dir`? \
+                     (A server without the kernel engine has none: ask it, GET /api/v1/state)",
                     directory.display()
                 ),
             }

@@ -17,8 +17,8 @@ use crate::server;
 pub enum Meter<'a> {
     /// Open maps of a running server.
     Maps {
-        counters: PerCpuArray<MapData, u64>,
-        server: Array<MapData, Server>,
+        counters: Box<PerCpuArray<MapData, u64>>,
+        server: Box<Array<MapData, Server>>,
     },
     Api(&'a server::Server),
 }
@@ -37,7 +37,9 @@ impl<'a> Meter<'a> {
             let data = MapData::from_pin(pins.join(name)).with_context(|| pins.join(name).display().to_string())?;
             Map::from_map_data(data).with_context(|| name.to_owned())
         };
-        Ok(Meter::Maps { counters: map("COUNTERS")?.try_into()?, server: map("SERVER")?.try_into()? })
+        let counters: PerCpuArray<_, u64> = map("COUNTERS")?.try_into()?;
+        let server: Array<_, Server> = map("SERVER")?.try_into()?;
+        Ok(Meter::Maps { counters: Box::new(counters), server: Box::new(server) })
     }
 
     /// Engine and mode, e.g. `kernel native`.

@@ -229,7 +229,7 @@ mod tests {
         sealed.truncate(payload.len());
         let blocks = payload.len().div_ceil(16);
         let mut last = entry.keystream[blocks - 1];
-        if payload.len() % 16 != 0 {
+        if !payload.len().is_multiple_of(16) {
             let mask = gf128::mask(payload.len() as u32 % 16);
             last = [last[0] & mask[0], last[1] & mask[1]];
         }
