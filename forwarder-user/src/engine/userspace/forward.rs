@@ -34,6 +34,7 @@ pub struct Feeder {
     arena: Vec<u8>,
     packets: Vec<Packet>,
     transmitters: Vec<Box<dyn Transmitter>>,
+    /// When the batch began, ns of CLOCK_BOOTTIME.
     now_ns: u64,
 }
 
@@ -50,6 +51,7 @@ impl Feeder {
             self.inner.count(Counter::DropOversize, 1);
             return;
         }
+        self.look_at_the_clock();
         let refused = {
             let tables = self.inner.read();
             let Some(publisher) = tables.publishers.get(track.0) else { return };
@@ -65,6 +67,13 @@ impl Feeder {
         }
     }
 
+    /// Once for a batch: its packets arrived together.
+    fn look_at_the_clock(&mut self) {
+        if self.packets.is_empty() {
+            self.now_ns = boottime_ns();
+        }
+    }
+
     fn collect(&mut self, track: u32, index: ExtendedSeq, header: RtpHeader, payload: &[u8]) {
         if self.packets.len() == MAX_PACKETS || self.arena.len() + payload.len() > MAX_BYTES {
             self.flush();
@@ -77,7 +86,6 @@ impl Feeder {
     /// Sends what was pushed to all subscribers.
     pub fn flush(&mut self) {
         if self.packets.is_empty() {
-            self.now_ns = boottime_ns();
             return;
         }
         // Packets of one stream together, so that a viewer's follow each other; their order stays.
@@ -121,7 +129,6 @@ impl Feeder {
         drop(tables);
         self.packets.clear();
         self.arena.clear();
-        self.now_ns = boottime_ns();
     }
 
     /// Opens a publisher's packet. `None`: the flow is not ours.
@@ -131,6 +138,7 @@ impl Feeder {
         let tables = inner.read();
         let track = *tables.flows.get(&(socket, peer, ssrc))?;
         let publisher = tables.publishers.get(track)?;
+        self.look_at_the_clock();
         match authenticate(publisher, packet, self.now_ns) {
             Ok((index, header, start, len)) => {
                 publisher.account(&header, len, self.now_ns);

@@ -1,0 +1,73 @@
+//! Sessions of the userspace engine: leases, removal, addresses that change.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use penstock::engine::{Engine as _, Transport, userspace};
+use penstock_tests::{
+    engine::{Lab, Publisher, Viewer, address, bind},
+    srtp::Key,
+};
+
+const QUIET: Duration = Duration::from_millis(100);
+
+/// RFC 7675: without consent neither side's media goes on, also right after a silence.
+#[test]
+fn leases_end_when_nobody_refreshes() -> Result<()> {
+    let mut lab = Lab::new(1)?;
+    let lease = Duration::from_millis(600);
+    let (server, _threads) = lab.start_userspace(userspace::Config { lease, ..userspace::Config::default() })?;
+    let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
+    let mut publisher = Publisher::join(&server, peer, local, address(0, 2, false, 5000), Key::random(16))?;
+    let own = address(0, 2, false, 10_000);
+    let mut viewer = Viewer::join(&server, &publisher, peer, local, own, Key::random(16))?;
+    publisher.send_some(3)?;
+    ensure!(viewer.receive(QUIET)?.len() == 3);
+    thread::sleep(lease);
+
+    publisher.send()?;
+    ensure!(viewer.receive(QUIET)?.is_empty(), "the publisher's lease is over");
+    ensure!(server.counter("drop_publisher_expired") == 1);
+    server.engine.refresh_session(publisher.session);
+    publisher.send()?;
+    ensure!(viewer.receive(QUIET)?.is_empty(), "the viewer's lease is over");
+    ensure!(server.counter("drop_subscriber_expired") == 1);
+    server.engine.refresh_session(viewer.session);
+    publisher.send_some(2)?;
+    ensure!(viewer.receive(QUIET)?.len() == 2, "both are there again");
+    Ok(())
+}
+
+#[test]
+fn peers_move_and_leave() -> Result<()> {
+    let mut lab = Lab::new(2)?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default())?;
+    let (near, far) = (lab.server_address(0, false), lab.server_address(1, true));
+    let mut publisher = Publisher::join(&server, &lab.peers[0], near, address(0, 2, false, 5000), Key::random(32))?;
+    let own = address(0, 2, false, 10_000);
+    let mut viewer = Viewer::join(&server, &publisher, &lab.peers[0], near, own, Key::random(32))?;
+    publisher.send_some(2)?;
+    ensure!(viewer.receive(QUIET)?.len() == 2);
+
+    // Both go on elsewhere, over another interface and family: indices too.
+    let own = address(1, 2, true, 10_000);
+    viewer.socket = bind(&lab.peers[1], own)?;
+    server.engine.move_session(viewer.session, Transport { local: far, peer: own })?;
+    let own = address(1, 2, true, 5000);
+    publisher.socket = bind(&lab.peers[1], own)?;
+    publisher.socket.connect(far)?;
+    server.engine.move_session(publisher.session, Transport { local: far, peer: own })?;
+    publisher.send_some(2)?;
+    let copies = viewer.receive(QUIET)?;
+    ensure!(copies.len() == 2 && copies[0].outgoing == viewer.next_out + 2, "{copies:?}");
+
+    server.engine.remove_session(viewer.session);
+    ensure!(server.stopped(viewer.track)? == viewer.next_out + 4);
+    publisher.send()?;
+    ensure!(viewer.receive(QUIET)?.is_empty());
+    ensure!(server.counter("drop_no_subscriber") == 1);
+    ensure!(server.engine.subscriber_stats(viewer.track).is_none());
+    server.engine.remove_session(publisher.session);
+    ensure!(server.engine.publisher_stats(publisher.track).is_none());
+    Ok(())
+}
