@@ -15,7 +15,10 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_MAP_UPDATE_BATCH};
+use aya_obj::generated::{
+    bpf_attr,
+    bpf_cmd::{self, BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM},
+};
 
 use super::{
     super::{fanout::Shared, load::describe, slots::Slots, wire},
@@ -53,8 +56,8 @@ pub struct Installer {
 impl Installer {
     /// Runs until the producer ends.
     pub fn run(self) {
-        // Its ring is dropped here, and with that it says that there is none.
-        let empty = match Ring::new(1) {
+        // Its ring is dropped here, and with that its one entry is closed: nothing is ever found there.
+        let empty = match Ring::new(1, &self.figures) {
             Ok((_, map)) => map,
             Err(error) => return tracing::error!("no keystream ahead of time: {error}"),
         };
@@ -78,9 +81,9 @@ impl Installer {
         }
         for (map, batch) in [(&self.publishers, &publishers), (&self.subscribers, &subscribers)] {
             if let Err(error) = map_fd(map).and_then(|fd| batch.write(&fd)) {
-                // The places keep what they had, in which no index of the new rings is found.
+                // Places keep what they had: rings that are closed before they are wiped, below. The
+                // packets of these tracks go by AES.
                 tracing::error!("keystream rings not installed: {error}");
-                return;
             }
         }
         let mut state = self.shared.lock();
@@ -134,6 +137,14 @@ impl Batch {
         if self.keys.is_empty() {
             return Ok(());
         }
+        match self.write_together(map) {
+            // Maps of maps take no batches before Linux 5.19: one grace period for each.
+            Err(error) if error.raw_os_error() == Some(ENOTSUPP) => self.write_singly(map),
+            result => result,
+        }
+    }
+
+    fn write_together(&self, map: &OwnedFd) -> io::Result<()> {
         // SAFETY: all zeros is a valid argument of bpf(2).
         let mut argument: bpf_attr = unsafe { std::mem::zeroed() };
         argument.batch.keys = self.keys.as_ptr() as u64;
@@ -141,17 +152,34 @@ impl Batch {
         argument.batch.count = self.keys.len() as u32;
         argument.batch.map_fd = map.as_raw_fd() as u32;
         // SAFETY: keys and values are `count` numbers of 4 bytes each, as the map has them, and outlive
-        // the call; the kernel writes to `argument` alone.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_UPDATE_BATCH as libc::c_int,
-                &raw mut argument,
-                size_of::<bpf_attr>() as libc::c_uint,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        // the call.
+        unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut argument) }
     }
+
+    fn write_singly(&self, map: &OwnedFd) -> io::Result<()> {
+        for (key, value) in self.keys.iter().zip(&self.values) {
+            // SAFETY: all zeros is a valid argument of bpf(2).
+            let mut argument: bpf_attr = unsafe { std::mem::zeroed() };
+            argument.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+            argument.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+            argument.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+            // SAFETY: key and value are of 4 bytes, as the map has them, and outlive the call.
+            unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut argument)? };
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's own "not supported", which libc does not know.
+const ENOTSUPP: i32 = 524;
+
+/// # Safety
+/// What `argument` points to is as the command wants it.
+unsafe fn bpf(command: bpf_cmd, argument: &mut bpf_attr) -> io::Result<()> {
+    let size = size_of::<bpf_attr>() as libc::c_uint;
+    // SAFETY: the kernel reads and writes `argument` alone, and what it points to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, std::ptr::from_mut(argument), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn map_fd(map: &Map) -> io::Result<OwnedFd> {
