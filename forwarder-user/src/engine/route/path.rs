@@ -85,8 +85,10 @@ fn takes_copies(netlink: &Netlink, devices: &Devices, (egress, name): (u32, &str
         Devices::Redirecting(_) => name,
     };
     match netlink.takes_redirects(egress) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(format!(
+        Ok(Some(true)) => Ok(()),
+        Ok(None) if matches!(devices, Devices::Attached(_)) => Ok(()),
+        Ok(None) => Err(format!("this kernel does not tell whether {name} takes redirected frames (6.3 does)")),
+        Ok(Some(false)) => Err(format!(
             "{name} takes no redirected frames. Of a veth pair the other end needs GRO before it goes up (ethtool -K \
              OTHER-END gro on; then down and up) or an XDP program; some drivers want an XDP program on the device \
              itself; for others set `kernel.mode` to generic"
