@@ -8,7 +8,7 @@ use forwarder_common::{
     rtp::{FIXED_LEN, TAG_LEN},
 };
 
-use crate::{gcm, packet::Frame};
+use crate::{gcm, packet::Frame, tower::Tower};
 
 /// Encrypts the payload behind the headers that `rewrite` has written, and adds the tag.
 /// `None`: the frame is too short.
@@ -20,11 +20,15 @@ pub fn seal(
     (ssrc, index): (u32, ExtendedSeq),
     rtp: [u32; 3],
     payload_len: usize,
-    ahead: Option<&Entry>,
+    ahead: Option<&'static Entry>,
+    tower: Option<Tower>,
 ) -> Option<()> {
     let header_len = usize::from(path.header_len);
     let layout = gcm::Layout { aad_offset: header_len, aad_len: FIXED_LEN, payload_len };
-    let sealed = gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?;
+    let sealed = match (ahead, tower) {
+        (Some(entry), Some(tower)) => tower.seal(frame, entry, rtp, layout, path.ip_version == 6)?,
+        _ => gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?,
+    };
     if path.ip_version != 6 {
         return Some(());
     }

@@ -19,6 +19,10 @@ use forwarder_common::{
         self as layout, EgressGroup, FanoutList, FlowKey, LEASE_NS, MAX_COPIES, MAX_EGRESS, PublisherState,
         PublisherStateBytes, PublisherTrack, Session, SubscriberState, SubscriberTrack, session_state,
     },
+    tower::{
+        self, KeyTable,
+        derive::{Basis, h_of},
+    },
 };
 
 use crate::srtp::Key;
@@ -111,6 +115,8 @@ pub struct Datapath {
     paths: Array<MapData, layout::Path>,
     leases: Array<MapData, u64>,
     keys: Array<MapData, SessionKey>,
+    towers: Array<MapData, KeyTable>,
+    basis: Box<Basis>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -128,6 +134,14 @@ impl Datapath {
     /// Without root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), without a built object, or with
     /// the verifier's log when the kernel refuses a program.
     pub fn load() -> Result<Self> {
+        Self::load_with(tower::COPIES)
+    }
+
+    /// The same, with GHASH by rows for packets with at least so many copies.
+    ///
+    /// # Errors
+    /// As [`Datapath::load`].
+    pub fn load_with(tower_copies: u32) -> Result<Self> {
         // SAFETY: no arguments, no memory.
         ensure!(unsafe { libc::geteuid() } == 0, "BPF_PROG_TEST_RUN needs root: run the tests as root");
         let path = object_path();
@@ -145,11 +159,17 @@ impl Datapath {
             .map_max_entries("SESSIONS", sessions)
             .map_max_entries("LEASES", sessions)
             .map_max_entries("KEYS", sessions)
+            .map_max_entries("TOWERS", sessions)
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
+            .override_global("TOWER_COPIES", &tower_copies, true)
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;
+        let basis = Box::new(Basis::new());
+        let mut tables = Box::new(tower::Tables::EMPTY);
+        basis.fill(&mut tables);
+        array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, &*tables, 0)?;
         let egress = load_program(&mut ebpf, "penstock_egress")?.fd()?.try_clone()?;
         Ok(Self {
             egress,
@@ -164,6 +184,8 @@ impl Datapath {
             paths: array(&mut ebpf, "PATHS")?,
             leases: array(&mut ebpf, "LEASES")?,
             keys: array(&mut ebpf, "KEYS")?,
+            towers: array(&mut ebpf, "TOWERS")?,
+            basis,
             counters: take(&mut ebpf, "COUNTERS")?,
             ebpf,
         })
@@ -232,6 +254,9 @@ impl Datapath {
 
     fn set_session(&mut self, slot: u32, key: &Key, state: u8, path: u32) -> Result<()> {
         let expanded = SessionKey::new(&key.key, key.salt).context("key of 16 or 32 bytes")?;
+        let mut table = Box::new(KeyTable::EMPTY);
+        self.basis.derive(h_of(&expanded.ghash), &mut table);
+        self.towers.set(slot, &*table, 0)?;
         self.keys.set(slot, expanded, 0)?;
         let session = Session { path, state, profile: if key.key.len() == 16 { 7 } else { 8 }, ..Session::FREE };
         self.sessions.set(slot, session, 0)?;

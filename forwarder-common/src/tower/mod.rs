@@ -20,7 +20,7 @@
 pub mod derive;
 pub mod field;
 
-use crate::gf128::Block;
+use crate::{gf128::Block, order};
 
 /// Words that stand for an element.
 pub const COLUMNS: usize = 12;
@@ -31,11 +31,20 @@ pub const ROWS: usize = 80;
 /// Rows that [`sum`] takes at a time. Those behind the last one in use must hold zeros.
 pub const GROUP: usize = 8;
 
+/// Copies of a packet from which rows pay. Measured: decision 11.
+pub const COPIES: u32 = 3;
+
 /// Words of an element that tables know; the others are combinations of them.
 const NARROW: usize = 4;
 
 /// Bits by which the tables are indexed: 4 makes 32 KB of them, 8 makes 256 KB.
 const BITS: usize = 8;
+
+/// Look-ups for a word.
+const PLACES: usize = 64 / BITS;
+
+/// Takes the bits of one look-up.
+const MASK: usize = (1 << BITS) - 1;
 
 /// An element, or a sum of products, as 24 bits at each of 31 points: words 0 to 7 hold elements of
 /// GF(4) (low half: 1, high half: ω), words 8 to 11 the sums of their two bits.
@@ -67,14 +76,14 @@ pub struct PacketRows(pub [[u64; ROWS]; COLUMNS]);
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Tables {
-    spread: [[[u64; NARROW]; 1 << BITS]; 128 / BITS],
-    gather: [[Block; 1 << BITS]; NARROW * 64 / BITS],
+    spread: [[[u64; NARROW]; MASK + 1]; 2 * PLACES],
+    gather: [[Block; MASK + 1]; NARROW * PLACES],
 }
 
 impl Tables {
     /// Before [`derive::Basis::fill`].
     pub const EMPTY: Tables =
-        Tables { spread: [[[0; NARROW]; 1 << BITS]; 128 / BITS], gather: [[[0; 2]; 1 << BITS]; NARROW * 64 / BITS] };
+        Tables { spread: [[[0; NARROW]; MASK + 1]; 2 * PLACES], gather: [[[0; 2]; MASK + 1]; NARROW * PLACES] };
 }
 
 /// Reads a word of a table. Volatile, because LLVM would move all loads to the front, and has nowhere
@@ -123,16 +132,18 @@ const fn contract(p: &Spread) -> [u64; NARROW] {
 #[inline(always)]
 pub fn spread(tables: &Tables, block: Block) -> Spread {
     let mut words = [0; NARROW];
-    let mut place = 0;
-    while place < 128 / BITS {
-        let rest = block[place * BITS / 64] >> (place * BITS % 64);
-        let row = &tables.spread[place][rest as usize & ((1 << BITS) - 1)];
-        let mut word = 0;
-        while word < NARROW {
-            words[word] ^= load(&row[word]);
-            word += 1;
+    let mut half = 0;
+    while half < 2 {
+        let mut rest = block[half];
+        let mut place = 0;
+        while place < PLACES {
+            let row = &tables.spread[half * PLACES + place][rest as usize & MASK];
+            let row = [load(&row[0]), load(&row[1]), load(&row[2]), load(&row[3])];
+            order::xor_words(&mut words, row, &mut rest);
+            rest >>= BITS;
+            place += 1;
         }
-        place += 1;
+        half += 1;
     }
     expand(words)
 }
@@ -142,13 +153,17 @@ pub fn spread(tables: &Tables, block: Block) -> Spread {
 pub fn gather(tables: &Tables, sum: &Spread) -> Block {
     let words = contract(sum);
     let mut block = [0, 0];
-    let mut place = 0;
-    while place < NARROW * 64 / BITS {
-        let rest = words[place * BITS / 64] >> (place * BITS % 64);
-        let row = &tables.gather[place][rest as usize & ((1 << BITS) - 1)];
-        block[0] ^= load(&row[0]);
-        block[1] ^= load(&row[1]);
-        place += 1;
+    let mut word = 0;
+    while word < NARROW {
+        let mut rest = words[word];
+        let mut place = 0;
+        while place < PLACES {
+            let row = &tables.gather[word * PLACES + place][rest as usize & MASK];
+            order::xor_block(&mut block, [load(&row[0]), load(&row[1])], &mut rest);
+            rest >>= BITS;
+            place += 1;
+        }
+        word += 1;
     }
     block
 }
