@@ -61,8 +61,10 @@ pub fn open(
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
     let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
     let ahead = ahead::claim_to_open(slot, &track.keystream, index, payload_len);
-    let wanted = tower::wanted(copies, payload_len);
-    let draft = if wanted && ahead.is_some() && tower::fits(layout) { tower::Draft::begin() } else { None };
+    // What is decided here must not double the verifier's work on what follows, hence `forget`.
+    let wanted = || tower::wanted(frame.forget(copies as usize), frame.forget(payload_len));
+    let fits = || tower::fits(frame.forget(header_len), frame.forget(payload_len));
+    let draft = if ahead.is_some() && wanted() && fits() { tower::Draft::begin() } else { None };
     let authentic = match (ahead, draft) {
         (Some(entry), Some(draft)) => draft.open(frame, track.session, entry, layout),
         _ => gcm::open(frame, key, nonce, layout, ahead),
@@ -83,7 +85,7 @@ pub fn open(
     replay.accept(index).map_err(refused)?;
     let rows = match draft {
         Some(draft) => draft.publish(),
-        None if wanted => spread(frame, rtp.offset + header_len, payload_len).ok_or(Counter::DropInternalIngress)?,
+        None if wanted() => spread(frame, rtp.offset + header_len, payload_len).ok_or(Counter::DropInternalIngress)?,
         None => 0,
     };
     Ok(Opened { index, header_len, payload_len, rows })

@@ -13,7 +13,7 @@ use forwarder_common::{
     keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
     maps::{ROWS_SLOTS, Rows},
     rtp::{FIXED_LEN, TAG_LEN},
-    tower::{self, COLUMNS, GROUP, KeyTable, ROWS as TABLE_ROWS, Tables},
+    tower::{self, COLUMNS, GROUP, KeyTable, ROWS as TABLE_ROWS},
 };
 
 use crate::{
@@ -23,25 +23,24 @@ use crate::{
 };
 
 /// Row of the payload's last block, to which the keystream's share belongs.
-const LAST: usize = 1;
+const LAST: u64 = 1;
 
 /// Whether a packet with so many copies gets rows.
 #[inline(always)]
-pub fn wanted(copies: u32, payload_len: usize) -> bool {
-    copies >= TOWER_COPIES.load() && payload_len <= FAST_PAYLOAD
+pub fn wanted(copies: usize, payload_len: usize) -> bool {
+    copies >= TOWER_COPIES.load() as usize && payload_len <= FAST_PAYLOAD
 }
 
 /// Whether a packet with so long a header can be opened by rows.
 #[inline(always)]
-pub fn fits(layout: Layout) -> bool {
-    layout.aad_len.div_ceil(TAG_LEN) + layout.payload_len.div_ceil(TAG_LEN) < TABLE_ROWS
+pub fn fits(header_len: usize, payload_len: usize) -> bool {
+    header_len.div_ceil(TAG_LEN) + payload_len.div_ceil(TAG_LEN) < TABLE_ROWS
 }
 
 /// Rows of the packet that this CPU opens, to be filled.
 #[derive(Clone, Copy)]
 pub struct Draft {
     rows: *mut Rows,
-    tables: &'static Tables,
     number: *mut u64,
 }
 
@@ -55,7 +54,7 @@ impl Draft {
         let rows = ROWS.get_ptr_mut(slot(next))?;
         // SAFETY: this CPU's own slot. Copies that still want it find it without a number.
         unsafe { (*rows).number = 0 };
-        Some(Self { rows, tables: TOWER_TABLES.get(0)?, number })
+        Some(Self { rows, number })
     }
 
     /// The packet is authentic: its copies may have the rows. Returns their number.
@@ -73,11 +72,12 @@ impl Draft {
     /// Spreads the plaintext. `None`: the frame is too short.
     #[inline(always)]
     pub fn fill(&self, frame: &Frame, offset: usize, len: usize) -> Option<()> {
-        let mut walk = Fill { frame: *frame, rows: self.rows, tables: self.tables, offset, len, failed: 0 };
+        let mut walk = Fill { frame: *frame, rows: self.rows, offset, len, failed: 0 };
         let blocks = len.div_ceil(TAG_LEN);
+        let lengths = gf128::lengths(FIXED_LEN as u64, len as u64);
         each(&mut walk, GROUP, clear as Step<Fill>);
         each(&mut walk, blocks, spread as Step<Fill>);
-        lengths(&mut walk);
+        tower_spread(self.rows, lengths[0], lengths[1], 0);
         (walk.failed == 0).then_some(())
     }
 
@@ -89,10 +89,11 @@ impl Draft {
         let expected: Block = frame.read(offset + layout.payload_len)?;
         crypt::<false>(frame, entry, offset, layout.payload_len)?;
         self.fill(frame, offset, layout.payload_len)?;
-        let tower = Tower { rows: self.rows, tables: self.tables, key: TOWERS.get(session)? };
+        let tower = Tower { rows: self.rows, key: TOWERS.get(session)? };
         let blocks = layout.payload_len.div_ceil(TAG_LEN);
-        total(&tower, tower::groups(blocks));
-        let mut walk = Absorb { frame: *frame, tower, offset: layout.aad_offset, len: layout.aad_len, blocks, failed: 0 };
+        tower_total(tower.rows, tower.key, tower::groups(blocks) as u64);
+        let mut walk =
+            Absorb { frame: *frame, tower, offset: layout.aad_offset, len: layout.aad_len, blocks, failed: 0 };
         each(&mut walk, layout.aad_len.div_ceil(TAG_LEN), absorb as Step<Absorb>);
         if walk.failed != 0 {
             return None;
@@ -100,7 +101,7 @@ impl Draft {
         if layout.aad_len != FIXED_LEN {
             // Row 0 holds the lengths of the copies, whose header is the fixed one.
             let other = gf128::lengths(layout.aad_len as u64, 0)[0] ^ gf128::lengths(FIXED_LEN as u64, 0)[0];
-            product(&tower, other, 0, 0);
+            tower_product(tower.rows, tower.key, other, 0, 0);
         }
         let tag = finish(&tower, entry, frame.forget(layout.payload_len))?;
         Some((tag[0] ^ expected[0]) | (tag[1] ^ expected[1]) == 0)
@@ -111,7 +112,6 @@ impl Draft {
 #[derive(Clone, Copy)]
 pub struct Tower {
     rows: *mut Rows,
-    tables: &'static Tables,
     key: &'static KeyTable,
 }
 
@@ -128,19 +128,28 @@ impl Tower {
         if unsafe { (*rows).number } != number {
             return None;
         }
-        Some(Self { rows, tables: TOWER_TABLES.get(0)?, key: TOWERS.get(session)? })
+        Some(Self { rows, key: TOWERS.get(session)? })
     }
 
     /// Encrypts a copy with the RTP header `rtp` in place and writes its tag. `None`: the frame is too
     /// short. The checksum is computed where `sum` says so.
     #[inline(always)]
-    pub fn seal(&self, frame: &Frame, entry: &'static Entry, rtp: [u32; 3], layout: Layout, sum: bool) -> Option<Sealed> {
+    pub fn seal(
+        &self,
+        frame: &Frame,
+        entry: &'static Entry,
+        rtp: [u32; 3],
+        layout: Layout,
+        sum: bool,
+    ) -> Option<Sealed> {
         let offset = layout.aad_offset + layout.aad_len;
         let len = layout.payload_len;
         let blocks = len.div_ceil(TAG_LEN);
-        let sum = if sum { crypt::<true>(frame, entry, offset, len)? } else { crypt::<false>(frame, entry, offset, len)? };
-        total(self, tower::groups(blocks));
-        product(self, u64::from(rtp[0]) | u64::from(rtp[1]) << 32, rtp[2].into(), blocks + 1);
+        let sum =
+            if sum { crypt::<true>(frame, entry, offset, len)? } else { crypt::<false>(frame, entry, offset, len)? };
+        tower_total(self.rows, self.key, tower::groups(blocks) as u64);
+        let header = u64::from(rtp[0]) | u64::from(rtp[1]) << 32;
+        tower_product(self.rows, self.key, header, rtp[2].into(), blocks as u64 + 1);
         let tag = finish(self, entry, frame.forget(len))?;
         frame.write(offset + len, tag)?;
         Some(Sealed { tag, sum })
@@ -164,53 +173,62 @@ fn finish(tower: &Tower, entry: &Entry, len: usize) -> Option<Block> {
         let inside = inside(len, last);
         let (horner, keystream) = (entry.horner[last], entry.keystream[last]);
         let share = [horner[0] ^ keystream[0] & inside[0], horner[1] ^ keystream[1] & inside[1]];
-        product(tower, share[0], share[1], LAST);
+        tower_product(tower.rows, tower.key, share[0], share[1], LAST);
     }
-    gather(tower);
+    tower_gather(tower.rows);
     // SAFETY: this CPU's own rows.
     let total = unsafe { &(*tower.rows).total };
     Some([total[0] ^ entry.mask[0], total[1] ^ entry.mask[1]])
 }
 
-// The functions below are not inlined: each has its own stack frame, and the verifier walks it once.
+// The functions below are global to the verifier, as those of `gcm` are.
 
-/// Sum over the packet's rows.
+/// Sum over the packet's first `groups` of rows, for one key.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn total(tower: &Tower, groups: usize) {
-    // SAFETY: this CPU's own rows.
-    let rows = unsafe { &mut *tower.rows };
+extern "C" fn tower_total(rows: *mut Rows, key: *const KeyTable, groups: u64) -> u32 {
+    // SAFETY: the callers pass values of maps; the rows are this CPU's.
+    let (Some(rows), Some(key)) = (unsafe { (rows.as_mut(), key.as_ref()) }) else { return 1 };
     let mut column = 0;
     while column < COLUMNS {
-        rows.total[column] = tower::sum_column(&tower.key.0[column], &rows.rows.0[column], groups);
+        rows.total[column] = tower::sum_column(&key.0[column], &rows.rows.0[column], groups as usize);
         column += 1;
     }
+    0
 }
 
-/// Adds the product of a block and the power of H in `row`.
+/// Adds the product of a block and the power of H in `row` to the sum.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn product(tower: &Tower, first: u64, second: u64, row: usize) {
-    // SAFETY: this CPU's own rows.
-    let rows = unsafe { &mut *tower.rows };
-    let element = tower::spread(tower.tables, [first, second]);
-    tower::add(&mut rows.total, &element, tower.key, row);
+extern "C" fn tower_product(rows: *mut Rows, key: *const KeyTable, first: u64, second: u64, row: u64) -> u32 {
+    // SAFETY: as above.
+    let (Some(rows), Some(key)) = (unsafe { (rows.as_mut(), key.as_ref()) }) else { return 1 };
+    let Some(tables) = TOWER_TABLES.get(0) else { return 1 };
+    let element = tower::spread(tables, [first, second]);
+    tower::add(&mut rows.total, &element, key, row as usize);
+    0
+}
+
+/// Spreads a block to a row of the packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tower_spread(rows: *mut Rows, first: u64, second: u64, row: u64) -> u32 {
+    // SAFETY: as above.
+    let Some(rows) = (unsafe { rows.as_mut() }) else { return 1 };
+    let Some(tables) = TOWER_TABLES.get(0) else { return 1 };
+    tower::put(&mut rows.rows, row as usize, &tower::spread(tables, [first, second]));
+    0
 }
 
 /// Turns the sum into a block, in its first two words.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn gather(tower: &Tower) {
-    // SAFETY: this CPU's own rows.
-    let rows = unsafe { &mut *tower.rows };
-    let block = tower::gather(tower.tables, &rows.total);
-    [rows.total[0], rows.total[1]] = block;
-}
-
-/// The block of lengths of a copy.
-#[inline(never)]
-fn lengths(walk: &mut Fill) {
-    // SAFETY: this CPU's own rows.
-    let rows = unsafe { &mut *walk.rows };
-    let lengths = gf128::lengths(FIXED_LEN as u64, walk.len as u64);
-    tower::put(&mut rows.rows, 0, &tower::spread(walk.tables, lengths));
+extern "C" fn tower_gather(rows: *mut Rows) -> u32 {
+    // SAFETY: as above.
+    let Some(rows) = (unsafe { rows.as_mut() }) else { return 1 };
+    let Some(tables) = TOWER_TABLES.get(0) else { return 1 };
+    [rows.total[0], rows.total[1]] = tower::gather(tables, &rows.total);
+    0
 }
 
 /// Which bits of block `index` of `len` bytes belong to the data.
@@ -234,7 +252,6 @@ fn each<T>(walk: &mut T, times: usize, step: Step<T>) {
 struct Fill {
     frame: Frame,
     rows: *mut Rows,
-    tables: &'static Tables,
     offset: usize,
     len: usize,
     /// A block lay outside of the frame.
@@ -251,16 +268,16 @@ unsafe extern "C" fn clear(index: u32, walk: *mut Fill) -> i64 {
 
 /// Spreads a block of plaintext.
 unsafe extern "C" fn spread(index: u32, walk: *mut Fill) -> i64 {
-    // SAFETY: `each` passes its own walk, and the rows are this CPU's.
-    let (walk, rows) = unsafe { (&mut *walk, &mut *(*walk).rows) };
+    // SAFETY: `each` passes its own walk.
+    let walk = unsafe { &mut *walk };
     let index = index as usize;
     let Some(block) = walk.frame.read::<Block>(walk.offset + index * TAG_LEN) else {
         walk.failed = 1;
         return 1;
     };
     let inside = inside(walk.len, index);
-    let element = tower::spread(walk.tables, [block[0] & inside[0], block[1] & inside[1]]);
-    tower::put(&mut rows.rows, walk.len.div_ceil(TAG_LEN) - index, &element);
+    let row = (walk.len.div_ceil(TAG_LEN) - index) as u64;
+    tower_spread(walk.rows, block[0] & inside[0], block[1] & inside[1], row);
     0
 }
 
@@ -286,8 +303,8 @@ unsafe extern "C" fn absorb(index: u32, walk: *mut Absorb) -> i64 {
         return 1;
     };
     let inside = inside(walk.len, index);
-    let row = walk.blocks + walk.len.div_ceil(TAG_LEN) - index;
-    product(&walk.tower, block[0] & inside[0], block[1] & inside[1], row);
+    let row = (walk.blocks + walk.len.div_ceil(TAG_LEN) - index) as u64;
+    tower_product(walk.tower.rows, walk.tower.key, block[0] & inside[0], block[1] & inside[1], row);
     0
 }
 
