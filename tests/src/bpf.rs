@@ -166,11 +166,11 @@ impl Datapath {
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;
+        let egress = load_program(&mut ebpf, "penstock_egress")?.fd()?.try_clone()?;
         let basis = Box::new(Basis::new());
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
         array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, &*tables, 0)?;
-        let egress = load_program(&mut ebpf, "penstock_egress")?.fd()?.try_clone()?;
         Ok(Self {
             egress,
             flows: take(&mut ebpf, "FLOWS")?,
