@@ -84,7 +84,10 @@ pub fn open(
     // the outgoing indices that are derived from it (see `seal`).
     replay.accept(index).map_err(refused)?;
     let rows = match draft {
-        Some(draft) => draft.publish(),
+        Some(draft) => {
+            counters::add(Counter::OpenedByRows, 1);
+            draft.publish()
+        }
         None if wanted() => spread(frame, rtp.offset + header_len, payload_len).ok_or(Counter::DropInternalIngress)?,
         None => 0,
     };

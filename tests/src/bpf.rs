@@ -25,7 +25,10 @@ use forwarder_common::{
     },
 };
 
-use crate::srtp::Key;
+use crate::{
+    keystream::{Ring, Rings},
+    srtp::Key,
+};
 
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;
@@ -117,6 +120,8 @@ pub struct Datapath {
     keys: Array<MapData, SessionKey>,
     towers: Array<MapData, KeyTable>,
     basis: Box<Basis>,
+    publisher_rings: Rings,
+    subscriber_rings: Rings,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -186,6 +191,8 @@ impl Datapath {
             keys: array(&mut ebpf, "KEYS")?,
             towers: array(&mut ebpf, "TOWERS")?,
             basis,
+            publisher_rings: take(&mut ebpf, "PUBLISHER_KEYSTREAMS")?,
+            subscriber_rings: take(&mut ebpf, "SUBSCRIBER_KEYSTREAMS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
             ebpf,
         })
@@ -269,6 +276,22 @@ impl Datapath {
     /// What the kernel says.
     pub fn set_key(&mut self, slot: u32, key: SessionKey) -> Result<()> {
         Ok(self.keys.set(slot, key, 0)?)
+    }
+
+    /// Puts a ring into a publisher track's place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_publisher_ring(&mut self, slot: u32, ring: &Ring) -> Result<()> {
+        Ok(self.publisher_rings.set(slot, ring.map(), 0)?)
+    }
+
+    /// Puts a ring into a subscriber track's place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_subscriber_ring(&mut self, slot: u32, ring: &Ring) -> Result<()> {
+        Ok(self.subscriber_rings.set(slot, ring.map(), 0)?)
     }
 
     /// Sets the lease of a session slot.
