@@ -19,9 +19,9 @@ pub const INNER_MAP: usize = 0x1000;
 #[unsafe(no_mangle)]
 pub static MEDIA_PORT: Global<u16> = Global::new(0);
 
-/// Copies from which a packet's GHASH is computed by rows. The loader sets it where tests want another one.
+/// Blocks of all copies of a packet from which GHASH is computed by rows. Tests load it with others.
 #[unsafe(no_mangle)]
-pub static TOWER_COPIES: Global<u32> = Global::new(tower::COPIES);
+pub static TOWER_WORK: Global<u32> = Global::new(tower::WORK);
 
 /// Sessions that the maps hold by default.
 const MAX_SESSIONS: usize = 1024;

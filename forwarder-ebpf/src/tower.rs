@@ -1,8 +1,8 @@
 //! GHASH by rows of the packet, shared by all its copies: `forwarder_common::tower`.
 //!
 //! Ingress spreads the plaintext once. Then the tag of the packet itself, if its keystream was there,
-//! and the tags of all copies that have theirs, are sums over these rows. Packets with few copies do
-//! without: spreading costs more than it saves (decision 11).
+//! and the tags of all copies that have theirs, are sums over these rows. Short packets and those with
+//! few copies do without: spreading costs more than it saves (decision 11).
 
 use core::ffi::c_void;
 
@@ -18,7 +18,7 @@ use forwarder_common::{
 
 use crate::{
     gcm::{Layout, Sealed},
-    maps::{ROWS, ROWS_NUMBER, TOWER_COPIES, TOWER_TABLES, TOWERS},
+    maps::{ROWS, ROWS_NUMBER, TOWER_TABLES, TOWER_WORK, TOWERS},
     packet::Frame,
 };
 
@@ -28,7 +28,7 @@ const LAST: u64 = 1;
 /// Whether a packet with so many copies gets rows.
 #[inline(always)]
 pub fn wanted(copies: usize, payload_len: usize) -> bool {
-    copies >= TOWER_COPIES.load() as usize && payload_len <= FAST_PAYLOAD
+    copies * payload_len.div_ceil(TAG_LEN) >= TOWER_WORK.load() as usize && payload_len <= FAST_PAYLOAD
 }
 
 /// Whether a packet with so long a header can be opened by rows.

@@ -139,14 +139,14 @@ impl Datapath {
     /// Without root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), without a built object, or with
     /// the verifier's log when the kernel refuses a program.
     pub fn load() -> Result<Self> {
-        Self::load_with(tower::COPIES)
+        Self::load_with(tower::WORK)
     }
 
-    /// The same, with GHASH by rows for packets with at least so many copies.
+    /// The same, with GHASH by rows for packets with at least so many blocks in all copies together.
     ///
     /// # Errors
     /// As [`Datapath::load`].
-    pub fn load_with(tower_copies: u32) -> Result<Self> {
+    pub fn load_with(tower_work: u32) -> Result<Self> {
         // SAFETY: no arguments, no memory.
         ensure!(unsafe { libc::geteuid() } == 0, "BPF_PROG_TEST_RUN needs root: run the tests as root");
         let path = object_path();
@@ -167,7 +167,7 @@ impl Datapath {
             .map_max_entries("TOWERS", sessions)
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
-            .override_global("TOWER_COPIES", &tower_copies, true)
+            .override_global("TOWER_WORK", &tower_work, true)
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;

@@ -206,15 +206,15 @@ pub struct Wire {
 /// # Errors
 /// Without root, and whatever fails in between.
 pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Result<()> + Send) -> Result<()> {
-    on_wire_with(tower::COPIES, mode, nics, test)
+    on_wire_with(tower::WORK, mode, nics, test)
 }
 
-/// The same, with GHASH by rows for packets with at least `tower_copies` copies.
+/// The same, with GHASH by rows for packets with at least `tower_work` blocks in all copies together.
 ///
 /// # Errors
 /// As [`on_wire`].
 pub fn on_wire_with(
-    tower_copies: u32,
+    tower_work: u32,
     mode: XdpMode,
     nics: usize,
     test: impl FnOnce(&mut Wire) -> Result<()> + Send,
@@ -235,7 +235,7 @@ pub fn on_wire_with(
         ends.push((namespace.ifindex(&near)?, namespace.ifindex(&far)?));
     }
     namespace.run(|| {
-        let mut datapath = Datapath::load_with(tower_copies)?;
+        let mut datapath = Datapath::load_with(tower_work)?;
         let taps = ends.iter().map(|(_, far)| Tap::open(*far)).collect::<Result<_>>()?;
         for (near, _) in &ends {
             datapath.attach(*near, mode).with_context(|| format!("{mode:?}"))?;

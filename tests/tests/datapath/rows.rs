@@ -7,7 +7,7 @@ use forwarder_common::{Counter, maps::MAX_PAYLOAD, tower};
 use penstock_tests::{
     keystream::{Keystreams, Ring},
     srtp::{Key, Random},
-    wire::on_wire,
+    wire::on_wire_with,
 };
 
 use crate::{
@@ -33,13 +33,16 @@ fn keystreams(fan: &mut Fan<'_>) -> Result<Keystreams> {
     Keystreams::install(&mut fan.wire.datapath, (&publisher.key, publisher.ssrc), tracks, ENTRIES)
 }
 
-/// What must move when all keystream is there.
-fn by_rows(media: &Media, copies: u64) -> Vec<(Counter, u64)> {
+/// Loads a datapath that uses rows for every packet.
+const ALWAYS: u32 = 0;
+
+/// What must move when all keystream is there, and packets with `work` blocks in all copies get rows.
+fn by_rows(work: u32, media: &Media, copies: u64) -> Vec<(Counter, u64)> {
     let len = media.payload.len();
     if len > Ring::LONGEST {
         return vec![(Counter::KeystreamUnderrun, copies), (Counter::KeystreamUnderrunOpen, 1)];
     }
-    if copies < u64::from(tower::COPIES) {
+    if copies as usize * len.div_ceil(16) < work as usize {
         return Vec::new();
     }
     let header = media.rtp.build().len();
@@ -51,7 +54,7 @@ fn by_rows(media: &Media, copies: u64) -> Vec<(Counter, u64)> {
 /// of every kind.
 #[test]
 fn every_length() -> Result<()> {
-    on_wire(XdpMode::Driver, 1, |wire| {
+    on_wire_with(ALWAYS, XdpMode::Driver, 1, |wire| {
         let ifindex = wire.nics[0];
         let mut members = (0..4).map(|number| Member::mixed(number, 0, ifindex)).collect::<Result<Vec<_>>>()?;
         for member in &mut members {
@@ -65,19 +68,24 @@ fn every_length() -> Result<()> {
             random_header(&mut media, &mut random);
             media.payload = random.bytes(len);
             keystreams.fill(media.index)?;
-            let more = by_rows(&media, 4);
+            let more = by_rows(ALWAYS, &media, 4);
             fan.send_counting(&media, &media.bytes(), &more).with_context(|| format!("payload of {len} bytes"))?;
         }
         fan.silent()
     })
 }
 
-/// Below and above the number of copies from which rows are used, in both modes.
+/// Below and above the work from which rows are used, without such a limit, and in both modes.
 #[test]
 fn every_fan_out() -> Result<()> {
-    for (mode, counts) in [(XdpMode::Driver, &[1, 2, 3, 4, 5, 8, 16, 17, 40][..]), (XdpMode::Skb, &[2, 3, 20])] {
+    let runs = [
+        (XdpMode::Driver, tower::WORK, &[1, 2, 3, 8, 16, 17, 40][..]),
+        (XdpMode::Driver, ALWAYS, &[1, 2, 20]),
+        (XdpMode::Skb, tower::WORK, &[2, 3, 20]),
+    ];
+    for (mode, work, counts) in runs {
         for count in counts {
-            on_wire(mode, 1, |wire| {
+            on_wire_with(work, mode, 1, |wire| {
                 let mut fan = Fan::new(wire, *count)?;
                 let mut keystreams = keystreams(&mut fan)?;
                 let mut random = Random::new(u64::from(*count));
@@ -87,7 +95,7 @@ fn every_fan_out() -> Result<()> {
                     random_header(&mut media, &mut random);
                     media.payload = random.bytes(len);
                     keystreams.fill(media.index)?;
-                    let more = by_rows(&media, u64::from(*count));
+                    let more = by_rows(work, &media, u64::from(*count));
                     let sent = fan.send_counting(&media, &media.bytes(), &more);
                     sent.with_context(|| format!("{mode:?}, {count} copies, {len} bytes"))?;
                 }
@@ -101,7 +109,7 @@ fn every_fan_out() -> Result<()> {
 /// A packet that is opened by AES still gives its copies rows; copies without keystream do without.
 #[test]
 fn some_keystream_is_missing() -> Result<()> {
-    on_wire(XdpMode::Driver, 1, |wire| {
+    on_wire_with(ALWAYS, XdpMode::Driver, 1, |wire| {
         let mut fan = Fan::new(wire, 6)?;
         let mut keystreams = keystreams(&mut fan)?;
         let mut random = Random::new(3);
@@ -126,7 +134,7 @@ fn some_keystream_is_missing() -> Result<()> {
 /// index still has its keystream and rows of its own.
 #[test]
 fn forged_then_true() -> Result<()> {
-    on_wire(XdpMode::Driver, 1, |wire| {
+    on_wire_with(ALWAYS, XdpMode::Driver, 1, |wire| {
         let mut fan = Fan::new(wire, 5)?;
         let mut keystreams = keystreams(&mut fan)?;
         let mut random = Random::new(4);
@@ -149,7 +157,7 @@ fn forged_then_true() -> Result<()> {
             ensure!(moved == [(Counter::DropAuthFailed, 3)], "counters moved: {moved:?}");
             let after = fan.wire.datapath.publisher_state(0)?;
             ensure!(after.replay.highest() == state.replay.highest() && after.packets == state.packets, "state moved");
-            let more = by_rows(&media, 5);
+            let more = by_rows(ALWAYS, &media, 5);
             fan.send_counting(&media, &good, &more).with_context(|| format!("round {round}"))?;
         }
         fan.silent()

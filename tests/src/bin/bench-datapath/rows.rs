@@ -39,7 +39,7 @@ pub fn rows(options: &Options) -> Result<Table> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     on_wire_with(u32::MAX, XdpMode::Driver, 1, |by_table| {
         let by_table = side(by_table, false)?;
-        on_wire_with(1, XdpMode::Driver, 1, |by_rows| {
+        on_wire_with(0, XdpMode::Driver, 1, |by_rows| {
             let mut sides = [by_table, side(by_rows, true)?];
             for payload in PAYLOADS {
                 for members in FANOUTS {
