@@ -112,6 +112,10 @@ counters! {
     KeystreamUnderrunOpen = "keystream_underrun_open", Work;
     /// Copies whose keystream was not there in time: sealed with AES in BPF.
     KeystreamUnderrun = "keystream_underrun", Work;
+    /// Publisher packets authenticated by the rows of which their copies' tags are made.
+    OpenedByRows = "opened_by_rows", Work;
+    /// Copies whose tag was made of their packet's rows. The others had few fellows, no keystream, or came late.
+    SealedByRows = "sealed_by_rows", Work;
     /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.

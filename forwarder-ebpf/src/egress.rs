@@ -12,7 +12,9 @@ use crate::{
     fanout::{self, PASS_OFFSET},
     maps::{FANOUT_LISTS, KEYS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     packet::Frame,
-    rewrite, seal, xmit,
+    rewrite, seal,
+    tower::Tower,
+    xmit,
 };
 
 /// A drop here is for rare cases. Of a device's last bulk of 16 frames one at least must go out, or
@@ -100,7 +102,8 @@ fn subscriber(
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
     let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);
-    let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead);
+    let tower = Tower::of(pass.rows, track.session);
+    let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead, tower);
     if let Some(entry) = ahead {
         entry.release();
     }

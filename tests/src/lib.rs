@@ -6,6 +6,7 @@ pub mod clip;
 pub mod demo;
 pub mod engine;
 pub mod frame;
+pub mod keystream;
 pub mod netns;
 pub mod peer;
 pub mod place;

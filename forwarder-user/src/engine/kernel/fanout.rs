@@ -33,7 +33,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 use forwarder_common::{
-    ExtendedSeq, SessionKey,
+    ExtendedSeq,
     maps::{self as layout, EgressGroup, FanoutList, MAX_EGRESS, NONE},
 };
 
@@ -435,7 +435,7 @@ fn release_session(state: &mut State, handle: u32) {
         return;
     }
     let slot = Slots::<()>::slot(handle);
-    if let Err(error) = state.tables.keys.set(slot, SessionKey::EMPTY, 0) {
+    if let Err(error) = state.tables.wipe_key(slot) {
         tracing::error!("key of a closed session not wiped: {}", describe(&error));
     }
     if let Err(error) = state.tables.sessions.set(slot, layout::Session::FREE, 0) {

@@ -349,7 +349,7 @@ impl KernelEngine {
         let handle = state.sessions.insert(session).map_err(full)?;
         if let Err(error) = self.write_session(state, handle, key) {
             state.sessions.remove(handle);
-            if let Err(error) = state.tables.keys.set(Slots::<()>::slot(handle), SessionKey::EMPTY, 0) {
+            if let Err(error) = state.tables.wipe_key(Slots::<()>::slot(handle)) {
                 tracing::error!("key of a failed session not wiped: {}", super::load::describe(&error));
             }
             return Err(refused("installing a session")(error));
@@ -360,7 +360,7 @@ impl KernelEngine {
     fn write_session(&self, state: &mut State, handle: u32, key: &SessionKey) -> Result<(), MapError> {
         let slot = Slots::<()>::slot(handle);
         let Some(session) = state.sessions.get(handle) else { return Ok(()) };
-        state.tables.keys.set(slot, key, 0)?;
+        state.tables.set_key(slot, key)?;
         if let Some(current) = session.path {
             state.tables.paths.set(2 * slot + current.side, current.path, 0)?;
         }
