@@ -177,7 +177,7 @@ impl Datapath {
         let basis = Box::new(Basis::new());
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
-        array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, &*tables, 0)?;
+        array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
         Ok(Self {
             egress,
             flows: take(&mut ebpf, "FLOWS")?,
@@ -265,7 +265,7 @@ impl Datapath {
         let expanded = SessionKey::new(&key.key, key.salt).context("key of 16 or 32 bytes")?;
         let mut table = Box::new(KeyTable::EMPTY);
         self.basis.derive(h_of(&expanded.ghash), &mut table);
-        self.towers.set(slot, &*table, 0)?;
+        self.towers.set(slot, table.as_ref(), 0)?;
         self.keys.set(slot, expanded, 0)?;
         let session = Session { path, state, profile: if key.key.len() == 16 { 7 } else { 8 }, ..Session::FREE };
         self.sessions.set(slot, session, 0)?;

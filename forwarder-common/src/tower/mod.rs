@@ -32,7 +32,7 @@ pub const ROWS: usize = 80;
 pub const GROUP: usize = 8;
 
 /// Blocks of payload, in all copies of a packet together, from which rows pay. Measured: decision 11.
-pub const WORK: u32 = 96;
+pub const WORK: u32 = 128;
 
 /// Words of an element that tables know; the others are combinations of them.
 const NARROW: usize = 4;

@@ -77,7 +77,7 @@ impl Maps {
         let basis = Box::new(Basis::new());
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
-        array::<tower::Tables>(ebpf, "TOWER_TABLES")?.set(0, &*tables, 0)?;
+        array::<tower::Tables>(ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
         Ok(Self {
             tables: Tables {
                 flows: take(ebpf, "FLOWS")?,
@@ -116,7 +116,7 @@ impl Tables {
     pub fn set_key(&mut self, slot: u32, key: &SessionKey) -> Result<(), MapError> {
         let mut table = Box::new(KeyTable::EMPTY);
         self.basis.derive(h_of(&key.ghash), &mut table);
-        let set = self.towers.set(slot, &*table, 0);
+        let set = self.towers.set(slot, table.as_ref(), 0);
         table.wipe();
         // The datapath takes a slot without rounds for empty: so the key comes last.
         set.and_then(|()| self.keys.set(slot, key, 0))
