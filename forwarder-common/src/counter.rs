@@ -120,6 +120,8 @@ counters! {
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.
     TapFull = "tap_full", Work;
+    /// Frames to nobody in the place of a device's last copy, which was dropped: they make it send those before.
+    Kicks = "kicks", Work;
     /// Copies that the egress device took, as far as the kernel reports it.
     Transmitted = "transmitted", Work;
 }
