@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+pub mod ingest;
 pub mod inspect;
 pub mod session;
 pub mod stream;

@@ -1,0 +1,3 @@
+//! Sources that are not WebRTC: cameras by RTSP.
+
+pub mod rtp;
