@@ -47,7 +47,8 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 }
 
 fn public(stream: &Value) -> Value {
-    let live = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
+    let published = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
+    let live = published || stream.get("live").is_some_and(|live| live == true);
     json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 

@@ -340,6 +340,14 @@ impl Engine for UserspaceEngine {
         Some(Box::new(self.feeder()?))
     }
 
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        Self::add_source(self, source)
+    }
+
+    fn feeder(&self) -> Option<Feeder> {
+        Self::feeder(self)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Counter::ALL.iter().map(|counter| (counter.name(), self.0.counters[*counter as usize].load(Relaxed))).collect()
     }

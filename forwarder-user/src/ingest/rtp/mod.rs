@@ -94,6 +94,11 @@ impl Pipeline {
         }
     }
 
+    /// Timestamps go on after those of another track, whose place this one takes.
+    pub fn succeed(&mut self, former: &Self) {
+        self.timeline.succeed(&former.timeline);
+    }
+
     /// Whether frames came that browsers do not put in order.
     pub fn b_frames(&self) -> bool {
         match &self.repack {

@@ -56,6 +56,13 @@ impl Timeline {
         self.reconnected = true;
     }
 
+    /// Goes on where a line with the same clock rate stands.
+    pub fn succeed(&mut self, former: &Self) {
+        if former.clock_rate == self.clock_rate {
+            (self.last, self.offset, self.reconnected) = (former.last, former.offset, true);
+        }
+    }
+
     /// Places a packet. `None`: a duplicate, or too late to be of use.
     pub fn accept(&mut self, header: &RtpHeader, now: Instant) -> Option<Step> {
         let timestamp = header.timestamp();
