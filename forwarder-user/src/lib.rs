@@ -1,6 +1,6 @@
 //! Penstock: a WebRTC media forwarder whose datapath runs in XDP.
 //!
-//! Dependencies point one way: `http` → `stream` → `session` → `engine`.
+//! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
 pub mod cli;
 pub mod config;

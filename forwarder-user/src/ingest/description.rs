@@ -75,7 +75,7 @@ fn track(media: &Media) -> Result<Track, String> {
     let first = media.fmt.split_ascii_whitespace().next().unwrap_or_default();
     let payload_type: u8 = first.parse().ok().filter(|pt| *pt < 128).ok_or(format!("{what}: no payload type"))?;
     let value = |name| {
-        media.get_attribute_values(name).into_iter().flatten().find_map(|value| {
+        media.get_attribute_values(name).flatten().find_map(|value| {
             let (pt, rest) = value.split_once(' ')?;
             (pt == first).then(|| rest.trim())
         })

@@ -18,7 +18,7 @@ use super::{
     description::Description,
     error::SourceError,
     feed::Feed,
-    rtp::{Pipeline, Unfit},
+    rtp::{Pipeline, Reorder, Unfit},
     rtsp::{
         client::{Client, Packet},
         connection::Scratch,
@@ -66,6 +66,8 @@ struct Track {
     format: Format,
     id: PublisherTrackId,
     pipeline: Pipeline,
+    /// Where packets may overtake each other.
+    reorder: Option<Reorder>,
     warned: bool,
 }
 
@@ -132,6 +134,9 @@ impl Source {
             played = client.play(&description) => played?,
             () = unwanted(&mut self.wanted, self.config.on_demand) => return Ok(()),
         }
+        for (index, track) in self.tracks.iter_mut().enumerate() {
+            track.reorder = client.is_unordered(index).then(Reorder::default);
+        }
         let played = self.play(&mut client).await;
         let _ = timeout(GOODBYE, client.teardown()).await;
         played
@@ -171,7 +176,7 @@ impl Source {
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
             }
-            tracks.push(Track { format: track.format.clone(), id, pipeline, warned: false });
+            tracks.push(Track { format: track.format.clone(), id, pipeline, reorder: None, warned: false });
         }
         self.tracks = tracks;
         self.status.lock().warnings.clear();
@@ -207,6 +212,16 @@ impl Source {
             Packet::Rtcp(index, bytes) => return self.report(index, bytes, now, heard),
         };
         let Some(track) = self.tracks.get_mut(index) else { return };
+        let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, now, heard) };
+        reorder.push(bytes, now, &mut |bytes| self.rtp(index, bytes, now, heard));
+        if let Some(track) = self.tracks.get_mut(index) {
+            track.reorder = Some(reorder);
+        }
+    }
+
+    /// A track's packet, in its turn.
+    fn rtp(&mut self, index: usize, bytes: &[u8], now: Instant, heard: &mut Heard) {
+        let Some(track) = self.tracks.get_mut(index) else { return };
         let mut feed = self.place.feed.borrow_mut();
         let id = track.id;
         let result = track.pipeline.packet(bytes, now, &mut |index, header, payload| {
@@ -241,12 +256,7 @@ impl Source {
                 status.drop_packet(why);
             }
         }
-        drop(status);
-        if result.is_err() {
-            return;
-        }
-        let lost = self.tracks.iter().map(|track| track.pipeline.lost()).sum();
-        self.status.lock().lost = lost;
+        status.lost += track.pipeline.take_lost();
     }
 
     /// The camera's own clock, by which audio and video stay together.

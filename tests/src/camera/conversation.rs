@@ -1,7 +1,7 @@
 //! One client of a camera.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use openssl::hash::{MessageDigest, hash};
 
 use super::content::{Playing, base64};
+use super::tls::Identity;
 use super::{Behaviour, Fault, Scheme};
 use crate::peer::Outgoing;
 
@@ -24,8 +25,15 @@ enum Way {
     Socket { rtp: UdpSocket, rtcp: UdpSocket, to: [SocketAddr; 2] },
 }
 
+/// TCP or TLS.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
 struct Client<'a> {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    /// Our address and the client's.
+    addresses: (IpAddr, IpAddr),
     behaviour: &'a Behaviour,
     ways: Vec<Way>,
     sequences: [u16; 2],
@@ -33,12 +41,24 @@ struct Client<'a> {
 }
 
 /// Until the client leaves or the camera is stopped.
-pub(super) fn serve(stream: TcpStream, behaviour: &Behaviour, stop: &AtomicBool, playing: &AtomicU32) -> Result<()> {
+pub(super) fn serve(
+    stream: TcpStream,
+    identity: Option<&Identity>,
+    behaviour: &Behaviour,
+    stop: &AtomicBool,
+    playing: &AtomicU32,
+) -> Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_millis(2)))?;
     stream.set_nodelay(true)?;
-    let random = u32::from(stream.peer_addr()?.port());
-    let mut client = Client { stream, behaviour, ways: vec![], sequences: [random as u16, 65_000], ssrc: random << 8 };
+    let (random, addresses) = (stream.peer_addr()?.port(), (stream.local_addr()?.ip(), stream.peer_addr()?.ip()));
+    let socket = stream.try_clone()?;
+    let stream: Box<dyn Stream> = match identity {
+        Some(identity) => Box::new(identity.accept(stream)?),
+        None => Box::new(stream),
+    };
+    socket.set_read_timeout(Some(Duration::from_millis(2)))?;
+    let (sequences, ssrc) = ([random, 65_000], u32::from(random) << 8);
+    let mut client = Client { stream, addresses, behaviour, ways: vec![], sequences, ssrc };
     let mut received = vec![];
     let mut tracks: Option<(Instant, Vec<Playing>)> = None;
     let mut next_sr = Instant::now();
@@ -192,7 +212,7 @@ impl Client<'_> {
         let ports = value("client_port=").context("neither channels nor ports")?;
         let mut both = ports.split('-').map(str::parse::<u16>);
         let (Some(Ok(rtp)), Some(Ok(rtcp))) = (both.next(), both.next()) else { bail!("ports {ports}") };
-        let (local, peer) = (self.stream.local_addr()?.ip(), self.stream.peer_addr()?.ip());
+        let (local, peer) = self.addresses;
         let sockets = (UdpSocket::bind((local, 0))?, UdpSocket::bind((local, 0))?);
         let server = format!("{}-{}", sockets.0.local_addr()?.port(), sockets.1.local_addr()?.port());
         self.ways.push(Way::Socket { rtp: sockets.0, rtcp: sockets.1, to: [(peer, rtp).into(), (peer, rtcp).into()] });

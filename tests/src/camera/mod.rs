@@ -4,6 +4,7 @@
 
 pub mod content;
 mod conversation;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,13 +25,15 @@ pub struct Behaviour {
     pub password: Option<(&'static str, &'static str, Scheme)>,
     /// Refuses RTP in the RTSP connection (461).
     pub only_udp: bool,
+    /// RTSPS with a certificate of its own.
+    pub tls: bool,
     pub fault: Fault,
 }
 
 impl Behaviour {
     /// No password, every transport, no fault.
     pub fn plain(content: Content) -> Self {
-        Self { content, password: None, only_udp: false, fault: Fault::None }
+        Self { content, password: None, only_udp: false, tls: false, fault: Fault::None }
     }
 }
 
@@ -65,6 +68,8 @@ pub enum Fault {
 pub struct Camera {
     stop: Arc<AtomicBool>,
     playing: Arc<AtomicU32>,
+    /// SHA-256 of its certificate in hexadecimal.
+    pub fingerprint: String,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,6 +81,8 @@ impl Camera {
     pub fn start(namespace: &NetNs, address: SocketAddr, behaviour: Behaviour) -> Result<Self> {
         let listener = namespace.run(|| TcpListener::bind(address)).context("the camera's port")?;
         listener.set_nonblocking(true)?;
+        let identity = tls::Identity::new()?;
+        let fingerprint = identity.fingerprint()?;
         let (stop, playing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (stopped, players) = (stop.clone(), playing.clone());
         let thread = namespace.spawn("camera", move || {
@@ -86,14 +93,15 @@ impl Camera {
                         continue;
                     };
                     let (behaviour, stopped, players) = (&behaviour, &*stopped, &*players);
+                    let identity = behaviour.tls.then_some(&identity);
                     scope.spawn(move || {
                         // A client that leaves is no error.
-                        let _ = conversation::serve(stream, behaviour, stopped, players);
+                        let _ = conversation::serve(stream, identity, behaviour, stopped, players);
                     });
                 }
             });
         })?;
-        Ok(Self { stop, playing, thread: Some(thread) })
+        Ok(Self { stop, playing, fingerprint, thread: Some(thread) })
     }
 
     /// Clients that play now.

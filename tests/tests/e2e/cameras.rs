@@ -74,6 +74,24 @@ fn by_udp_with_basic() -> Result<()> {
     shows_the_clip(&stage)
 }
 
+/// The certificate is not known before the camera has started, so the server starts again with it.
+#[test]
+fn by_tls_with_the_camera_s_own_certificate() -> Result<()> {
+    let mut stage = stage("", "")?;
+    let camera = camera(&stage, |camera| camera.tls = true)?;
+    let secure = |fingerprint: &str| format!("source = \"rtsps://{ADDRESS}/live\"\nfingerprint = \"{fingerprint}\"\n");
+    let more = [("e2e", camera.fingerprint.clone()), ("other", "00".repeat(32)), ("unknown", String::new())];
+    let more = more.map(|(name, fingerprint)| format!("[streams.{name}]\n{}", secure(&fingerprint)));
+    stage.settings.more = more.concat();
+    stage.server.terminate()?;
+    stage.server.start_again(&stage.host, &stage.settings)?;
+    shows_the_clip(&stage)?;
+    for name in ["other", "unknown"] {
+        stage.until(name, || Ok(source_of(&stage, name)?["error"] == "tls"))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn odd_frames_do_no_harm() -> Result<()> {
     let stage = stage("", "")?;

@@ -91,7 +91,7 @@ mod tests {
         let nal: Vec<u8> = IDR.iter().copied().chain((0..5000).map(|i| i as u8)).collect();
         let sent = send(&mut repacker, 0, &nal);
         assert!(sent.iter().all(|(_, payload)| payload.len() <= MAX_PAYLOAD));
-        assert_eq!(join_fragments::<H265>(&sent[1..]), [nal.clone()]);
+        assert_eq!(join_fragments::<H265>(&sent[1..])[0], nal);
         let (first, last) = nal[2..].split_at(2500);
         let mut sent = send(&mut repacker, 3000, &[&[98, 1, 0x80 | 19], first].concat());
         sent.extend(send(&mut repacker, 3000, &[&[98, 1, 0x40 | 19], last].concat()));

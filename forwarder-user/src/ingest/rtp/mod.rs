@@ -2,6 +2,7 @@
 //!
 //! | file | does |
 //! | --- | --- |
+//! | `reorder` | puts packets of UDP in order |
 //! | `timeline` | one continuous line of sequence numbers and timestamps |
 //! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
 //! | here | the way of a packet |
@@ -9,6 +10,7 @@
 mod h264;
 mod h265;
 mod nal;
+mod reorder;
 mod timeline;
 
 use std::time::Instant;
@@ -16,6 +18,7 @@ use std::time::Instant;
 use forwarder_common::{ExtendedSeq, RtpHeader, rtp::FIXED_LEN};
 
 pub use h264::profile_level_id;
+pub use reorder::Reorder;
 use timeline::Timeline;
 
 use crate::session::codec::Codec;
@@ -68,7 +71,7 @@ pub struct Pipeline {
     repack: Repack,
     /// Index of the last packet that left.
     last: ExtendedSeq,
-    /// Packets that the source's sequence numbers show to be missing.
+    /// Packets that the source's sequence numbers show to be missing, not yet taken account of.
     lost: u64,
 }
 
@@ -108,9 +111,9 @@ impl Pipeline {
         }
     }
 
-    /// Packets that were missing so far.
-    pub fn lost(&self) -> u64 {
-        self.lost
+    /// Packets that were missing since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     /// A timestamp of the source's sender report as viewers know it. `None`: of another SSRC.
@@ -200,7 +203,7 @@ mod testing {
     }
 
     /// NAL units as a receiver joins them.
-    pub fn join_fragments<C: NalCodec>(sent: &Sent2) -> Vec<Vec<u8>> {
+    pub fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
         let mut nals: Vec<Vec<u8>> = vec![];
         for (_, payload) in sent {
             if C::nal_type(payload) != C::FRAGMENT {
@@ -214,8 +217,6 @@ mod testing {
         }
         nals
     }
-
-    type Sent2 = [(bool, Vec<u8>)];
 }
 
 #[cfg(test)]
@@ -255,7 +256,7 @@ mod tests {
         bench.push(&packet(1, 104, 6000, 96 | 0x80, P)).unwrap();
         let indices: Vec<u64> = bench.sent.iter().map(|sent| sent.0).collect();
         assert_eq!(indices, [1, 2, 3, 6]);
-        assert_eq!(bench.pipeline.lost(), 2);
+        assert_eq!(bench.pipeline.take_lost(), 2);
     }
 
     #[test]

@@ -149,6 +149,11 @@ impl Client {
         Ok(())
     }
 
+    /// Whether packets of a track may overtake each other on their way.
+    pub fn is_unordered(&self, track: usize) -> bool {
+        matches!(self.ways.get(track), Some(Way::Ports(_)))
+    }
+
     /// Ends the session; the server may be gone already.
     pub async fn teardown(&mut self) {
         let url = self.url.clone();
