@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use penstock_tests::browser::watch::{START, plays, plays_again, screenshot_path, shows_a_moving_picture};
 use penstock_tests::browser::{Browser, count, wait_until};
 use penstock_tests::camera::content::{Content, H264};
-use penstock_tests::camera::{Behaviour, Camera};
+use penstock_tests::camera::{Behaviour, Camera, GstCamera};
 use penstock_tests::stage::Stage;
 use serde_json::Value;
 
@@ -30,7 +30,11 @@ fn start(stage: &Stage, behaviour: &Behaviour) -> Result<Camera> {
 }
 
 fn source(stage: &Stage) -> Result<Value> {
-    Ok(stage.server.get("/api/v1/state")?["streams"][0]["source"].clone())
+    source_at(stage, 0)
+}
+
+fn source_at(stage: &Stage, number: usize) -> Result<Value> {
+    Ok(stage.server.get("/api/v1/state")?["streams"][number]["source"].clone())
 }
 
 #[test]
@@ -71,6 +75,37 @@ fn b_frames_are_named() -> Result<()> {
         let warnings = source(&stage)?["warnings"].to_string();
         ensure!(warnings.contains("B-frames"), "{warnings}");
         ensure!(stage.server.log().matches("B-frames, which").count() == 1, "not said once");
+        Ok(())
+    })();
+    stage.explain(outcome)
+}
+
+/// A camera that others have made: by TCP on demand, by UDP, and H.265.
+#[test]
+fn a_browser_plays_gstreamer_s_rtsp_server() -> Result<()> {
+    let source = |path: &str| format!("source = \"rtsp://me:s3cret@10.81.0.2:8555/{path}\"\n");
+    let config = format!(
+        "[streams.aac]\ntransport = \"udp\"\n{}[streams.alaw]\non_demand = true\n{}[streams.hevc]\n{}",
+        source("aac"),
+        source("alaw"),
+        source("hevc")
+    );
+    let stage = Stage::with(&config)?;
+    let _camera = GstCamera::start(&stage.publisher, 8555)?;
+    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let outcome = (|| {
+        for (number, name) in [(0, "aac"), (2, "hevc")] {
+            wait_until(name, START, || Ok((source_at(&stage, number)?["state"] == "playing").then_some(())))?;
+        }
+        ensure!(source_at(&stage, 0)?["left_out"].to_string().contains("MPEG4-GENERIC"));
+        ensure!(source_at(&stage, 2)?["codecs"].to_string().contains("H265"));
+        ensure!(source_at(&stage, 1)?["state"] == "idle", "on demand, and nobody watches");
+        let page = browser.open(&format!("{}/alaw", stage.viewing_origin()))?;
+        plays(&page)?;
+        shows_a_moving_picture(&page)?;
+        let page = browser.open(&format!("{}/aac", stage.viewing_origin()))?;
+        page.wait_for_stats("frames", START, |stats| count(stats.inbound("video"), "framesDecoded") > 30)?;
+        ensure!(source_at(&stage, 0)?["lost"] == 0, "{}", source_at(&stage, 0)?);
         Ok(())
     })();
     stage.explain(outcome)

@@ -4,6 +4,7 @@
 
 pub mod content;
 mod conversation;
+mod gstreamer;
 mod tls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::NetNs;
 use content::Content;
+pub use gstreamer::GstCamera;
 
 /// What it does to whoever connects.
 #[derive(Clone, Debug)]

@@ -149,12 +149,13 @@ fn failures_are_named() -> Result<()> {
         (Fault::OnlyAac, "no_media"),
         (Fault::Garbage, "garbage"),
         (Fault::PayloadType, "stalled"),
+        (Fault::Stall, "stalled"),
         (Fault::None, "unauthorized"),
     ];
     let mut more = String::from("[streams.nobody]\nsource = \"rtsp://10.60.0.2:9/\"\n");
     more += "[streams.nameless]\nsource = \"rtsp://camera.invalid/\"\n";
     for (number, (_, name)) in faults.iter().enumerate() {
-        more += &format!("[streams.{name}]\nsource = \"rtsp://me:wr0ng@10.60.0.2:{}/live\"\n", 9000 + number);
+        more += &format!("[streams.{name}{number}]\nsource = \"rtsp://me:wr0ng@10.60.0.2:{}/live\"\n", 9000 + number);
     }
     let stage = stage("", &more)?;
     let _well = camera(&stage, |_| ())?;
@@ -165,10 +166,10 @@ fn failures_are_named() -> Result<()> {
         behaviour.password = (*name == "unauthorized").then_some(("me", "s3cret", Scheme::Digest));
         cameras.push(Camera::start(&stage.near, SocketAddr::new(ip("10.60.0.2"), 9000 + number as u16), behaviour)?);
     }
-    for (_, name) in faults {
-        stage.until(name, || Ok(source_of(&stage, name)?["error"] == name))?;
+    for (number, (_, name)) in faults.iter().enumerate() {
+        stage.until(name, || Ok(source_of(&stage, &format!("{name}{number}"))?["error"] == *name))?;
     }
-    ensure!(source_of(&stage, "stalled")?["error_text"].to_string().contains("payload_type"));
+    ensure!(source_of(&stage, "stalled6")?["error_text"].to_string().contains("payload_type"));
     stage.until("dns", || Ok(source_of(&stage, "nameless")?["error"] == "dns"))?;
     stage.until("unreachable", || Ok(source_of(&stage, "nobody")?["error"] == "unreachable"))?;
     let url = stage.whep().replace("e2e", "nobody");
