@@ -50,6 +50,10 @@ fn a_browser_plays_a_camera_and_outlives_its_reboot() -> Result<()> {
         page.screenshot(&screenshot_path("camera"))?;
         let left_out = source(&stage)?["left_out"].to_string();
         ensure!(left_out.contains("MPEG4-GENERIC"), "{left_out}");
+        wait_until("the player says so", START, || {
+            let shown = page.evaluate("document.getElementById('stats').textContent")?.to_string();
+            Ok(shown.contains("MPEG4-GENERIC").then_some(()))
+        })?;
         ensure!(source(&stage)?["warnings"].as_array().is_some_and(Vec::is_empty));
 
         drop(camera);
