@@ -1,11 +1,12 @@
 //! Penstock: a WebRTC media forwarder whose datapath runs in XDP.
 //!
-//! Dependencies point one way: `http` → `stream` → `session` → `engine`.
+//! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+pub mod ingest;
 pub mod inspect;
 pub mod session;
 pub mod stream;

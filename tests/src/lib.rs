@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod browser;
+pub mod camera;
 pub mod clip;
 pub mod demo;
 pub mod engine;

@@ -219,7 +219,7 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     let (events, received) = mpsc::unbounded_channel();
     let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
-        .context("cannot open the media sockets")?;
+        .context("cannot open the media sockets and start the sources")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
     let http = server.serve(http::router(config, control.clone()));
     Ok(Running { engine, control, task, http })
@@ -241,7 +241,8 @@ async fn start_engine(
     };
     let userspace = userspace::Config {
         sessions: config.limits.sessions,
-        publisher_tracks: config.limits.publisher_tracks,
+        // Sources are known beforehand, with a video and an audio track each, and twice that while one changes.
+        publisher_tracks: config.limits.publisher_tracks + 4 * config.streams.len(),
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
         ..userspace::Config::default()
@@ -323,6 +324,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         report_interval: config.rtcp.interval(),
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
+        sources: config.streams.clone(),
         ..StreamConfig::new(media.collect())
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Secret};
+use super::{Config, Secret, stream_name_problem};
 
 /// Overrides `auth.publish_token`.
 pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
@@ -81,7 +81,10 @@ impl Config {
     }
 
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        self.address_problem().or_else(|| self.range_problem()).or_else(|| self.token_problem())
+        self.address_problem()
+            .or_else(|| self.range_problem())
+            .or_else(|| self.token_problem())
+            .or_else(|| self.stream_problem())
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -133,6 +136,14 @@ impl Config {
             .into_iter()
             .find(|(_, value, least, most)| value < least || value > most)
             .map(|(key, value, least, most)| (key, format!("{value} is not between {least} and {most}")))
+    }
+
+    fn stream_problem(&self) -> Option<(&'static str, String)> {
+        self.streams.iter().find_map(|(name, stream)| {
+            let named = stream_name_problem(name).map(|problem| format!("{name:?}: {problem}"));
+            let problem = named.or_else(|| stream.problem().map(|problem| format!("{name}: {problem}")))?;
+            Some(("streams", problem))
+        })
     }
 
     fn token_problem(&self) -> Option<(&'static str, String)> {

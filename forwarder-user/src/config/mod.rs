@@ -2,7 +2,9 @@
 //! defaults here. Units are part of a key's name.
 
 mod load;
+mod name;
 mod secret;
+mod source;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +16,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use name::stream_name_problem;
 pub use secret::Secret;
+pub use source::{RtspTransport, SourceUrl, Stream};
 
 /// All settings. An empty file is a valid configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub struct Config {
     pub rtcp: Rtcp,
     pub auth: Auth,
     pub log: Log,
+    /// Streams with a source of their own, by name.
+    pub streams: BTreeMap<String, Stream>,
 }
 
 /// WHIP, WHEP, the web pages and the API.

@@ -369,6 +369,14 @@ impl Engine for AutoEngine {
         self.userspace.worker()
     }
 
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        self.userspace.add_source(source)
+    }
+
+    fn feeder(&self) -> Option<Feeder> {
+        self.userspace.feeder()
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.userspace.counters();
         for (name, count) in self.kernel.iter().flat_map(|kernel| kernel.counters()) {

@@ -388,6 +388,14 @@ impl Engine for UserspaceEngine {
         Some(Box::new(self.feeder()?))
     }
 
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        Self::add_source(self, source)
+    }
+
+    fn feeder(&self) -> Option<Feeder> {
+        Self::feeder(self)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         // What the devices have refused was taken by the programs before.
         let refused = self.0.xdp().map_or(0, |xdp| xdp.sender.refused());
