@@ -132,7 +132,7 @@ fn next_copy(frame: &Frame) -> Option<()> {
         *copies - 1
     };
     let viewers = VIEWERS.load();
-    let viewer = stream * viewers + (copy % u64::from(viewers)) as u32;
+    let viewer = stream * viewers + copy.checked_rem(u64::from(viewers))? as u32;
     frame.write(0, *TEMPLATE.get(0)?)?;
     frame.write(DESTINATION_PORT, VIEWER_PORT.load().wrapping_add(viewer as u16).to_be_bytes())
 }
@@ -167,7 +167,8 @@ fn count(port: u16, seq: u16) -> Option<()> {
     // SAFETY: this CPU's own number; programs of one CPU do not interleave.
     unsafe { *received += 1 };
     if (viewer + u32::from(seq)) % SAMPLE == 0 {
-        let place = viewer / VIEWERS.load() * WINDOW.load() + u32::from(seq) % WINDOW.load();
+        let window = WINDOW.load();
+        let place = viewer.checked_div(VIEWERS.load())? * window + (u32::from(seq) & window.wrapping_sub(1));
         let sent = SENT.get_ptr(place)?;
         // SAFETY: an aligned number in a map value; volatile because the generator changes it under us.
         let sent = unsafe { core::ptr::read_volatile(sent) };

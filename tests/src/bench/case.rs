@@ -127,7 +127,12 @@ mod tests {
             case.check().unwrap();
             let schedule: Vec<_> = case.schedule(Duration::from_secs(2)).collect();
             let wanted = 2.0 * case.rate * f64::from(case.streams);
-            assert!((schedule.len() as f64 - wanted).abs() <= wanted * 0.05 + 2.0, "{}: {}", case.name(), schedule.len());
+            assert!(
+                (schedule.len() as f64 - wanted).abs() <= wanted * 0.05 + 2.0,
+                "{}: {}",
+                case.name(),
+                schedule.len()
+            );
             assert!(schedule.is_sorted_by_key(|(due, _, _)| *due), "{}", case.name());
             let numbers: Vec<u64> = schedule.iter().filter(|packet| packet.1 == 0).map(|packet| packet.2).collect();
             assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "{}", case.name());

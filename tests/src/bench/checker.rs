@@ -46,7 +46,8 @@ pub struct Judge {
 impl Judge {
     pub fn new(case: &Case) -> Self {
         let viewers = 0..case.all_viewers();
-        let (keys, highest) = (viewers.clone().map(scene::viewer_key).collect(), viewers.map(|_| BEFORE_FIRST).collect());
+        let (keys, highest) =
+            (viewers.clone().map(scene::viewer_key).collect(), viewers.map(|_| BEFORE_FIRST).collect());
         Self { case: *case, keys, highest, come: HashMap::new(), verdict: Verdict::default() }
     }
 

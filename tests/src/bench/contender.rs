@@ -1,6 +1,11 @@
 //! What is compared.
 
-use super::scene::Arrival;
+use forwarder_common::maps::MAX_COPIES;
+
+use super::{
+    case::{Case, Origin},
+    scene::Arrival,
+};
 
 /// A way to forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -47,9 +52,14 @@ impl Contender {
         }
     }
 
-    /// Whether it can forward what arises in the process. (The kernel engine cannot, and whoever asks
-    /// `penstock serve` for it gets the userspace engine.)
-    pub const fn takes_sources(self) -> bool {
-        matches!(self, Self::Socket | Self::SocketGso)
+    /// Whether it can do what a case asks for. The kernel engine takes nothing that arises in the process
+    /// (`penstock serve` gives such a stream to the userspace engine), and the limit is one pass of a
+    /// broadcast, which a veth's ring of 256 frames bounds.
+    pub const fn serves(self, case: &Case) -> bool {
+        match self {
+            Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
+            Self::Kernel => matches!(case.origin, Origin::Srtp),
+            Self::Socket | Self::SocketGso => true,
+        }
     }
 }

@@ -54,6 +54,9 @@ pub struct Options {
     /// Id of the BPF map with the times at which packets were sent.
     #[arg(long)]
     pub times: u32,
+    /// Stays on the second CPU with all its threads.
+    #[arg(long)]
+    pub one_core: bool,
 }
 
 impl Options {
@@ -76,7 +79,8 @@ impl Options {
             ("bpf", self.bpf.display().to_string()),
             ("times", self.times.to_string()),
         ];
-        values.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+        let values = values.into_iter().map(|(name, value)| format!("--{name}={value}"));
+        values.chain(self.one_core.then(|| "--one-core".to_owned())).collect()
     }
 }
 
@@ -94,6 +98,10 @@ struct Pushed {
 /// What the engine or the system says.
 pub fn run(options: &Options) -> Result<()> {
     let case = options.case();
+    if options.one_core {
+        // Threads inherit it.
+        load::stay_on(1);
+    }
     let threads = std::thread::available_parallelism()?.get().min(4);
     let sockets = Arc::new(MediaSockets::bind(&scene::locals(), threads, 4 << 20)?);
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();

@@ -1,6 +1,9 @@
 //! Memory of the process under test, and of its BPF maps.
 
-use std::{collections::BTreeSet, os::fd::{AsFd as _, AsRawFd as _}};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, loaded_maps};

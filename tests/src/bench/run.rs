@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aya::sys::{Stats, enable_stats};
 
 use super::{
     case::{Case, Origin},
@@ -15,6 +16,7 @@ use super::{
     load::{self, Load, Sent},
     memory::{self, Memory},
     program,
+    programs::{self, ProgramTime},
     receivers::{Histogram, Receivers},
     scene::{Arrival, GENERATOR_INTERFACE, Scene},
     server::Process,
@@ -28,12 +30,25 @@ pub enum Subject {
     Contender(Contender),
 }
 
-/// The phases of a run.
+/// The phases of a run, and what is to be looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Under load, before anything is measured: keystream rings find their size.
     pub warm_up: Duration,
     pub measured: Duration,
+}
+
+/// What else a run does. Either costs CPU time of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Look {
+    #[default]
+    Plain,
+    /// Opens every copy and compares it.
+    Check,
+    /// Times every run of a BPF program.
+    Programs,
+    /// Keeps the process under test on the second CPU.
+    OneCore,
 }
 
 impl Times {
@@ -64,6 +79,8 @@ pub struct Measured {
     /// Longest delay of the load behind its schedule.
     pub late: Duration,
     pub verdict: Option<Verdict>,
+    /// BPF programs, with [`Look::Programs`].
+    pub programs: Vec<ProgramTime>,
 }
 
 /// State at one end of the measured time.
@@ -74,6 +91,7 @@ struct Reading {
     copies: u64,
     latency: Histogram,
     underruns: u64,
+    programs: programs::Reading,
 }
 
 /// Who moves the media in a run.
@@ -90,8 +108,9 @@ impl Stage {
         };
         let copies = self.receivers.counts()?.iter().sum();
         let latency = self.receivers.latency()?;
-        let process = self.process.as_ref().map_or(Ok(0.0), |process| cpu::of_process(process.id()))?;
-        Ok(Reading { at: Instant::now(), cpu: Cpu::read()?, process, copies, latency, underruns })
+        let process = self.process.as_ref().map_or(Ok(0.0), |process| cpu::of_process(process.id() as i32))?;
+        let programs = programs::Reading::take();
+        Ok(Reading { at: Instant::now(), cpu: Cpu::read()?, process, copies, latency, underruns, programs })
     }
 }
 
@@ -99,11 +118,12 @@ fn underruns(state: &super::server::State) -> u64 {
     state.counter("keystream_underrun") + state.counter("keystream_underrun_open")
 }
 
-/// Runs `subject` under `load`. With `check`, every copy is opened and compared.
+/// Runs `subject` under `load`.
 ///
 /// # Errors
 /// Without root, and what fails in between.
-pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, check: bool) -> Result<Measured> {
+pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look) -> Result<Measured> {
+    let check = look == Look::Check;
     let arrival = match subject {
         _ if check => Arrival::Whole,
         Subject::Nobody => Arrival::Xdp,
@@ -116,8 +136,12 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, check: bool
     let (process, _stand_in) = match subject {
         Subject::Nobody => (None, Some(program::stand_in(&scene, case, program::Server::Drop)?)),
         Subject::Contender(Contender::Limit) => (None, Some(program::stand_in(&scene, case, program::Server::Limit)?)),
-        Subject::Contender(contender) => (Some(Process::start(&scene, contender, case, receivers.times_map)?), None),
+        Subject::Contender(contender) => {
+            let one_core = look == Look::OneCore;
+            (Some(Process::start(&scene, contender, case, receivers.times_map, one_core)?), None)
+        }
     };
+    let _statistics = (look == Look::Programs).then(|| enable_stats(Stats::RunTime)).transpose()?;
     let mut stage = Stage { process, receivers };
     // Rings are being filled, and the machine comes to rest.
     thread::sleep(Duration::from_millis(200));
@@ -149,7 +173,7 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, check: bool
     let state = stage.process.as_mut().map(Process::state).transpose()?;
     let seconds = (after.at - before.at).as_secs_f64();
     Ok(Measured {
-        busy: after.cpu.since(before.cpu),
+        busy: after.cpu.since(&before.cpu),
         process: (after.process - before.process) / seconds,
         copies: (after.copies - before.copies) as f64 / seconds,
         expected,
@@ -160,6 +184,7 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, check: bool
         memory,
         late: sent.late,
         verdict,
+        programs: after.programs.since(&before.programs, seconds),
     })
 }
 

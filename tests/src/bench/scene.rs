@@ -121,7 +121,8 @@ impl Scene {
     /// # Errors
     /// Without root, or when `ip` fails.
     pub fn new(arrival: Arrival) -> Result<Self> {
-        let (server, generator, receivers) = (NetNs::new("server")?, NetNs::new("generator")?, NetNs::new("receivers")?);
+        let (server, generator, receivers) =
+            (NetNs::new("server")?, NetNs::new("generator")?, NetNs::new("receivers")?);
         for namespace in [&server, &generator, &receivers] {
             // Its announcements would be counted as the server's traffic.
             let quiet = || std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");

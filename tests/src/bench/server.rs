@@ -50,11 +50,12 @@ impl Process {
     ///
     /// # Errors
     /// When it does not come up; its messages are on standard error.
-    pub fn start(scene: &Scene, contender: Contender, case: &Case, times: u32) -> Result<Self> {
+    pub fn start(scene: &Scene, contender: Contender, case: &Case, times: u32, one_core: bool) -> Result<Self> {
         let bpf = BpfFs::mount()?;
         let Case { origin, streams, viewers, payload, rate, burst } = *case;
         let path = bpf.path().to_owned();
-        let options = host::Options { contender, origin, streams, viewers, payload, rate, burst, bpf: path, times };
+        let options =
+            host::Options { contender, origin, streams, viewers, payload, rate, burst, bpf: path, times, one_core };
         let program = std::env::current_exe()?.with_file_name("bench-fanout-host");
         let mut command = scene.server.command(&program);
         command.args(options.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped());
