@@ -141,7 +141,7 @@ fn next_copy(frame: &Frame) -> Option<()> {
 pub fn bench_count(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     let number = || Some((port(&frame, DESTINATION_PORT)?, u16::from_be_bytes(frame.read(SEQ)?)));
-    match number().and_then(|(port, seq)| count(port, seq)) {
+    match number().and_then(|(port, seq)| count(port, seq, 1)) {
         Some(()) => xdp_action::XDP_DROP,
         None => xdp_action::XDP_PASS,
     }
@@ -153,19 +153,21 @@ pub fn bench_count_tc(ctx: TcContext) -> i32 {
         let ip = u16::from_be(ctx.load(ETHERTYPE).ok()?) == 0x0800 && ctx.load::<u8>(PROTOCOL).ok()? == 17;
         ip.then_some((u16::from_be(ctx.load(DESTINATION_PORT).ok()?), u16::from_be(ctx.load(SEQ).ok()?)))
     };
-    match number().and_then(|(port, seq)| count(port, seq)) {
+    // SAFETY: a field of the context that the kernel gave us.
+    let segments = unsafe { (*ctx.skb.skb).gso_segs };
+    match number().and_then(|(port, seq)| count(port, seq, segments.max(1))) {
         Some(()) => TC_ACT_SHOT as i32,
         None => TC_ACT_OK as i32,
     }
 }
 
-/// Counts a packet for a viewer. `None`: it is for none.
+/// Counts a packet for a viewer, or several that a device would cut into so many. `None`: it is for none.
 #[inline(always)]
-fn count(port: u16, seq: u16) -> Option<()> {
+fn count(port: u16, seq: u16, packets: u32) -> Option<()> {
     let viewer = u32::from(port.wrapping_sub(VIEWER_PORT.load()));
     let received = RECEIVED.get_ptr_mut(viewer)?;
     // SAFETY: this CPU's own number; programs of one CPU do not interleave.
-    unsafe { *received += 1 };
+    unsafe { *received += u64::from(packets) };
     if (viewer + u32::from(seq)) % SAMPLE == 0 {
         let window = WINDOW.load();
         let place = viewer.checked_div(VIEWERS.load())? * window + (u32::from(seq) & window.wrapping_sub(1));

@@ -1,10 +1,12 @@
-//! CPU time of the whole machine: the run time of every process and kernel thread, by the scheduler's clock.
+//! CPU time that a run costs the machine: that of our processes and of all kernel threads, by the
+//! scheduler's clock.
 //!
 //! XDP runs in softirq, which no process is told about; but the scheduler counts an interrupt's time to
 //! the thread that it interrupted. Here that is the load generator or the process under test, whose
 //! system calls run the softirq, or ksoftirqd: the load comes over a veth, so no packet begins its way on
-//! an idle CPU. The sum therefore has everything. `/proc/stat` is read too, for comparison: its idle time
-//! is only right where a virtual CPU is given a real one as soon as it wakes up.
+//! an idle CPU. The sum therefore has everything, and nothing of what else runs on the machine.
+//! `/proc/stat` is read too, for comparison; it has all of that, and its idle time is only right where a
+//! virtual CPU is given a real one as soon as it wakes up.
 
 use std::{
     collections::BTreeMap,
@@ -43,16 +45,18 @@ pub struct Busy {
 }
 
 impl Cpu {
-    /// Reads them.
+    /// Reads them. `under_test`: a process that is not this one.
     ///
     /// # Errors
     /// When `/proc` is not what it was in the last thirty years.
-    pub fn read() -> Result<Self> {
+    pub fn read(under_test: Option<i32>) -> Result<Self> {
         let stat = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
         let not_idle = NotIdle::parse(&stat).context("/proc/stat has no line `cpu`")?;
+        let own = std::process::id() as i32;
         let ids = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        // A process that ends meanwhile is left out.
-        let processes = ids.filter_map(|id| Some((id, of_process(id).ok()?))).collect();
+        let counts = |id: &i32| *id == own || Some(*id) == under_test || is_kernel_thread(*id);
+        // A thread that ends meanwhile is left out.
+        let processes = ids.filter(counts).filter_map(|id| Some((id, of_process(id).ok()?))).collect();
         Ok(Self { at: Instant::now(), processes, not_idle })
     }
 
@@ -79,6 +83,14 @@ impl NotIdle {
     }
 }
 
+fn is_kernel_thread(id: i32) -> bool {
+    /// The parent of all kernel threads.
+    const KTHREADD: &str = "2";
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // Behind the name: state and parent.
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some(KTHREADD)
+}
+
 /// CPU time of a process with all its threads, in seconds.
 ///
 /// # Errors
@@ -100,9 +112,9 @@ pub fn of_process(id: i32) -> Result<f64> {
 /// # Errors
 /// As [`Cpu::read`].
 pub fn idle(length: Duration) -> Result<Busy> {
-    let before = Cpu::read()?;
+    let before = Cpu::read(None)?;
     std::thread::sleep(length);
-    Ok(Cpu::read()?.since(&before))
+    Ok(Cpu::read(None)?.since(&before))
 }
 
 #[cfg(test)]
@@ -120,10 +132,10 @@ mod tests {
 
     #[test]
     fn our_own_work_is_seen() {
-        let before = Cpu::read().unwrap();
+        let before = Cpu::read(None).unwrap();
         let id = std::process::id() as i32;
         while of_process(id).unwrap() < before.processes[&id] + 0.05 {}
-        let after = Cpu::read().unwrap();
+        let after = Cpu::read(None).unwrap();
         assert!(after.since(&before).cores * (after.at - before.at).as_secs_f64() >= 0.05);
     }
 }

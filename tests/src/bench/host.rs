@@ -150,7 +150,7 @@ fn fill<E: Engine>(
     case: &Case,
     add_source: impl Fn(&E) -> Result<PublisherTrackId>,
 ) -> Result<Vec<PublisherTrackId>> {
-    let mut publishers = Vec::new();
+    let (mut publishers, mut tracks) = (Vec::new(), Vec::new());
     for stream in 0..case.streams {
         let publisher = match case.origin {
             Origin::Source => add_source(&server.engine)?,
@@ -172,10 +172,10 @@ fn fill<E: Engine>(
                 next_out: ExtendedSeq(BEFORE_FIRST + 1),
                 timestamp_offset: 0,
             };
-            let track = server.engine.add_subscriber_track(session, publisher, track)?;
-            server.started(track)?;
+            tracks.push(server.engine.add_subscriber_track(session, publisher, track)?);
         }
     }
+    tracks.into_iter().try_for_each(|track| server.started(track))?;
     Ok(publishers)
 }
 

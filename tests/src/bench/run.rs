@@ -61,7 +61,7 @@ impl Times {
 /// What a run showed.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// The whole machine.
+    /// The machine.
     pub busy: Busy,
     /// The process under test, in cores: what an observer of processes sees of it.
     pub process: f64,
@@ -108,9 +108,10 @@ impl Stage {
         };
         let copies = self.receivers.counts()?.iter().sum();
         let latency = self.receivers.latency()?;
-        let process = self.process.as_ref().map_or(Ok(0.0), |process| cpu::of_process(process.id() as i32))?;
+        let id = self.process.as_ref().map(|process| process.id() as i32);
+        let process = id.map_or(Ok(0.0), cpu::of_process)?;
         let programs = programs::Reading::take();
-        Ok(Reading { at: Instant::now(), cpu: Cpu::read()?, process, copies, latency, underruns, programs })
+        Ok(Reading { at: Instant::now(), cpu: Cpu::read(id)?, process, copies, latency, underruns, programs })
     }
 }
 
@@ -168,7 +169,7 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
     thread::sleep(Duration::from_millis(100));
     let verdict = checker.map(Checker::finish).transpose()?;
 
-    let expected = if subject == Subject::Nobody { 0 } else { sent.packets * u64::from(case.viewers) };
+    let expected = sent.packets * u64::from(case.viewers);
     let arrived: u64 = stage.receivers.counts()?.iter().sum();
     let state = stage.process.as_mut().map(Process::state).transpose()?;
     let seconds = (after.at - before.at).as_secs_f64();

@@ -56,7 +56,10 @@ impl Process {
         let path = bpf.path().to_owned();
         let options =
             host::Options { contender, origin, streams, viewers, payload, rate, burst, bpf: path, times, one_core };
-        let program = std::env::current_exe()?.with_file_name("bench-fanout-host");
+        let own = std::env::current_exe()?;
+        // Tests lie one directory deeper.
+        let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("bench-fanout-host"));
+        let program = places.find(|path| path.is_file()).context("no bench-fanout-host: build it")?;
         let mut command = scene.server.command(&program);
         command.args(options.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut running = Running::start(&mut command)?;

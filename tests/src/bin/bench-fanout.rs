@@ -20,8 +20,8 @@ use penstock_tests::bench::{
 };
 
 /// What forwarding costs the machine: every contender under the same load, in turn, in network namespaces
-/// of its own, as root. CPU time is that of the whole machine, without the idle machine and without the
-/// load generator. Let nothing else run meanwhile.
+/// of its own, as root. CPU time is that of all processes of the run and of the kernel, softirq included,
+/// without the idle machine and without the load generator. Let nothing else run meanwhile.
 #[derive(Parser)]
 #[command(name = "bench fanout")]
 struct Options {
@@ -37,7 +37,7 @@ struct Options {
     /// Rounds; each figure is their median, with the lowest and the highest. [default: 5, with --quick 2]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds that are measured in each run. [default: 2, with --quick 1.2]
+    /// Seconds that are measured in each run. [default: 2, with --quick 1]
     #[arg(long)]
     seconds: Option<f64>,
     /// Looks for the highest rate without loss, with --quick too.
@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     );
     // SAFETY: no arguments, no memory.
     ensure!(unsafe { libc::geteuid() } == 0, "network namespaces and XDP need root");
-    let seconds = options.seconds.unwrap_or(if options.quick { 1.2 } else { 2.0 });
+    let seconds = options.seconds.unwrap_or(if options.quick { 1.0 } else { 2.0 });
     ensure!((0.1..=20.0).contains(&seconds), "--seconds takes 0.1 to 20: leases and sequence numbers must last");
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).max(1);
     let warm_up = Duration::from_millis(if options.quick { 600 } else { 1000 });
