@@ -11,6 +11,7 @@
 //!            producer                      consumer, for the packet with index i
 //!   FREE ── begin ──► BUSY ── publish(i) ──► READY(i) ── claim(i) ──► BUSY ── release ──► FREE
 //!   READY(stale) ── begin ──► BUSY                                     └── put_back(i) ──► READY(i)
+//!   FREE, READY ── close ──► BUSY, for good
 //! ```
 //!
 //! Why no torn and no foreign keystream can leave the machine: an entry is read or written only by
@@ -92,6 +93,11 @@ trait State {
     fn publish(&self, index: ExtendedSeq) {
         self.compare_exchange(BUSY, ready(index));
     }
+
+    fn close(&self) -> bool {
+        let state = self.load();
+        state != BUSY && self.compare_exchange(state, BUSY)
+    }
 }
 
 impl State for AtomicU64 {
@@ -149,6 +155,25 @@ impl Entry {
     /// Producer: the entry that it has begun now holds everything of `index`.
     pub fn publish(&self, index: ExtendedSeq) {
         self.state.publish(index);
+    }
+
+    /// Producer, before it wipes the entry: takes it for ever, so that no packet that still finds the
+    /// ring is sealed with zeros. `false`: a consumer reads it just now.
+    pub fn close(&self) -> bool {
+        self.state.close()
+    }
+
+    /// Producer: overwrites the secrets of an entry.
+    ///
+    /// # Safety
+    /// `this` is an entry that the caller has closed.
+    pub unsafe fn wipe(this: *mut Self) {
+        // SAFETY: closed, so nobody else touches these. Volatile, so that it is not left out.
+        unsafe {
+            (&raw mut (*this).mask).write_volatile([0, 0]);
+            (&raw mut (*this).keystream).write_volatile([[0, 0]; FAST_BLOCKS]);
+            (&raw mut (*this).horner).write_volatile([[0, 0]; FAST_BLOCKS]);
+        }
     }
 }
 
@@ -251,6 +276,30 @@ mod tests {
             producer.join().unwrap();
             other.join().unwrap();
             assert_ne!(State::load(&entry.state), BUSY, "an entry was lost");
+        });
+    }
+
+    /// A ring is wiped while packets may still find it.
+    #[test]
+    fn nobody_reads_what_is_wiped() {
+        loom::model(|| {
+            let entry = Model::new();
+            entry.produce(3, 0);
+            let consumer = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || {
+                    entry.consume(3, true);
+                    entry.consume(3, false);
+                })
+            };
+            let closed = State::close(&entry.state);
+            if closed {
+                // SAFETY: closed.
+                entry.content.with_mut(|content| unsafe { *content = 0 });
+            }
+            consumer.join().unwrap();
+            assert!(!closed || (!entry.consume(3, false) && !entry.produce(4, 4)), "an entry was opened again");
+            assert!(closed || State::close(&entry.state));
         });
     }
 

@@ -19,6 +19,7 @@ mod order;
 pub mod path;
 pub mod rtp;
 pub mod seq;
+pub mod transmit;
 
 pub use counter::Counter;
 pub use key::SessionKey;

@@ -104,23 +104,21 @@ pub struct Window {
     pub highest: u64,
 }
 
-/// A record of `KEYSTREAM_LOW`. 16 bytes.
+/// A record of `KEYSTREAM_LOW`. 8 bytes. How far the packets are stands in [`Window::highest`]: a record
+/// that has waited may be of a track that had the slot before.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeystreamLow {
     /// Publisher-track slot.
     pub track: u32,
     pub reserved: u32,
-    /// Incoming index that reached the window.
-    pub index: u64,
 }
 
 impl KeystreamLow {
     /// The record, if it has the right length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 16] = bytes.try_into().ok()?;
-        let [a, b, c, d, _, _, _, _, index @ ..] = *bytes;
-        Some(Self { track: u32::from_ne_bytes([a, b, c, d]), reserved: 0, index: u64::from_ne_bytes(index) })
+        let [a, b, c, d, ..] = *<&[u8; 8]>::try_from(bytes).ok()?;
+        Some(Self { track: u32::from_ne_bytes([a, b, c, d]), reserved: 0 })
     }
 }
 
@@ -425,7 +423,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]

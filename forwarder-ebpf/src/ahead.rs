@@ -73,6 +73,6 @@ pub fn wake(slot: u32, index: ExtendedSeq) {
     let at = atomic::load(low);
     if index.0 >= at && atomic::compare_exchange(low, at, u64::MAX) {
         // The buffer has room for one record of each track, and a track has one at a time.
-        let _ = KEYSTREAM_LOW.output(KeystreamLow { track: slot, reserved: 0, index: index.0 }, 0);
+        let _ = KEYSTREAM_LOW.output(KeystreamLow { track: slot, reserved: 0 }, 0);
     }
 }

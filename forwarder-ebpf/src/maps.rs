@@ -87,18 +87,6 @@ pub static PASSES: PerCpuArray<layout::Pass, { layout::PASS_SLOTS }> = PerCpuArr
 #[btf_map]
 pub static PASS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Copies that this CPU's egress runs have seen since the last report of a device.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Flush {
-    pub copies: u32,
-    /// Of these, dropped by the egress program.
-    pub dropped: u32,
-}
-
-#[btf_map]
-pub static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
-
 /// Of no use to the datapath: here so that all maps come from one object.
 #[btf_map]
 pub static SERVER: Array<layout::Server, 1> = Array::new();

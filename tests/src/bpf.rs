@@ -26,13 +26,15 @@ use crate::srtp::Key;
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;
 
-/// The BPF object that `cargo xtask build-ebpf` leaves, or the one that `PENSTOCK_EBPF` names.
+/// The BPF object that `cargo xtask build-ebpf` leaves, or the one in the folder that `PENSTOCK_EBPF`
+/// names.
 pub fn object_path() -> PathBuf {
-    let built = "../target/ebpf/bpfel-unknown-none/release/penstock-datapath";
-    match std::env::var_os("PENSTOCK_EBPF") {
+    let built = "../target/ebpf/bpfel-unknown-none/release";
+    let folder = match std::env::var_os("PENSTOCK_EBPF") {
         Some(path) => path.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join(built),
-    }
+    };
+    folder.join("penstock-datapath")
 }
 
 /// What a test needs to say of a publisher's track. The session slot is the track's slot.

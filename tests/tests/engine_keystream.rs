@@ -117,6 +117,31 @@ fn payloads_longer_than_an_entry_go_by_aes_and_are_counted() -> Result<()> {
     Ok(())
 }
 
+/// Seven rings would like 80 entries each, and there is room for 300: nobody goes without, and nobody
+/// has more than an even share.
+#[test]
+fn rings_shrink_for_those_who_come_later() -> Result<()> {
+    const MEMORY: u64 = 300 * 2528;
+    let mut bench = Bench::new(Some(Settings { memory: MEMORY, fixed_entries: None }), 16)?;
+    let give_up = Instant::now() + Duration::from_secs(5);
+    loop {
+        let [rings, memory] = ["keystream_rings", "keystream_memory_bytes"].map(|name| bench.server.counter(name));
+        ensure!(memory <= MEMORY, "{memory} of {MEMORY} bytes");
+        if rings == u64::from(VIEWERS) + 1 && memory <= 7 * 32 * 2528 {
+            break;
+        }
+        ensure!(Instant::now() < give_up, "{rings} rings, {memory} bytes");
+        thread::sleep(Duration::from_millis(2));
+    }
+    for _ in 0..12 {
+        bench.publisher.send()?;
+    }
+    bench.all_arrived(12)?;
+    let under = bench.server.counter("keystream_underrun");
+    ensure!(under == 0, "{under} underruns");
+    Ok(())
+}
+
 /// Rings of a few entries, bursts that overrun them, loss, reordering and duplicates: the producer refills while the
 /// datapath reads, at the same places. Whatever leaves must open, or must have been counted and not left.
 #[test]

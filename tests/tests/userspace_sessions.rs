@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_millis(100);
 fn leases_end_when_nobody_refreshes() -> Result<()> {
     let mut lab = Lab::new(1)?;
     let lease = Duration::from_millis(600);
-    let (server, _threads) = lab.start_userspace(userspace::Config { lease, ..userspace::Config::default() })?;
+    let (server, _threads) = lab.start_userspace(userspace::Config { lease, ..userspace::Config::default() }, false)?;
     let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
     let mut publisher = Publisher::join(&server, peer, local, address(0, 2, false, 5000), Key::random(16))?;
     let own = address(0, 2, false, 10_000);
@@ -40,8 +40,17 @@ fn leases_end_when_nobody_refreshes() -> Result<()> {
 
 #[test]
 fn peers_move_and_leave() -> Result<()> {
+    move_and_leave(false)
+}
+
+#[test]
+fn peers_move_and_leave_by_xdp() -> Result<()> {
+    move_and_leave(true)
+}
+
+fn move_and_leave(xdp: bool) -> Result<()> {
     let mut lab = Lab::new(2)?;
-    let (mut server, _threads) = lab.start_userspace(userspace::Config::default())?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), xdp)?;
     let (near, far) = (lab.server_address(0, false), lab.server_address(1, true));
     let mut publisher = Publisher::join(&server, &lab.peers[0], near, address(0, 2, false, 5000), Key::random(32))?;
     let own = address(0, 2, false, 10_000);
@@ -53,6 +62,7 @@ fn peers_move_and_leave() -> Result<()> {
     let own = address(1, 2, true, 10_000);
     viewer.socket = bind(&lab.peers[1], own)?;
     server.engine.move_session(viewer.session, Transport { local: far, peer: own })?;
+    server.carried(viewer.session)?;
     let own = address(1, 2, true, 5000);
     publisher.socket = bind(&lab.peers[1], own)?;
     publisher.socket.connect(far)?;

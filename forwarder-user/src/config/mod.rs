@@ -54,6 +54,7 @@ pub struct Media {
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
     pub engine: EngineChoice,
+    pub transmitter: TransmitterChoice,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, IpAddr>,
 }
@@ -69,6 +70,19 @@ pub enum EngineChoice {
     Kernel,
     /// The userspace engine alone.
     Userspace,
+}
+
+/// How the userspace engine sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TransmitterChoice {
+    /// By XDP where that is possible, by sockets elsewhere.
+    #[default]
+    Auto,
+    /// By XDP; refuse to start where that is impossible. Peers that it cannot reach get theirs by sockets.
+    Xdp,
+    /// By sockets alone.
+    Socket,
 }
 
 /// The XDP engine.
@@ -173,7 +187,13 @@ impl Http {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { port: 8443, addresses: Vec::new(), engine: EngineChoice::Auto, public_addresses: BTreeMap::new() }
+        Self {
+            port: 8443,
+            addresses: Vec::new(),
+            engine: EngineChoice::Auto,
+            transmitter: TransmitterChoice::Auto,
+            public_addresses: BTreeMap::new(),
+        }
     }
 }
 

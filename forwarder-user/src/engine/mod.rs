@@ -8,6 +8,7 @@ pub mod auto;
 pub mod cipher;
 pub mod io;
 pub mod kernel;
+pub mod route;
 mod slots;
 pub mod transmit;
 pub mod userspace;

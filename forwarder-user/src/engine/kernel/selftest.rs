@@ -35,8 +35,8 @@ use super::{
     Limits,
     load::{self, describe},
     maps::Maps,
-    netlink::Netlink,
 };
+use crate::engine::route::Netlink;
 
 const PORT: u16 = 5004;
 const PAYLOAD_TYPE: u8 = 96;

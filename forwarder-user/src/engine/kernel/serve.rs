@@ -17,7 +17,6 @@ use super::{
     keystream,
     maps::refused,
     mode_name,
-    path::{self, Route, canonical},
     slots::Slots,
     state::{self, CurrentPath, Phase, State},
     wire,
@@ -25,6 +24,7 @@ use super::{
 use crate::engine::{
     Engine, EngineError, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId, Role,
     SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    route::{self, Route, canonical},
 };
 
 impl Engine for KernelEngine {
@@ -303,7 +303,7 @@ impl KernelEngine {
     fn find_path(&self, role: Role, transport: Transport) -> Result<Path, EngineError> {
         let unreachable = |reason| EngineError::Unreachable { peer: transport.peer, reason };
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let route = path::find(&mut netlink, &self.attached, transport).map_err(unreachable)?;
+        let route = route::find(&mut netlink, &self.devices, transport).map_err(unreachable)?;
         if role == Role::Publisher {
             return Ok(Path::NotNeeded);
         }

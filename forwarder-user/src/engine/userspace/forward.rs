@@ -124,6 +124,9 @@ impl Feeder {
             transmitter.flush();
             let after = transmitter.sent();
             inner.count(Counter::Transmitted, after.packets - before.packets);
+            if transmitter.name() == "xdp" {
+                inner.by_xdp.fetch_add(after.packets - before.packets, Relaxed);
+            }
             inner.count(Counter::DropRingFull, after.dropped - before.dropped);
         }
         drop(tables);

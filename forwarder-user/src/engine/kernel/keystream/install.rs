@@ -5,8 +5,7 @@
 //! together; meanwhile the tracks' packets are sealed by AES.
 
 use std::{
-    io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,10 +14,9 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use aya_obj::generated::{bpf_attr, bpf_cmd::BPF_MAP_UPDATE_BATCH};
 
 use super::{
-    super::{fanout::Shared, load::describe, slots::Slots, wire},
+    super::{fanout::Shared, load::describe, outer::Batch, slots::Slots, wire},
     producer::Figures,
     ring::Ring,
 };
@@ -53,8 +51,8 @@ pub struct Installer {
 impl Installer {
     /// Runs until the producer ends.
     pub fn run(self) {
-        // Its ring is dropped here, and with that it says that there is none.
-        let empty = match Ring::new(1) {
+        // Its ring is dropped here, and with that its one entry is closed: nothing is ever found there.
+        let empty = match Ring::new(1, &self.figures) {
             Ok((_, map)) => map,
             Err(error) => return tracing::error!("no keystream ahead of time: {error}"),
         };
@@ -73,14 +71,13 @@ impl Installer {
                 Owner::Publisher(handle) => (&mut publishers, handle),
                 Owner::Subscriber(handle) => (&mut subscribers, handle),
             };
-            batch.keys.push(Slots::<()>::slot(handle));
-            batch.values.push(map.fd().as_fd().as_raw_fd() as u32);
+            batch.add(Slots::<()>::slot(handle), map.fd().as_fd());
         }
         for (map, batch) in [(&self.publishers, &publishers), (&self.subscribers, &subscribers)] {
-            if let Err(error) = map_fd(map).and_then(|fd| batch.write(&fd)) {
-                // The places keep what they had, in which no index of the new rings is found.
+            if let Err(error) = batch.write(map) {
+                // Places keep what they had: rings that are closed before they are wiped, below. The
+                // packets of these tracks go by AES.
                 tracing::error!("keystream rings not installed: {error}");
-                return;
             }
         }
         let mut state = self.shared.lock();
@@ -120,43 +117,5 @@ fn announce(state: &mut super::super::state::State, owner: Owner, entries: u32) 
             entry.keystream = entries;
             state.tables.subscriber_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
         }
-    }
-}
-
-#[derive(Default)]
-struct Batch {
-    keys: Vec<u32>,
-    values: Vec<u32>,
-}
-
-impl Batch {
-    fn write(&self, map: &OwnedFd) -> io::Result<()> {
-        if self.keys.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: all zeros is a valid argument of bpf(2).
-        let mut argument: bpf_attr = unsafe { std::mem::zeroed() };
-        argument.batch.keys = self.keys.as_ptr() as u64;
-        argument.batch.values = self.values.as_ptr() as u64;
-        argument.batch.count = self.keys.len() as u32;
-        argument.batch.map_fd = map.as_raw_fd() as u32;
-        // SAFETY: keys and values are `count` numbers of 4 bytes each, as the map has them, and outlive
-        // the call; the kernel writes to `argument` alone.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_UPDATE_BATCH as libc::c_int,
-                &raw mut argument,
-                size_of::<bpf_attr>() as libc::c_uint,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-}
-
-fn map_fd(map: &Map) -> io::Result<OwnedFd> {
-    match map {
-        Map::ArrayOfMaps(data) => data.fd().as_fd().try_clone_to_owned(),
-        _ => Err(io::Error::other("the object's keystream maps are no arrays of maps")),
     }
 }

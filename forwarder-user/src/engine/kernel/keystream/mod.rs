@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `compute`, `vaes`, `aesni` | the contents of entries |
 //! | `ring` | a track's entries, in a BPF map and in our memory |
-//! | `window` | how many |
+//! | `stream` | a publisher's rings and those of its subscribers, and how they are filled |
+//! | `window` | how many entries |
 //! | `producer` | thread: fills the rings of streams whose window runs low |
 //! | `install` | thread: puts rings into their tracks' places, and wipes old ones |
 
@@ -14,6 +15,7 @@ pub mod compute;
 mod install;
 mod producer;
 mod ring;
+mod stream;
 #[cfg(target_arch = "x86_64")]
 mod vaes;
 mod window;
@@ -69,8 +71,11 @@ impl Parts {
 }
 
 fn map_windows(data: &MapData) -> std::io::Result<MmapRaw> {
-    let entries = data.info().map_err(std::io::Error::other)?.max_entries();
-    let len = entries as usize * size_of::<Window>();
+    let info = data.info().map_err(std::io::Error::other)?;
+    if info.value_size() as usize != size_of::<Window>() {
+        return Err(std::io::Error::other(format!("values of {} bytes", info.value_size())));
+    }
+    let len = info.max_entries() as usize * size_of::<Window>();
     MmapOptions::new().len(len).map_raw(data.fd().as_fd().as_raw_fd())
 }
 
@@ -117,6 +122,8 @@ pub fn prepare(parts: Parts, shared: Arc<Shared>, settings: Settings) -> Result<
         settings,
         figures: Arc::clone(&figures),
         backend,
+        level: window::level(std::iter::empty(), 0),
+        held: 0,
     };
     let installer = Installer {
         publishers: parts.publishers,

@@ -27,10 +27,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
     super::slots::Slots,
-    compute::{self, Backend, Job, Key},
+    compute::{Backend, Key},
     install::{Change, Owner},
     ring::{ENTRY_BYTES, Ring},
-    window::{self, BEHIND, Rate},
+    stream::{Filled, Stream, TrackRing},
+    window::{self, BEHIND, LEAST, Rate},
 };
 use crate::engine::Kind;
 
@@ -70,12 +71,12 @@ pub struct Source {
 /// Totals, for people and metrics.
 #[derive(Debug, Default)]
 pub struct Figures {
-    /// Bytes in rings.
+    /// Bytes in rings, those that wait to be wiped included.
     pub memory: AtomicU64,
     pub rings: AtomicU64,
     /// Rings that the kernel has been shown, since the start.
     pub installed: AtomicU64,
-    /// Tracks that got no ring: out of memory, or of the configured bound.
+    /// How often a track got no ring: out of memory, or of the configured bound.
     pub refused: AtomicU64,
     pub filled: AtomicU64,
     pub wakeups: AtomicU64,
@@ -90,34 +91,6 @@ pub struct Settings {
     pub fixed_entries: Option<u32>,
 }
 
-struct TrackRing {
-    owner: Owner,
-    source: Source,
-    /// Outgoing minus incoming index, wrapping; 0 for the publisher's own ring.
-    offset: u64,
-    /// `None`: there was no memory.
-    ring: Option<Filled>,
-    /// The ring before, which the kernel sees until this says that the new one is in its place.
-    before: Option<(Filled, Arc<AtomicBool>)>,
-}
-
-/// A ring and how far it is filled.
-struct Filled {
-    ring: Ring,
-    /// Everything below has been produced, in outgoing indices: each index once for a ring.
-    produced: u64,
-}
-
-/// A publisher track's rings.
-struct Stream {
-    handle: u32,
-    /// The publisher's first, then the subscribers'.
-    rings: Vec<TrackRing>,
-    /// Highest incoming index that the kernel has told.
-    highest: u64,
-    rate: Rate,
-}
-
 /// The thread.
 pub struct Producer {
     pub low: RingBuf<MapData>,
@@ -130,10 +103,28 @@ pub struct Producer {
     pub settings: Settings,
     pub figures: Arc<Figures>,
     pub backend: Backend,
+    /// Entries that a ring may have at present.
+    pub level: u32,
+    /// Bytes of the rings that tracks have. What [`Figures::memory`] has more of gets free soon.
+    pub held: u64,
 }
 
 /// Least time between two rounds of refilling, while every window has more than a burst in stock.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// While rings change places, all streams are looked at this often.
+const SETTLE_MS: u8 = 20;
+
+/// After so many packets a stream without any ring is tried again.
+const NO_RING_STEP: u64 = 64;
+
+/// This part of the memory is not shared out: it is for new rings whose old ones are still in place.
+const RESERVE: u64 = 8;
+
+/// Bytes of a ring.
+fn bytes(ring: Option<&Filled>) -> u64 {
+    ring.map_or(0, |filled| u64::from(filled.ring.entries()) * ENTRY_BYTES)
+}
 
 impl Producer {
     /// Runs until the engine is dropped.
@@ -147,21 +138,27 @@ impl Producer {
                     return tracing::error!("the keystream producer ends, AES is in BPF from now on: {error}");
                 }
             }
+            let level = self.level;
             while let Ok(command) = self.commands.try_recv() {
                 self.command(&mut streams, command);
             }
-            if !self.refill_low(&mut streams) {
+            let hurried = self.refill_low(&mut streams);
+            if self.settling() || self.level < level {
+                streams.values_mut().for_each(|stream| self.refill(stream));
+            }
+            if !hurried {
                 // What comes meanwhile is served together. Every window has more in stock than that.
                 std::thread::sleep(GATHER);
             }
         }
     }
 
-    /// Sleeps until the kernel or the engine wants something. `false`: the engine is dropped.
+    /// Sleeps until the kernel or the engine wants something, or rings may have changed places.
+    /// `false`: the engine is dropped.
     fn wait(&mut self) -> io::Result<bool> {
         let mut files =
             [PollFd::new(self.low.as_fd(), PollFlags::POLLIN), PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut files, PollTimeout::NONE) {
+        match poll(&mut files, if self.settling() { PollTimeout::from(SETTLE_MS) } else { PollTimeout::NONE }) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -181,12 +178,36 @@ impl Producer {
         while let Some(low) = self.low.next().and_then(|record| KeystreamLow::from_bytes(&record)) {
             self.figures.wakeups.fetch_add(1, Ordering::Relaxed);
             let Some(stream) = streams.get_mut(&low.track) else { continue };
-            stream.rate.reached(stream.highest, low.index, now);
-            stream.highest = stream.highest.max(low.index);
+            // Not what the record says: it may be of a track that had the slot before.
+            let Some([_, highest]) = self.window(stream.handle) else { continue };
+            stream.highest = stream.highest.max(highest.load(Ordering::SeqCst));
+            stream.rate.reached(stream.highest, now);
             hurried |= stream.rate.hurried(GATHER);
-            self.refill(stream);
+            let entries = stream.rate.entries();
+            if window::misfits(stream.wanted, entries) {
+                stream.wanted = entries;
+                self.share(streams);
+            }
+            if let Some(stream) = streams.get_mut(&low.track) {
+                self.refill(stream);
+            }
         }
         hurried
+    }
+
+    /// Shares the memory out anew, after somebody wants more or less of it.
+    fn share(&mut self, streams: &HashMap<u32, Stream>) {
+        let wanted = streams.values().map(|stream| (stream.rings.len() as u64, stream.wanted));
+        self.level = window::level(wanted, self.shared_memory() / ENTRY_BYTES);
+    }
+
+    fn shared_memory(&self) -> u64 {
+        self.settings.memory - self.settings.memory / RESERVE
+    }
+
+    /// Are there rings that are on their way out?
+    fn settling(&self) -> bool {
+        self.figures.memory.load(Ordering::Relaxed) > self.held
     }
 
     fn command(&mut self, streams: &mut HashMap<u32, Stream>, command: Command) {
@@ -200,34 +221,43 @@ impl Producer {
                     low.store(u64::MAX, Ordering::SeqCst);
                     last.store(highest, Ordering::SeqCst);
                 }
-                let mut stream = Stream { handle, rings: Vec::new(), highest, rate: Rate::new(kind, now) };
-                stream.rings.push(TrackRing { owner, source, offset: 0, ring: None, before: None });
-                self.refill(&mut stream);
-                streams.insert(Slots::<()>::slot(handle), stream);
+                let rate = Rate::new(kind, highest, now);
+                let mut stream = Stream { handle, rings: Vec::new(), highest, wanted: rate.entries(), rate };
+                stream.rings.push(TrackRing::new(owner, source, 0));
+                let slot = Slots::<()>::slot(handle);
+                streams.insert(slot, stream);
+                self.share(streams);
+                if let Some(stream) = streams.get_mut(&slot) {
+                    self.refill(stream);
+                }
             }
             Command::AddSubscriber { publisher, handle, source, offset } => {
-                let Some(stream) = streams.get_mut(&Slots::<()>::slot(publisher)) else { return };
-                let owner = Owner::Subscriber(handle);
-                stream.rings.push(TrackRing { owner, source, offset, ring: None, before: None });
-                let (rate, highest) = (&stream.rate, stream.highest);
+                let slot = Slots::<()>::slot(publisher);
+                let Some(stream) = streams.get_mut(&slot) else { return };
+                stream.rings.push(TrackRing::new(Owner::Subscriber(handle), source, offset));
+                self.share(streams);
+                let Some(stream) = streams.get_mut(&slot) else { return };
+                let (wanted, highest) = (stream.wanted, stream.highest);
                 if let Some(ring) = stream.rings.last_mut() {
-                    self.refill_ring(rate, highest, ring);
+                    self.refill_ring(wanted, highest, ring);
                 }
             }
             Command::RemoveSubscriber { publisher, handle } => {
                 let Some(stream) = streams.get_mut(&Slots::<()>::slot(publisher)) else { return };
                 let gone = stream.rings.iter().position(|ring| ring.owner == Owner::Subscriber(handle));
-                if let Some(ring) = gone.map(|place| stream.rings.swap_remove(place)) {
-                    self.retire(ring);
+                if let Some(mut ring) = gone.map(|place| stream.rings.swap_remove(place)) {
+                    self.retire(&mut ring);
                 }
+                self.share(streams);
             }
             Command::RemovePublisher { handle } => {
                 let slot = Slots::<()>::slot(handle);
                 if streams.get(&slot).is_some_and(|stream| stream.handle == handle)
-                    && let Some(stream) = streams.remove(&slot)
+                    && let Some(mut stream) = streams.remove(&slot)
                 {
-                    stream.rings.into_iter().for_each(|ring| self.retire(ring));
+                    stream.rings.iter_mut().for_each(|ring| self.retire(ring));
                 }
+                self.share(streams);
             }
         }
     }
@@ -239,15 +269,12 @@ impl Producer {
         for _ in 0..ROUNDS {
             let mut ahead = u32::MAX;
             for ring in &mut stream.rings {
-                self.refill_ring(&stream.rate, stream.highest, ring);
+                self.refill_ring(stream.wanted, stream.highest, ring);
                 let entries = ring.ring.as_ref().map(|filled| filled.ring.entries());
                 ahead = entries.map_or(ahead, |entries| ahead.min(entries.saturating_sub(BEHIND)));
             }
-            let Some([low, highest]) = self.window(stream.handle).filter(|_| ahead != u32::MAX) else {
-                // No rings, no wake-ups.
-                return;
-            };
-            let next = stream.highest + window::step(ahead);
+            let Some([low, highest]) = self.window(stream.handle) else { return };
+            let next = stream.highest + if ahead == u32::MAX { NO_RING_STEP } else { window::step(ahead) };
             low.store(next, Ordering::SeqCst);
             // Packets that came before this store have woken nobody, so they are looked for.
             let now = highest.load(Ordering::SeqCst);
@@ -271,94 +298,66 @@ impl Producer {
     }
 
     /// Fills a track's ring, after it has got the size that it should have.
-    fn refill_ring(&mut self, rate: &Rate, highest: u64, track: &mut TrackRing) {
+    fn refill_ring(&mut self, wanted: u32, highest: u64, track: &mut TrackRing) {
         if track.before.as_ref().is_some_and(|(_, replaced)| replaced.load(Ordering::Acquire)) {
-            // Wiped: the installer has waited for all packets that could have found it.
+            // The installer has waited for all packets that could have found it.
             track.before = None;
         }
-        self.fit(rate, track);
-        let outgoing = highest.wrapping_add(track.offset);
-        // Wrapping can only mean that the publisher is behind the subscriber's first index.
-        if outgoing > ExtendedSeq::MAX.0 {
-            return;
-        }
-        for filled in track.ring.iter_mut().chain(track.before.iter_mut().map(|(filled, _)| filled)) {
-            self.fill_up(&track.source, outgoing, filled);
-        }
-    }
-
-    /// Fills a ring from where it stands up to its end.
-    fn fill_up(&self, source: &Source, outgoing: u64, filled: &mut Filled) {
-        let ring = &filled.ring;
-        // Entries below wait for packets that are lost, or so late that AES may have them.
-        let stale_below = ExtendedSeq((outgoing + 1).saturating_sub(BEHIND.into()));
-        let end = (outgoing + 1 + u64::from(ring.entries() - BEHIND)).min(ExtendedSeq::MAX.0 + 1);
-        let first = filled.produced.max(outgoing + 1);
-        let mut jobs = Vec::with_capacity((end.saturating_sub(first)) as usize);
-        for index in (first..end).map(ExtendedSeq) {
-            let entry = ring.entry(index);
-            // SAFETY: an entry of the ring; its state is atomic, and nothing else is touched before `begin`.
-            if unsafe { (*entry).begin(stale_below) } {
-                jobs.push(Job { index, entry });
-            }
-        }
-        // SAFETY: the entries have been begun, so they are ours until they are published.
-        unsafe { compute::fill(self.backend, &source.key, source.ssrc, &jobs) };
-        for job in &jobs {
-            // SAFETY: as above.
-            unsafe { (*job.entry).publish(job.index) };
-        }
-        self.figures.filled.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-        filled.produced = filled.produced.max(end);
+        self.fit(wanted, track);
+        let filled = track.fill_up(highest, self.backend);
+        self.figures.filled.fetch_add(filled, Ordering::Relaxed);
     }
 
     /// Gives a track the ring that its stream's rate asks for, as far as memory goes.
-    fn fit(&mut self, rate: &Rate, track: &mut TrackRing) {
-        let rings = self.figures.rings.load(Ordering::Relaxed) + u64::from(track.ring.is_none());
-        // The bound is shared evenly among all rings: late comers make the others shrink.
-        let bound = self.settings.memory / ENTRY_BYTES / rings.max(1);
-        let wanted = self.settings.fixed_entries.unwrap_or_else(|| rate.entries(bound));
+    fn fit(&mut self, wanted: u32, track: &mut TrackRing) {
+        let wanted = self.settings.fixed_entries.unwrap_or_else(|| wanted.min(self.level));
         let now = track.ring.as_ref().map_or(0, |filled| filled.ring.entries());
-        let free = self.settings.memory.saturating_sub(self.figures.memory.load(Ordering::Relaxed));
-        if wanted == 0 || track.before.is_some() || (now != 0 && !window::misfits(now, wanted)) {
+        let shrinks = now > self.level && self.settings.fixed_entries.is_none();
+        if track.before.is_some() || (now != 0 && !shrinks && !window::misfits(now, wanted)) {
             return;
         }
-        let more = u64::from(wanted.saturating_sub(now)) * ENTRY_BYTES;
-        if more > free && self.settings.fixed_entries.is_none() {
+        let used = self.figures.memory.load(Ordering::Relaxed);
+        let room = |memory: u64| u32::try_from(memory.saturating_sub(used) / ENTRY_BYTES).unwrap_or(u32::MAX);
+        let entries = match self.settings.fixed_entries {
+            Some(fixed) => fixed,
+            // A newcomer takes what there is, and grows when the others have shrunk.
+            None if now == 0 => wanted.min(room(self.shared_memory())),
+            None => wanted,
+        };
+        if entries > room(self.settings.memory) || (entries < LEAST && self.settings.fixed_entries.is_none()) {
             self.figures.refused.fetch_add(1, Ordering::Relaxed);
+            // If nothing gets free by itself, somebody goes without for a moment.
+            if shrinks && !self.settling() {
+                self.retire(track);
+            }
             return;
         }
-        match Ring::new(wanted) {
+        match Ring::new(entries, &self.figures) {
             Ok((ring, map)) => {
-                self.count(Some(&ring), track.ring.as_ref().map(|filled| &filled.ring));
                 let replaced = Arc::new(AtomicBool::new(false));
                 // Until the kernel sees the new ring, both are filled. What they have in common is the same
                 // keystream for the same indices, so it does not matter which of them a packet finds.
                 let old = track.ring.replace(Filled { ring, produced: 0 });
+                self.held = self.held + bytes(track.ring.as_ref()) - bytes(old.as_ref());
+                self.figures.rings.fetch_add(old.is_none().into(), Ordering::Relaxed);
                 track.before = old.map(|old| (old, Arc::clone(&replaced)));
                 let change =
-                    Change { owner: track.owner, ring: Some((map, wanted)), done: Some(replaced), old: vec![] };
+                    Change { owner: track.owner, ring: Some((map, entries)), done: Some(replaced), old: vec![] };
                 let _ = self.installer.send(change);
             }
             Err(error) => {
                 self.figures.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(entries = wanted, "no memory for a keystream ring: {error}");
+                tracing::warn!(entries, "no memory for a keystream ring: {error}");
             }
         }
     }
 
-    fn count(&self, new: Option<&Ring>, old: Option<&Ring>) {
-        let bytes = |ring: Option<&Ring>| ring.map_or(0, Ring::bytes);
-        self.figures.memory.fetch_add(bytes(new), Ordering::Relaxed);
-        self.figures.memory.fetch_sub(bytes(old), Ordering::Relaxed);
-        self.figures.rings.fetch_add(new.is_some().into(), Ordering::Relaxed);
-        self.figures.rings.fetch_sub(old.is_some().into(), Ordering::Relaxed);
-    }
-
-    fn retire(&mut self, track: TrackRing) {
-        self.count(None, track.ring.as_ref().map(|filled| &filled.ring));
-        let old: Vec<Ring> =
-            track.ring.into_iter().chain(track.before.map(|(old, _)| old)).map(|old| old.ring).collect();
+    /// Takes a track's rings away.
+    fn retire(&mut self, track: &mut TrackRing) {
+        let (ring, before) = (track.ring.take(), track.before.take());
+        self.figures.rings.fetch_sub(ring.is_some().into(), Ordering::Relaxed);
+        self.held -= bytes(ring.as_ref());
+        let old: Vec<Ring> = ring.into_iter().chain(before.map(|(old, _)| old)).map(|old| old.ring).collect();
         if !old.is_empty() {
             let _ = self.installer.send(Change { owner: track.owner, ring: None, done: None, old });
         }

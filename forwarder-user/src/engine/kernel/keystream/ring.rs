@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::{Arc, atomic::Ordering},
 };
 
 use aya::maps::MapData;
@@ -10,16 +11,17 @@ use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_
 use forwarder_common::{ExtendedSeq, keystream::Entry};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::super::maps::as_io;
+use super::{super::maps::as_io, producer::Figures};
 
 /// Memory of one entry.
 pub const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;
 
-/// A ring's memory. Wiped when dropped; whoever drops it knows that no packet in flight can find it
-/// in its track.
+/// A ring's memory. When it is dropped, its entries are closed and wiped; who drops it takes care that
+/// no more packets look for it, since they would go without keystream.
 pub struct Ring {
     memory: MmapRaw,
     entries: u32,
+    figures: Arc<Figures>,
 }
 
 // SAFETY: the memory belongs to this value, and is shared with the kernel alone, under the protocol of
@@ -28,20 +30,22 @@ unsafe impl Send for Ring {}
 
 impl Ring {
     /// A ring of so many free entries, and the map by which the kernel finds it. The map may be closed
-    /// once it is in its track's place: the ring keeps it alive.
+    /// once it is in its track's place: the ring keeps it alive. Its memory is counted in `figures`, for
+    /// as long as it lives.
     ///
     /// # Errors
     /// What the kernel says: out of memory, as a rule.
-    pub fn new(entries: u32) -> io::Result<(Self, MapData)> {
+    pub fn new(entries: u32, figures: &Arc<Figures>) -> io::Result<(Self, MapData)> {
         let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
         let definition =
             aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, ENTRY_BYTES as u32, entries, flags);
         let map = MapData::create(definition, "penstock_keys", None).map_err(as_io)?;
         let len = usize::try_from(ENTRY_BYTES * u64::from(entries)).map_err(io::Error::other)?;
         let memory = MmapOptions::new().len(len).map_raw(map.fd().as_fd().as_raw_fd())?;
-        let ring = Self { memory, entries };
+        let ring = Self { memory, entries, figures: Arc::clone(figures) };
+        ring.figures.memory.fetch_add(ring.bytes(), Ordering::Relaxed);
         // SAFETY: the first entry of the ring, which nobody else has seen.
-        unsafe { (*ring.entry(ExtendedSeq(0))).set_entries(entries) };
+        unsafe { (*ring.at(0)).set_entries(entries) };
         Ok((ring, map))
     }
 
@@ -49,24 +53,42 @@ impl Ring {
         self.entries
     }
 
-    pub fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         u64::from(self.entries) * ENTRY_BYTES
     }
 
     /// Where the entry of an index lies.
     pub fn entry(&self, index: ExtendedSeq) -> *mut Entry {
-        let place = (index.0 % u64::from(self.entries)) as usize;
+        self.at((index.0 % u64::from(self.entries)) as u32)
+    }
+
+    fn at(&self, place: u32) -> *mut Entry {
+        assert!(place < self.entries, "outside of the ring");
         // SAFETY: `place` is below the number of entries that the mapping holds.
-        unsafe { self.memory.as_mut_ptr().cast::<Entry>().add(place) }
+        unsafe { self.memory.as_mut_ptr().cast::<Entry>().add(place as usize) }
     }
 }
 
+/// How often an entry is asked for that a packet reads: far longer than a packet takes.
+const PATIENCE: usize = 10_000;
+
 impl Drop for Ring {
     fn drop(&mut self) {
-        let words = self.memory.len() / size_of::<u64>();
-        for word in 0..words {
-            // SAFETY: within the mapping, which is page-aligned. Volatile, so that it is not left out.
-            unsafe { self.memory.as_mut_ptr().cast::<u64>().add(word).write_volatile(0) };
+        for place in 0..self.entries {
+            let entry = self.at(place);
+            // SAFETY: an entry of the ring; its state is atomic.
+            let closed = (0..PATIENCE).any(|_| unsafe { (*entry).close() } || {
+                std::thread::yield_now();
+                false
+            });
+            if closed {
+                // SAFETY: closed, so nobody else touches it, now or later.
+                unsafe { Entry::wipe(entry) };
+            } else {
+                // Better a secret that nobody else can reach than a packet sealed with zeros.
+                tracing::error!("a keystream entry is in use for too long, and is not wiped");
+            }
         }
+        self.figures.memory.fetch_sub(self.bytes(), Ordering::Relaxed);
     }
 }

@@ -12,32 +12,52 @@ const VIDEO_AHEAD: u32 = 72;
 const AUDIO_AHEAD: u32 = 12;
 /// More than this is never useful: the producer is faster than any sender of one stream.
 const MAX_AHEAD: u32 = 1024;
-/// Fewer are not worth a ring.
-const MIN_ENTRIES: u64 = 2 * BEHIND as u64;
+/// Fewer entries are not worth a ring.
+pub const LEAST: u32 = 2 * BEHIND;
 /// What a fast stream sends in this time stands ready.
 const STOCK: Duration = Duration::from_millis(30);
+
+/// What is measured over less time says more about the sender's bursts than about its rate.
+const MEASURE: Duration = Duration::from_millis(30);
+
+/// Sizes that memory may limit rings to. Few, so that rings change places when memory gets short, and
+/// not with each viewer that joins.
+const LEVELS: [u32; 13] = [MAX_AHEAD + BEHIND, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 24, LEAST];
+
+/// Entries that each ring may have so that all of them, `wanted` by so many each, have no more than
+/// `entries` together: who wants less gets it whole, the others share evenly. Below the lowest level it
+/// is first come, first served.
+pub fn level(wanted: impl Iterator<Item = (u64, u32)> + Clone, entries: u64) -> u32 {
+    let total = |level: u32| wanted.clone().map(|(rings, wanted)| rings * u64::from(wanted.min(level))).sum::<u64>();
+    LEVELS.into_iter().find(|level| total(*level) <= entries).unwrap_or(LEAST)
+}
 
 /// Recent rate of a publisher track.
 #[derive(Debug)]
 pub struct Rate {
     kind: Kind,
-    /// Packets a second, mostly of the last few wake-ups.
+    /// Packets a second, mostly of the last few measurements.
     per_second: f64,
-    at: Instant,
+    /// Since when packets are counted, and from which index on.
+    since: Instant,
+    from: u64,
 }
 
 impl Rate {
-    pub fn new(kind: Kind, now: Instant) -> Self {
-        Self { kind, per_second: 0.0, at: now }
+    pub fn new(kind: Kind, index: u64, now: Instant) -> Self {
+        Self { kind, per_second: 0.0, since: now, from: index }
     }
 
-    /// The publisher's index went from `before` to `index` since the last call.
-    pub fn reached(&mut self, before: u64, index: u64, now: Instant) {
-        let seconds = now.duration_since(self.at).as_secs_f64().max(0.001);
-        let sample = index.saturating_sub(before) as f64 / seconds;
+    /// The publisher has reached this index.
+    pub fn reached(&mut self, index: u64, now: Instant) {
+        let elapsed = now.duration_since(self.since);
+        if elapsed < MEASURE {
+            return;
+        }
+        let sample = index.saturating_sub(self.from) as f64 / elapsed.as_secs_f64();
         // Up at once, down slowly: a burst comes back.
         self.per_second = if sample > self.per_second { sample } else { 0.95 * self.per_second + 0.05 * sample };
-        self.at = now;
+        (self.since, self.from) = (now, index);
     }
 
     /// Would waiting for `time` eat a good part of the stock?
@@ -52,11 +72,10 @@ impl Rate {
         }
     }
 
-    /// Entries of each ring of this stream, if a ring may have at most `bound`. 0: no ring.
-    pub fn entries(&self, bound: u64) -> u32 {
+    /// Entries that each ring of this stream should have.
+    pub fn entries(&self) -> u32 {
         let stock = (self.per_second * STOCK.as_secs_f64()) as u32;
-        let wanted = BEHIND + self.least_ahead().max(stock).min(MAX_AHEAD);
-        if bound < MIN_ENTRIES { 0 } else { wanted.min(u32::try_from(bound).unwrap_or(u32::MAX)) }
+        BEHIND + self.least_ahead().max(stock).min(MAX_AHEAD)
     }
 }
 
@@ -76,31 +95,52 @@ mod tests {
 
     #[test]
     fn a_keyframe_of_60_packets_is_in_stock_just_before_a_wake_up() {
-        let rate = Rate::new(Kind::Video, Instant::now());
-        let ahead = rate.entries(u64::MAX) - BEHIND;
+        let rate = Rate::new(Kind::Video, 0, Instant::now());
+        let ahead = rate.entries() - BEHIND;
         assert!(u64::from(ahead) - step(ahead) >= 60);
     }
 
     #[test]
     fn rings_grow_with_the_rate_at_once_and_shrink_slowly() {
         let start = Instant::now();
-        let mut rate = Rate::new(Kind::Video, start);
-        rate.reached(0, 1000, start + Duration::from_millis(100));
-        assert_eq!(rate.entries(u64::MAX), BEHIND + 300);
+        let mut rate = Rate::new(Kind::Video, 0, start);
+        rate.reached(1000, start + Duration::from_millis(100));
+        assert_eq!(rate.entries(), BEHIND + 300);
         assert!(rate.hurried(Duration::from_millis(5)));
-        rate.reached(1000, 1001, start + Duration::from_secs(1));
-        assert!(rate.entries(u64::MAX) > BEHIND + 250);
+        rate.reached(1001, start + Duration::from_secs(1));
+        assert!(rate.entries() > BEHIND + 250);
         for second in 2..200 {
-            rate.reached(1000, 1001, start + Duration::from_secs(second));
+            rate.reached(1001, start + Duration::from_secs(second));
         }
-        assert_eq!(rate.entries(u64::MAX), BEHIND + VIDEO_AHEAD);
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
         assert!(!rate.hurried(Duration::from_millis(5)));
     }
 
     #[test]
-    fn memory_bounds_a_ring() {
-        let rate = Rate::new(Kind::Video, Instant::now());
-        assert_eq!((rate.entries(20), rate.entries(15), rate.entries(0)), (20, 0, 0));
+    fn a_burst_is_no_rate() {
+        let start = Instant::now();
+        let mut rate = Rate::new(Kind::Video, 0, start);
+        for packet in 1..=60 {
+            rate.reached(packet, start + Duration::from_micros(20 * packet));
+        }
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        rate.reached(63, start + Duration::from_millis(100));
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+    }
+
+    #[test]
+    fn memory_is_shared_evenly_by_those_who_want_much() {
+        let all = |rings: &[(u64, u32)], entries| level(rings.iter().copied(), entries);
+        assert_eq!(all(&[(10, 80), (10, 20)], 1000), MAX_AHEAD + BEHIND);
+        // 10 × 64 + 10 × 20.
+        assert_eq!(all(&[(10, 80), (10, 20)], 900), 64);
+        assert_eq!(all(&[(1, 1000), (100, 20)], 2200), 192);
+        assert_eq!(all(&[(1000, 80)], 1000), LEAST);
+        assert_eq!(all(&[], 0), MAX_AHEAD + BEHIND);
+    }
+
+    #[test]
+    fn small_differences_are_not_worth_another_ring() {
         assert!(misfits(20, 80) && misfits(80, 20) && !misfits(80, 88) && !misfits(80, 30));
     }
 }

@@ -78,7 +78,10 @@ impl Netlink {
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
-    pub(super) fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
