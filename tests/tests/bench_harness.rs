@@ -39,12 +39,13 @@ fn what_nobody_forwards_is_lost() -> Result<()> {
 
 #[test]
 fn engines_pass_the_check_of_every_copy() -> Result<()> {
-    for contender in [Contender::Kernel, Contender::Socket, Contender::SocketGso] {
+    for contender in [Contender::Kernel, Contender::Xdp, Contender::Socket, Contender::SocketGso] {
         let measured = measure(Subject::Contender(contender), &slow(8), Look::Check)?;
         let verdict = measured.verdict.unwrap_or_default();
         assert_eq!((verdict.right, verdict.wrong, measured.lost), (8 * 70, 0, 0), "{contender:?}: {verdict:?}");
         assert!(measured.memory.process > 1 << 20, "{contender:?}: {:?}", measured.memory);
-        assert_eq!(measured.memory.maps > 0, contender == Contender::Kernel, "{:?}", measured.memory);
+        let has_maps = matches!(contender, Contender::Kernel | Contender::Xdp);
+        assert_eq!(measured.memory.maps > 0, has_maps, "{:?}", measured.memory);
     }
     Ok(())
 }
@@ -52,7 +53,7 @@ fn engines_pass_the_check_of_every_copy() -> Result<()> {
 #[test]
 fn sources_reach_their_viewers() -> Result<()> {
     let case = Case::cameras(8, Origin::Source);
-    for contender in [Contender::Socket, Contender::SocketGso] {
+    for contender in [Contender::Xdp, Contender::Socket, Contender::SocketGso] {
         let measured = measure(Subject::Contender(contender), &case, Look::Check)?;
         let verdict = measured.verdict.unwrap_or_default();
         assert_eq!((verdict.right, verdict.wrong), (measured.expected, 0), "{contender:?}: {verdict:?}");

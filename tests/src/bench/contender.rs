@@ -14,6 +14,8 @@ pub enum Contender {
     Limit,
     /// Both engines as `penstock serve` joins them: the kernel engine for what it can serve.
     Kernel,
+    /// The userspace engine, sending by XDP.
+    Xdp,
     /// The userspace engine, sending by sendmmsg.
     Socket,
     /// The same with UDP GSO.
@@ -22,13 +24,14 @@ pub enum Contender {
 
 impl Contender {
     /// All, in the order of the report.
-    pub const ALL: &'static [Self] = &[Self::Limit, Self::Kernel, Self::Socket, Self::SocketGso];
+    pub const ALL: &'static [Self] = &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso];
 
     /// As the command line names it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::Kernel => "kernel",
+            Self::Xdp => "xdp",
             Self::Socket => "socket",
             Self::SocketGso => "socket-gso",
         }
@@ -39,6 +42,7 @@ impl Contender {
         match self {
             Self::Limit => "XDP fan-out without cryptography",
             Self::Kernel => "kernel engine",
+            Self::Xdp => "userspace, XDP",
             Self::Socket => "userspace, sendmmsg",
             Self::SocketGso => "userspace, GSO",
         }
@@ -47,7 +51,7 @@ impl Contender {
     /// How its copies arrive: each has the receiver that costs the machine the least.
     pub const fn arrival(self) -> Arrival {
         match self {
-            Self::Limit | Self::Kernel => Arrival::Xdp,
+            Self::Limit | Self::Kernel | Self::Xdp => Arrival::Xdp,
             Self::Socket | Self::SocketGso => Arrival::Stack,
         }
     }
@@ -59,7 +63,7 @@ impl Contender {
         match self {
             Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
             Self::Kernel => matches!(case.origin, Origin::Srtp),
-            Self::Socket | Self::SocketGso => true,
+            Self::Xdp | Self::Socket | Self::SocketGso => true,
         }
     }
 }

@@ -123,6 +123,8 @@ pub fn run(options: &Options) -> Result<()> {
         };
         config.limits.publisher_tracks = config.limits.publisher_tracks.max(case.streams as usize);
         let kernel = KernelEngine::start(config, sender)?;
+        let interfaces = kernel.interfaces().iter().map(|interface| interface.index).collect();
+        userspace.use_xdp(Some(interfaces)).map_err(anyhow::Error::msg)?;
         let engine = AutoEngine::new(Some(kernel), userspace, String::new());
         engine.set_sockets(&sockets);
         let _threads = Threads::start(&sockets, &control, |_| engine.worker())?;
@@ -130,10 +132,14 @@ pub fn run(options: &Options) -> Result<()> {
         fill(&mut server, &case, |_| bail!("the kernel engine takes no sources"))?;
         serve(&server, |_| bail!("no source"))
     } else {
+        if options.contender == Contender::Xdp {
+            userspace.use_xdp(None).map_err(anyhow::Error::msg)?;
+        }
         userspace.set_sockets(&sockets);
         let _threads = Threads::start(&sockets, &control, |_| userspace.worker())?;
         let mut server = Server::new(userspace, events);
         let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(BEFORE_FIRST) };
+        server.carrier = (options.contender == Contender::Xdp).then_some("userspace xdp");
         let tracks = fill(&mut server, &case, |engine| Ok(engine.add_source(source)?))?;
         let times = SentTimes::open(options.times, &case)?;
         let mut source = Some((server.engine.feeder().context("no sockets")?, tracks, times));
@@ -144,13 +150,14 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Adds all sessions, and waits until every viewer is attached.
+/// Adds all sessions, and waits until every viewer is attached and, if that takes time, carried by what
+/// is to be measured.
 fn fill<E: Engine>(
     server: &mut Server<E>,
     case: &Case,
     add_source: impl Fn(&E) -> Result<PublisherTrackId>,
 ) -> Result<Vec<PublisherTrackId>> {
-    let (mut publishers, mut tracks) = (Vec::new(), Vec::new());
+    let (mut publishers, mut sessions, mut tracks) = (Vec::new(), Vec::new(), Vec::new());
     for stream in 0..case.streams {
         let publisher = match case.origin {
             Origin::Source => add_source(&server.engine)?,
@@ -165,6 +172,7 @@ fn fill<E: Engine>(
                 key: media_key(&scene::viewer_key(viewer)),
                 transport: Transport { local: scene::locals()[1], peer: scene::viewer(viewer) },
             })?;
+            sessions.push(session);
             let track = NewSubscriberTrack {
                 ssrc: scene::viewer_ssrc(viewer),
                 kind: Kind::Video,
@@ -176,6 +184,7 @@ fn fill<E: Engine>(
         }
     }
     tracks.into_iter().try_for_each(|track| server.started(track))?;
+    sessions.into_iter().try_for_each(|session| server.carried(session))?;
     Ok(publishers)
 }
 

@@ -9,6 +9,7 @@
 //! | `program`, `receivers`, `checker` | BPF programs of the benchmark; count copies and time them; open each copy |
 //! | `host`, `server` | the process under test, and the driver's end of it |
 //! | `cpu`, `memory`, `programs` | what a run cost |
+//! | `peer` | any WHIP and WHEP server |
 //! | `run`, `search`, `report`, `picture` | one run; the highest rate; medians, JSON and tables; a picture |
 
 pub mod case;
@@ -18,6 +19,7 @@ pub mod cpu;
 pub mod host;
 pub mod load;
 pub mod memory;
+pub mod peer;
 pub mod picture;
 pub mod program;
 pub mod programs;

@@ -19,6 +19,7 @@ const fn colour(contender: Contender) -> RGBColor {
     match contender {
         Contender::Limit => RGBColor(150, 150, 150),
         Contender::Kernel => RGBColor(27, 110, 194),
+        Contender::Xdp => RGBColor(60, 160, 100),
         Contender::Socket => RGBColor(214, 120, 30),
         Contender::SocketGso => RGBColor(236, 178, 110),
     }

@@ -300,11 +300,16 @@ fn targets(outcome: &Outcome, idle: Busy, rows: &mut Vec<Vec<String>>) {
         let ratio = kernel / socket;
         row("kernel engine to sendmmsg, CPU", format!("{ratio:.2}"), "≤ 0.60", ratio <= 0.6);
     }
-    let best = match case.origin {
-        Origin::Source if case.streams == 512 => Some(Contender::ALL),
-        _ => None,
-    };
-    for entry in outcome.entries.iter().filter(|entry| best.is_some_and(|all| all.contains(&entry.contender))) {
+    if let (true, Some(xdp), Some(socket)) = (fan_out, cost(Contender::Xdp), cost(Contender::Socket)) {
+        let ratio = xdp / socket;
+        row("userspace by XDP to sendmmsg, CPU", format!("{ratio:.2}"), "≤ 0.35", ratio <= 0.35);
+    }
+    if let (true, Some(xdp), Some(limit)) = (fan_out, cost(Contender::Xdp), cost(Contender::Limit)) {
+        let ratio = xdp / limit;
+        row("userspace by XDP to the limit, CPU", format!("{ratio:.2}"), "≤ 3.00", ratio <= 3.0);
+    }
+    let cameras = case.origin == Origin::Source && case.streams == 512;
+    for entry in outcome.entries.iter().filter(|_| cameras) {
         let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, idle))).median;
         row(&format!("{}, CPU", entry.contender.title()), format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
         let megabytes = entry.megabytes().median;

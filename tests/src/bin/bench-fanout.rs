@@ -13,7 +13,7 @@ use penstock_tests::bench::{
     contender::Contender,
     cpu,
     load::Load,
-    picture,
+    peer, picture,
     report::{Entry, Figure, Outcome, Report},
     run::{Look, Measured, Subject, Times, run},
     search,
@@ -43,6 +43,16 @@ struct Options {
     /// Looks for the highest rate without loss, with --quick too.
     #[arg(long)]
     highest: bool,
+    /// Only another server: publishes the clip at URL/whip by WHIP, plays it at URL/whep by WHEP, and prints
+    /// what the process of --peer-pid costs.
+    #[arg(long, value_name = "URL", requires = "peer_pid")]
+    peer_url: Option<String>,
+    /// Process of that server.
+    #[arg(long, value_name = "PID")]
+    peer_pid: Option<i32>,
+    /// Viewers of that server.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    peer_viewers: usize,
     /// Writes everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -71,6 +81,9 @@ fn main() -> Result<()> {
     );
     // SAFETY: no arguments, no memory.
     ensure!(unsafe { libc::geteuid() } == 0, "network namespaces and XDP need root");
+    if let (Some(url), Some(id)) = (&options.peer_url, options.peer_pid) {
+        return other_server(url, id, &options);
+    }
     let seconds = options.seconds.unwrap_or(if options.quick { 1.0 } else { 2.0 });
     ensure!((0.1..=20.0).contains(&seconds), "--seconds takes 0.1 to 20: leases and sequence numbers must last");
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).max(1);
@@ -191,6 +204,19 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Figures of a server that is not ours, or is.
+fn other_server(url: &str, id: i32, options: &Options) -> Result<()> {
+    let length = Duration::from_secs_f64(options.seconds.unwrap_or(10.0));
+    eprintln!("{} viewers of {url} join, then {length:?} are measured", options.peer_viewers);
+    let figures = peer::measure(url.trim_end_matches('/'), id, options.peer_viewers, length)?;
+    let peer::Figures { viewers, packets, lost, process, machine } = figures;
+    let ns = process * 1e9 / packets.max(1.0);
+    println!("viewers {viewers}, packets received {packets:.0} /s, lost {lost}");
+    println!("process {:.1} % of a core, {ns:.0} ns per packet (XDP and softirq are not in it)", 100.0 * process);
+    println!("machine {:.1} % of a core, publisher and viewers included", 100.0 * machine);
+    Ok(())
 }
 
 /// A run in a line.
