@@ -1,5 +1,5 @@
-//! CPU time that a run costs the machine: that of our processes and of all kernel threads, by the
-//! scheduler's clock.
+//! CPU time that a run costs the machine: that of our processes and of ksoftirqd, by the scheduler's
+//! clock.
 //!
 //! XDP runs in softirq, which no process is told about; but the scheduler counts an interrupt's time to
 //! the thread that it interrupted. Here that is the load generator or the process under test, whose
@@ -54,7 +54,7 @@ impl Cpu {
         let not_idle = NotIdle::parse(&stat).context("/proc/stat has no line `cpu`")?;
         let own = std::process::id() as i32;
         let ids = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let counts = |id: &i32| *id == own || Some(*id) == under_test || is_kernel_thread(*id);
+        let counts = |id: &i32| *id == own || Some(*id) == under_test || is_ksoftirqd(*id);
         // A thread that ends meanwhile is left out.
         let processes = ids.filter(counts).filter_map(|id| Some((id, of_process(id).ok()?))).collect();
         Ok(Self { at: Instant::now(), processes, not_idle })
@@ -83,12 +83,9 @@ impl NotIdle {
     }
 }
 
-fn is_kernel_thread(id: i32) -> bool {
-    /// The parent of all kernel threads.
-    const KTHREADD: &str = "2";
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // Behind the name: state and parent.
-    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some(KTHREADD)
+/// The kernel's threads for what softirq leaves over. (Other kernel threads work for everybody.)
+fn is_ksoftirqd(id: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("ksoftirqd/"))
 }
 
 /// CPU time of a process with all its threads, in seconds.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock::engine::{
     Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
@@ -183,7 +183,11 @@ fn fill<E: Engine>(
             tracks.push(server.engine.add_subscriber_track(session, publisher, track)?);
         }
     }
-    tracks.into_iter().try_for_each(|track| server.started(track))?;
+    for track in tracks {
+        // Each wait lasts five seconds; the kernel's grace periods for hundreds of fan-outs take longer.
+        let started = (0..12).any(|_| server.started(track).is_ok());
+        ensure!(started, "{track:?} was not attached");
+    }
     sessions.into_iter().try_for_each(|session| server.carried(session))?;
     Ok(publishers)
 }

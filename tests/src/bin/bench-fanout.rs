@@ -20,7 +20,7 @@ use penstock_tests::bench::{
 };
 
 /// What forwarding costs the machine: every contender under the same load, in turn, in network namespaces
-/// of its own, as root. CPU time is that of all processes of the run and of the kernel, softirq included,
+/// of its own, as root. CPU time is that of all processes of the run and of ksoftirqd, softirq included,
 /// without the idle machine and without the load generator. Let nothing else run meanwhile.
 #[derive(Parser)]
 #[command(name = "bench fanout")]
