@@ -37,7 +37,7 @@ pub fn draw(report: &Report, path: &Path) -> Result<()> {
     let text = |content: String, x: u32, y: u32, size: u32| {
         Text::new(content, (x as i32, y as i32), ("sans-serif", size).into_font())
     };
-    area.draw(&text("CPU time of the whole machine per forwarded packet, ns (shorter is better)".into(), 20, 16, 18))?;
+    area.draw(&text("CPU time per forwarded packet, ns, softirq included (shorter is better)".into(), 20, 16, 18))?;
     area.draw(&text(report.machine.clone(), 20, 42, 13))?;
 
     let costs = report.outcomes.iter().flat_map(|outcome| {

@@ -25,7 +25,8 @@ impl Figure {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+        let last = values.len().saturating_sub(1);
+        Self { median: (at(last / 2) + at(last.div_ceil(2))) / 2.0, min: at(0), max: at(last) }
     }
 
     fn text(&self, digits: usize) -> String {
@@ -349,6 +350,7 @@ mod tests {
     #[test]
     fn figures_are_medians_with_their_range() {
         assert_eq!(Figure::of([3.0, 1.0, 2.0]), Figure { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Figure::of([4.0, 1.0]).median, 2.5);
         assert_eq!(Figure::of([3.0]).text(1), "3.0 (3.0–3.0)");
     }
 }
