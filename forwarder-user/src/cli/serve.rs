@@ -216,7 +216,7 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
-    let http = server.serve(http::router(config, control.clone()));
+    let http = server.serve(http::router(config, control.clone())?);
     Ok(Running { engine, control, task, http })
 }
 
@@ -256,6 +256,7 @@ async fn start_engine(
             fixed_entries: None,
         }),
         pin_dir: config.kernel.pin_dir.clone(),
+        statistics: config.kernel.bpf_stats,
         ..kernel::Config::new(config.media.port)
     };
     // Loading waits for the kernel's verifier.

@@ -80,6 +80,8 @@ pub struct Kernel {
     pub mode: Mode,
     /// Most memory for keystream ahead of time, all sessions together, in MiB.
     pub keystream_memory_mb: u64,
+    /// Whether the kernel keeps run times of BPF programs while the server runs.
+    pub bpf_stats: bool,
     /// Directory in which a private bpffs holds the maps for the inspection commands.
     pub pin_dir: PathBuf,
 }
@@ -179,7 +181,13 @@ impl Default for Media {
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { interfaces: Vec::new(), mode: Mode::Auto, keystream_memory_mb: 128, pin_dir: "/run/penstock/bpf".into() }
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            keystream_memory_mb: 128,
+            bpf_stats: false,
+            pin_dir: "/run/penstock/bpf".into(),
+        }
     }
 }
 

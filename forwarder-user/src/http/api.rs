@@ -51,7 +51,8 @@ fn public(stream: &Value) -> Value {
     json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 
-async fn snapshot(app: &App) -> Result<Value, Failure> {
+/// State of everything, from the control task.
+pub async fn snapshot(app: &App) -> Result<Value, Failure> {
     match tokio::time::timeout(PATIENCE, app.control.snapshot()).await {
         Ok(Some(snapshot)) => Ok(snapshot),
         Ok(None) => Err(Failure::busy("the server is stopping")),

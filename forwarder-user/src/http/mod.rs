@@ -5,12 +5,13 @@
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
-//! | `/api/v1/streams`, `/api/v1/state`, `/healthz` | GET | observe |
+//! | `/api/v1/streams`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
 
 mod api;
 mod auth;
 mod body;
 mod cors;
+mod metrics;
 mod name;
 mod pages;
 mod reply;
@@ -40,26 +41,34 @@ struct App {
     limits: Limits,
     /// Signalling requests that may still begin.
     requests: Semaphore,
+    /// Counts of requests.
+    observed: metrics::Requests,
 }
 
 /// The whole HTTP service.
-pub fn router(config: &Config, control: Control) -> Router {
+///
+/// # Errors
+/// None: the names of its metrics are good ones.
+pub fn router(config: &Config, control: Control) -> anyhow::Result<Router> {
     let app = Arc::new(App {
         control,
         auth: config.auth.clone(),
         http: config.http.clone(),
         limits: config.limits.clone(),
         requests: Semaphore::new(config.limits.http_requests),
+        observed: metrics::Requests::new()?,
     });
-    Router::new()
+    Ok(Router::new()
         .merge(signalling::routes())
         .merge(api::routes())
+        .merge(metrics::routes())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
+        .with_state(app))
 }
 
 async fn not_found() -> Failure {

@@ -9,12 +9,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::router;
 use crate::{
     config::{Config, Secret},
     engine::Role,
     stream::{Answer, Command, Control, Patched, Refusal},
 };
+
+fn router(config: &Config, control: Control) -> Router {
+    super::router(config, control).expect("a router")
+}
 
 const OFFER: &str = "v=0\r\n";
 

@@ -9,6 +9,7 @@ mod ice;
 mod inspect;
 mod lifecycle;
 mod media;
+mod metrics;
 mod publisher;
 mod refusal;
 mod rtcp;

@@ -23,7 +23,7 @@ use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 pub use self::forward::Feeder;
 use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
 use super::{
-    Engine, EngineError, Event, Events, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
     cipher::Cipher,
     io::{MediaSockets, Worker},
@@ -342,5 +342,10 @@ impl Engine for UserspaceEngine {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Counter::ALL.iter().map(|counter| (counter.name(), self.0.counters[*counter as usize].load(Relaxed))).collect()
+    }
+
+    fn figures(&self) -> Vec<Figures> {
+        let counters = self.counters().into_iter().collect();
+        vec![Figures { engine: "userspace", counters, programs: Vec::new() }]
     }
 }
