@@ -40,7 +40,7 @@ fn counts(stage: &Stage, engine: &str) -> Result<()> {
     })?;
     let text = stage.server.get_text("/metrics")?;
     check(&text)?;
-    let received: u64 = viewers.stats().iter().map(|one| BOTH.map(|kind| one.media(kind).packets)).flatten().sum();
+    let received: u64 = viewers.stats().iter().flat_map(|one| BOTH.map(|kind| one.media(kind).packets)).sum();
     let sent = sum(&text, &format!("penstock_packets_total{{engine=\"{engine}\",direction=\"out\"}}"))?;
     ensure!(sent as u64 == received, "{sent} sent, {received} received:\n{text}");
     let carried = format!("penstock_sessions_carried{{role=\"subscriber\",carrier=\"{engine}");
