@@ -5,6 +5,7 @@
 pub mod build_info;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod http;
 pub mod inspect;

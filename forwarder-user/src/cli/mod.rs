@@ -2,6 +2,7 @@
 
 mod announce;
 mod check;
+mod doctor;
 mod host;
 mod inspect;
 mod limits;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<serve::Options>),
+    /// Tell whether a server can run here, how fast, and what is in its way
+    Doctor(Box<doctor::Options>),
     /// List the live streams of a running server, read from the kernel's maps
     Streams(inspect::Options),
     /// List its sessions: peer, engine, profile, SSRCs, packets, drops, age, expiry
@@ -66,6 +69,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(options) => serve::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Streams(options) => inspect::streams(&options),
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),

@@ -20,6 +20,7 @@ use tokio::{
 use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
 use crate::{
     config::{Config, EngineChoice, Mode},
+    doctor,
     engine::{
         Engine, Events,
         auto::AutoEngine,
@@ -116,7 +117,7 @@ impl FromStr for MediaOption {
 
 impl Options {
     /// The file, or the defaults, with the options of the command line on top.
-    fn config(&self) -> anyhow::Result<Config> {
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
             Some(file) => Config::load(file)?,
             None => Config::from_defaults()?,
@@ -212,6 +213,7 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     let server = http::Server::bind(config)?;
 
     let (events, received) = mpsc::unbounded_channel();
+    announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets")?;

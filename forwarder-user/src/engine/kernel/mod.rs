@@ -8,6 +8,7 @@
 //! | `fanout` | thread: everything that needs a grace period |
 //! | `path`, `resolver`, `netlink`, `features` | routes and neighbours of subscribers, and the thread that watches them |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
+//! | `probe` | the steps of a start one by one, for `penstock doctor` |
 
 mod attach;
 mod check;
@@ -21,6 +22,7 @@ pub mod maps;
 mod netlink;
 mod path;
 pub mod pins;
+pub mod probe;
 mod resolver;
 mod selftest;
 mod serve;
