@@ -234,6 +234,16 @@ impl Server {
         Ok(client.request("GET", &format!("http://{}{path}", self.http), &[], None)?.expect(200)?.body)
     }
 
+    /// Writes another configuration; `more` takes the place of the settings' own. The server reads it at SIGHUP.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, settings: &Settings, more: &str) -> Result<()> {
+        let settings = Settings { more: more.into(), ..settings.clone() };
+        let file = self.directory.path().join("penstock.toml");
+        Ok(std::fs::write(file, toml(&settings, &self.pins()))?)
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod host;
 mod inspect;
 mod limits;
 mod logging;
+mod reload;
 mod serve;
 mod version;
 

@@ -17,7 +17,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
+use super::{
+    FAILED, FORCED, OK, announce,
+    host::Host,
+    limits,
+    logging::{self, Level},
+    reload::{self, Reload},
+};
 use crate::{
     config::{Config, EngineChoice, Mode},
     doctor,
@@ -53,14 +59,15 @@ Examples:
   PENSTOCK_PUBLISH_TOKEN=secret penstock serve --config /etc/penstock.toml
 
 The kernel engine needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (for its
-bpffs). Without these rights the userspace engine serves, at a higher cost. SIGTERM or SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once.";
+bpffs). Without these rights the userspace engine serves, at a higher cost. SIGTERM or SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once. SIGHUP reads
+the configuration again: keys marked [live] in config/penstock.toml.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
     /// Configuration file; without one, the defaults
     #[arg(long, short, value_name = "FILE", env = "PENSTOCK_CONFIG")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
 
     /// Interface to attach XDP to; may be repeated (kernel.interfaces)
     #[arg(long, short, value_name = "NAME")]
@@ -158,13 +165,13 @@ impl Options {
 /// Why it could not start.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
     let config = options.config()?;
-    logging::start(&config.log)?;
+    let level = logging::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(config))?;
+    let code = runtime.block_on(serve(options, config, level))?;
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
     Ok(code)
@@ -174,19 +181,26 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
 struct Running {
     engine: Arc<dyn Engine>,
     control: Control,
+    settings: http::Settings,
     task: JoinHandle<()>,
     http: http::Running,
 }
 
-async fn serve(config: Config) -> anyhow::Result<u8> {
+async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
+    // From here on it does not end the process, which it does by default.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut running = start(&config).await?;
+    let mut reload = Reload { config, level, control: running.control.clone(), settings: running.settings.clone() };
     tracing::info!("ready");
-    let name = tokio::select! {
-        name = signals.next() => name,
-        _ = &mut running.task => {
-            tracing::error!("the control task ended by itself, which is a bug: stopping");
-            return Ok(FAILED);
+    let name = loop {
+        tokio::select! {
+            name = signals.next() => break name,
+            _ = hangup.recv() => reload.run(options).await,
+            _ = &mut running.task => {
+                tracing::error!("the control task ended by itself, which is a bug: stopping");
+                return Ok(FAILED);
+            }
         }
     };
     tracing::info!("{name}: closing all sessions; a second signal ends at once");
@@ -218,8 +232,9 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
-    let http = server.serve(http::router(config, control.clone())?);
-    Ok(Running { engine, control, task, http })
+    let settings = http::Settings::new(config);
+    let http = server.serve(http::router(config, settings.clone(), control.clone())?);
+    Ok(Running { engine, control, settings, task, http })
 }
 
 /// Attaches to the interfaces; those of the addresses if none is named.
@@ -281,14 +296,9 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         bind: SocketAddr::new(*address, config.media.port),
         advertise: config.media.public_addresses.get(address).copied(),
     });
-    StreamConfig {
-        max_sessions: config.limits.sessions,
-        max_sdp: config.limits.http_body_bytes,
-        report_interval: config.rtcp.interval(),
-        remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
-        keyframe_interval: config.rtcp.pli_min_interval(),
-        ..StreamConfig::new(media.collect())
-    }
+    let mut settings = StreamConfig { max_sessions: config.limits.sessions, ..StreamConfig::new(media.collect()) };
+    settings.set(reload::live(config));
+    settings
 }
 
 impl Running {

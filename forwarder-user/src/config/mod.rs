@@ -54,6 +54,8 @@ pub struct Media {
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
     pub engine: EngineChoice,
+    /// SRTP profiles that peers may have. AES-GCM always.
+    pub srtp_profiles: Vec<SrtpProfiles>,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, IpAddr>,
 }
@@ -69,6 +71,17 @@ pub enum EngineChoice {
     Kernel,
     /// The userspace engine alone.
     Userspace,
+}
+
+/// A family of SRTP protection profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SrtpProfiles {
+    /// AEAD_AES_128_GCM and AEAD_AES_256_GCM (RFC 7714).
+    Gcm,
+    /// AES_CM_128_HMAC_SHA1_80 (RFC 3711).
+    #[serde(rename = "aes-cm-sha1-80")]
+    AesCmSha1_80,
 }
 
 /// The XDP engine.
@@ -175,7 +188,13 @@ impl Http {
 
 impl Default for Media {
     fn default() -> Self {
-        Self { port: 8443, addresses: Vec::new(), engine: EngineChoice::Auto, public_addresses: BTreeMap::new() }
+        Self {
+            port: 8443,
+            addresses: Vec::new(),
+            engine: EngineChoice::Auto,
+            srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
+            public_addresses: BTreeMap::new(),
+        }
     }
 }
 

@@ -29,13 +29,13 @@ async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
 
 /// All streams and sessions.
 async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
-    auth::require(&app.auth.api_token, &headers)?;
+    auth::require(&app.settings.current().auth.api_token, &headers)?;
     snapshot(&app).await.map(Json)
 }
 
 /// Names of the live streams and nothing that concerns their peers, for the index page.
 async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
-    if !app.http.index {
+    if !app.settings.current().index {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "this server does not list its streams (`http.index` in the configuration)",

@@ -20,25 +20,66 @@ mod signalling;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Http, Limits},
+    config::{Auth, Config},
     stream::Control,
 };
 
 pub use reply::Failure;
 pub use server::{Running, Server};
 
+/// What a reload of the configuration may change, for requests that come later.
+#[derive(Clone, Debug)]
+pub struct Settings(Arc<RwLock<Arc<Current>>>);
+
+/// Settings at one moment.
+#[derive(Debug)]
+struct Current {
+    auth: Auth,
+    index: bool,
+    body_bytes: usize,
+    timeout: Duration,
+}
+
+impl Settings {
+    /// Those of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Current::new(config)))))
+    }
+
+    /// Takes over those of another one.
+    pub fn set(&self, config: &Config) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Current {
+    fn new(config: &Config) -> Self {
+        Self {
+            auth: config.auth.clone(),
+            index: config.http.index,
+            body_bytes: config.limits.http_body_bytes,
+            timeout: config.http.request_timeout(),
+        }
+    }
+}
+
 /// What all handlers share.
 struct App {
     control: Control,
-    auth: Auth,
-    http: Http,
-    limits: Limits,
+    settings: Settings,
     /// Signalling requests that may still begin.
     requests: Semaphore,
     /// Counts of requests.
@@ -49,12 +90,10 @@ struct App {
 ///
 /// # Errors
 /// None: the names of its metrics are good ones.
-pub fn router(config: &Config, control: Control) -> anyhow::Result<Router> {
+pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::Result<Router> {
     let app = Arc::new(App {
         control,
-        auth: config.auth.clone(),
-        http: config.http.clone(),
-        limits: config.limits.clone(),
+        settings,
         requests: Semaphore::new(config.limits.http_requests),
         observed: metrics::Requests::new()?,
     });

@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn router(config: &Config, control: Control) -> Router {
-    super::router(config, control).expect("a router")
+    super::router(config, super::Settings::new(config), control).expect("a router")
 }
 
 const OFFER: &str = "v=0\r\n";
@@ -37,7 +37,7 @@ fn scripted() -> Control {
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
-                Command::Drain { reply } => drop(reply.send(())),
+                Command::Configure { reply, .. } | Command::Drain { reply } => drop(reply.send(())),
             }
         }
     });

@@ -12,5 +12,6 @@ mod media;
 mod metrics;
 mod publisher;
 mod refusal;
+mod reload;
 mod rtcp;
 mod stage;

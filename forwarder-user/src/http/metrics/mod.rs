@@ -32,7 +32,7 @@ pub fn routes() -> Router<Arc<App>> {
 }
 
 async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Failure> {
-    auth::require(&app.auth.api_token, &headers)?;
+    auth::require(&app.settings.current().auth.api_token, &headers)?;
     let snapshot = api::snapshot(&app).await?;
     let text = text(&snapshot, &app.observed).map_err(|error| {
         tracing::error!("metrics cannot be shown: {error:#}");
