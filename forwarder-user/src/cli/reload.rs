@@ -73,6 +73,7 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
     config.rtcp = wanted.rtcp.clone();
     config.auth = wanted.auth.clone();
+    config.debug = wanted.debug.clone();
     config.log.level = wanted.log.level.clone();
     config
 }

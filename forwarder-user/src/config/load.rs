@@ -81,7 +81,10 @@ impl Config {
     }
 
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        self.address_problem().or_else(|| self.range_problem()).or_else(|| self.token_problem())
+        self.address_problem()
+            .or_else(|| self.range_problem())
+            .or_else(|| self.token_problem())
+            .or_else(|| self.debug_problem())
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -137,6 +140,11 @@ impl Config {
             .into_iter()
             .find(|(_, value, least, most)| value < least || value > most)
             .map(|(key, value, least, most)| (key, format!("{value} is not between {least} and {most}")))
+    }
+
+    fn debug_problem(&self) -> Option<(&'static str, String)> {
+        let open = self.debug.profiles && self.debug.remote && self.auth.api_token.is_empty();
+        open.then(|| ("debug.remote", "would show profiles to everybody: set `auth.api_token`".into()))
     }
 
     fn token_problem(&self) -> Option<(&'static str, String)> {
@@ -212,6 +220,7 @@ mod tests {
             ("[media]\naddresses = [\"0.0.0.0\"]", "media.addresses"),
             ("[media]\npublic_addresses = { \"10.0.0.1\" = \"2001:db8::1\" }", "media.public_addresses"),
             ("[media]\nsrtp_profiles = [\"aes-cm-sha1-80\"]", "media.srtp_profiles"),
+            ("[debug]\nprofiles = true\nremote = true", "debug.remote"),
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),

@@ -27,6 +27,7 @@ pub struct Config {
     pub rtcp: Rtcp,
     pub auth: Auth,
     pub log: Log,
+    pub debug: Debug,
 }
 
 /// WHIP, WHEP, the web pages and the API.
@@ -144,6 +145,16 @@ pub struct Auth {
     pub publish_token: Secret,
     pub play_token: Secret,
     pub api_token: Secret,
+}
+
+/// Profiles of the running process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Whether `/debug/pprof/` is there.
+    pub profiles: bool,
+    /// Whether others than this host may ask for it.
+    pub remote: bool,
 }
 
 /// What is written to standard error.

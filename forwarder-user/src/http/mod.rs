@@ -6,6 +6,7 @@
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
 //! | `/api/v1/streams`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
+//! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;
 mod auth;
@@ -14,6 +15,7 @@ mod cors;
 mod metrics;
 mod name;
 mod pages;
+mod profiles;
 mod reply;
 mod server;
 mod signalling;
@@ -29,7 +31,7 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config},
+    config::{Auth, Config, Debug},
     stream::Control,
 };
 
@@ -44,6 +46,7 @@ pub struct Settings(Arc<RwLock<Arc<Current>>>);
 #[derive(Debug)]
 struct Current {
     auth: Auth,
+    debug: Debug,
     index: bool,
     body_bytes: usize,
     timeout: Duration,
@@ -69,6 +72,7 @@ impl Current {
     fn new(config: &Config) -> Self {
         Self {
             auth: config.auth.clone(),
+            debug: config.debug.clone(),
             index: config.http.index,
             body_bytes: config.limits.http_body_bytes,
             timeout: config.http.request_timeout(),
@@ -101,6 +105,7 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         .merge(signalling::routes())
         .merge(api::routes())
         .merge(metrics::routes())
+        .merge(profiles::routes())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
         .merge(pages::routes())
