@@ -11,3 +11,4 @@ pub mod http;
 pub mod inspect;
 pub mod session;
 pub mod stream;
+pub mod verify;

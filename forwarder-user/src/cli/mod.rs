@@ -9,6 +9,7 @@ mod limits;
 mod logging;
 mod reload;
 mod serve;
+mod verify;
 mod version;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     Sessions(inspect::Options),
     /// List its BPF maps, or print the entries of one
     Maps(inspect::MapOptions),
+    /// Publish to a running server, play from it, and judge it: sessions, AES-GCM, loss, latency, CPU, memory
+    Verify(Box<verify::Options>),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -74,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Streams(options) => inspect::streams(&options),
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Version(options) => version::run(&options),
     };

@@ -15,3 +15,4 @@ mod refusal;
 mod reload;
 mod rtcp;
 mod stage;
+mod verify;
