@@ -87,7 +87,7 @@ impl Diagnosis {
 fn a_healthy_host() -> Result<()> {
     let patient = Patient::new()?;
     patient.examine(&[], &[])?.is(&[], "kernel native; userspace socket")?;
-    ensure!(!patient.pins().exists() && !patient.directory.path().join("bpf.doctor").exists(), "something was left");
+    ensure!(!patient.pins().exists() && !patient.directory.path().join("bpf-doctor").exists(), "something was left");
     patient.examine(&[], &["--mode", "generic"])?.is(&[], "kernel generic")
 }
 

@@ -42,8 +42,10 @@ pub fn bpffs(directory: &Path) -> Result<String, String> {
         fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|error| error.to_string())?;
         return Ok(format!("{} is in a bpffs", directory.display()));
     }
-    // Not the directory itself, which a server may be about to take.
-    let trial = directory.with_extension("doctor");
+    // Not the directory itself, which a server may be about to take. A bpffs takes no names with dots.
+    let mut trial = directory.as_os_str().to_owned();
+    trial.push("-doctor");
+    let trial = std::path::PathBuf::from(trial);
     PinDirectory::claim(&trial).map(drop).map_err(|error| error.to_string())?;
     Ok(format!("a bpffs can be mounted on {}", directory.display()))
 }
