@@ -2,11 +2,14 @@
 //!
 //! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
+pub mod build_info;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod http;
 pub mod ingest;
 pub mod inspect;
 pub mod session;
 pub mod stream;
+pub mod verify;

@@ -222,9 +222,26 @@ impl Server {
     /// # Errors
     /// No answer, not 200, not JSON.
     pub fn get(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get_text(path)?)?)
+    }
+
+    /// Same, whatever the answer's body is.
+    ///
+    /// # Errors
+    /// No answer, or not 200.
+    pub fn get_text(&self, path: &str) -> Result<String> {
         let client = Client { namespace: Some(self.namespace.clone()), token: None };
-        let reply = client.request("GET", &format!("http://{}{path}", self.http), &[], None)?.expect(200)?;
-        Ok(serde_json::from_str(&reply.body)?)
+        Ok(client.request("GET", &format!("http://{}{path}", self.http), &[], None)?.expect(200)?.body)
+    }
+
+    /// Writes another configuration; `more` takes the place of the settings' own. The server reads it at SIGHUP.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, settings: &Settings, more: &str) -> Result<()> {
+        let settings = Settings { more: more.into(), ..settings.clone() };
+        let file = self.directory.path().join("penstock.toml");
+        Ok(std::fs::write(file, toml(&settings, &self.pins()))?)
     }
 
     /// Sends a signal.

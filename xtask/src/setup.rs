@@ -23,7 +23,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
-const TO_TEST: [(&str, &[&str]); 7] = [
+const TO_TEST: [(&str, &[&str]); 9] = [
     ("ip", &["iproute2"]),
     ("ethtool", &["ethtool"]),
     ("bpftool", &["bpftool"]),
@@ -31,6 +31,8 @@ const TO_TEST: [(&str, &[&str]); 7] = [
     ("chromium", &["chromium"]),
     ("ffmpeg", &["ffmpeg"]),
     ("python3", &["python3"]),
+    ("promtool", &["prometheus"]),
+    ("systemd-analyze", &["systemd"]),
 ];
 
 /// GStreamer with WebRTC, its RTSP server and its Python bindings, which Debian's own Python has: packages, and what

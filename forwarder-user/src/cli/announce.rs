@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{config::Config, engine::Engine};
+use crate::{config::Config, doctor::Report, engine::Engine};
 
 /// Logs the start-up lines.
 pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
@@ -24,6 +24,14 @@ pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[Soc
     }
     if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {
         tracing::info!("/api/v1/state shows addresses of peers to everybody (auth.api_token is empty)");
+    }
+}
+
+/// Logs what the machine could be better at; `penstock doctor` tells the whole.
+pub fn warn(report: &Report) {
+    for finding in report.findings.iter().filter(|finding| !finding.ok) {
+        let mend = finding.mend.as_deref().unwrap_or_default();
+        tracing::warn!("{}: {} → {mend}", finding.check, finding.found);
     }
 }
 

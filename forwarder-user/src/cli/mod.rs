@@ -2,11 +2,14 @@
 
 mod announce;
 mod check;
+mod doctor;
 mod host;
 mod inspect;
 mod limits;
 mod logging;
+mod reload;
 mod serve;
+mod verify;
 mod version;
 
 use std::process::ExitCode;
@@ -42,12 +45,16 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Box<serve::Options>),
+    /// Tell whether a server can run here, how fast, and what is in its way
+    Doctor(Box<doctor::Options>),
     /// List the live streams of a running server, read from the kernel's maps
     Streams(inspect::Options),
     /// List its sessions: peer, engine, profile, SSRCs, packets, drops, age, expiry
     Sessions(inspect::Options),
     /// List its BPF maps, or print the entries of one
     Maps(inspect::MapOptions),
+    /// Publish to a running server, play from it, and judge it: sessions, AES-GCM, loss, latency, CPU, memory
+    Verify(Box<verify::Options>),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -66,9 +73,11 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(options) => serve::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Streams(options) => inspect::streams(&options),
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Version(options) => version::run(&options),
     };

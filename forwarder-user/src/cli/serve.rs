@@ -17,9 +17,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{FAILED, FORCED, OK, announce, host::Host, limits, logging};
+use super::{
+    FAILED, FORCED, OK, announce,
+    host::Host,
+    limits,
+    logging::{self, Level},
+    reload::{self, Reload},
+};
 use crate::{
     config::{Config, EngineChoice, Mode, TransmitterChoice},
+    doctor,
     engine::{
         Engine, Events,
         auto::AutoEngine,
@@ -52,14 +59,15 @@ Examples:
   PENSTOCK_PUBLISH_TOKEN=secret penstock serve --config /etc/penstock.toml
 
 The kernel engine needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (for its
-bpffs). Without these rights the userspace engine serves, at a higher cost. SIGTERM or SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once.";
+bpffs). Without these rights the userspace engine serves, at a higher cost. SIGTERM or SIGINT closes all sessions, detaches XDP and removes the pins; a second signal ends it at once. SIGHUP reads
+the configuration again: keys marked [live] in config/penstock.toml.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
     /// Configuration file; without one, the defaults
     #[arg(long, short, value_name = "FILE", env = "PENSTOCK_CONFIG")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
 
     /// Interface to attach XDP to; may be repeated (kernel.interfaces)
     #[arg(long, short, value_name = "NAME")]
@@ -120,7 +128,7 @@ impl FromStr for MediaOption {
 
 impl Options {
     /// The file, or the defaults, with the options of the command line on top.
-    fn config(&self) -> anyhow::Result<Config> {
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
             Some(file) => Config::load(file)?,
             None => Config::from_defaults()?,
@@ -162,13 +170,13 @@ impl Options {
 /// Why it could not start.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
     let config = options.config()?;
-    logging::start(&config.log)?;
+    let level = logging::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(config))?;
+    let code = runtime.block_on(serve(options, config, level))?;
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
     Ok(code)
@@ -178,19 +186,26 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
 struct Running {
     engine: Arc<dyn Engine>,
     control: Control,
+    settings: http::Settings,
     task: JoinHandle<()>,
     http: http::Running,
 }
 
-async fn serve(config: Config) -> anyhow::Result<u8> {
+async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
+    // From here on it does not end the process, which it does by default.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut running = start(&config).await?;
+    let mut reload = Reload { config, level, control: running.control.clone(), settings: running.settings.clone() };
     tracing::info!("ready");
-    let name = tokio::select! {
-        name = signals.next() => name,
-        _ = &mut running.task => {
-            tracing::error!("the control task ended by itself, which is a bug: stopping");
-            return Ok(FAILED);
+    let name = loop {
+        tokio::select! {
+            name = signals.next() => break name,
+            _ = hangup.recv() => reload.run(options).await,
+            _ = &mut running.task => {
+                tracing::error!("the control task ended by itself, which is a bug: stopping");
+                return Ok(FAILED);
+            }
         }
     };
     tracing::info!("{name}: closing all sessions; a second signal ends at once");
@@ -217,12 +232,14 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     let server = http::Server::bind(config)?;
 
     let (events, received) = mpsc::unbounded_channel();
+    announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets and start the sources")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
-    let http = server.serve(http::router(config, control.clone()));
-    Ok(Running { engine, control, task, http })
+    let settings = http::Settings::new(config);
+    let http = server.serve(http::router(config, settings.clone(), control.clone())?);
+    Ok(Running { engine, control, settings, task, http })
 }
 
 /// Attaches to the interfaces; those of the addresses if none is named.
@@ -265,6 +282,7 @@ async fn start_engine(
             fixed_entries: None,
         }),
         pin_dir: config.kernel.pin_dir.clone(),
+        statistics: config.kernel.bpf_stats,
         ..kernel::Config::new(config.media.port)
     };
     // Loading waits for the kernel's verifier.
@@ -318,15 +336,13 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         bind: SocketAddr::new(*address, config.media.port),
         advertise: config.media.public_addresses.get(address).copied(),
     });
-    StreamConfig {
+    let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
-        max_sdp: config.limits.http_body_bytes,
-        report_interval: config.rtcp.interval(),
-        remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
-        keyframe_interval: config.rtcp.pli_min_interval(),
         sources: config.streams.clone(),
         ..StreamConfig::new(media.collect())
-    }
+    };
+    settings.set(reload::live(config));
+    settings
 }
 
 impl Running {

@@ -1,10 +1,9 @@
 //! `penstock version`.
 
 use clap::Args;
-use forwarder_common::maps::LAYOUT_VERSION;
-use serde_json::json;
 
 use super::OK;
+use crate::build_info;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -16,18 +15,17 @@ pub struct Options {
 /// Prints what this binary is.
 ///
 /// # Errors
-/// None so far.
+/// None but that of standard output.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
-    let version = env!("CARGO_PKG_VERSION");
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    let build = build_info::current();
     if options.json {
-        println!(
-            "{}",
-            json!({ "version": version, "profile": profile, "arch": arch, "os": os, "map_layout": LAYOUT_VERSION })
-        );
-    } else {
-        println!("penstock {version} ({profile}, {arch}-{os}, map layout {LAYOUT_VERSION})");
+        println!("{}", serde_json::to_string(build)?);
+        return Ok(OK);
     }
+    println!(
+        "penstock {} ({}, {}-{}, map layout {})",
+        build.version, build.profile, build.arch, build.os, build.map_layout
+    );
+    println!("commit       {}\nbuild id     {}\nBPF build id {}", build.commit, build.build_id, build.bpf_build_id);
     Ok(OK)
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Secret, stream_name_problem};
+use super::{Config, Secret, SrtpProfiles, stream_name_problem};
 
 /// Overrides `auth.publish_token`.
 pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
@@ -85,6 +85,7 @@ impl Config {
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
             .or_else(|| self.stream_problem())
+            .or_else(|| self.debug_problem())
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -101,6 +102,10 @@ impl Config {
         }
         if let Some(bad) = self.media.addresses.iter().find(|a| a.is_unspecified() || a.is_multicast()) {
             return Some(("media.addresses", format!("{bad} is not the address of an interface")));
+        }
+        if !self.media.srtp_profiles.contains(&SrtpProfiles::Gcm) {
+            let problem = "must have \"gcm\": browsers choose it, and it cannot be switched off";
+            return Some(("media.srtp_profiles", problem.into()));
         }
         if let Some((local, public)) = self.media.public_addresses.iter().find(|(l, p)| l.is_ipv4() != p.is_ipv4()) {
             return Some(("media.public_addresses", format!("{local} and {public} are of different families")));
@@ -144,6 +149,11 @@ impl Config {
             let problem = named.or_else(|| stream.problem().map(|problem| format!("{name}: {problem}")))?;
             Some(("streams", problem))
         })
+    }
+
+    fn debug_problem(&self) -> Option<(&'static str, String)> {
+        let open = self.debug.profiles && self.debug.remote && self.auth.api_token.is_empty();
+        open.then(|| ("debug.remote", "would show profiles to everybody: set `auth.api_token`".into()))
     }
 
     fn token_problem(&self) -> Option<(&'static str, String)> {
@@ -218,6 +228,8 @@ mod tests {
             ("[media]\nport = 0", "media.port"),
             ("[media]\naddresses = [\"0.0.0.0\"]", "media.addresses"),
             ("[media]\npublic_addresses = { \"10.0.0.1\" = \"2001:db8::1\" }", "media.public_addresses"),
+            ("[media]\nsrtp_profiles = [\"aes-cm-sha1-80\"]", "media.srtp_profiles"),
+            ("[debug]\nprofiles = true\nremote = true", "debug.remote"),
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),

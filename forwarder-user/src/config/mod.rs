@@ -33,6 +33,7 @@ pub struct Config {
     pub log: Log,
     /// Streams with a source of their own, by name.
     pub streams: BTreeMap<String, Stream>,
+    pub debug: Debug,
 }
 
 /// WHIP, WHEP, the web pages and the API.
@@ -61,6 +62,8 @@ pub struct Media {
     pub addresses: Vec<IpAddr>,
     pub engine: EngineChoice,
     pub transmitter: TransmitterChoice,
+    /// SRTP profiles that peers may have. AES-GCM always.
+    pub srtp_profiles: Vec<SrtpProfiles>,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, IpAddr>,
 }
@@ -91,6 +94,17 @@ pub enum TransmitterChoice {
     Socket,
 }
 
+/// A family of SRTP protection profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SrtpProfiles {
+    /// AEAD_AES_128_GCM and AEAD_AES_256_GCM (RFC 7714).
+    Gcm,
+    /// AES_CM_128_HMAC_SHA1_80 (RFC 3711).
+    #[serde(rename = "aes-cm-sha1-80")]
+    AesCmSha1_80,
+}
+
 /// The XDP engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -100,6 +114,8 @@ pub struct Kernel {
     pub mode: Mode,
     /// Most memory for keystream ahead of time, all sessions together, in MiB.
     pub keystream_memory_mb: u64,
+    /// Whether the kernel keeps run times of BPF programs while the server runs.
+    pub bpf_stats: bool,
     /// Directory in which a private bpffs holds the maps for the inspection commands.
     pub pin_dir: PathBuf,
 }
@@ -151,6 +167,16 @@ pub struct Auth {
     pub api_token: Secret,
 }
 
+/// Profiles of the running process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Whether `/debug/pprof/` is there.
+    pub profiles: bool,
+    /// Whether others than this host may ask for it.
+    pub remote: bool,
+}
+
 /// What is written to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +224,7 @@ impl Default for Media {
             addresses: Vec::new(),
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
+            srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
             public_addresses: BTreeMap::new(),
         }
     }
@@ -205,7 +232,13 @@ impl Default for Media {
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { interfaces: Vec::new(), mode: Mode::Auto, keystream_memory_mb: 128, pin_dir: "/run/penstock/bpf".into() }
+        Self {
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            keystream_memory_mb: 128,
+            bpf_stats: false,
+            pin_dir: "/run/penstock/bpf".into(),
+        }
     }
 }
 

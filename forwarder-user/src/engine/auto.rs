@@ -23,7 +23,7 @@ use forwarder_common::maps::TapRecord;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    Engine, EngineError, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
+    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     SessionId, SubscriberStats, SubscriberTrackId, Transport,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -386,5 +386,10 @@ impl Engine for AutoEngine {
             }
         }
         all
+    }
+
+    fn figures(&self) -> Vec<Figures> {
+        let kernel = self.kernel.iter().flat_map(|kernel| kernel.figures());
+        kernel.chain(self.userspace.figures()).collect()
     }
 }

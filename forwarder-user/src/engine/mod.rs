@@ -13,7 +13,7 @@ mod slots;
 pub mod transmit;
 pub mod userspace;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use forwarder_common::ExtendedSeq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -347,6 +347,30 @@ pub trait Engine: Send + Sync {
 
     /// Global counters by name.
     fn counters(&self) -> Vec<(&'static str, u64)>;
+
+    /// What the metrics show of each engine in use, apart where there are two.
+    fn figures(&self) -> Vec<Figures> {
+        Vec::new()
+    }
+}
+
+/// What the metrics show of one engine.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Figures {
+    /// `kernel` or `userspace`.
+    pub engine: &'static str,
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Of the kernel engine, while somebody has the kernel's BPF statistics on.
+    pub programs: Vec<ProgramFigures>,
+}
+
+/// What a BPF program has cost.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProgramFigures {
+    pub name: String,
+    pub runs: u64,
+    /// Time in the program, all CPUs together.
+    pub run_time_ns: u64,
 }
 
 /// Receives [`Event`]s.

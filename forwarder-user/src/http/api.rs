@@ -30,13 +30,13 @@ async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
 
 /// All streams and sessions.
 async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
-    auth::require(&app.auth.api_token, &headers)?;
+    auth::require(&app.settings.current().auth.api_token, &headers)?;
     snapshot(&app).await.map(Json)
 }
 
 /// Names of the live streams and nothing that concerns their peers, for the index page.
 async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
-    if !app.http.index {
+    if !app.settings.current().index {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "this server does not list its streams (`http.index` in the configuration)",
@@ -54,7 +54,7 @@ async fn notes(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Failure> {
-    auth::require(&app.auth.play_token, &headers)?;
+    auth::require(&app.settings.current().auth.play_token, &headers)?;
     let snapshot = snapshot(&app).await?;
     let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
     let source = list.find(|stream| stream.get("name") == Some(&json!(name))).and_then(|stream| stream.get("source"));
@@ -70,7 +70,8 @@ fn public(stream: &Value) -> Value {
     json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 
-async fn snapshot(app: &App) -> Result<Value, Failure> {
+/// State of everything, from the control task.
+pub async fn snapshot(app: &App) -> Result<Value, Failure> {
     match tokio::time::timeout(PATIENCE, app.control.snapshot()).await {
         Ok(Some(snapshot)) => Ok(snapshot),
         Ok(None) => Err(Failure::busy("the server is stopping")),

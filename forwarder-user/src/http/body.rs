@@ -28,12 +28,13 @@ pub async fn text(app: &App, request: Request, expected: &'static str, accept: H
         discard_request(request).await;
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason).with(accept, expected));
     }
-    let limit = app.limits.http_body_bytes;
+    let settings = app.settings.current();
+    let limit = settings.body_bytes;
     if content_length(request.headers()).is_some_and(|length| length > limit as u64) {
         discard_request(request).await;
         return Err(too_large(limit));
     }
-    let bytes = tokio::time::timeout(app.http.request_timeout(), collect(request.into_body(), limit))
+    let bytes = tokio::time::timeout(settings.timeout, collect(request.into_body(), limit))
         .await
         .map_err(|_| close(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))??;
     let text =

@@ -5,61 +5,114 @@
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
-//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz` | GET | observe |
+//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
+//! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;
 mod auth;
 mod body;
 mod cors;
+mod metrics;
 mod name;
 mod pages;
+mod profiles;
 mod reply;
 mod server;
 mod signalling;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Http, Limits},
+    config::{Auth, Config, Debug},
     stream::Control,
 };
 
 pub use reply::Failure;
 pub use server::{Running, Server};
 
+/// What a reload of the configuration may change, for requests that come later.
+#[derive(Clone, Debug)]
+pub struct Settings(Arc<RwLock<Arc<Current>>>);
+
+/// Settings at one moment.
+#[derive(Debug)]
+struct Current {
+    auth: Auth,
+    debug: Debug,
+    index: bool,
+    body_bytes: usize,
+    timeout: Duration,
+}
+
+impl Settings {
+    /// Those of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Current::new(config)))))
+    }
+
+    /// Takes over those of another one.
+    pub fn set(&self, config: &Config) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Current {
+    fn new(config: &Config) -> Self {
+        Self {
+            auth: config.auth.clone(),
+            debug: config.debug.clone(),
+            index: config.http.index,
+            body_bytes: config.limits.http_body_bytes,
+            timeout: config.http.request_timeout(),
+        }
+    }
+}
+
 /// What all handlers share.
 struct App {
     control: Control,
-    auth: Auth,
-    http: Http,
-    limits: Limits,
+    settings: Settings,
     /// Signalling requests that may still begin.
     requests: Semaphore,
+    /// Counts of requests.
+    observed: metrics::Requests,
 }
 
 /// The whole HTTP service.
-pub fn router(config: &Config, control: Control) -> Router {
+///
+/// # Errors
+/// None: the names of its metrics are good ones.
+pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::Result<Router> {
     let app = Arc::new(App {
         control,
-        auth: config.auth.clone(),
-        http: config.http.clone(),
-        limits: config.limits.clone(),
+        settings,
         requests: Semaphore::new(config.limits.http_requests),
+        observed: metrics::Requests::new()?,
     });
-    Router::new()
+    Ok(Router::new()
         .merge(signalling::routes())
         .merge(api::routes())
+        .merge(metrics::routes())
+        .merge(profiles::routes())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
+        .with_state(app))
 }
 
 async fn not_found() -> Failure {

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -14,6 +14,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
+use tower_http::add_extension::AddExtension;
 
 use crate::config::Config;
 
@@ -104,7 +105,7 @@ impl Acceptor {
                 () = raised(&mut self.stopped) => break,
                 Some(_) = open.join_next() => {}
                 accepted = accept(&self.listener, &self.connections) => match accepted {
-                    Ok((stream, permit)) => drop(open.spawn(self.connection(stream, permit))),
+                    Ok((stream, peer, permit)) => drop(open.spawn(self.connection(stream, peer, permit))),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept HTTP connections");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -116,8 +117,13 @@ impl Acceptor {
         while open.join_next().await.is_some() {}
     }
 
-    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + use<> {
-        let service = TowerToHyperService::new(self.router.clone());
+    fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + use<> {
+        let service = TowerToHyperService::new(AddExtension::new(self.router.clone(), ConnectInfo(peer)));
         let mut stopped = self.stopped.clone();
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -146,10 +152,13 @@ async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|raised| *raised).await;
 }
 
-async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _peer) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -17,7 +17,7 @@ use super::{
     reply::Failure,
 };
 use crate::{
-    config::Secret,
+    config::{Auth, Secret},
     engine::Role,
     stream::{Answer, Patched, Refusal},
 };
@@ -126,7 +126,7 @@ fn admit<'a>(
     headers: &HeaderMap,
 ) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
     name::check(stream)?;
-    auth::require(token(app, role), headers)?;
+    auth::require(token(&app.settings.current().auth, role), headers)?;
     app.requests.try_acquire().map_err(|_| {
         Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
     })
@@ -134,16 +134,16 @@ fn admit<'a>(
 
 /// Bounds the wait for the control task.
 async fn within<T>(app: &App, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Failure> {
-    match tokio::time::timeout(app.http.request_timeout(), answer).await {
+    match tokio::time::timeout(app.settings.current().timeout, answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::busy("the server is overloaded and did not answer in time: try again soon")),
     }
 }
 
-fn token(app: &App, role: Role) -> &Secret {
+fn token(auth: &Auth, role: Role) -> &Secret {
     match role {
-        Role::Publisher => &app.auth.publish_token,
-        Role::Subscriber => &app.auth.play_token,
+        Role::Publisher => &auth.publish_token,
+        Role::Subscriber => &auth.play_token,
     }
 }
 

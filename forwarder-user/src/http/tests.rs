@@ -9,12 +9,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::router;
 use crate::{
     config::{Config, Secret},
     engine::Role,
     stream::{Answer, Command, Control, Patched, Refusal},
 };
+
+fn router(config: &Config, control: Control) -> Router {
+    super::router(config, super::Settings::new(config), control).expect("a router")
+}
 
 const OFFER: &str = "v=0\r\n";
 
@@ -34,7 +37,7 @@ fn scripted() -> Control {
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
-                Command::Drain { reply } => drop(reply.send(())),
+                Command::Configure { reply, .. } | Command::Drain { reply } => drop(reply.send(())),
             }
         }
     });

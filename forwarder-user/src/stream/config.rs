@@ -43,6 +43,8 @@ pub struct StreamConfig {
     pub remb_max: u64,
     /// Least time between two keyframe requests to a publisher. Default 500 ms.
     pub keyframe_interval: Duration,
+    /// Whether peers may have AES_CM_128_HMAC_SHA1_80. Default true.
+    pub counter_mode: bool,
     /// How often a session with fresh consent renews its lease in the engine. Default 3 s.
     pub refresh_interval: Duration,
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
@@ -65,9 +67,32 @@ impl StreamConfig {
             remb_start: 1_500_000,
             remb_max: 4_000_000,
             keyframe_interval: Duration::from_millis(500),
+            counter_mode: true,
             refresh_interval: Duration::from_secs(3),
             socket_buffer: 4 << 20,
             sources: BTreeMap::new(),
         }
+    }
+}
+
+/// What of it may change while the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveConfig {
+    pub max_sdp: usize,
+    pub report_interval: Duration,
+    pub remb_max: u64,
+    pub keyframe_interval: Duration,
+    pub counter_mode: bool,
+}
+
+impl StreamConfig {
+    /// Takes over new values; sessions that are there go on.
+    pub fn set(&mut self, live: LiveConfig) {
+        let LiveConfig { max_sdp, report_interval, remb_max, keyframe_interval, counter_mode } = live;
+        self.max_sdp = max_sdp;
+        self.report_interval = report_interval;
+        self.remb_max = remb_max;
+        self.keyframe_interval = keyframe_interval;
+        self.counter_mode = counter_mode;
     }
 }

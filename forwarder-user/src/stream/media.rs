@@ -12,7 +12,8 @@ use super::report::ReceptionHistory;
 use super::session::{Attachment, Budget, Key, Media, Session, Source};
 use super::task::Task;
 use crate::engine::{
-    EngineError, Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Role, SubscriberTrackId, Transport,
+    EngineError, Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, Role, SubscriberTrackId,
+    Transport,
 };
 use crate::session::capture::Keying;
 use crate::session::kdf;
@@ -41,6 +42,19 @@ impl Task {
                 return self.close(key, "no SRTP profile in common");
             }
         };
+        if keys.incoming.rtp.profile == Profile::AesCm128HmacSha1_80 && !self.config.counter_mode {
+            self.counters.refused_srtp_profile += 1;
+            if let Some(session) = self.sessions.get(&key) {
+                let profile = keys.incoming.rtp.profile.name();
+                tracing::warn!(
+                    session = session.name,
+                    stream = session.stream,
+                    peer = %pair.peer,
+                    "refused: the peer offered only {profile}, which `media.srtp_profiles` does not have"
+                );
+            }
+            return self.close(key, "its SRTP profile is not allowed");
+        }
         let (Some(session), Some(transport)) = (self.sessions.get_mut(&key), transport(&self.sockets, pair)) else {
             return;
         };

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-pub use config::{MediaAddress, StreamConfig};
+pub use config::{LiveConfig, MediaAddress, StreamConfig};
 
 use crate::engine::{self, Engine, Role};
 
@@ -120,6 +120,11 @@ pub enum Command {
     Snapshot {
         reply: oneshot::Sender<serde_json::Value>,
     },
+    /// New settings, for what comes later.
+    Configure {
+        live: LiveConfig,
+        reply: oneshot::Sender<()>,
+    },
     /// Close every session (DTLS close_notify), then stop.
     Drain {
         reply: oneshot::Sender<()>,
@@ -179,6 +184,11 @@ impl Control {
     /// State of all streams and sessions; `None` while stopping.
     pub async fn snapshot(&self) -> Option<serde_json::Value> {
         self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    /// Changes what may be changed while the server runs.
+    pub async fn configure(&self, live: LiveConfig) {
+        let _ = self.ask(|reply| Command::Configure { live, reply }).await;
     }
 
     /// Closes everything and stops the control task.

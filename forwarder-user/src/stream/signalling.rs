@@ -46,6 +46,10 @@ impl Task {
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(now));
             }
+            Command::Configure { live, reply } => {
+                self.config.set(live);
+                let _ = reply.send(());
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }

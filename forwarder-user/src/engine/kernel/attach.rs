@@ -166,13 +166,14 @@ fn wait_until_free(netlink: &mut Netlink, link: &Link) -> Result<(), StartError>
     }
 }
 
-fn program_name(id: u32) -> String {
+/// Name of a loaded program, as far as this process may know.
+pub fn program_name(id: u32) -> String {
     let program = loaded_programs().flatten().find(|program| program.id() == id);
     program.and_then(|program| program.name_as_str().map(str::to_owned)).unwrap_or_else(|| "unknown".into())
 }
 
 /// What an interface said, in words.
-fn why(link: &Link, error: &ProgramError) -> String {
+pub fn why(link: &Link, error: &ProgramError) -> String {
     let code = match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,

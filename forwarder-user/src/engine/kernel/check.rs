@@ -25,7 +25,8 @@ pub fn kernel() -> Result<(), StartError> {
     Err(StartError::Kernel { release: release(), missing: missing.join("; ") })
 }
 
-fn release() -> String {
+/// The running kernel's release.
+pub fn release() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     text.trim().to_owned()
 }
@@ -34,6 +35,18 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
+
+/// Capabilities of the kernel engine: name, what it is for, whether this process has it.
+pub fn granted() -> [(&'static str, &'static str, bool); 4] {
+    let effective = effective(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    let has = |capability: u32| effective & 1 << capability != 0;
+    [
+        ("CAP_BPF", "loads programs, creates maps", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
+        ("CAP_PERFMON", "pointer arithmetic in programs", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
+        ("CAP_NET_ADMIN", "attaches XDP", has(CAP_NET_ADMIN)),
+        ("CAP_SYS_ADMIN", "mounts the bpffs, tests generic mode, BPF statistics", has(CAP_SYS_ADMIN)),
+    ]
+}
 
 /// # Errors
 /// [`StartError::Capabilities`] names those that this process lacks.

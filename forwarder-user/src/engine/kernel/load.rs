@@ -5,10 +5,18 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd, Xdp},
 };
 
+use sha1::{Digest as _, Sha1};
+
 use super::{Limits, StartError};
+use crate::engine::ProgramFigures;
 
 /// The BPF object, aligned for the ELF parser.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/penstock-datapath"));
+
+/// SHA-1 of the embedded BPF object: equal objects have equal ids, wherever they were built.
+pub fn object_id() -> String {
+    Sha1::digest(OBJECT).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 const INGRESS: &str = "penstock_ingress";
 const EGRESS: &str = "penstock_egress";
@@ -80,6 +88,16 @@ impl Datapath {
     /// The object, for its log buffer.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// What the programs have cost, while the kernel keeps statistics; nothing otherwise.
+    pub fn programs(&self) -> Vec<ProgramFigures> {
+        let figures = self.ebpf.programs().filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            let run_time_ns = info.run_time().as_nanos() as u64;
+            Some(ProgramFigures { name: name.to_owned(), runs: info.run_count(), run_time_ns })
+        });
+        figures.filter(|program| program.runs > 0).collect()
     }
 
     /// Starts counting what egress devices take and drop.

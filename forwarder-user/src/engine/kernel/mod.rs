@@ -7,6 +7,7 @@
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
+//! | `probe` | the steps of a start one by one, for `penstock doctor` |
 
 mod attach;
 mod check;
@@ -18,6 +19,7 @@ pub mod load;
 pub mod maps;
 pub mod outer;
 pub mod pins;
+pub mod probe;
 mod selftest;
 mod serve;
 mod state;
@@ -25,16 +27,20 @@ mod wire;
 
 use std::{
     net::IpAddr,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::{
+    maps::{MapData, PerCpuArray, RingBuf},
+    sys::{Stats, enable_stats},
+};
 use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
 
-pub use self::{attach::mode_name, check::capabilities, slots::MAX_SLOTS};
+pub use self::{attach::mode_name, check::capabilities, load::object_id, slots::MAX_SLOTS};
 use self::{
     fanout::{Shared, Worker},
     load::Datapath,
@@ -69,6 +75,8 @@ pub struct Config {
     pub keystream: Option<keystream::Settings>,
     /// Directory of the pinned maps; a bpffs is mounted there unless it is in one already.
     pub pin_dir: PathBuf,
+    /// Keep the kernel's BPF statistics on as long as the engine lives.
+    pub statistics: bool,
     /// How long a session sends and is received without [`refresh_session`].
     ///
     /// [`refresh_session`]: crate::engine::Engine::refresh_session
@@ -86,6 +94,7 @@ impl Config {
             limits: Limits::default(),
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
+            statistics: false,
             lease: Duration::from_nanos(LEASE_NS),
         }
     }
@@ -169,6 +178,8 @@ pub struct KernelEngine {
     threads: Vec<JoinHandle<()>>,
     /// Programs and their links; taken by `drop` before the pins go.
     datapath: Mutex<Option<Datapath>>,
+    /// While it is open, the kernel keeps run times of BPF programs.
+    _statistics: Option<OwnedFd>,
     _pins: PinDirectory,
 }
 
@@ -195,6 +206,7 @@ impl KernelEngine {
         let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
         let server = describe_server(&attached, config.media_port);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
+        let statistics = if config.statistics { keep_statistics() } else { None };
         let mut engine = Self {
             shared: Arc::new(Shared::new(State {
                 tables: maps.tables,
@@ -215,6 +227,7 @@ impl KernelEngine {
             stop: None,
             threads: Vec::new(),
             datapath: Mutex::new(None),
+            _statistics: statistics,
             _pins: pins,
         };
         let egress = datapath.egress.try_clone().map_err(StartError::Thread)?;
@@ -287,6 +300,15 @@ impl KernelEngine {
         let addresses = netlink.addresses()?.into_iter();
         Ok(addresses.filter(|(index, address)| ours(*index) && !is_link_local(*address)).map(|(_, ip)| ip).collect())
     }
+}
+
+fn keep_statistics() -> Option<OwnedFd> {
+    let kept = enable_stats(Stats::RunTime);
+    kept.inspect_err(|error| {
+        let error = load::describe(error);
+        tracing::warn!("no run times of BPF programs, `kernel.bpf_stats` needs CAP_SYS_ADMIN: {error}");
+    })
+    .ok()
 }
 
 fn is_link_local(address: IpAddr) -> bool {

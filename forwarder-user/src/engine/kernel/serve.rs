@@ -15,6 +15,7 @@ use super::{
     KernelEngine,
     clock::boottime_ns,
     keystream,
+    load::Datapath,
     maps::refused,
     mode_name,
     slots::Slots,
@@ -22,8 +23,8 @@ use super::{
     wire,
 };
 use crate::engine::{
-    Engine, EngineError, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId, Role,
-    SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
+    Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
     route::{self, Route, canonical},
 };
 
@@ -247,6 +248,13 @@ impl Engine for KernelEngine {
             ]);
         }
         all
+    }
+
+    fn figures(&self) -> Vec<Figures> {
+        let counters = self.counters().into_iter().collect();
+        let datapath = self.datapath.lock().unwrap_or_else(PoisonError::into_inner);
+        let programs = datapath.as_ref().map(Datapath::programs).unwrap_or_default();
+        vec![Figures { engine: "kernel", counters, programs }]
     }
 }
 

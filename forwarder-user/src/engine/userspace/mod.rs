@@ -25,7 +25,7 @@ use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 pub use self::forward::Feeder;
 use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
 use super::{
-    Engine, EngineError, Event, Events, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
     cipher::Cipher,
     io::{MediaSockets, Worker},
@@ -410,5 +410,10 @@ impl Engine for UserspaceEngine {
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed).saturating_sub(refused)));
         all
+    }
+
+    fn figures(&self) -> Vec<Figures> {
+        let counters = self.counters().into_iter().collect();
+        vec![Figures { engine: "userspace", counters, programs: Vec::new() }]
     }
 }

@@ -1,0 +1,63 @@
+//! What this binary is: the same facts for `penstock version`, the metrics and `penstock verify`.
+
+use std::sync::OnceLock;
+
+use forwarder_common::maps::LAYOUT_VERSION;
+use object::{Object as _, read::ReadCache};
+use serde::Serialize;
+
+use crate::engine::kernel;
+
+/// Identifies a build.
+#[derive(Clone, Debug, Serialize)]
+pub struct Build {
+    pub version: &'static str,
+    /// `development` in debug builds, `unknown` where there was no repository; `-dirty` at the end if
+    /// files differed from the commit.
+    pub commit: &'static str,
+    pub profile: &'static str,
+    pub arch: &'static str,
+    pub os: &'static str,
+    /// Layout of the BPF maps: inspection commands and servers of one layout understand each other.
+    pub map_layout: u32,
+    /// The linker's build id (`readelf -n`) in hexadecimal; empty if the binary has none.
+    pub build_id: String,
+    /// SHA-1 of the embedded BPF object in hexadecimal.
+    pub bpf_build_id: String,
+}
+
+/// This process's.
+pub fn current() -> &'static Build {
+    static BUILD: OnceLock<Build> = OnceLock::new();
+    BUILD.get_or_init(|| Build {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("PENSTOCK_COMMIT"),
+        profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+        arch: std::env::consts::ARCH,
+        os: std::env::consts::OS,
+        map_layout: LAYOUT_VERSION,
+        build_id: own_build_id().unwrap_or_default(),
+        bpf_build_id: kernel::object_id(),
+    })
+}
+
+/// From the note in our own file, of which only the headers are read.
+fn own_build_id() -> Option<String> {
+    let file = ReadCache::new(std::fs::File::open("/proc/self/exe").ok()?);
+    let file = object::read::elf::ElfFile64::<object::Endianness, _>::parse(&file).ok()?;
+    let id = file.build_id().ok()??;
+    Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_hexadecimal() {
+        let build = current();
+        assert_eq!(build.bpf_build_id.len(), 40);
+        assert!(build.build_id.len() >= 16, "the linker makes none: {build:?}");
+        assert!(build.build_id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}

@@ -1,0 +1,183 @@
+//! SIGHUP: takes over what a running server can, and says what it cannot. Nobody is disconnected.
+
+use super::{
+    logging::{self, Level},
+    serve::Options,
+};
+use crate::{
+    config::{Config, SrtpProfiles},
+    http,
+    stream::{Control, LiveConfig},
+};
+
+/// What a reload changes.
+pub struct Reload {
+    /// The configuration in force: live keys as they are now, the others as at the start.
+    pub config: Config,
+    pub level: Level,
+    pub control: Control,
+    pub settings: http::Settings,
+}
+
+/// The control task's part of the live keys.
+pub fn live(config: &Config) -> LiveConfig {
+    LiveConfig {
+        max_sdp: config.limits.http_body_bytes,
+        report_interval: config.rtcp.interval(),
+        remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
+        keyframe_interval: config.rtcp.pli_min_interval(),
+        counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),
+    }
+}
+
+impl Reload {
+    /// Reads the file again. A mistake in it changes nothing.
+    pub async fn run(&mut self, options: &Options) {
+        if options.config.is_none() {
+            tracing::warn!("SIGHUP: there is no file to read again, the server was started without --config");
+            return;
+        }
+        let wanted = options.config().and_then(|config| logging::filter(&config.log.level).map(|_| config));
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                tracing::error!("SIGHUP: nothing is changed, the configuration cannot be used: {error:#}");
+                return;
+            }
+        };
+        let config = with_live_keys(&self.config, &wanted);
+        let changed = differences(&self.config, &config);
+        let waiting = differences(&config, &wanted);
+        if self.config.log.level != config.log.level
+            && let Err(error) = self.level.set(&config.log.level)
+        {
+            tracing::error!("log.level stays: {error:#}");
+        }
+        self.settings.set(&config);
+        self.control.configure(live(&config)).await;
+        self.config = config;
+        if !waiting.is_empty() {
+            tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
+        }
+        let changed = if changed.is_empty() { "nothing".into() } else { changed.join(", ") };
+        tracing::info!("SIGHUP: read the configuration, changed: {changed}");
+    }
+}
+
+/// `running` with the live keys of `wanted`.
+fn with_live_keys(running: &Config, wanted: &Config) -> Config {
+    let mut config = running.clone();
+    config.http.index = wanted.http.index;
+    config.http.request_timeout_ms = wanted.http.request_timeout_ms;
+    config.limits.http_body_bytes = wanted.limits.http_body_bytes;
+    config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
+    config.rtcp = wanted.rtcp.clone();
+    config.auth = wanted.auth.clone();
+    config.debug = wanted.debug.clone();
+    config.log.level = wanted.log.level.clone();
+    config
+}
+
+/// Keys that differ.
+fn differences(a: &Config, b: &Config) -> Vec<String> {
+    let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
+    let (left, right) = (table(a), table(b));
+    let mut keys = Vec::new();
+    for (section, values) in &left {
+        let other = right.get(section).and_then(toml::Value::as_table);
+        let values = values.as_table().into_iter().flatten();
+        let differ = values.filter(|(key, value)| other.and_then(|other| other.get(*key)) != Some(value));
+        keys.extend(differ.map(|(key, _)| format!("{section}.{key}")));
+    }
+    // Secrets are written as "(redacted)".
+    for (key, old, new) in [
+        ("auth.publish_token", &a.auth.publish_token, &b.auth.publish_token),
+        ("auth.play_token", &a.auth.play_token, &b.auth.play_token),
+        ("auth.api_token", &a.auth.api_token, &b.auth.api_token),
+    ] {
+        if old != new && !keys.iter().any(|known| known == key) {
+            keys.push(key.into());
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn differences_are_named() {
+        let old = Config::default();
+        let mut new = old.clone();
+        assert!(differences(&old, &new).is_empty());
+        new.media.port = 9;
+        new.rtcp.interval_ms = 500;
+        new.auth.play_token = Secret::new("a");
+        assert_eq!(differences(&old, &new), ["auth.play_token", "media.port", "rtcp.interval_ms"]);
+        let mut newer = new.clone();
+        newer.auth.play_token = Secret::new("b");
+        assert_eq!(differences(&new, &newer), ["auth.play_token"]);
+        let taken = with_live_keys(&old, &new);
+        assert_eq!(differences(&taken, &new), ["media.port"]);
+    }
+
+    #[test]
+    fn the_shipped_file_marks_exactly_the_live_keys() {
+        const SHIPPED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/penstock.toml"));
+        let (mut section, mut comment, mut marked) = (String::new(), String::new(), BTreeSet::new());
+        for line in SHIPPED.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']').into();
+            }
+            match line.split_once(" = ") {
+                Some((key, _)) if !line.starts_with('#') => {
+                    if comment.starts_with("# [live]") {
+                        marked.insert(format!("{section}.{key}"));
+                    }
+                    comment.clear();
+                }
+                _ if line.starts_with('#') => comment.push_str(line),
+                _ => comment.clear(),
+            }
+        }
+        // All keys changed: what is left to differ after a reload are those that need a restart.
+        let old = toml::Table::try_from(Config::default()).unwrap();
+        let live: BTreeSet<String> = old
+            .iter()
+            .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| (section.clone(), key.clone())))
+            .filter(|(section, key)| is_live(section, key))
+            .map(|(section, key)| format!("{section}.{key}"))
+            .collect();
+        assert_eq!(marked, live);
+    }
+
+    /// Whether a change of this key is taken over.
+    fn is_live(section: &str, key: &str) -> bool {
+        let text = match (section, key) {
+            ("http", "listen") => "[\"127.0.0.1:1\"]",
+            ("http", "allowed_origins") => "[\"https://a.example\"]",
+            ("http", "index") => "false",
+            ("media", "addresses") => "[\"192.0.2.1\"]",
+            ("media", "engine") => "\"kernel\"",
+            ("media", "srtp_profiles") => "[\"gcm\"]",
+            ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
+            ("kernel", "interfaces") => "[\"eth7\"]",
+            ("kernel", "mode") => "\"generic\"",
+            ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
+            ("kernel", "pin_dir") => "\"/elsewhere\"",
+            ("auth", _) => "\"x\"",
+            ("log", "level") => "\"debug\"",
+            ("log", "format") => "\"json\"",
+            ("rtcp", "interval_ms") => "1234",
+            _ => "2345",
+        };
+        let wanted: Config = toml::from_str(&format!("[{section}]\n{key} = {text}")).unwrap();
+        let running = Config::default();
+        assert_eq!(differences(&running, &wanted).len(), 1, "{section}.{key}");
+        differences(&with_live_keys(&running, &wanted), &wanted).is_empty()
+    }
+}

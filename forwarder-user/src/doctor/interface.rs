@@ -1,0 +1,117 @@
+//! What an interface can do, and how it is set.
+
+use super::{
+    ethtool::{self, Settings},
+    report::{Need, Report},
+};
+use crate::{
+    config::Mode,
+    engine::kernel::probe::{self, Link, Programs},
+};
+
+/// Drivers take XDP up to some 3,500 bytes; the kernel clones frames of one buffer only.
+const USUAL_MTU: u32 = 1500;
+
+/// A pass makes up to 200 copies at once; a ring that holds twice as many has room for the next.
+const RING: u32 = 400;
+
+/// Rings that the driver lets nobody change.
+const FIXED_RINGS: [&str; 1] = ["veth"];
+
+/// Is it up and free, and does its driver run our program?
+pub fn native(report: &mut Report, programs: Option<&mut Programs>, link: &Link, mode: Mode, generic: Option<bool>) {
+    let name = &link.name;
+    if !link.up {
+        report.bad(Need::Kernel, format!("interface {name}"), "it is down", format!("ip link set {name} up"));
+        return;
+    }
+    let check = format!("interface {name}: native XDP");
+    if let Some(program) = probe::program_on(link) {
+        if program.starts_with("penstock") {
+            report.good(Need::Kernel, check, "a Penstock server is on it");
+        } else {
+            let mend = format!("stop its owner, or `ip link set {name} xdp off`");
+            report.bad(Need::Kernel, format!("interface {name}"), format!("has another XDP program, {program}"), mend);
+        }
+        return;
+    }
+    let Some(programs) = programs else { return };
+    if mode == Mode::Generic {
+        report.good(Need::Kernel, format!("interface {name}"), "generic XDP, as `kernel.mode` says");
+        return;
+    }
+    match programs.native(link) {
+        Ok(()) => report.good(Need::Kernel, check, "attached and detached"),
+        Err(error) => {
+            // In mode auto, generic XDP is used where it works.
+            let need = if mode == Mode::Native || generic == Some(false) { Need::Kernel } else { Need::Advice };
+            let mend = "see docs/linux.md on drivers; generic XDP costs several times as much";
+            report.bad(need, check, error, mend);
+        }
+    }
+}
+
+/// Settings that cost packets or CPU.
+pub fn settings(report: &mut Report, link: &Link) {
+    let name = &link.name;
+    let check = format!("interface {name}: MTU");
+    if link.mtu > USUAL_MTU {
+        let found = format!("{}: most drivers refuse XDP, or split frames, which cannot be cloned", link.mtu);
+        report.bad(Need::Advice, check, found, format!("ip link set {name} mtu {USUAL_MTU}"));
+    } else {
+        report.good(Need::Advice, check, link.mtu.to_string());
+    }
+    let check = format!("interface {name}: takes redirected frames");
+    let settings = ethtool::read(name);
+    let driver = settings.driver.as_deref().unwrap_or("its driver");
+    match probe::takes_redirects(link) {
+        Some(true) => report.good(Need::Advice, check, "yes"),
+        // Many drivers say so only once a program is attached.
+        Some(false) if FIXED_RINGS.contains(&driver) => {
+            let mend = format!(
+                "switch GRO on at its other end, before either end goes up: `ethtool -K PEER-OF-{name} gro on`"
+            );
+            report.bad(Need::Advice, check, "not now: viewers behind it would be served from userspace", mend);
+        }
+        Some(false) | None => {}
+    }
+    offloads(report, name, &settings);
+    rings(report, name, driver, &settings);
+}
+
+fn offloads(report: &mut Report, name: &str, settings: &Settings) {
+    match settings.lro {
+        Some(true) => report.bad(
+            Need::Advice,
+            format!("interface {name}: LRO"),
+            "large receive offload is on: it glues packets together, and drivers refuse XDP with it",
+            format!("ethtool -K {name} lro off"),
+        ),
+        Some(false) => report.good(Need::Advice, format!("interface {name}: LRO"), "off"),
+        None => {}
+    }
+}
+
+fn rings(report: &mut Report, name: &str, driver: &str, settings: &Settings) {
+    if let Some((now, most)) = settings.tx_ring {
+        let check = format!("interface {name}: transmit ring");
+        let found = format!("{now} of at most {most} frames ({driver})");
+        if now >= RING || FIXED_RINGS.contains(&driver) || most <= now {
+            report.good(Need::Advice, check, found);
+        } else {
+            let mend = format!("ethtool -G {name} tx {}", most.min(4096));
+            report.bad(Need::Advice, check, format!("{found}: copies beyond it are dropped (drop_ring_full)"), mend);
+        }
+    }
+    if let Some((now, most)) = settings.queues {
+        let check = format!("interface {name}: queues");
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        let found = format!("{now} of at most {most}, for {cpus} CPUs");
+        if now >= cpus.min(most) {
+            report.good(Need::Advice, check, found);
+        } else {
+            let mend = format!("ethtool -L {name} combined {}", cpus.min(most));
+            report.bad(Need::Advice, check, format!("{found}: publishers share fewer CPUs than there are"), mend);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Every metric of our own: name, labels, meaning. The names are stable.
+
+/// One metric.
+pub struct Metric {
+    pub name: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(pub static $constant: Metric = Metric { name: $name, labels: &[$($label),*], help: $help };)+
+
+        /// All of them.
+        #[cfg(test)]
+        pub static ALL: &[&Metric] = &[$(&$constant),+];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "penstock_build_info" ["version", "commit", "build_id", "bpf_build_id"]
+        "Always 1; the labels say which build runs.";
+
+    STREAMS = "penstock_streams" ["state"]
+        "Streams by state: live (a publisher is connected) or waiting (viewers only, or still connecting).";
+    SESSIONS = "penstock_sessions" ["role", "state"]
+        "Sessions by role and state.";
+    CARRIED = "penstock_sessions_carried" ["role", "carrier"]
+        "Connected sessions by what carries their media.";
+    PROFILES = "penstock_sessions_profile" ["profile"]
+        "Connected sessions by SRTP protection profile.";
+    STREAM_VIEWERS = "penstock_stream_viewers_max" []
+        "Viewers of the stream that has most.";
+    CONTROL = "penstock_control_events_total" ["event"]
+        "What the control task counts: sessions opened and ended, refusals, datagrams that it could not use.";
+
+    RECEIVED_RATE = "penstock_received_bytes_per_second" ["kind"]
+        "Payload that publishers send, between their last two reports, all together.";
+    PUBLISHER_LOSS = "penstock_publisher_loss_ratio" ["at"]
+        "Loss on the way from publishers, between their last two reports: median, 95th percentile and worst track.";
+    PUBLISHER_JITTER = "penstock_publisher_jitter_seconds" ["at"]
+        "Jitter of arrival (RFC 3550) from publishers: median, 95th percentile and worst track.";
+    VIEWER_LOSS = "penstock_viewer_loss_ratio" ["at"]
+        "Loss on the way to viewers, as their last reports say: median, 95th percentile and worst track.";
+    VIEWER_JITTER = "penstock_viewer_jitter_seconds" ["at"]
+        "Jitter of arrival at viewers, as their last reports say: median, 95th percentile and worst track.";
+    VIEWER_RTT = "penstock_viewer_rtt_seconds" ["at"]
+        "Round trip to viewers, by SR and RR: median, 95th percentile and worst track.";
+
+    PACKETS = "penstock_packets_total" ["engine", "direction"]
+        "Media packets opened (in) and sealed (out).";
+    BYTES = "penstock_payload_bytes_total" ["engine", "direction"]
+        "Payload bytes in packets opened (in) and sealed (out).";
+    DROPS = "penstock_drops_total" ["engine", "reason"]
+        "Packets dropped, by reason.";
+    PASSES = "penstock_passes_total" ["engine", "reason"]
+        "Packets left to the network stack, by reason.";
+    TRANSMITTED = "penstock_transmitted_total" ["engine"]
+        "Copies that the device took, as far as the kernel reports it.";
+    UNDERRUNS = "penstock_keystream_underruns_total" ["direction"]
+        "Packets whose keystream was not ready: correct, but several times as expensive.";
+    TAPPED = "penstock_tapped_total" ["outcome"]
+        "Plaintext packets from the kernel engine to the userspace engine: handed over, or too many for it.";
+    KEYSTREAM_MEMORY = "penstock_keystream_memory_bytes" []
+        "Memory in keystream rings.";
+    KEYSTREAM_WINDOWS = "penstock_keystream_windows" []
+        "Tracks that have a window of keystream ahead of time.";
+    KEYSTREAM_INSTALLED = "penstock_keystream_windows_installed_total" []
+        "Windows given to the kernel, first ones and ones of another size.";
+    KEYSTREAM_REFUSED = "penstock_keystream_windows_refused_total" []
+        "Windows that were not made or enlarged for want of memory (kernel.keystream_memory_mb).";
+    KEYSTREAM_FILLED = "penstock_keystream_entries_filled_total" []
+        "Packets' keystreams computed.";
+    KEYSTREAM_WAKEUPS = "penstock_keystream_wakeups_total" []
+        "How often the kernel woke the thread that computes keystream.";
+    BPF_SECONDS = "penstock_bpf_run_seconds_total" ["program"]
+        "Time in a BPF program, all CPUs together; only while BPF statistics are on (kernel.bpf_stats).";
+    BPF_RUNS = "penstock_bpf_runs_total" ["program"]
+        "Runs of a BPF program; only while BPF statistics are on (kernel.bpf_stats).";
+    BPF_MEMORY = "penstock_bpf_map_memory_bytes" []
+        "Kernel memory of the BPF maps that this process holds.";
+
+    CPU = "penstock_machine_cpu_seconds_total" ["mode"]
+        "CPU time of the whole machine since its start: XDP runs in softirq, which no process is charged for.";
+    CPUS = "penstock_machine_cpus" []
+        "CPUs of the machine.";
+
+    HTTP_REQUESTS = "penstock_http_requests_total" ["route", "method", "status"]
+        "HTTP requests answered, by route template.";
+    HTTP_SECONDS = "penstock_http_request_seconds" ["route"]
+        "Time from an HTTP request's header to its answer, by route template.";
+}

@@ -1,0 +1,86 @@
+//! SIGHUP: what changes, what does not, and that nobody is disconnected by it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use penstock_tests::peer::{Kind, Offer, Options, Viewers};
+use penstock_tests::whip::Client;
+
+use crate::stage::{BOTH, Layout, PATIENCE, Stage, assert_all_exact, synthetic};
+
+const READ: &str = "SIGHUP: read the configuration, changed: ";
+
+fn reload(stage: &Stage, more: &str, expected: &str) -> Result<()> {
+    stage.server.configure(&stage.settings, more)?;
+    stage.server.signal(libc::SIGHUP)?;
+    stage.server.wait_log(expected, PATIENCE)
+}
+
+/// As OBS and GStreamer offer SRTP.
+fn old(options: Options) -> Options {
+    Options { profiles: Offer::CmSha1, ..options }
+}
+
+#[test]
+fn profiles_change_for_new_sessions_only() -> Result<()> {
+    let stage = Stage::new(Layout::OneNic, "native", "")?;
+    let source = synthetic(100);
+    let publisher = stage.publish(&source, stage.publishing())?;
+    let modern = stage.play(2, &source, stage.playing())?;
+    let aged = stage.play(2, &source, old(stage.playing()))?;
+    for viewers in [&modern, &aged] {
+        stage.flows(viewers, &[0, 1], Kind::Video, 50)?;
+    }
+
+    reload(&stage, "[media]\nsrtp_profiles = [\"gcm\"]\n", &format!("{READ}media.srtp_profiles"))?;
+    let refused = Viewers::start(&stage.whep(), 1, source.clone(), old(stage.playing()))?;
+    stage.server.wait_log("which `media.srtp_profiles` does not have", PATIENCE)?;
+    stage.until("the refused viewer is gone", || {
+        Ok(stage.server.get("/api/v1/state")?["sessions"].as_array().map(Vec::len) == Some(5))
+    })?;
+    ensure!(refused.stats()[0].video.packets == 0, "a viewer with a profile that is not allowed got media");
+    drop(refused);
+    let more = stage.play(1, &source, stage.playing())?;
+    stage.flows(&more, &[0], Kind::Video, 50)?;
+    for viewers in [&modern, &aged] {
+        stage.flows(viewers, &[0, 1], Kind::Video, 50)?;
+    }
+
+    let all = "[media]\nsrtp_profiles = [\"gcm\", \"aes-cm-sha1-80\"]\n[log]\nlevel = \"info,penstock=debug\"\n";
+    reload(&stage, all, &format!("{READ}log.level, media.srtp_profiles"))?;
+    let again = stage.play(1, &source, old(stage.playing()))?;
+    stage.flows(&again, &[0], Kind::Video, 50)?;
+    stage.rest(&publisher, &modern)?;
+    for viewers in [modern, aged, more, again] {
+        assert_all_exact(&viewers.stop()?, &BOTH);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mistake_changes_nothing_and_is_named() -> Result<()> {
+    let stage = Stage::new(Layout::OneNic, "native", "[auth]\napi_token = \"first\"\n")?;
+    let state = |token: &str| {
+        let client = Client { namespace: Some(stage.host.name().into()), token: Some(token.into()) };
+        Ok::<_, anyhow::Error>(client.request("GET", "http://10.60.0.1:8080/api/v1/state", &[], None)?.status)
+    };
+    ensure!((state("first")?, state("second")?) == (200, 401));
+    for (wrong, why) in [
+        ("[auth]\napi_token = \"second\"\n[media]\nprot = 1\n", "unknown field `prot`"),
+        ("[auth]\napi_token = \"second\"\n[media]\nport = 0\n", "media.port: 0 is not between"),
+        ("[auth]\napi_token = \"second\"\n[log]\nlevel = \"info,=,\"\n", "log.level"),
+        ("[auth\n", "penstock.toml: "),
+    ] {
+        let logged = stage.server.log().lines().count();
+        reload(&stage, wrong, "nothing is changed, the configuration cannot be used")?;
+        stage.until("the log says why", || {
+            Ok(stage.server.log().lines().skip(logged).collect::<Vec<_>>().join("\n").contains(why))
+        })?;
+        ensure!((state("first")?, state("second")?) == (200, 401), "{wrong}");
+    }
+    let restart = "[auth]\napi_token = \"second\"\n[limits]\nsessions = 7\n";
+    reload(&stage, restart, "these need a restart: limits.sessions")?;
+    stage.server.wait_log(&format!("{READ}auth.api_token"), Duration::from_secs(5))?;
+    ensure!((state("first")?, state("second")?) == (401, 200));
+    Ok(())
+}
