@@ -101,7 +101,7 @@ impl Lab {
         Ok((Server { carrier, ..Server::new(engine, events) }, threads))
     }
 
-    /// Starts both engines in the server host, joined, on sockets of all its addresses.
+    /// Starts both engines in the server host, joined, on sockets of all its addresses; userspace sends by XDP.
     ///
     /// # Errors
     /// What the engine or the system says.
@@ -112,7 +112,9 @@ impl Lab {
         let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let kernel = self.server.run(|| KernelEngine::start(kernel, sender.clone()))?;
-        let engine = AutoEngine::new(Some(kernel), UserspaceEngine::new(config, sender), String::new());
+        let userspace = UserspaceEngine::new(config, sender);
+        self.server.run(|| userspace.use_xdp(None)).map_err(anyhow::Error::msg)?;
+        let engine = AutoEngine::new(Some(kernel), userspace, String::new());
         engine.set_sockets(&sockets);
         let (control, _) = tokio::sync::mpsc::channel(1);
         let threads = Threads::start(&sockets, &control, |_| engine.worker())?;

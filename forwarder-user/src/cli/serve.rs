@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use forwarder_common::maps::MAX_COPIES;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -254,7 +253,7 @@ async fn start_engine(
         publisher_tracks: config.limits.publisher_tracks,
         subscriber_tracks: config.limits.subscriber_tracks,
         // The userspace engine takes what is beyond a pass.
-        viewers_per_stream: config.limits.viewers_per_stream.min(MAX_COPIES),
+        viewers_per_stream: config.limits.viewers_per_stream.min(config.kernel.copies_per_pass),
     };
     let userspace = userspace::Config {
         sessions: config.limits.sessions,

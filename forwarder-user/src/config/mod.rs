@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use forwarder_common::maps::MAX_COPIES;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
@@ -114,6 +115,8 @@ pub struct Kernel {
     pub mode: Mode,
     /// Most memory for keystream ahead of time, all sessions together, in MiB.
     pub keystream_memory_mb: u64,
+    /// Viewers of one stream that the kernel engine serves.
+    pub copies_per_pass: usize,
     /// Whether the kernel keeps run times of BPF programs while the server runs.
     pub bpf_stats: bool,
     /// Directory in which a private bpffs holds the maps for the inspection commands.
@@ -236,6 +239,7 @@ impl Default for Kernel {
             interfaces: Vec::new(),
             mode: Mode::Auto,
             keystream_memory_mb: 128,
+            copies_per_pass: MAX_COPIES,
             bpf_stats: false,
             pin_dir: "/run/penstock/bpf".into(),
         }
