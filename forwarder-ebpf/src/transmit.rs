@@ -114,8 +114,7 @@ fn next_frame(frame: &Frame) -> Option<()> {
     // SAFETY: within the list, in a map value.
     let number = unsafe { addr_of!((*trigger).frames[place]).read_volatile() };
     let out: &OutFrame = FRAMES.get(number)?;
-    // Both comparisons are full barriers, so the reads of the frame lie between them.
-    if !atomic::compare_exchange(&out.ticket, ticket, ticket) {
+    if atomic::load(&out.ticket) != ticket {
         return None;
     }
     // SAFETY: an aligned number in a map value; volatile because userspace may change it under us.
@@ -128,11 +127,15 @@ fn next_frame(frame: &Frame) -> Option<()> {
     // SAFETY: the bytes are a map value's, of which the length is within.
     let stored =
         unsafe { bpf_xdp_store_bytes(frame.context(), 0, out.bytes.as_ptr().cast_mut().cast::<c_void>(), len as u32) };
+    // A full barrier: the frame has been read when this looks. Userspace takes the ticket away before it
+    // writes the frame, so what was read while it wrote is found out here.
     if stored != 0 || !atomic::compare_exchange(&out.ticket, ticket, ticket) {
         return None;
     }
-    // SAFETY: an aligned number in a map value, changed by atomic operations only.
-    atomic::add(unsafe { &*addr_of!((*trigger).done) }, 1);
+    // SAFETY: an aligned number in a map value, changed here alone while the trigger is in force, on one
+    // CPU as the cursor is.
+    let done = unsafe { &*addr_of!((*trigger).done) };
+    atomic::store(done, atomic::load(done) + 1);
     Some(())
 }
 

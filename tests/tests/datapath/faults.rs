@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// What the tests of this file demand to move.
-pub const EXERCISED: [Counter; 3] =
-    [Counter::DropSubscriberExpired, Counter::DropBeforeJoin, Counter::DropInternalEgress];
+pub const EXERCISED: [Counter; 4] =
+    [Counter::DropSubscriberExpired, Counter::DropBeforeJoin, Counter::DropInternalEgress, Counter::Kicks];
 
 /// A fault of one copy, and the counter that tells of it.
 type Fault = (&'static str, fn(&mut Datapath, u32) -> Result<()>, Counter);
@@ -65,7 +65,7 @@ fn a_dropped_copy_leaves_the_others_alone() -> Result<()> {
         ),
     ];
     let demanded: Vec<Counter> = faults.iter().map(|(_, _, counter)| *counter).collect();
-    assert!(EXERCISED.iter().all(|counter| demanded.contains(counter)));
+    assert!(EXERCISED.iter().all(|counter| demanded.contains(counter) || *counter == Counter::Kicks));
     for (name, arrange, counter) in faults {
         let checked = on_wire(XdpMode::Driver, 1, |wire| {
             let fan = Fan::new(wire, 4)?;
@@ -96,6 +96,29 @@ fn a_dropped_copy_leaves_the_others_alone() -> Result<()> {
         checked.with_context(|| format!("fault `{name}`"))?;
     }
     Ok(())
+}
+
+/// The kernel kicks a device with the last copy, so a frame that nobody takes goes in its place.
+#[test]
+fn a_dropped_last_copy_becomes_a_kick() -> Result<()> {
+    on_wire(XdpMode::Driver, 1, |wire| {
+        let fan = Fan::new(wire, 4)?;
+        fan.wire.datapath.set_lease(Datapath::FIRST_SUBSCRIBER + 3, Lease::Expired)?;
+        let before = fan.wire.datapath.counters()?;
+        let media = Media::of(&publishers()[0]);
+        fan.wire.taps[0].send(&media.bytes())?;
+        let frames = fan.wire.taps[0].receive_all(4, PATIENCE)?;
+        ensure!(frames.len() == 4, "{} of 4 frames came", frames.len());
+        for (copy, member) in frames.iter().zip(&fan.members[..3]) {
+            member.check(copy, &media)?;
+        }
+        let (macs, rest) = frames[3].split_at(12);
+        ensure!(macs[..6] == macs[6..] && rest[..2] == [0x88, 0xb6], "{:02x?}", frames[3]);
+        ensure!(rest.len() == 48 && rest[2..].iter().all(|byte| *byte == 0), "media in it: {rest:02x?}");
+        let moved = fan.wire.datapath.counters()?.since(&before);
+        ensure!(moved.contains(&(Counter::Kicks, 1)) && moved.contains(&(Counter::DropSubscriberExpired, 1)));
+        Ok(())
+    })
 }
 
 /// What is not opened reaches nobody.

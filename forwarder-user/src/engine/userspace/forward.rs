@@ -105,6 +105,7 @@ impl Feeder {
         let inner = Arc::clone(&self.inner);
         // Held until everything is sent: whoever ends a session waits for it, and nothing follows then.
         let tables = inner.read();
+        let (mut sealed, mut sealed_bytes) = (0, 0);
         for packets in self.packets.chunk_by(|one, next| one.track == next.track) {
             let members = tables.publishers.get(packets[0].track).map_or(&[][..], |publisher| &publisher.members);
             if members.is_empty() {
@@ -122,16 +123,18 @@ impl Feeder {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
                     let sealed =
                         seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
-                    match sealed {
+                    match done {
                         Ok(()) => {
-                            inner.count(Counter::Sealed, 1);
-                            inner.count(Counter::SealedBytes, packet.len as u64);
+                            sealed += 1;
+                            sealed_bytes += packet.len as u64;
                         }
                         Err(reason) => inner.count(reason, 1),
                     }
                 }
             }
         }
+        inner.count(Counter::Sealed, sealed);
+        inner.count(Counter::SealedBytes, sealed_bytes);
         for Way { transmitter, counted } in &mut self.transmitters {
             transmitter.flush();
             let sent = transmitter.sent();

@@ -57,6 +57,12 @@ metrics! {
         "Packets left to the network stack, by reason.";
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
+    BY_XDP = "penstock_transmitted_by_xdp_total" []
+        "Of the userspace engine's, those that XDP sent.";
+    BY_ROWS = "penstock_ghash_by_rows_total" ["direction"]
+        "Packets whose tags came from rows that all copies share; the others went by table.";
+    KICKS = "penstock_kicks_total" []
+        "Frames to nobody in the place of a device's last copy, which was dropped.";
     UNDERRUNS = "penstock_keystream_underruns_total" ["direction"]
         "Packets whose keystream was not ready: correct, but several times as expensive.";
     TAPPED = "penstock_tapped_total" ["outcome"]

@@ -25,22 +25,33 @@ pub fn write(frame: &mut [u8], path: &Path, len: usize) -> Option<()> {
     Some(())
 }
 
-/// Fills in the UDP checksum that IPv6 asks for (RFC 8200 §8.1), when the payload is finished.
-pub fn finish(frame: &mut [u8], path: &Path) -> Option<()> {
-    if path.ip_version != 6 {
-        return Some(());
+/// What is left to do when the payload of an IPv6 frame is finished.
+#[derive(Clone, Copy)]
+pub struct Checksum {
+    header_len: usize,
+    /// Of the pseudo header and the ports.
+    base: u32,
+}
+
+impl Checksum {
+    /// `None`: over IPv4 it stays 0.
+    pub fn of(path: &Path) -> Option<Self> {
+        (path.ip_version == 6).then_some(Self { header_len: path.header_len.into(), base: path.checksum_base })
     }
-    let header_len = usize::from(path.header_len);
-    let udp_len = (UDP_LEN + frame.len().checked_sub(header_len)?) as u16;
-    // The length counts twice: in the pseudo header and in the UDP header.
-    let base = u64::from(path.checksum_base) + 2 * u64::from(udp_len.to_be());
-    let check = match checksum::finish(checksum::add(base, frame.get(header_len..)?)) {
-        // 0 would mean "no checksum".
-        0 => 0xffff,
-        check => check,
-    };
-    frame.get_mut(header_len - 2..header_len)?.copy_from_slice(&check.to_ne_bytes());
-    Some(())
+
+    /// Fills in the UDP checksum that IPv6 asks for (RFC 8200 §8.1). `None`: the frame is too short.
+    pub fn fill_in(&self, frame: &mut [u8]) -> Option<()> {
+        let udp_len = (UDP_LEN + frame.len().checked_sub(self.header_len)?) as u16;
+        // The length counts twice: in the pseudo header and in the UDP header.
+        let base = u64::from(self.base) + 2 * u64::from(udp_len.to_be());
+        let check = match checksum::finish(checksum::add(base, frame.get(self.header_len..)?)) {
+            // 0 would mean "no checksum".
+            0 => 0xffff,
+            check => check,
+        };
+        frame.get_mut(self.header_len - 2..self.header_len)?.copy_from_slice(&check.to_ne_bytes());
+        Some(())
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +69,7 @@ mod tests {
             let path = path("192.0.2.1:5004", "198.51.100.9:6000", vlan);
             let mut frame = vec![0xaa; usize::from(path.header_len) + 100];
             write(&mut frame, &path, 100).unwrap();
-            finish(&mut frame, &path).unwrap();
+            assert!(Checksum::of(&path).is_none());
             let l3 = usize::from(path.l3_offset);
             assert_eq!(frame[l3 + 2..l3 + 4], 128u16.to_be_bytes());
             assert_eq!(checksum::fold(checksum::add(0, &frame[l3..l3 + 20])), 0xffff);
@@ -73,7 +84,7 @@ mod tests {
             let path = path("[fd00::1]:5004", "[fd00::2]:6000", None);
             let mut frame: Vec<u8> = (0..usize::from(path.header_len) + len).map(|i| (i * 7) as u8).collect();
             write(&mut frame, &path, len).unwrap();
-            finish(&mut frame, &path).unwrap();
+            Checksum::of(&path).unwrap().fill_in(&mut frame).unwrap();
             // Pseudo header: addresses, length, next header.
             let mut sum = checksum::add(0, &frame[22..54]);
             sum = checksum::add(sum, &((8 + len) as u32).to_be_bytes());
@@ -87,7 +98,7 @@ mod tests {
     fn no_room_is_no_panic() {
         let path = path("[fd00::1]:5004", "[fd00::2]:6000", None);
         assert_eq!(write(&mut [0; 61], &path, 10), None);
-        assert_eq!(finish(&mut [0; 20], &path), None);
+        assert_eq!(Checksum::of(&path).unwrap().fill_in(&mut [0; 20]), None);
         assert_eq!(write(&mut [0; 100], &path, 70_000), None);
     }
 }

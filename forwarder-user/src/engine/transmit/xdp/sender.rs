@@ -9,13 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forwarder_common::{
-    maps::Path,
-    transmit::{ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for},
+use forwarder_common::transmit::{
+    ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for,
 };
 use socket2::Socket;
 
-use super::{BANK, BANK_TRIGGERS, DEVICES, FRAMES, Shared, TRIGGERS, headers};
+use super::{
+    BANK, BANK_TRIGGERS, DEVICES, FRAMES, Shared, TRIGGERS,
+    headers::{self, Checksum},
+};
 use crate::engine::transmit::{Destination, Sent, Transmitter};
 
 /// Smallest Ethernet frame, without its checksum.
@@ -29,8 +31,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 struct Waiting {
     frame: u32,
     device: usize,
-    path: Path,
     len: usize,
+    checksum: Option<Checksum>,
 }
 
 /// A trigger that has been sent.
@@ -53,6 +55,8 @@ pub struct XdpTransmitter {
     /// Which half of them is filled.
     bank: usize,
     waiting: Vec<Waiting>,
+    /// Of these, places of those for one device.
+    chosen: Vec<usize>,
     fired: [Vec<Fired>; 2],
     /// Tickets given out; they never come again.
     tickets: u64,
@@ -68,6 +72,7 @@ impl XdpTransmitter {
             first_trigger: (number * TRIGGERS) as u32,
             bank: 0,
             waiting: Vec::with_capacity(BANK),
+            chosen: Vec::with_capacity(BANK),
             fired: [Vec::with_capacity(BANK_TRIGGERS), Vec::with_capacity(BANK_TRIGGERS)],
             tickets: 0,
             sent: Sent::default(),
@@ -95,8 +100,10 @@ impl XdpTransmitter {
 
     /// Sends what waits for one device.
     fn fire(&mut self, device: usize) {
-        let all: Vec<usize> = (0..self.waiting.len()).filter(|at| self.waiting[*at].device == device).collect();
-        let mut rest = &all[..];
+        let mut chosen = std::mem::take(&mut self.chosen);
+        chosen.clear();
+        chosen.extend((0..self.waiting.len()).filter(|at| self.waiting[*at].device == device));
+        let mut rest = &chosen[..];
         while let Some(size) = size_for(rest.len()) {
             let (now, later) = rest.split_at(SIZES[size] as usize);
             rest = later;
@@ -116,19 +123,21 @@ impl XdpTransmitter {
             }
             let mut longest = MIN_FRAME;
             for (place, at) in now.iter().enumerate() {
-                let Waiting { frame, len, path, .. } = &self.waiting[*at];
+                let Waiting { frame, len, checksum, .. } = &self.waiting[*at];
                 let out = self.frame(*frame);
                 // SAFETY: this thread's own frame, whose ticket is 0; the length lies within the room.
                 unsafe {
-                    let _ = headers::finish(&mut (&mut (*out).bytes)[..*len], path);
+                    if let Some(checksum) = checksum {
+                        let _ = checksum.fill_in(&mut (&mut (*out).bytes)[..*len]);
+                    }
                     (*out).len = *len as u32;
-                    (*out).ticket.store(ticket, Ordering::SeqCst);
+                    (*out).ticket.store(ticket, Ordering::Release);
                     (*trigger).frames[place] = *frame;
                 }
                 longest = longest.max(*len);
             }
             // SAFETY: as above. Last, so that whoever finds the ticket finds the list.
-            unsafe { (*trigger).ticket.store(ticket, Ordering::SeqCst) };
+            unsafe { (*trigger).ticket.store(ticket, Ordering::Release) };
             self.sent.calls += 1;
             // Clones are as long as the packet, and the last of them is the packet itself, which has no
             // room to grow.
@@ -142,6 +151,7 @@ impl XdpTransmitter {
                 self.fired[self.bank].pop();
             }
         }
+        self.chosen = chosen;
     }
 
     /// Counts what a bank's triggers have done. Says whether all are done.
@@ -220,13 +230,14 @@ impl Transmitter for XdpTransmitter {
         }
         let frame = self.first_frame + (self.bank * BANK + self.waiting.len()) as u32;
         // SAFETY: an atomic of a frame of this thread. From here on no program sends the frame.
-        unsafe { (*self.frame(frame)).ticket.store(0, Ordering::SeqCst) };
-        fence(Ordering::SeqCst);
+        unsafe { (*self.frame(frame)).ticket.store(0, Ordering::Relaxed) };
+        // The writes that follow must not be seen before.
+        fence(Ordering::Release);
         if headers::write(self.bytes(frame), path, len).is_none() {
             self.sent.dropped += 1;
             return None;
         }
-        self.waiting.push(Waiting { frame, device, path: *path, len: header_len + len });
+        self.waiting.push(Waiting { frame, device, len: header_len + len, checksum: Checksum::of(path) });
         self.bytes(frame).get_mut(header_len..header_len + len)
     }
 
