@@ -65,7 +65,7 @@ fn one_stream_in_both_engines() -> Result<()> {
     all_start_with(&stage.carriers("publisher")?, "kernel native")?;
     let carriers = stage.carriers("subscriber")?;
     let of = |start: &str| carriers.iter().filter(|carrier| carrier.starts_with(start)).count();
-    let counts = (of("kernel native"), of("userspace socket: the peer offered only AES_CM_128_HMAC_SHA1_80"));
+    let counts = (of("kernel native"), of("userspace xdp: the peer offered only AES_CM_128_HMAC_SHA1_80"));
     ensure!(counts == (2, 2), "{carriers:?}");
     stage.rest(&publisher, &viewers)?;
     stage.rest(&publisher, &others)?;
@@ -92,8 +92,8 @@ fn a_publisher_without_gcm_reaches_every_viewer() -> Result<()> {
     let publisher = stage.publish(&source, old(stage.publishing()))?;
     let viewers = stage.play(1, &source, stage.playing())?;
     stage.flows(&viewers, &[0], Kind::Video, 20)?;
-    all_start_with(&stage.carriers("publisher")?, "userspace socket: the peer offered only AES_CM")?;
-    all_start_with(&stage.carriers("subscriber")?, "userspace socket: its publisher is served in userspace")?;
+    all_start_with(&stage.carriers("publisher")?, "userspace xdp: the peer offered only AES_CM")?;
+    all_start_with(&stage.carriers("subscriber")?, "userspace xdp: its publisher is served in userspace")?;
     drop(publisher);
     Ok(())
 }
@@ -109,8 +109,7 @@ fn viewers_follow_their_publisher_from_engine_to_engine() -> Result<()> {
     stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
     all_start_with(&stage.carriers("subscriber")?, "kernel native")?;
     first.stop()?;
-    for (publishing, carrier) in [(old(stage.publishing()), "userspace socket"), (stage.publishing(), "kernel native")]
-    {
+    for (publishing, carrier) in [(old(stage.publishing()), "userspace xdp"), (stage.publishing(), "kernel native")] {
         let publisher = stage.publish(&source, publishing)?;
         stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
         stage.flows(&viewers, &[0, 1], Kind::Audio, 25)?;

@@ -121,8 +121,7 @@ impl Feeder {
                 let way = usize::from(subscriber.destination.path.is_none()) * last;
                 for packet in packets {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
-                    let sealed =
-                        seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
+                    let done = seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
                     match done {
                         Ok(()) => {
                             sealed += 1;
