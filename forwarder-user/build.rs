@@ -1,8 +1,9 @@
-//! Embeds the BPF object, which is built by `cargo xtask build-ebpf`, never committed, and the commit.
+//! Embeds the BPF objects, which are built by `cargo xtask build-ebpf`, never committed, and the commit.
 
 use std::{env, fs, path::PathBuf, process::Command};
 
-const OBJECT: &str = "../target/ebpf/bpfel-unknown-none/release/penstock-datapath";
+const FOLDER: &str = "../target/ebpf/bpfel-unknown-none/release";
+const OBJECTS: [&str; 2] = ["penstock-datapath", "penstock-transmit"];
 
 /// The commit, from outside where there is no repository (a container's build).
 const COMMIT: &str = "PENSTOCK_COMMIT";
@@ -38,19 +39,22 @@ fn git(arguments: &[&str]) -> Option<String> {
 
 fn embed_object() {
     println!("cargo::rerun-if-env-changed=PENSTOCK_EBPF");
-    let object = match env::var_os("PENSTOCK_EBPF") {
+    let folder = match env::var_os("PENSTOCK_EBPF") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join(OBJECT),
+        None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join(FOLDER),
     };
-    println!("cargo::rerun-if-changed={}", object.display());
+    for name in OBJECTS {
+        let object = folder.join(name);
+        println!("cargo::rerun-if-changed={}", object.display());
 
-    // A copy of our own, so that the crate never includes a half-written file.
-    let copy = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("penstock-datapath");
-    if let Err(error) = fs::copy(&object, &copy) {
-        println!(
-            "cargo::error=the BPF object {} cannot be read ({error}): run `cargo xtask build-ebpf` first, \
-             or name an object in PENSTOCK_EBPF",
-            object.display()
-        );
+        // A copy of our own, so that the crate never includes a half-written file.
+        let copy = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(name);
+        if let Err(error) = fs::copy(&object, &copy) {
+            println!(
+                "cargo::error=the BPF object {} cannot be read ({error}): run `cargo xtask build-ebpf` first, \
+                 or name a folder with objects in PENSTOCK_EBPF",
+                object.display()
+            );
+        }
     }
 }

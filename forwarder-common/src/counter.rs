@@ -112,10 +112,16 @@ counters! {
     KeystreamUnderrunOpen = "keystream_underrun_open", Work;
     /// Copies whose keystream was not there in time: sealed with AES in BPF.
     KeystreamUnderrun = "keystream_underrun", Work;
+    /// Publisher packets authenticated by the rows of which their copies' tags are made.
+    OpenedByRows = "opened_by_rows", Work;
+    /// Copies whose tag was made of their packet's rows. The others had few fellows, no keystream, or came late.
+    SealedByRows = "sealed_by_rows", Work;
     /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.
     TapFull = "tap_full", Work;
+    /// Frames to nobody in the place of a device's last copy, which was dropped: they make it send those before.
+    Kicks = "kicks", Work;
     /// Copies that the egress device took, as far as the kernel reports it.
     Transmitted = "transmitted", Work;
 }

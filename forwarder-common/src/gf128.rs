@@ -28,7 +28,7 @@ pub const fn from_bytes(bytes: [u8; 16]) -> Block {
 }
 
 /// Product with x, on the field's natural form (bytes read as one big-endian number).
-const fn times_x(v: u128) -> u128 {
+pub(crate) const fn times_x(v: u128) -> u128 {
     (v >> 1) ^ ((v & 1) * (0xe1 << 120))
 }
 

@@ -19,6 +19,8 @@ mod order;
 pub mod path;
 pub mod rtp;
 pub mod seq;
+pub mod tower;
+pub mod transmit;
 
 pub use counter::Counter;
 pub use key::SessionKey;

@@ -13,6 +13,8 @@
 //! | `PATHS` | array | slot → [`Path`] | userspace, while the slot is unused | egress |
 //! | `LEASES` | array | session slot → expiry, ns of CLOCK_BOOTTIME (`u64`) | userspace | ingress, egress |
 //! | `KEYS` | array | session slot → [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
+//! | `TOWERS` | array | session slot → [`tower::KeyTable`] | userspace, before and after `KEYS` | ingress, egress |
+//! | `TOWER_TABLES` | array of 1 | → [`tower::Tables`] | userspace, once | ingress, egress |
 //! | `PUBLISHER_KEYSTREAMS` | array of maps | publisher-track slot → ring of [`crate::keystream::Entry`] | producer and ingress, by the entry's state | both |
 //! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
 //! | `WINDOWS` | array | publisher-track slot → [`Window`] | producer; ingress, once per wake-up | both |
@@ -22,6 +24,8 @@
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
 //! | `PASSES` | per-CPU array | pass slot → [`Pass`] | ingress, then egress of the same softirq | |
 //! | `PASS_NUMBER` | per-CPU array of 1 | → passes begun (`u64`) | ingress | |
+//! | `ROWS` | per-CPU array | rows slot → [`Rows`] | ingress, then egress of the same softirq | |
+//! | `ROWS_NUMBER` | per-CPU array of 1 | → rows published (`u64`) | ingress | |
 //! | `FLUSH` | per-CPU array of 1 | → copies since a device's last report | egress | `penstock_xmit` |
 //!
 //! Replacing an element of `FANOUTS` waits for an RCU grace period in the kernel
@@ -29,7 +33,7 @@
 //! So when userspace has taken a fan-out slot out of use, no copy that names it is in flight, and the
 //! subscriber, path and key slots behind it may be written again.
 
-use crate::seq::ReplayWindow;
+use crate::{seq::ReplayWindow, tower};
 
 /// "No slot": a publisher track without fan-out.
 pub const NONE: u32 = u32::MAX;
@@ -443,6 +447,25 @@ pub struct Pass {
     pub header: crate::RtpHeader,
     /// Copies already made per egress group.
     pub cursor: [u32; MAX_EGRESS],
+    /// [`Rows::number`] of the packet's rows; 0 without.
+    pub rows: u64,
+}
+
+/// Packets of which one CPU keeps the rows. Rows are for packets with several copies, so a device's queue
+/// of 16 frames holds copies of fewer packets than this; with several devices a late copy may find its
+/// rows gone, and goes without.
+pub const ROWS_SLOTS: usize = 16;
+
+/// A packet's plaintext as all its copies use it for GHASH. 7,784 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Rows {
+    /// Number of the rows on this CPU, from 1; 0 while they belong to nobody. A copy names the rows that
+    /// it wants, so it never gets those of another packet.
+    pub number: u64,
+    /// Scratch: the sum for one tag.
+    pub total: tower::Spread,
+    pub rows: tower::PacketRows,
 }
 
 #[cfg(feature = "user")]
@@ -502,5 +525,7 @@ mod tests {
         assert_eq!(size_of::<Path>(), 80);
         assert_eq!(size_of::<Session>(), 184);
         assert_eq!(size_of::<crate::SessionKey>(), 8448);
+        assert_eq!(size_of::<tower::KeyTable>(), 7680);
+        assert_eq!(size_of::<Rows>(), 7784);
     }
 }

@@ -42,3 +42,25 @@ pub fn xor_block(block: &mut [u64; 2], value: [u64; 2], rest: &mut u64) {
         block[1] ^= value[1];
     }
 }
+
+/// `words ^= values`; what is computed from `rest` afterwards comes after it.
+#[inline(always)]
+pub fn xor_words(words: &mut [u64; 4], values: [u64; 4], rest: &mut u64) {
+    for i in 0..3 {
+        words[i] ^= values[i];
+    }
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one instruction on registers.
+    unsafe {
+        let [a, b, c, d] = words;
+        core::arch::asm!("{0} ^= {1} # {2} {3} {4} {5}",
+            inout(reg) *d, in(reg) values[3],
+            inout(reg) *a, inout(reg) *b, inout(reg) *c, inout(reg) *rest,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = rest;
+        words[3] ^= values[3];
+    }
+}

@@ -12,13 +12,12 @@ use crate::{
     fanout::{self, PASS_OFFSET},
     maps::{FANOUT_LISTS, KEYS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     packet::Frame,
-    rewrite, seal, xmit,
+    rewrite, seal,
+    tower::Tower,
+    xmit,
 };
 
-/// A drop here is for rare cases. Of a device's last bulk of 16 frames one at least must go out, or
-/// the kernel leaves out the kick of the device's queue, and the copies before it wait for the next
-/// packet (devmap's `bq_xmit_all`: nothing to send, no flush). So subscribers that are gone leave the
-/// fan-out list instead of being dropped here.
+/// A drop here is for rare cases: subscribers that are gone leave the fan-out list.
 #[inline(always)]
 pub fn run(frame: &Frame) -> Result<u32, Counter> {
     xmit::copy_seen();
@@ -36,15 +35,40 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
     if pass.id != id {
         return Err(BROKEN);
     }
-    let member = next_member(frame, pass).ok_or(BROKEN)?;
+    let (member, last) = next_member(frame, pass).ok_or(BROKEN)?;
     let track = SUBSCRIBER_TRACKS.get(member).ok_or(BROKEN)?;
     let state = SUBSCRIBER_STATE.get_ptr_mut(member).ok_or(BROKEN)?;
-    subscriber(frame, pass, (member, track), state).inspect_err(|reason| counters::subscriber_dropped(state, *reason))
+    let Err(reason) = subscriber(frame, pass, (member, track), state) else { return Ok(xdp_action::XDP_PASS) };
+    counters::subscriber_dropped(state, reason);
+    // Of a device's last bulk of 16 frames one must go out, or the kernel leaves out the kick of the
+    // device's queue, and the copies before it wait for the next packet (devmap's `bq_xmit_all`:
+    // nothing to send, no flush).
+    if last && kick(frame, track.session).is_some() {
+        counters::add(reason, 1);
+        counters::add(Counter::Kicks, 1);
+        return Ok(xdp_action::XDP_PASS);
+    }
+    Err(reason)
 }
 
-/// The subscriber of this copy. Copies leave each interface in the order of the list.
+/// Makes the copy a short frame from us to us, which no host takes: EtherType "local experimental 2".
+/// `None`: the session has no path by this device.
 #[inline(always)]
-fn next_member(frame: &Frame, pass: &mut Pass) -> Option<u32> {
+fn kick(frame: &Frame, session: u32) -> Option<()> {
+    const MIN_FRAME: usize = 60;
+    let path = path(frame, session)?;
+    let source: [u8; 6] = *path.header[6..].first_chunk()?;
+    frame.adjust_tail(MIN_FRAME as i32 - frame.len() as i32)?;
+    frame.write(0, [0u8; MIN_FRAME])?;
+    frame.write(0, source)?;
+    frame.write(6, source)?;
+    frame.write(12, [0x88u8, 0xb6])
+}
+
+/// The subscriber of this copy, and whether it is the last that leaves by its interface. Copies leave
+/// each interface in the order of the list.
+#[inline(always)]
+fn next_member(frame: &Frame, pass: &mut Pass) -> Option<(u32, bool)> {
     let list: &FanoutList = FANOUT_LISTS.get(pass.fanout)?;
     let ifindex = frame.egress_ifindex();
     let mut group = 0;
@@ -56,7 +80,8 @@ fn next_member(frame: &Frame, pass: &mut Pass) -> Option<u32> {
                 return None;
             }
             let place = (list.groups[group].start + number) as usize;
-            return if place < MAX_COPIES { Some(list.members[place]) } else { None };
+            let last = number + 1 == list.groups[group].len;
+            return if place < MAX_COPIES { Some((list.members[place], last)) } else { None };
         }
         group += 1;
     }
@@ -69,7 +94,7 @@ fn subscriber(
     pass: &Pass,
     (member, track): (u32, &SubscriberTrack),
     state: *mut SubscriberState,
-) -> Result<u32, Counter> {
+) -> Result<(), Counter> {
     const BROKEN: Counter = Counter::DropInternalEgress;
     if lease(track.session).ok_or(BROKEN)? <= pass.now_ns {
         return Err(Counter::DropSubscriberExpired);
@@ -100,13 +125,14 @@ fn subscriber(
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
     let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);
-    let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead);
+    let tower = Tower::of(pass.rows, track.session);
+    let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead, tower);
     if let Some(entry) = ahead {
         entry.release();
     }
     sealed.ok_or(BROKEN)?;
     account(state, pass, index, timestamp);
-    Ok(xdp_action::XDP_PASS)
+    Ok(())
 }
 
 /// Path of a session, if it leads by the interface of this copy. (It does not in the moment in which

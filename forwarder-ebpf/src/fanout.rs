@@ -27,24 +27,49 @@ pub const PASS_OFFSET: usize = 0;
 /// interface on which the packet came.
 const BROADCAST: u64 = 8;
 
-/// Sends a clone of the frame to the egress program for each subscriber.
+/// Who gets a packet.
+#[derive(Clone, Copy)]
+pub struct Fanout {
+    /// Fan-out slot, or [`NONE`].
+    slot: u32,
+    /// Number of subscribers.
+    pub copies: u32,
+}
+
+/// The fan-out of a track, read once for a packet.
 #[inline(always)]
-pub fn send(frame: &Frame, rtp: &Rtp, track: &PublisherTrack, opened: &Opened, now_ns: u64) -> Result<u32, Counter> {
+pub fn of(track: &PublisherTrack) -> Result<Fanout, Counter> {
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us, and
     // list and devmap must belong together.
-    let fanout = unsafe { core::ptr::read_volatile(&raw const track.fanout) };
-    if fanout == NONE {
+    let slot = unsafe { core::ptr::read_volatile(&raw const track.fanout) };
+    if slot == NONE {
+        return Ok(Fanout { slot, copies: 0 });
+    }
+    let list = FANOUT_LISTS.get_ptr(slot).ok_or(Counter::DropInternalIngress)?;
+    // SAFETY: a map value that userspace does not write while a track points to it.
+    Ok(Fanout { slot, copies: unsafe { (*list).copies } })
+}
+
+/// Sends a clone of the frame to the egress program for each subscriber.
+#[inline(always)]
+pub fn send(
+    frame: &Frame,
+    rtp: &Rtp,
+    track: &PublisherTrack,
+    fanout: Fanout,
+    opened: &Opened,
+    now_ns: u64,
+) -> Result<u32, Counter> {
+    if fanout.slot == NONE {
         // Nobody for the kernel to serve. Whoever is served by userspace has had the packet.
         return if track.tap == 0 { Err(Counter::DropNoSubscriber) } else { Ok(xdp_action::XDP_DROP) };
     }
-    let list = FANOUT_LISTS.get_ptr(fanout).ok_or(Counter::DropInternalIngress)?;
-    // SAFETY: a map value that userspace does not write while a track points to it.
-    if unsafe { (*list).copies } == 0 {
+    if fanout.copies == 0 {
         return Err(Counter::DropNoSubscriber);
     }
-    let devmap = FANOUTS.get(fanout).ok_or(Counter::DropInternalIngress)?;
+    let devmap = FANOUTS.get(fanout.slot).ok_or(Counter::DropInternalIngress)?;
 
-    let id = new_pass(rtp, opened, fanout, now_ns).ok_or(Counter::DropInternalIngress)?;
+    let id = new_pass(rtp, opened, fanout.slot, now_ns).ok_or(Counter::DropInternalIngress)?;
     normalise(frame, rtp, opened).ok_or(Counter::DropInternalIngress)?;
     frame.write(PASS_OFFSET, id).ok_or(Counter::DropInternalIngress)?;
     devmap.redirect(0, BROADCAST).map_err(|_| Counter::DropInternalIngress)
@@ -79,6 +104,7 @@ fn new_pass(rtp: &Rtp, opened: &Opened, fanout: u32, now_ns: u64) -> Option<u64>
             payload_len: opened.payload_len as u32,
             header: rtp.header,
             cursor: [0; MAX_EGRESS],
+            rows: opened.rows,
         };
     }
     Some(id)

@@ -93,7 +93,7 @@ fn run<const OPEN: bool>(
         failed: 0,
     };
     if ahead.is_none() {
-        begin(&mut walk, &nonce);
+        gcm_begin(key, &raw const nonce, &raw mut walk.counter);
     }
     each_block(&mut walk, absorb);
     walk.offset += walk.len;
@@ -108,32 +108,65 @@ fn run<const OPEN: bool>(
     if walk.failed != 0 {
         return None;
     }
-    walk.y = xor(walk.y, gf128::lengths(layout.aad_len as u64, layout.payload_len as u64));
-    match ahead {
-        Some(entry) => finish_ahead(&mut walk, entry),
-        None => finish(&mut walk),
-    }
-    Some(Sealed { tag: walk.y, sum: walk.sum })
+    hash(&mut walk, gf128::lengths(layout.aad_len as u64, layout.payload_len as u64));
+    let mask = match ahead {
+        Some(entry) => entry.mask,
+        None => keystream(&walk, 1),
+    };
+    Some(Sealed { tag: xor(walk.y, mask), sum: walk.sum })
 }
 
-// The functions below are not inlined: each has its own stack frame, and the verifier walks it once.
+// The functions below are global to the verifier: it checks each on its own, once, for any arguments of
+// the right types, and not again for every way that leads to a call. That is the difference between some
+// ten thousand instructions and a million. It knows no more of a global function's arguments than their
+// types, so none of them holds pointers, and null must be refused.
 
+/// Product of `y` with the key's H.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn begin(walk: &mut Walk<'_>, nonce: &[u32; 3]) {
-    walk.counter = CounterBlock::new(&walk.key.round_keys, *nonce);
+extern "C" fn gcm_multiply(key: *const SessionKey, y: *mut Block) -> u32 {
+    // SAFETY: the callers below pass references.
+    let (Some(key), Some(y)) = (unsafe { (key.as_ref(), y.as_mut()) }) else { return 1 };
+    *y = gf128::multiply(&key.ghash, *y);
+    0
 }
 
-/// Turns `y`, the lengths added, into the tag.
+/// What the counter blocks of a packet have in common.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn finish(walk: &mut Walk<'_>) {
-    let mask = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, 1);
-    walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), mask);
+extern "C" fn gcm_begin(key: *const SessionKey, nonce: *const [u32; 3], counter: *mut CounterBlock) -> u32 {
+    // SAFETY: as above.
+    let (Some(key), Some(nonce), Some(counter)) = (unsafe { (key.as_ref(), nonce.as_ref(), counter.as_mut()) }) else {
+        return 1;
+    };
+    *counter = CounterBlock::new(&key.round_keys, *nonce);
+    0
 }
 
-/// The same with the mask that was computed ahead of time.
+/// Encrypted counter block `n`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn finish_ahead(walk: &mut Walk<'_>, entry: &Entry) {
-    walk.y = xor(gf128::multiply(&walk.key.ghash, walk.y), entry.mask);
+extern "C" fn gcm_keystream(key: *const SessionKey, counter: *const CounterBlock, n: u32, block: *mut Block) -> u32 {
+    // SAFETY: as above.
+    let (Some(key), Some(counter), Some(block)) = (unsafe { (key.as_ref(), counter.as_ref(), block.as_mut()) }) else {
+        return 1;
+    };
+    *block = counter.keystream(&key.round_keys, key.rounds, n);
+    0
+}
+
+/// `walk.y` with `block` added, times H.
+#[inline(always)]
+fn hash(walk: &mut Walk<'_>, block: Block) {
+    walk.y = xor(walk.y, block);
+    gcm_multiply(walk.key, &raw mut walk.y);
+}
+
+#[inline(always)]
+fn keystream(walk: &Walk<'_>, n: u32) -> Block {
+    let mut block = [0, 0];
+    gcm_keystream(walk.key, &raw const walk.counter, n, &raw mut block);
+    block
 }
 
 type Step = unsafe extern "C" fn(u32, *mut Walk<'_>) -> i64;
@@ -173,7 +206,7 @@ unsafe extern "C" fn absorb(index: u32, walk: *mut Walk<'_>) -> i64 {
         return 1;
     };
     let block = and(block, inside(walk, index));
-    walk.y = gf128::multiply(&walk.key.ghash, xor(walk.y, block));
+    hash(walk, block);
     0
 }
 
@@ -181,7 +214,7 @@ unsafe extern "C" fn absorb(index: u32, walk: *mut Walk<'_>) -> i64 {
 unsafe extern "C" fn crypt<const OPEN: bool>(index: u32, walk: *mut Walk<'_>) -> i64 {
     // SAFETY: `each_block` passes its own `Walk`, which nothing else uses meanwhile.
     let walk = unsafe { &mut *walk };
-    let keystream = walk.counter.keystream(&walk.key.round_keys, walk.key.rounds, index + 2);
+    let keystream = keystream(walk, index + 2);
     apply::<OPEN>(walk, index, keystream)
 }
 
@@ -217,6 +250,6 @@ fn apply<const OPEN: bool>(walk: &mut Walk<'_>, index: u32, keystream: Block) ->
     if !OPEN {
         walk.sum = checksum::add_block(walk.sum, ciphertext);
     }
-    walk.y = gf128::multiply(&walk.key.ghash, xor(walk.y, ciphertext));
+    hash(walk, ciphertext);
     0
 }

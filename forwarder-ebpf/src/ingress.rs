@@ -41,7 +41,8 @@ fn media(
     // SAFETY: both are values of maps that live as long as this program. Userspace writes a track only
     // while no flow leads to it, except `fanout`, `keystream` and `tap`, each of which is read once, below.
     let (track, shared) = unsafe { (&*track, &*state) };
-    let opened = open::open(frame, rtp, (slot, track), &shared.replay, now_ns)?;
+    let fanout = fanout::of(track)?;
+    let opened = open::open(frame, rtp, (slot, track), fanout.copies, &shared.replay, now_ns)?;
     ahead::wake(slot, opened.index);
     open::account(state, track, rtp, &opened, now_ns);
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
@@ -49,5 +50,5 @@ fn media(
     if tap != 0 {
         tap::copy(frame, rtp, tap, &opened, now_ns);
     }
-    fanout::send(frame, rtp, track, &opened, now_ns)
+    fanout::send(frame, rtp, track, fanout, &opened, now_ns)
 }

@@ -23,6 +23,7 @@ mod packet;
 mod rewrite;
 mod seal;
 mod tap;
+mod tower;
 mod xmit;
 
 use aya_ebpf::{

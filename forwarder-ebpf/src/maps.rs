@@ -7,7 +7,7 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout};
+use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout, tower};
 
 /// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
 pub const MMAPABLE: usize = 0x400;
@@ -18,6 +18,10 @@ pub const INNER_MAP: usize = 0x1000;
 /// UDP port of the media, host byte order. The loader sets it.
 #[unsafe(no_mangle)]
 pub static MEDIA_PORT: Global<u16> = Global::new(0);
+
+/// Blocks of all copies of a packet from which GHASH is computed by rows. Tests load it with others.
+#[unsafe(no_mangle)]
+pub static TOWER_WORK: Global<u32> = Global::new(tower::WORK);
 
 /// Sessions that the maps hold by default.
 const MAX_SESSIONS: usize = 1024;
@@ -60,6 +64,12 @@ pub static LEASES: Array<u64, MAX_SESSIONS> = Array::new();
 pub static KEYS: Array<SessionKey, MAX_SESSIONS> = Array::new();
 
 #[btf_map]
+pub static TOWERS: Array<tower::KeyTable, MAX_SESSIONS> = Array::new();
+
+#[btf_map]
+pub static TOWER_TABLES: Array<tower::Tables, 1> = Array::new();
+
+#[btf_map]
 pub static PUBLISHER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER_MAP }>, MAX_PUBLISHER_TRACKS> =
     ArrayOfMaps::new();
 
@@ -87,17 +97,12 @@ pub static PASSES: PerCpuArray<layout::Pass, { layout::PASS_SLOTS }> = PerCpuArr
 #[btf_map]
 pub static PASS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Copies that this CPU's egress runs have seen since the last report of a device.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Flush {
-    pub copies: u32,
-    /// Of these, dropped by the egress program.
-    pub dropped: u32,
-}
-
 #[btf_map]
-pub static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
+pub static ROWS: PerCpuArray<layout::Rows, { layout::ROWS_SLOTS }> = PerCpuArray::new();
+
+/// Rows published on this CPU.
+#[btf_map]
+pub static ROWS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Of no use to the datapath: here so that all maps come from one object.
 #[btf_map]

@@ -17,6 +17,7 @@ use crate::{
     gcm,
     maps::{KEYS, lease},
     packet::Frame,
+    tower,
 };
 
 /// An authenticated packet, decrypted in the frame.
@@ -25,6 +26,8 @@ pub struct Opened {
     /// RTP header with CSRCs and extension.
     pub header_len: usize,
     pub payload_len: usize,
+    /// Number of its rows, 0 without (see `tower`).
+    pub rows: u64,
 }
 
 /// Authenticates and decrypts the packet in place, and enters it in the replay list.
@@ -33,6 +36,7 @@ pub fn open(
     frame: &Frame,
     rtp: &Rtp,
     (slot, track): (u32, &PublisherTrack),
+    copies: u32,
     replay: &ReplayWindow,
     now_ns: u64,
 ) -> Result<Opened, Counter> {
@@ -57,7 +61,14 @@ pub fn open(
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
     let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
     let ahead = ahead::claim_to_open(slot, &track.keystream, index, payload_len);
-    let authentic = gcm::open(frame, key, nonce, layout, ahead);
+    // What is decided here must not double the verifier's work on what follows, hence `forget`.
+    let wanted = || tower::wanted(frame.forget(copies as usize), frame.forget(payload_len));
+    let fits = || tower::fits(frame.forget(header_len), frame.forget(payload_len));
+    let draft = if ahead.is_some() && wanted() && fits() { tower::Draft::begin() } else { None };
+    let authentic = match (ahead, draft) {
+        (Some(entry), Some(draft)) => draft.open(frame, track.session, entry, layout),
+        _ => gcm::open(frame, key, nonce, layout, ahead),
+    };
     if let Some(entry) = ahead {
         // A forged packet must not cost the true one its keystream.
         if authentic == Some(true) { entry.release() } else { entry.put_back(index) }
@@ -72,7 +83,23 @@ pub fn open(
     // through once, even if two CPUs hold the same packet; so no plaintext but one ever leaves under
     // the outgoing indices that are derived from it (see `seal`).
     replay.accept(index).map_err(refused)?;
-    Ok(Opened { index, header_len, payload_len })
+    let rows = match draft {
+        Some(draft) => {
+            counters::add(Counter::OpenedByRows, 1);
+            draft.publish()
+        }
+        None if wanted() => spread(frame, rtp.offset + header_len, payload_len).ok_or(Counter::DropInternalIngress)?,
+        None => 0,
+    };
+    Ok(Opened { index, header_len, payload_len, rows })
+}
+
+/// Rows of a packet that was opened without them.
+#[inline(always)]
+fn spread(frame: &Frame, offset: usize, payload_len: usize) -> Option<u64> {
+    let draft = tower::Draft::begin()?;
+    draft.fill(frame, frame.forget(offset), frame.forget(payload_len))?;
+    Some(draft.publish())
 }
 
 #[inline(always)]

@@ -120,6 +120,13 @@ impl Frame {
         Some(())
     }
 
+    /// Address of `N` words from `offset` on, if the frame holds all of them: for loops over more bytes
+    /// than fit registers. Valid until the next `adjust_head` or `adjust_tail`, and not aligned.
+    #[inline(always)]
+    pub fn words<const N: usize>(&self, offset: usize) -> Option<*mut u64> {
+        self.at::<[u64; N]>(offset).map(|words| words.cast())
+    }
+
     /// Cuts `delta` bytes off the front (negative: grows by them). `None`: the frame has no room.
     #[inline(always)]
     pub fn adjust_head(&self, delta: i32) -> Option<()> {

@@ -1,14 +1,14 @@
 //! Encryption of one copy, and the UDP checksum that IPv6 asks for.
 
 use forwarder_common::{
-    ExtendedSeq, SessionKey, checksum,
+    Counter, ExtendedSeq, SessionKey, checksum,
     keystream::Entry,
     maps::Path,
     nonce,
     rtp::{FIXED_LEN, TAG_LEN},
 };
 
-use crate::{gcm, packet::Frame};
+use crate::{counters, gcm, packet::Frame, tower::Tower};
 
 /// Encrypts the payload behind the headers that `rewrite` has written, and adds the tag.
 /// `None`: the frame is too short.
@@ -20,11 +20,18 @@ pub fn seal(
     (ssrc, index): (u32, ExtendedSeq),
     rtp: [u32; 3],
     payload_len: usize,
-    ahead: Option<&Entry>,
+    ahead: Option<&'static Entry>,
+    tower: Option<Tower>,
 ) -> Option<()> {
     let header_len = usize::from(path.header_len);
     let layout = gcm::Layout { aad_offset: header_len, aad_len: FIXED_LEN, payload_len };
-    let sealed = gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?;
+    let sealed = match (ahead, tower) {
+        (Some(entry), Some(tower)) => {
+            counters::add(Counter::SealedByRows, 1);
+            tower.seal(frame, entry, rtp, layout, path.ip_version == 6)?
+        }
+        _ => gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?,
+    };
     if path.ip_version != 6 {
         return Some(());
     }

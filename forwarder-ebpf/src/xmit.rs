@@ -1,12 +1,21 @@
 //! What the egress devices took, as far as devmap reports it (native mode only).
 
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map, programs::RawTracePointContext};
 use forwarder_common::Counter;
 
-use crate::{
-    counters,
-    maps::{FLUSH, Flush},
-};
+use crate::counters;
+
+/// Copies that this CPU's egress runs have seen since the last report of a device.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flush {
+    pub copies: u32,
+    /// Of these, dropped by the egress program.
+    pub dropped: u32,
+}
+
+#[btf_map]
+pub static FLUSH: PerCpuArray<Flush, 1> = PerCpuArray::new();
 
 /// A copy came to the egress program.
 #[inline(always)]

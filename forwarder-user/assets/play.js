@@ -6,6 +6,8 @@ import { $, Backoff, rows, savedToken, saveToken, show, sleep, table } from "./u
 
 /** Without bytes for this long the publisher is taken to be away. */
 const SILENT_MS = 3000;
+/** Between two questions for notes: what a camera sends may turn out later. */
+const NOTES_MS = 5000;
 
 const name = decodeURIComponent(location.pathname.split("/").pop());
 const endpoint = `${location.pathname}/whep`;
@@ -15,6 +17,8 @@ let token = savedToken("play");
 let session;
 let reader;
 let connectedSince = 0;
+/** What the server says of the stream: parts that browsers do not play. */
+let notes = [];
 let wake = () => {};
 
 $("stream").textContent = name;
@@ -48,6 +52,7 @@ async function play() {
     connectedSince ||= performance.now();
     backoff.reset();
     show("live", "Live");
+    readNotes();
   };
   mine.onlost = () => show("wait", "Reconnecting", "The connection is interrupted, looking for another path…");
   try {
@@ -56,6 +61,16 @@ async function play() {
   } finally {
     mine.close();
     connectedSince = 0;
+  }
+}
+
+async function readNotes() {
+  try {
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const reply = await fetch(`api/v1/streams/${encodeURIComponent(name)}/notes`, { headers });
+    notes = reply.ok ? (await reply.json()).notes : [];
+  } catch {
+    // The picture does not depend on it.
   }
 }
 
@@ -120,6 +135,7 @@ async function run() {
 async function watch() {
   let bytes = 0;
   let changed = performance.now();
+  let nextNotes = changed + NOTES_MS;
   for (;;) {
     await sleep(1000);
     if (!connectedSince) {
@@ -127,7 +143,11 @@ async function watch() {
       continue;
     }
     const stats = await reader.read();
-    table(rows(stats, connectedSince));
+    table([...rows(stats, connectedSince), ...notes.map((note) => ["Note", note])]);
+    if (performance.now() > nextNotes) {
+      nextNotes = performance.now() + NOTES_MS;
+      readNotes();
+    }
     const now = (stats.video?.bytes ?? 0) + (stats.audio?.bytes ?? 0);
     if (now !== bytes) changed = performance.now();
     bytes = now;

@@ -1,6 +1,6 @@
 //! Penstock: a WebRTC media forwarder whose datapath runs in XDP.
 //!
-//! Dependencies point one way: `http` → `stream` → `session` → `engine`.
+//! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
 pub mod build_info;
 pub mod cli;
@@ -8,6 +8,7 @@ pub mod config;
 pub mod doctor;
 pub mod engine;
 pub mod http;
+pub mod ingest;
 pub mod inspect;
 pub mod session;
 pub mod stream;

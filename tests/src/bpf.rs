@@ -19,20 +19,29 @@ use forwarder_common::{
         self as layout, EgressGroup, FanoutList, FlowKey, LEASE_NS, MAX_COPIES, MAX_EGRESS, PublisherState,
         PublisherStateBytes, PublisherTrack, Session, SubscriberState, SubscriberTrack, session_state,
     },
+    tower::{
+        self, KeyTable,
+        derive::{Basis, h_of},
+    },
 };
 
-use crate::srtp::Key;
+use crate::{
+    keystream::{Ring, Rings},
+    srtp::Key,
+};
 
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;
 
-/// The BPF object that `cargo xtask build-ebpf` leaves, or the one that `PENSTOCK_EBPF` names.
+/// The BPF object that `cargo xtask build-ebpf` leaves, or the one in the folder that `PENSTOCK_EBPF`
+/// names.
 pub fn object_path() -> PathBuf {
-    let built = "../target/ebpf/bpfel-unknown-none/release/penstock-datapath";
-    match std::env::var_os("PENSTOCK_EBPF") {
+    let built = "../target/ebpf/bpfel-unknown-none/release";
+    let folder = match std::env::var_os("PENSTOCK_EBPF") {
         Some(path) => path.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join(built),
-    }
+    };
+    folder.join("penstock-datapath")
 }
 
 /// What a test needs to say of a publisher's track. The session slot is the track's slot.
@@ -111,6 +120,10 @@ pub struct Datapath {
     paths: Array<MapData, layout::Path>,
     leases: Array<MapData, u64>,
     keys: Array<MapData, SessionKey>,
+    towers: Array<MapData, KeyTable>,
+    basis: Box<Basis>,
+    publisher_rings: Rings,
+    subscriber_rings: Rings,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -128,6 +141,14 @@ impl Datapath {
     /// Without root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), without a built object, or with
     /// the verifier's log when the kernel refuses a program.
     pub fn load() -> Result<Self> {
+        Self::load_with(tower::WORK)
+    }
+
+    /// The same, with GHASH by rows for packets with at least so many blocks in all copies together.
+    ///
+    /// # Errors
+    /// As [`Datapath::load`].
+    pub fn load_with(tower_work: u32) -> Result<Self> {
         // SAFETY: no arguments, no memory.
         ensure!(unsafe { libc::geteuid() } == 0, "BPF_PROG_TEST_RUN needs root: run the tests as root");
         let path = object_path();
@@ -145,12 +166,18 @@ impl Datapath {
             .map_max_entries("SESSIONS", sessions)
             .map_max_entries("LEASES", sessions)
             .map_max_entries("KEYS", sessions)
+            .map_max_entries("TOWERS", sessions)
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
+            .override_global("TOWER_WORK", &tower_work, true)
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;
         let egress = load_program(&mut ebpf, "penstock_egress")?.fd()?.try_clone()?;
+        let basis = Box::new(Basis::new());
+        let mut tables = Box::new(tower::Tables::EMPTY);
+        basis.fill(&mut tables);
+        array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
         Ok(Self {
             egress,
             flows: take(&mut ebpf, "FLOWS")?,
@@ -164,6 +191,10 @@ impl Datapath {
             paths: array(&mut ebpf, "PATHS")?,
             leases: array(&mut ebpf, "LEASES")?,
             keys: array(&mut ebpf, "KEYS")?,
+            towers: array(&mut ebpf, "TOWERS")?,
+            basis,
+            publisher_rings: take(&mut ebpf, "PUBLISHER_KEYSTREAMS")?,
+            subscriber_rings: take(&mut ebpf, "SUBSCRIBER_KEYSTREAMS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
             ebpf,
         })
@@ -232,6 +263,9 @@ impl Datapath {
 
     fn set_session(&mut self, slot: u32, key: &Key, state: u8, path: u32) -> Result<()> {
         let expanded = SessionKey::new(&key.key, key.salt).context("key of 16 or 32 bytes")?;
+        let mut table = Box::new(KeyTable::EMPTY);
+        self.basis.derive(h_of(&expanded.ghash), &mut table);
+        self.towers.set(slot, table.as_ref(), 0)?;
         self.keys.set(slot, expanded, 0)?;
         let session = Session { path, state, profile: if key.key.len() == 16 { 7 } else { 8 }, ..Session::FREE };
         self.sessions.set(slot, session, 0)?;
@@ -244,6 +278,22 @@ impl Datapath {
     /// What the kernel says.
     pub fn set_key(&mut self, slot: u32, key: SessionKey) -> Result<()> {
         Ok(self.keys.set(slot, key, 0)?)
+    }
+
+    /// Puts a ring into a publisher track's place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_publisher_ring(&mut self, slot: u32, ring: &Ring) -> Result<()> {
+        Ok(self.publisher_rings.set(slot, ring.map(), 0)?)
+    }
+
+    /// Puts a ring into a subscriber track's place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_subscriber_ring(&mut self, slot: u32, ring: &Ring) -> Result<()> {
+        Ok(self.subscriber_rings.set(slot, ring.map(), 0)?)
     }
 
     /// Sets the lease of a session slot.

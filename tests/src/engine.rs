@@ -79,18 +79,26 @@ impl Lab {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start_userspace(&mut self, config: userspace::Config) -> Result<(Server<UserspaceEngine>, Threads)> {
+    pub fn start_userspace(
+        &mut self,
+        config: userspace::Config,
+        xdp: bool,
+    ) -> Result<(Server<UserspaceEngine>, Threads)> {
         self.sink = None;
         let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
         let addresses: Vec<SocketAddr> = links.collect();
         let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let engine = UserspaceEngine::new(config, sender);
+        if xdp {
+            self.server.run(|| engine.use_xdp(None)).map_err(anyhow::Error::msg)?;
+        }
         engine.set_sockets(&sockets);
         // Nobody is in control here: what is not media is dropped.
         let (control, _) = tokio::sync::mpsc::channel(1);
         let threads = Threads::start(&sockets, &control, |_| engine.worker())?;
-        Ok((Server::new(engine, events), threads))
+        let carrier = xdp.then_some("userspace xdp");
+        Ok((Server { carrier, ..Server::new(engine, events) }, threads))
     }
 
     /// Starts both engines in the server host, joined, on sockets of all its addresses.
@@ -134,12 +142,31 @@ pub struct Server<E = KernelEngine> {
     events: UnboundedReceiver<Event>,
     /// Events that nobody has asked for yet.
     seen: VecDeque<Event>,
+    /// What every viewer's session must say that it is carried by, before it joins.
+    carrier: Option<&'static str>,
 }
 
 impl<E: Engine> Server<E> {
     /// An engine that runs already, and where its events arrive.
     pub fn new(engine: E, events: UnboundedReceiver<Event>) -> Self {
-        Self { engine, events, seen: VecDeque::new() }
+        Self { engine, events, seen: VecDeque::new(), carrier: None }
+    }
+
+    /// Waits until a session is carried as all must be.
+    ///
+    /// # Errors
+    /// When it is not within five seconds.
+    pub fn carried(&self, session: SessionId) -> Result<()> {
+        let Some(carrier) = self.carrier else { return Ok(()) };
+        let give_up = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = self.engine.describe_session(session);
+            if now == carrier {
+                return Ok(());
+            }
+            ensure!(Instant::now() < give_up, "carried by {now}, not by {carrier}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits for an event and takes it out of the queue; others stay.
@@ -370,6 +397,7 @@ impl Viewer {
             highest: 0,
             source: publisher.ssrc,
         };
+        server.carried(session)?;
         viewer.attach(server, publisher)?;
         Ok(viewer)
     }

@@ -2,10 +2,12 @@
 
 pub mod bpf;
 pub mod browser;
+pub mod camera;
 pub mod clip;
 pub mod demo;
 pub mod engine;
 pub mod frame;
+pub mod keystream;
 pub mod netns;
 pub mod peer;
 pub mod place;

@@ -34,6 +34,14 @@ impl Stage {
     /// # Errors
     /// Without root, or when the server does not start; the message has its log.
     pub fn new() -> Result<Self> {
+        Self::with("")
+    }
+
+    /// The same, with more TOML in its configuration.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(more: &str) -> Result<Self> {
         let (host, publisher, viewer) = (NetNs::new("server")?, NetNs::new("publisher")?, NetNs::new("viewer")?);
         for (interface, peer, namespace, network) in [("s0", "p0", &publisher, 81), ("s1", "v0", &viewer, 82)] {
             let (here, there) = (format!("10.{network}.0.1/24"), format!("10.{network}.0.2/24"));
@@ -46,7 +54,7 @@ impl Stage {
             interfaces: vec!["s0".into(), "s1".into()],
             mode: "native",
             http: [TO_PUBLISHERS, TO_VIEWERS].map(|address| (address, HTTP_PORT).into()).into(),
-            more: "[log]\nlevel = \"info,penstock=debug\"\n".into(),
+            more: format!("[log]\nlevel = \"info,penstock=debug\"\n{more}"),
             unprivileged: false,
         };
         let server = Server::start(&host, &settings)?;

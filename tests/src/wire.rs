@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
+use forwarder_common::tower;
 
 use crate::{
     bpf::Datapath,
@@ -205,6 +206,19 @@ pub struct Wire {
 /// # Errors
 /// Without root, and whatever fails in between.
 pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Result<()> + Send) -> Result<()> {
+    on_wire_with(tower::WORK, mode, nics, test)
+}
+
+/// The same, with GHASH by rows for packets with at least `tower_work` blocks in all copies together.
+///
+/// # Errors
+/// As [`on_wire`].
+pub fn on_wire_with(
+    tower_work: u32,
+    mode: XdpMode,
+    nics: usize,
+    test: impl FnOnce(&mut Wire) -> Result<()> + Send,
+) -> Result<()> {
     let namespace = NetNs::new("datapath")?;
     // The far ends would announce themselves by MLD, and the datapath would count that.
     let quiet = || std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
@@ -221,7 +235,7 @@ pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Resul
         ends.push((namespace.ifindex(&near)?, namespace.ifindex(&far)?));
     }
     namespace.run(|| {
-        let mut datapath = Datapath::load()?;
+        let mut datapath = Datapath::load_with(tower_work)?;
         let taps = ends.iter().map(|(_, far)| Tap::open(*far)).collect::<Result<_>>()?;
         for (near, _) in &ends {
             datapath.attach(*near, mode).with_context(|| format!("{mode:?}"))?;

@@ -16,11 +16,20 @@ fn kernel(seed: u64, key_len: usize) -> Result<Received> {
     play(&lab, &mut server, &script(seed), key_len)
 }
 
-fn userspace(seed: u64, key_len: usize, gso: bool) -> Result<Received> {
+fn by_sockets(seed: u64, key_len: usize, gso: bool) -> Result<Received> {
     let mut lab = Lab::new(2)?;
     let config = userspace::Config { gso, ..userspace::Config::default() };
-    let (mut server, _threads) = lab.start_userspace(config)?;
+    let (mut server, _threads) = lab.start_userspace(config, false)?;
     play(&lab, &mut server, &script(seed), key_len)
+}
+
+fn by_xdp(seed: u64, key_len: usize) -> Result<Received> {
+    let mut lab = Lab::new(2)?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), true)?;
+    let received = play(&lab, &mut server, &script(seed), key_len)?;
+    let [all, xdp] = ["transmitted", "transmitted_by_xdp"].map(|name| server.counter(name));
+    ensure!(all == xdp && all > 0, "{xdp} of {all} packets were sent by XDP");
+    Ok(received)
 }
 
 fn same(kernel: &Received, other: &Received, what: &str) -> Result<()> {
@@ -37,7 +46,15 @@ fn same(kernel: &Received, other: &Received, what: &str) -> Result<()> {
 #[test]
 fn kernel_and_userspace_by_sockets() -> Result<()> {
     for (seed, key_len, gso) in [(SEEDS[0], 16, true), (SEEDS[1], 32, false)] {
-        same(&kernel(seed, key_len)?, &userspace(seed, key_len, gso)?, &format!("seed {seed}, GSO {gso}"))?;
+        same(&kernel(seed, key_len)?, &by_sockets(seed, key_len, gso)?, &format!("seed {seed}, GSO {gso}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn kernel_and_userspace_by_xdp() -> Result<()> {
+    for (seed, key_len) in [(SEEDS[0], 32), (SEEDS[1], 16)] {
+        same(&kernel(seed, key_len)?, &by_xdp(seed, key_len)?, &format!("seed {seed}, xdp"))?;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ use penstock_tests::{
 };
 
 const VIEWERS: u16 = 6;
+/// Packets of a new video stream for which there is keystream.
+const AHEAD: u64 = 72;
 const QUIET: Duration = Duration::from_millis(150);
 const NO_WAIT: Duration = Duration::from_micros(100);
 
@@ -48,6 +50,16 @@ impl Bench {
         Ok(Self { _lab: lab, server, publisher, viewers })
     }
 
+    /// Waits until the rings have had keystream for so many packets: how soon that is, is not the test's matter.
+    fn stocked(&self, packets: u64) -> Result<()> {
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while self.server.counter("keystream_entries_filled") < packets * (u64::from(VIEWERS) + 1) {
+            ensure!(Instant::now() < give_up, "the producer is stuck: {:?}", self.server.engine.counters());
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Every viewer has got `count` packets, each of which opened and was what the publisher sent.
     fn all_arrived(&mut self, count: usize) -> Result<()> {
         for (n, viewer) in self.viewers.iter_mut().enumerate() {
@@ -70,8 +82,14 @@ fn tiny(entries: u32) -> Option<Settings> {
 #[test]
 fn an_even_stream_never_needs_aes_in_bpf() -> Result<()> {
     for key_len in [16, 32] {
-        let mut bench = Bench::new(usual(), key_len)?;
-        bench.publisher.send_some(600)?;
+        let mut bench = Bench::new(tiny(80), key_len)?;
+        bench.stocked(AHEAD)?;
+        for sent in (0..600).step_by(40) {
+            bench.stocked(sent + 40)?;
+            for _ in 0..40 {
+                bench.publisher.send()?;
+            }
+        }
         bench.all_arrived(600)?;
         let filled = bench.server.counter("keystream_entries_filled");
         ensure!(filled > 600 * u64::from(VIEWERS), "{filled} entries filled");
@@ -84,7 +102,9 @@ fn an_even_stream_never_needs_aes_in_bpf() -> Result<()> {
 #[test]
 fn a_keyframe_of_sixty_packets_at_once_is_in_stock() -> Result<()> {
     let mut bench = Bench::new(usual(), 16)?;
+    bench.stocked(AHEAD)?;
     for round in 0..5 {
+        bench.stocked(60 * (round + 1))?;
         for _ in 0..60 {
             bench.publisher.send()?;
         }

@@ -61,6 +61,23 @@ fn three(publisher: &mut Publisher) -> Result<Vec<u64>> {
     (0..3).map(|_| publisher.send()).collect()
 }
 
+/// Devmap sends 16 frames at a time and kicks the device with the last of them: if that one is dropped, here
+/// because its viewer's lease has ended, the others must not wait for the next packet.
+#[test]
+fn a_dropped_last_copy_holds_up_nobody() -> Result<()> {
+    let lease = Duration::from_millis(800);
+    let (_lab, server, mut publisher, mut viewers) = stage(17, |config| config.lease = lease)?;
+    thread::sleep(lease / 2);
+    server.engine.refresh_session(publisher.session);
+    viewers[..16].iter().for_each(|viewer| server.engine.refresh_session(viewer.session));
+    thread::sleep(lease / 2 + Duration::from_millis(20));
+    let index = publisher.send()?;
+    expect(&mut viewers[..16], &[index])?;
+    expect(&mut viewers[16..], &[])?;
+    ensure!(server.counter("drop_subscriber_expired") == 1 && server.counter("kicks") == 1);
+    Ok(())
+}
+
 #[test]
 fn joining_and_leaving_under_load_never_reuses_an_index() -> Result<()> {
     let (_lab, mut server, mut publisher, mut viewers) = stage(12, |_| {})?;

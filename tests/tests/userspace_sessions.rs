@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_millis(100);
 fn leases_end_when_nobody_refreshes() -> Result<()> {
     let mut lab = Lab::new(1)?;
     let lease = Duration::from_millis(600);
-    let (server, _threads) = lab.start_userspace(userspace::Config { lease, ..userspace::Config::default() })?;
+    let (server, _threads) = lab.start_userspace(userspace::Config { lease, ..userspace::Config::default() }, false)?;
     let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
     let mut publisher = Publisher::join(&server, peer, local, address(0, 2, false, 5000), Key::random(16))?;
     let own = address(0, 2, false, 10_000);
@@ -40,8 +40,17 @@ fn leases_end_when_nobody_refreshes() -> Result<()> {
 
 #[test]
 fn peers_move_and_leave() -> Result<()> {
+    move_and_leave(false)
+}
+
+#[test]
+fn peers_move_and_leave_by_xdp() -> Result<()> {
+    move_and_leave(true)
+}
+
+fn move_and_leave(xdp: bool) -> Result<()> {
     let mut lab = Lab::new(2)?;
-    let (mut server, _threads) = lab.start_userspace(userspace::Config::default())?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), xdp)?;
     let (near, far) = (lab.server_address(0, false), lab.server_address(1, true));
     let mut publisher = Publisher::join(&server, &lab.peers[0], near, address(0, 2, false, 5000), Key::random(32))?;
     let own = address(0, 2, false, 10_000);
@@ -53,6 +62,7 @@ fn peers_move_and_leave() -> Result<()> {
     let own = address(1, 2, true, 10_000);
     viewer.socket = bind(&lab.peers[1], own)?;
     server.engine.move_session(viewer.session, Transport { local: far, peer: own })?;
+    server.carried(viewer.session)?;
     let own = address(1, 2, true, 5000);
     publisher.socket = bind(&lab.peers[1], own)?;
     publisher.socket.connect(far)?;
@@ -69,5 +79,65 @@ fn peers_move_and_leave() -> Result<()> {
     ensure!(server.engine.subscriber_stats(viewer.track).is_none());
     server.engine.remove_session(publisher.session);
     ensure!(server.engine.publisher_stats(publisher.track).is_none());
+    Ok(())
+}
+
+/// A trigger sends 128 frames at most, and a ring holds 256: larger fan-outs and bursts are split.
+#[test]
+fn three_hundred_viewers_by_xdp() -> Result<()> {
+    const PACKETS: usize = 20;
+    let mut lab = Lab::new(1)?;
+    let (server, _threads) = lab.start_userspace(userspace::Config::default(), true)?;
+    let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
+    let mut publisher = Publisher::join(&server, peer, local, address(0, 2, false, 5000), Key::random(16))?;
+    let mut viewers = Vec::new();
+    for n in 0..300 {
+        let own = address(0, 2, n % 2 == 1, 10_000 + n);
+        let local = lab.server_address(0, n % 2 == 1);
+        viewers.push(Viewer::join(&server, &publisher, peer, local, own, Key::random(16))?);
+    }
+    for _ in 0..PACKETS / 2 {
+        publisher.send_some(2)?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    for (n, viewer) in viewers.iter_mut().enumerate() {
+        let copies = viewer.receive(if n == 0 { QUIET } else { Duration::from_micros(100) })?;
+        ensure!(copies.len() == PACKETS, "viewer {n}: {} copies; {:?}", copies.len(), server.engine.counters());
+    }
+    let by_xdp = server.counter("transmitted_by_xdp");
+    ensure!(by_xdp == 300 * PACKETS as u64, "{by_xdp}: {:?}", server.engine.counters());
+    ensure!(server.counter("drop_ring_full") == 0);
+    Ok(())
+}
+
+/// Frames for a device that has gone are given up and counted; viewers behind others lose nothing.
+#[test]
+fn a_device_that_vanishes_harms_nobody_else() -> Result<()> {
+    let mut lab = Lab::new(2)?;
+    let (server, _threads) = lab.start_userspace(userspace::Config::default(), true)?;
+    let locals = [0, 1].map(|n| lab.server_address(n, false));
+    let own = address(0, 2, false, 5000);
+    let mut publisher = Publisher::join(&server, &lab.peers[0], locals[0], own, Key::random(16))?;
+    let mut viewers = Vec::new();
+    for (n, local) in locals.into_iter().enumerate() {
+        let own = address(n, 2, false, 10_000);
+        viewers.push(Viewer::join(&server, &publisher, &lab.peers[n], local, own, Key::random(16))?);
+    }
+    publisher.send_some(5)?;
+    for viewer in &mut viewers {
+        ensure!(viewer.receive(QUIET)?.len() == 5);
+    }
+    lab.server.ip(["link", "del", "s1"])?;
+    publisher.send_some(20)?;
+    ensure!(viewers[0].receive(QUIET)?.len() == 20, "{:?}", server.engine.counters());
+    ensure!(server.counter("sealed") == 5 * 2 + 20 * 2);
+    ensure!(server.counter("transmitted") == 5 * 2 + 20, "{:?}", server.engine.counters());
+    // Until it is looked at again: then there is no way to the second one.
+    server.engine.refresh_session(viewers[1].session);
+    let give_up = std::time::Instant::now() + Duration::from_secs(2);
+    while server.engine.describe_session(viewers[1].session) != "userspace socket" {
+        ensure!(std::time::Instant::now() < give_up, "still {}", server.engine.describe_session(viewers[1].session));
+        thread::sleep(Duration::from_millis(5));
+    }
     Ok(())
 }

@@ -167,6 +167,7 @@ mod tests {
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",
+            ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
             ("auth", _) => "\"x\"",

@@ -25,7 +25,7 @@ use super::{
     reload::{self, Reload},
 };
 use crate::{
-    config::{Config, EngineChoice, Mode},
+    config::{Config, EngineChoice, Mode, TransmitterChoice},
     doctor,
     engine::{
         Engine, Events,
@@ -89,6 +89,10 @@ pub struct Options {
     #[arg(long, value_enum)]
     engine: Option<EngineChoice>,
 
+    /// How the userspace engine sends (media.transmitter)
+    #[arg(long, value_enum)]
+    transmitter: Option<TransmitterChoice>,
+
     /// Directory for the maps' pins (kernel.pin_dir)
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
@@ -148,6 +152,7 @@ impl Options {
         }
         config.kernel.mode = self.mode.unwrap_or(config.kernel.mode);
         config.media.engine = self.engine.unwrap_or(config.media.engine);
+        config.media.transmitter = self.transmitter.unwrap_or(config.media.transmitter);
         if let Some(directory) = &self.pin_dir {
             config.kernel.pin_dir = std::path::absolute(directory)?;
         }
@@ -230,7 +235,7 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
-        .context("cannot open the media sockets")?;
+        .context("cannot open the media sockets and start the sources")?;
     announce::print(config, engine.as_ref(), &addresses, &server.addresses());
     let settings = http::Settings::new(config);
     let http = server.serve(http::router(config, settings.clone(), control.clone())?);
@@ -253,7 +258,8 @@ async fn start_engine(
     };
     let userspace = userspace::Config {
         sessions: config.limits.sessions,
-        publisher_tracks: config.limits.publisher_tracks,
+        // Sources are known beforehand, with a video and an audio track each, and twice that while one changes.
+        publisher_tracks: config.limits.publisher_tracks + 4 * config.streams.len(),
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
         ..userspace::Config::default()
@@ -261,6 +267,9 @@ async fn start_engine(
     let userspace = UserspaceEngine::new(userspace, events.clone());
     if config.media.engine == EngineChoice::Userspace {
         let why = "`media.engine` is \"userspace\"".to_owned();
+        let indices: Vec<u32> =
+            interfaces.iter().filter_map(|name| nix::net::if_::if_nametoindex(&**name).ok()).collect();
+        let userspace = prepare(userspace, config, (!interfaces.is_empty()).then_some(indices)).await?;
         return Ok(Arc::new(AutoEngine::new(None, userspace, why)));
     }
     let settings = kernel::Config {
@@ -280,14 +289,45 @@ async fn start_engine(
     let engine = tokio::task::spawn_blocking(move || KernelEngine::start(settings, events)).await?;
     match (engine, config.media.engine) {
         (engine, EngineChoice::Kernel) => Ok(Arc::new(engine.context("the kernel engine does not start")?)),
-        (Ok(engine), _) => Ok(Arc::new(AutoEngine::new(Some(engine), userspace, String::new()))),
+        (Ok(engine), _) => {
+            let indices = engine.interfaces().iter().map(|interface| interface.index).collect();
+            let userspace = prepare(userspace, config, Some(indices)).await?;
+            Ok(Arc::new(AutoEngine::new(Some(engine), userspace, String::new())))
+        }
         // Another server with these pins, or a limit that cannot be: an error here as well.
         (Err(error @ (StartError::Running { .. } | StartError::Limit { .. })), _) => Err(error.into()),
         (Err(error), _) => {
             tracing::warn!("no kernel engine, all media goes through this process: {error}");
+            let userspace = prepare(userspace, config, None).await?;
             Ok(Arc::new(AutoEngine::new(None, userspace, error.to_string())))
         }
     }
+}
+
+/// Gives the userspace engine the transmitter of the configuration. `interfaces`: those that XDP may send
+/// by.
+async fn prepare(
+    engine: UserspaceEngine,
+    config: &Config,
+    interfaces: Option<Vec<u32>>,
+) -> anyhow::Result<UserspaceEngine> {
+    let choice = config.media.transmitter;
+    if choice == TransmitterChoice::Socket {
+        engine.use_sockets("`media.transmitter` is \"socket\"".into());
+        return Ok(engine);
+    }
+    // Loading waits for the kernel's verifier.
+    tokio::task::spawn_blocking(move || match engine.use_xdp(interfaces) {
+        Err(reason) if choice == TransmitterChoice::Xdp => {
+            Err(anyhow::anyhow!("the xdp transmitter does not start: {reason}"))
+        }
+        Err(reason) => {
+            tracing::debug!("no xdp transmitter: {reason}");
+            Ok(engine)
+        }
+        Ok(()) => Ok(engine),
+    })
+    .await?
 }
 
 /// The control task's part of the configuration.
@@ -296,7 +336,11 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         bind: SocketAddr::new(*address, config.media.port),
         advertise: config.media.public_addresses.get(address).copied(),
     });
-    let mut settings = StreamConfig { max_sessions: config.limits.sessions, ..StreamConfig::new(media.collect()) };
+    let mut settings = StreamConfig {
+        max_sessions: config.limits.sessions,
+        sources: config.streams.clone(),
+        ..StreamConfig::new(media.collect())
+    };
     settings.set(reload::live(config));
     settings
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Secret, SrtpProfiles};
+use super::{Config, Secret, SrtpProfiles, stream_name_problem};
 
 /// Overrides `auth.publish_token`.
 pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
@@ -85,6 +85,7 @@ impl Config {
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
             .or_else(|| self.debug_problem())
+            .or_else(|| self.stream_problem())
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -145,6 +146,14 @@ impl Config {
     fn debug_problem(&self) -> Option<(&'static str, String)> {
         let open = self.debug.profiles && self.debug.remote && self.auth.api_token.is_empty();
         open.then(|| ("debug.remote", "would show profiles to everybody: set `auth.api_token`".into()))
+    }
+
+    fn stream_problem(&self) -> Option<(&'static str, String)> {
+        self.streams.iter().find_map(|(name, stream)| {
+            let named = stream_name_problem(name).map(|problem| format!("{name:?}: {problem}"));
+            let problem = named.or_else(|| stream.problem().map(|problem| format!("{name}: {problem}")))?;
+            Some(("streams", problem))
+        })
     }
 
     fn token_problem(&self) -> Option<(&'static str, String)> {

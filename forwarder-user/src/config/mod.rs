@@ -2,7 +2,9 @@
 //! defaults here. Units are part of a key's name.
 
 mod load;
+mod name;
 mod secret;
+mod source;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +16,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use name::stream_name_problem;
 pub use secret::Secret;
+pub use source::{RtspTransport, SourceUrl, Stream};
 
 /// All settings. An empty file is a valid configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub struct Config {
     pub auth: Auth,
     pub log: Log,
     pub debug: Debug,
+    /// Streams with a source of their own, by name.
+    pub streams: BTreeMap<String, Stream>,
 }
 
 /// WHIP, WHEP, the web pages and the API.
@@ -55,6 +61,7 @@ pub struct Media {
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
     pub engine: EngineChoice,
+    pub transmitter: TransmitterChoice,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
@@ -83,6 +90,19 @@ pub enum SrtpProfiles {
     /// AES_CM_128_HMAC_SHA1_80 (RFC 3711).
     #[serde(rename = "aes-cm-sha1-80")]
     AesCmSha1_80,
+}
+
+/// How the userspace engine sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TransmitterChoice {
+    /// By XDP where that is possible, by sockets elsewhere.
+    #[default]
+    Auto,
+    /// By XDP; refuse to start where that is impossible. Peers that it cannot reach get theirs by sockets.
+    Xdp,
+    /// By sockets alone.
+    Socket,
 }
 
 /// The XDP engine.
@@ -203,6 +223,7 @@ impl Default for Media {
             port: 8443,
             addresses: Vec::new(),
             engine: EngineChoice::Auto,
+            transmitter: TransmitterChoice::Auto,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
             public_addresses: BTreeMap::new(),
         }

@@ -198,7 +198,9 @@ impl Engine for AutoEngine {
         match (&self.kernel, entry.kernel, entry.userspace) {
             (_, _, Some(id)) if entry.kernel.is_none() || entry.moved > 0 => {
                 let why = entry.reason.as_deref().unwrap_or("its publisher is served in userspace");
-                format!("{}: {why}", self.userspace.describe_session(id))
+                let socket = self.userspace.why_socket(id).filter(|reason| !why.contains(reason.as_str()));
+                let socket = socket.map(|reason| format!("; no xdp: {reason}")).unwrap_or_default();
+                format!("{}: {why}{socket}", self.userspace.describe_session(id))
             }
             (Some(kernel), Some(id), _) => kernel.describe_session(id),
             _ => "closed".into(),
@@ -365,6 +367,14 @@ impl Engine for AutoEngine {
 
     fn worker(&self) -> Option<Box<dyn Worker>> {
         self.userspace.worker()
+    }
+
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        self.userspace.add_source(source)
+    }
+
+    fn feeder(&self) -> Option<Feeder> {
+        self.userspace.feeder()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -113,8 +113,9 @@ fn bind_group(address: SocketAddr, threads: usize, buffer: usize) -> io::Result<
         return Ok(vec![first]);
     }
     let address = first.local_addr()?;
-    drop(first);
-    (0..threads).map(|_| bind(address, buffer, true)).collect()
+    setsockopt(&first, sockopt::ReusePort, &true)?;
+    let others = (1..threads).map(|_| bind(address, buffer, true));
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Result<UdpSocket> {

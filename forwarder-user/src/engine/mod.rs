@@ -8,6 +8,7 @@ pub mod auto;
 pub mod cipher;
 pub mod io;
 pub mod kernel;
+pub mod route;
 mod slots;
 pub mod transmit;
 pub mod userspace;
@@ -251,6 +252,9 @@ pub enum EngineError {
     /// The handle names nothing.
     #[error("no such {0}")]
     Unknown(&'static str),
+    /// The engine serves peers only, no sources of our own.
+    #[error("this engine takes no sources: set `media.engine` to \"auto\"")]
+    NoSources,
     /// The kernel refused.
     #[error("{what}: {source}")]
     Kernel { what: &'static str, source: std::io::Error },
@@ -324,6 +328,20 @@ pub trait Engine: Send + Sync {
 
     /// What the engine does with the RTP that a thread of the sockets reads. `None`: nothing.
     fn worker(&self) -> Option<Box<dyn io::Worker>> {
+        None
+    }
+
+    /// A publisher track whose packets come by [`feeder`](Self::feeder), in the clear.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::NoSources`].
+    fn add_source(&self, _source: userspace::NewSource) -> Result<PublisherTrackId, EngineError> {
+        Err(EngineError::NoSources)
+    }
+
+    /// The way in for a thread that has packets of sources. `None`: the engine takes none, or has no
+    /// sockets yet.
+    fn feeder(&self) -> Option<userspace::Feeder> {
         None
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
     routing::get,
 };
@@ -20,6 +20,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/healthz", get(healthz))
         .route("/api/v1/state", get(state))
         .route("/api/v1/streams", get(streams))
+        .route("/api/v1/streams/{stream}/notes", get(notes))
 }
 
 /// 200 as long as sessions can be opened; 503 while stopping or stuck.
@@ -46,8 +47,26 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
     Ok(Json(json!({ "streams": list.iter().map(public).collect::<Vec<_>>() })))
 }
 
+/// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
+/// they play badly. For the player, and for whoever may play.
+async fn notes(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Failure> {
+    auth::require(&app.settings.current().auth.play_token, &headers)?;
+    let snapshot = snapshot(&app).await?;
+    let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
+    let source = list.find(|stream| stream.get("name") == Some(&json!(name))).and_then(|stream| stream.get("source"));
+    let words = |key| source.and_then(|source| source.get(key)).and_then(Value::as_array).into_iter().flatten();
+    let left_out = words("left_out").filter_map(Value::as_str).map(|what| json!(format!("left out: {what}")));
+    let notes: Vec<Value> = left_out.chain(words("warnings").cloned()).collect();
+    Ok(Json(json!({ "notes": notes })))
+}
+
 fn public(stream: &Value) -> Value {
-    let live = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
+    let published = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
+    let live = published || stream.get("live").is_some_and(|live| live == true);
     json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 

@@ -340,6 +340,8 @@ async fn observation() {
     assert!(state.body.contains("192.0.2.1:5"));
     let streams = ask(open_server(), "GET", "/api/v1/streams", &[], "").await;
     assert_eq!(streams.body, r#"{"streams":[{"live":true,"name":"cam","viewers":2}]}"#);
+    let notes = ask(open_server(), "GET", "/api/v1/streams/cam/notes", &[], "").await;
+    assert_eq!(notes.body, r#"{"notes":[]}"#);
     let mut config = Config::default();
     config.http.index = false;
     refused(&ask(router(&config, scripted()), "GET", "/api/v1/streams", &[], "").await, 403, "http.index");

@@ -15,13 +15,23 @@ pub enum Codec {
     Opus,
     Pcmu,
     Pcma,
+    G722,
 }
 
 impl Codec {
     /// By the encoding name, clock rate and channels of `a=rtpmap` (names: RFC 4855, any case).
     pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<Self> {
-        const CODECS: [Codec; 8] =
-            [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1, Codec::Opus, Codec::Pcmu, Codec::Pcma];
+        const CODECS: [Codec; 9] = [
+            Codec::Vp8,
+            Codec::Vp9,
+            Codec::H264,
+            Codec::H265,
+            Codec::Av1,
+            Codec::Opus,
+            Codec::Pcmu,
+            Codec::Pcma,
+            Codec::G722,
+        ];
         CODECS.into_iter().find(|codec| {
             codec.name().eq_ignore_ascii_case(name)
                 && codec.clock_rate() == clock_rate
@@ -40,13 +50,14 @@ impl Codec {
             Codec::Opus => "opus",
             Codec::Pcmu => "PCMU",
             Codec::Pcma => "PCMA",
+            Codec::G722 => "G722",
         }
     }
 
     /// Audio or video.
     pub const fn kind(self) -> Kind {
         match self {
-            Codec::Opus | Codec::Pcmu | Codec::Pcma => Kind::Audio,
+            Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => Kind::Audio,
             _ => Kind::Video,
         }
     }
@@ -55,7 +66,8 @@ impl Codec {
     pub const fn clock_rate(self) -> u32 {
         match self {
             Codec::Opus => 48_000,
-            Codec::Pcmu | Codec::Pcma => 8_000,
+            // RFC 3551 §4.5.2: G.722 samples at 16 kHz, and its clock runs at 8 kHz all the same.
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => 8_000,
             _ => 90_000,
         }
     }
@@ -94,8 +106,21 @@ impl Format {
                     self.number("profile", 0) == sent.number("profile", 0)
                         && self.number("tier", 0) == sent.number("tier", 0)
                 }
-                Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma => true,
+                Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
             }
+    }
+
+    /// Would a browser that described itself as `self` play what a camera described as `sent`? Its H.264
+    /// and H.265 decoders take whatever the parameter sets in the stream say, whichever profile was
+    /// offered: cameras name profiles that no browser offers.
+    pub fn plays(&self, sent: &Format) -> bool {
+        self.matches(sent)
+            || self.codec == sent.codec
+                && match self.codec {
+                    Codec::H264 => self.number("packetization-mode", 0) == sent.number("packetization-mode", 0),
+                    Codec::H265 => true,
+                    _ => false,
+                }
     }
 
     /// Did the peer offer this kind of feedback?

@@ -1,7 +1,10 @@
 //! What the control task must be told.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use crate::config;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct StreamConfig {
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
     /// Default 4 MiB.
     pub socket_buffer: usize,
+    /// Streams with a source of their own, by name. Default none.
+    pub sources: BTreeMap<String, config::Stream>,
 }
 
 impl StreamConfig {
@@ -65,6 +70,7 @@ impl StreamConfig {
             counter_mode: true,
             refresh_interval: Duration::from_secs(3),
             socket_buffer: 4 << 20,
+            sources: BTreeMap::new(),
         }
     }
 }

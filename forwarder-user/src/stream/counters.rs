@@ -78,6 +78,8 @@ counters! {
     keyframe_requests_sent;
     /// Keyframe requests that viewers sent.
     keyframe_requests_received;
+    /// Keyframe requests for streams whose source cannot be asked.
+    keyframe_requests_to_sources;
     /// Engine events that fit no track.
     engine_events_unmatched;
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::StreamConfig;
 use super::clock::boot_ns;
 use super::report::{LastSr, SenderClock};
-use super::session::{Attachment, Key, Session};
+use super::session::{Attachment, Key, PublisherTrack, Session};
 use super::task::Task;
 use crate::engine::{Engine, Kind, Role};
 use crate::session::rtcp::{self, Feedback, Incoming, Sent};
@@ -99,9 +99,8 @@ impl Task {
                 plain
             }
             Role::Subscriber => {
-                let publisher = self.streams.get(&session.stream).and_then(|stream| stream.publisher);
                 let due = session.media.as_ref().is_some_and(|media| media.next_report <= now);
-                due.then(|| self.viewer_report(key, publisher, now)).flatten()
+                due.then(|| self.viewer_report(key, now)).flatten()
             }
         };
         let Some(plain) = plain else { return };
@@ -113,19 +112,16 @@ impl Task {
     }
 
     /// SR and SDES for what a viewer has been sent.
-    fn viewer_report(&mut self, key: Key, publisher: Option<Key>, now: Instant) -> Option<Vec<u8>> {
+    fn viewer_report(&mut self, key: Key, now: Instant) -> Option<Vec<u8>> {
         let interval = self.config.report_interval;
         let our_ntp = self.ntp.at(now);
         let mut sent = vec![];
-        let publisher = publisher.and_then(|key| self.sessions.get(&key));
         let viewer = self.sessions.get(&key)?;
+        let (tracks, clock) = (self.sent(&viewer.stream), self.sender_clock(&viewer.stream));
         for (index, track) in viewer.viewer_tracks().iter().enumerate() {
             let Attachment::Attached { track: id, from } = track.attachment else { continue };
             let Some(stats) = self.engine.subscriber_stats(id).filter(|stats| stats.packets > 0) else { continue };
-            let Some(rtp) = publisher.and_then(|publisher| rtp_now(publisher, from, our_ntp, self.engine.as_ref()))
-            else {
-                continue;
-            };
+            let Some(rtp) = rtp_now(tracks, clock, from, our_ntp, self.engine.as_ref()) else { continue };
             let report = Sent {
                 ssrc: track.ssrc,
                 ntp: our_ntp,
@@ -201,16 +197,15 @@ fn publisher_report(
 /// The publisher's RTP timestamp now: from its last SR, or while there is none from the arrival of
 /// its last packet.
 fn rtp_now(
-    publisher: &Session,
+    tracks: &[PublisherTrack],
+    clock: Option<SenderClock>,
     from: crate::engine::PublisherTrackId,
     our_ntp: u64,
     engine: &dyn Engine,
 ) -> Option<u32> {
-    let tracks = publisher.publisher_tracks().iter();
-    let found = tracks.filter_map(|track| Some((track, track.source.as_ref()?)));
+    let found = tracks.iter().filter_map(|track| Some((track, track.source.as_ref()?)));
     let (track, source) = found.into_iter().find(|(_, source)| source.id == from)?;
     let clock_rate = track.format.codec.clock_rate();
-    let clock = publisher.media.as_ref().and_then(|media| media.clock);
     if let (Some(clock), Some(sr)) = (clock, source.reception.last_sr) {
         return Some(clock.rtp_at(our_ntp, &sr, clock_rate));
     }

@@ -105,7 +105,7 @@ impl Task {
         let (name, stream, role) = (&session.name, session.stream.clone(), session.role);
         tracing::info!(session = name, stream, ?role, peer = %pair.peer, profile, engine = by, "session connected");
         match role {
-            Role::Publisher => self.close_mismatched(key, &stream),
+            Role::Publisher => self.close_mismatched(&stream),
             Role::Subscriber => self.attach_all_of(key, now),
         }
     }
@@ -244,7 +244,13 @@ impl Task {
             .sessions
             .get_mut(&key)
             .and_then(|session| session.publisher_tracks_mut().get_mut(track).and_then(|track| track.source.take()));
-        let Some(source) = source else { return };
+        if let Some(source) = source {
+            self.stop_sending(&source, stream);
+        }
+    }
+
+    /// Takes a publisher's SSRC out of the engine.
+    pub(super) fn stop_sending(&mut self, source: &Source, stream: &str) {
         let viewers = self.streams.get(stream).map(|stream| &stream.viewers);
         for viewer in viewers.into_iter().flatten() {
             let Some(session) = self.sessions.get_mut(viewer) else { continue };
@@ -284,12 +290,12 @@ impl Task {
     }
 
     /// A new publisher cannot serve viewers that negotiated another codec.
-    fn close_mismatched(&mut self, publisher: Key, stream: &str) {
-        let Some(session) = self.sessions.get(&publisher) else { return };
+    pub(super) fn close_mismatched(&mut self, stream: &str) {
+        let sent = self.sent(stream);
         let mismatched = |viewer: &Session| {
             viewer.viewer_tracks().iter().any(|wanted| {
-                let sent = session.publisher_tracks().iter().find(|track| track.kind() == wanted.kind());
-                sent.is_some_and(|sent| !wanted.format.matches(&sent.format))
+                let sent = sent.iter().find(|track| track.kind() == wanted.kind());
+                sent.is_some_and(|sent| !sent.serves(&wanted.format))
             })
         };
         let viewers = self.streams.get(stream).into_iter().flat_map(|stream| &stream.viewers);
@@ -300,7 +306,7 @@ impl Task {
         }
     }
 
-    fn attach_viewers(&mut self, stream: &str, kind: Kind, now: Instant) {
+    pub(super) fn attach_viewers(&mut self, stream: &str, kind: Kind, now: Instant) {
         let viewers: Vec<Key> =
             self.streams.get(stream).into_iter().flat_map(|stream| &stream.viewers).copied().collect();
         for viewer in viewers {
@@ -326,12 +332,14 @@ impl Task {
         else {
             return;
         };
-        let publisher = self.streams.get(&session.stream).and_then(|stream| stream.publisher);
-        let tracks = publisher.and_then(|key| self.sessions.get(&key)).map_or(&[][..], Session::publisher_tracks);
-        let source = tracks.iter().find(|sent| wanted.format.matches(&sent.format)).and_then(|t| t.source.as_ref());
-        let Some(Source { id: from, first_timestamp, learnt, .. }) = source else { return };
+        let Some(sent) = self.sent(&session.stream).iter().find(|sent| sent.serves(&wanted.format)) else { return };
+        let Some(Source { id: from, first_timestamp, learnt, .. }) = sent.source.as_ref() else { return };
         let (from, since_first) = (*from, now.duration_since(*learnt));
-        let timestamp_offset = wanted.continued_timestamp(*first_timestamp, since_first, boot_ns());
+        // A camera's timestamps are made continuous where they come in.
+        let timestamp_offset = match sent.any_profile {
+            true => wanted.timestamp_offset,
+            false => wanted.continued_timestamp(*first_timestamp, since_first, boot_ns()),
+        };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
         let new = NewSubscriberTrack {
             ssrc: wanted.ssrc,
@@ -397,6 +405,11 @@ impl Task {
     pub(super) fn want_keyframe(&mut self, viewer: Key, track: usize, now: Instant) {
         let Some(session) = self.sessions.get(&viewer) else { return };
         let Some(kind) = session.viewer_tracks().get(track).map(|track| track.kind()) else { return };
+        if self.sourced.contains_key(&session.stream) {
+            // There is no way to ask a camera.
+            self.counters.keyframe_requests_to_sources += 1;
+            return;
+        }
         let Some(publisher) = self.streams.get(&session.stream).and_then(|stream| stream.publisher) else { return };
         let Some(session) = self.sessions.get_mut(&publisher) else { return };
         for entry in session.publisher_tracks_mut() {

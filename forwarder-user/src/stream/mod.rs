@@ -5,6 +5,7 @@ mod config;
 mod counters;
 mod feedback;
 mod ids;
+mod ingest;
 mod keyframe;
 mod media;
 mod owners;

@@ -107,11 +107,18 @@ pub(super) struct PublisherTrack {
     pub(super) format: Format,
     pub(super) source: Option<Source>,
     pub(super) keyframes: Keyframes,
+    /// It comes from a camera, whose profiles no browser offers although it plays them.
+    pub(super) any_profile: bool,
 }
 
 impl PublisherTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Whether whoever described itself as `wanted` plays this.
+    pub(super) fn serves(&self, wanted: &Format) -> bool {
+        if self.any_profile { wanted.plays(&self.format) } else { wanted.matches(&self.format) }
     }
 }
 

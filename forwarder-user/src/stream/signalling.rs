@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
+use tokio::sync::oneshot;
 
 use super::ids::{random, random_hex, random_ssrc};
 use super::keyframe::Keyframes;
@@ -16,6 +17,9 @@ use crate::session::codec::Format;
 use crate::session::peer::Peer;
 use crate::session::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 
+/// Whom an answer goes to.
+pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
+
 /// A publisher without ICE checks for this long gives way to a new one. Peers check every 2.5 to 6 s.
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
 /// A publisher that is still not connected after this time gives way to a new one.
@@ -25,20 +29,10 @@ impl Task {
     pub(super) fn command(&mut self, command: Command, now: Instant) {
         // Whoever asked may have gone meanwhile; then there is nobody to answer.
         match command {
-            Command::Offer { role, stream, sdp, reply } => {
-                let answer = self.offer(role, stream, &sdp, now);
-                if let Err(refusal) = &answer {
-                    self.counters.refused_offers += 1;
-                    tracing::info!(?role, "offer refused: {refusal}");
-                }
-                let abandoned = reply.send(answer);
-                // Nobody will ever connect to a session that nobody was told of.
-                if let Err(Ok(answer)) = abandoned
-                    && let Some(key) = self.index.by_id.get(&answer.session).copied()
-                {
-                    self.close(key, "nobody waited for the answer");
-                }
+            Command::Offer { role: Role::Subscriber, stream, sdp, reply } if self.is_undescribed(&stream) => {
+                self.wait_for_description(&stream, sdp, reply);
             }
+            Command::Offer { role, stream, sdp, reply } => self.answer(role, stream, &sdp, reply, now),
             Command::Patch { session, role, stream, if_match, fragment, reply } => {
                 let patched = self
                     .find(&session, role, &stream)
@@ -62,6 +56,21 @@ impl Task {
         }
     }
 
+    pub(super) fn answer(&mut self, role: Role, stream: String, sdp: &str, reply: Reply, now: Instant) {
+        let answer = self.offer(role, stream, sdp, now);
+        if let Err(refusal) = &answer {
+            self.counters.refused_offers += 1;
+            tracing::info!(?role, "offer refused: {refusal}");
+        }
+        let abandoned = reply.send(answer);
+        // Nobody will ever connect to a session that nobody was told of.
+        if let Err(Ok(answer)) = abandoned
+            && let Some(key) = self.index.by_id.get(&answer.session).copied()
+        {
+            self.close(key, "nobody waited for the answer");
+        }
+    }
+
     fn find(&self, id: &str, role: Role, stream: &str) -> Result<Key, Refusal> {
         let key = self.index.by_id.get(id).copied().filter(|key| {
             self.sessions.get(key).is_some_and(|session| session.role == role && session.stream == stream)
@@ -78,7 +87,8 @@ impl Task {
             Role::Publisher => sdp::negotiate_publisher(&offer).map_err(Refusal::NotAcceptable)?,
             Role::Subscriber => {
                 let formats = self.stream_formats(&stream)?;
-                sdp::negotiate_viewer(&offer, &formats).map_err(Refusal::NotAcceptable)?
+                let any_profile = self.sourced.contains_key(&stream);
+                sdp::negotiate_viewer(&offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
             }
         };
         if role == Role::Publisher {
@@ -93,14 +103,18 @@ impl Task {
 
     /// What the stream's publisher sends.
     fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
-        let publisher = self.streams.get(stream).and_then(|stream| stream.publisher);
-        let publisher = publisher.and_then(|key| self.sessions.get(&key));
-        let publisher = publisher.ok_or_else(|| Refusal::NotFound(format!("nobody publishes {stream:?} now")))?;
-        Ok(publisher.publisher_tracks().iter().map(|track| track.format.clone()).collect())
+        let sent = self.sent(stream);
+        if sent.is_empty() {
+            return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
+        }
+        Ok(sent.iter().map(|track| track.format.clone()).collect())
     }
 
     /// Ends a publisher that is no longer there, so that a new one can take its place.
     fn make_way(&mut self, stream: &str, now: Instant) -> Result<(), Refusal> {
+        if self.sourced.contains_key(stream) {
+            return Err(Refusal::Conflict(format!("{stream:?} has a source in the configuration")));
+        }
         let Some(key) = self.streams.get(stream).and_then(|stream| stream.publisher) else { return Ok(()) };
         let Some(session) = self.sessions.get(&key) else { return Ok(()) };
         let gone = match (session.media.is_some(), session.peer.consent()) {
@@ -158,6 +172,7 @@ impl Task {
             media: None,
             cname,
         };
+        self.update_demand(&session.stream);
         self.sessions.insert(key, session);
         self.counters.sessions_opened += 1;
         self.flush(key, now);
@@ -214,7 +229,12 @@ fn tracks(role: Role, plans: &[Plan]) -> (Tracks, Vec<OutgoingSource>) {
     });
     match role {
         Role::Publisher => {
-            let track = |(_, format)| PublisherTrack { format, source: None, keyframes: Keyframes::default() };
+            let track = |(_, format)| PublisherTrack {
+                format,
+                source: None,
+                keyframes: Keyframes::default(),
+                any_profile: false,
+            };
             (Tracks::Publisher(active.map(track).collect()), vec![])
         }
         Role::Subscriber => {

@@ -46,7 +46,16 @@ impl Task {
             })
         });
         let live = stream.publisher.and_then(|key| self.sessions.get(&key)).is_some_and(|p| p.media.is_some());
-        json!({ "name": name, "live": live, "publisher": publisher, "viewers": stream.viewers.len() })
+        let source = self.source(name);
+        let live = live || source.as_ref().is_some_and(|(live, _)| *live);
+        let source = source.map(|(_, source)| source);
+        json!({
+            "name": name,
+            "live": live,
+            "publisher": publisher,
+            "source": source,
+            "viewers": stream.viewers.len(),
+        })
     }
 
     fn session(&self, session: &Session, now: Instant) -> Value {

@@ -13,12 +13,14 @@ use tokio::sync::mpsc;
 
 use super::clock::NtpClock;
 use super::counters::Counters;
+use super::ingest::Sourced;
 use super::owners::Owners;
 use super::session::{Key, Session};
 use super::sockets::Sockets;
 use super::{Command, StreamConfig};
 use crate::engine::io::Datagram;
 use crate::engine::{Engine, Event};
+use crate::ingest::Ingest;
 use crate::session::capture;
 use crate::session::peer::{Pair, PeerEvent};
 
@@ -42,6 +44,9 @@ pub(super) struct Task {
     pub(super) sessions: HashMap<Key, Session>,
     pub(super) index: Index,
     pub(super) streams: BTreeMap<String, Stream>,
+    pub(super) ingest: Ingest,
+    /// Streams that have a source, and what it sends.
+    pub(super) sourced: BTreeMap<String, Sourced>,
     pub(super) owners: Owners,
     pub(super) counters: Counters,
     pub(super) next_key: Key,
@@ -66,16 +71,21 @@ pub(super) struct Stream {
 
 impl Task {
     pub(super) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
+        let sockets = Sockets::bind(&config.media, config.socket_buffer, &*engine)?;
+        let ingest = Ingest::start(&config.sources, &engine)?;
+        let sourced: BTreeMap<_, _> = config.sources.keys().map(|name| (name.clone(), Sourced::default())).collect();
         let certificate = capture::provider().dtls_provider.generate_certificate();
         Ok(Self {
-            sockets: Sockets::bind(&config.media, config.socket_buffer, &*engine)?,
+            sockets,
             certificate: certificate.ok_or_else(|| io::Error::other("no DTLS certificate could be made"))?,
             config,
             engine,
             ntp: NtpClock::new(),
             sessions: HashMap::new(),
             index: Index::default(),
-            streams: BTreeMap::new(),
+            streams: sourced.keys().map(|name| (name.clone(), Stream::default())).collect(),
+            ingest,
+            sourced,
             owners: Owners::default(),
             counters: Counters::default(),
             next_key: 0,
@@ -107,6 +117,7 @@ impl Task {
                 },
                 Some(event) = events.recv() => self.engine_event(event, Instant::now()),
                 Some(datagram) = self.sockets.receive() => self.read(datagram),
+                Some(event) = self.ingest.event() => self.ingest_event(event, Instant::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.run_timers(Instant::now());
@@ -315,10 +326,12 @@ impl Task {
         if let Some(stream) = self.streams.get_mut(&session.stream) {
             stream.viewers.remove(&key);
             stream.publisher.take_if(|publisher| *publisher == key);
-            if stream.publisher.is_none() && stream.viewers.is_empty() {
+            let sourced = self.sourced.contains_key(&session.stream);
+            if stream.publisher.is_none() && stream.viewers.is_empty() && !sourced {
                 self.streams.remove(&session.stream);
             }
         }
+        self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
         tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use profile::Offer;
 pub use publisher::Publisher;
+pub(crate) use source::{Outgoing, Track};
 pub use source::{Source, Synthetic};
 pub use str0m::crypto::dtls::SrtpProfile;
 pub use str0m::format::Codec;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use forwarder_common::Counter;
 
-use crate::{ahead, classify, drops, egress, faults, fixture::counters_of, ring};
+use crate::{ahead, classify, drops, egress, faults, fixture::counters_of, ring, rows};
 
 #[test]
 fn every_counter_is_exercised() {
@@ -16,6 +16,7 @@ fn every_counter_is_exercised() {
         .chain(faults::EXERCISED)
         .chain(ring::EXERCISED)
         .chain(ahead::EXERCISED)
+        .chain(rows::EXERCISED)
         .collect();
     let missing: Vec<&str> =
         Counter::ALL.iter().filter(|counter| !exercised.contains(counter)).map(|counter| counter.name()).collect();

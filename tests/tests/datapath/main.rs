@@ -14,4 +14,5 @@ mod fixture;
 mod lengths;
 mod replay;
 mod ring;
+mod rows;
 mod vectors;

@@ -3,6 +3,7 @@
 //! Waits are for conditions, bounded generously; no test depends on how fast the machine is. Where
 //! loss is asserted to be zero, no ring on the way can overflow: packets come one at a time.
 
+mod cameras;
 mod engines;
 mod fanout;
 mod ice;

@@ -13,10 +13,15 @@ use forwarder_common::maps::xdp_mode;
 use super::{
     StartError,
     load::{Datapath, describe},
-    netlink::{Link, Netlink},
     selftest,
 };
-use crate::config::Mode;
+use crate::{
+    config::Mode,
+    engine::route::{
+        Attached,
+        netlink::{Link, Netlink},
+    },
+};
 
 /// Interfaces that one server can attach to, the room in [`forwarder_common::maps::Server`].
 pub const MAX_INTERFACES: usize = 8;
@@ -26,15 +31,6 @@ const USUAL_MTU_LIMIT: u32 = 3498;
 
 /// How long a killed server's links may take to let go of the interfaces.
 const RELEASE: Duration = Duration::from_secs(2);
-
-/// An interface that carries our program.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    pub index: u32,
-    pub name: String,
-    /// One of [`xdp_mode`].
-    pub mode: u8,
-}
 
 /// `native` or `generic`.
 pub const fn mode_name(mode: u8) -> &'static str {

@@ -33,7 +33,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 use forwarder_common::{
-    ExtendedSeq, SessionKey,
+    ExtendedSeq,
     maps::{self as layout, EgressGroup, FanoutList, MAX_EGRESS, NONE},
 };
 
@@ -45,7 +45,7 @@ use super::{
     state::{CurrentPath, Phase, State},
     wire,
 };
-use crate::engine::{Event, Events, PublisherTrackId, SubscriberTrackId};
+use crate::engine::{Event, Events, PublisherTrackId, SubscriberTrackId, Transport, route::Sessions};
 
 /// The engine's state, and the bell that wakes the fan-out thread.
 pub struct Shared {
@@ -62,6 +62,34 @@ impl Shared {
     /// either way the others must still be able to stop media.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions for Arc<Shared> {
+    fn transport(&self, session: u32) -> Option<Transport> {
+        let state = self.lock();
+        state.sessions.get(session).filter(|session| !session.closing).map(|session| session.transport)
+    }
+
+    fn found(&self, handle: u32, transport: Transport, path: layout::Path) -> Result<(), String> {
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get(handle) else { return Ok(()) };
+        if session.transport == transport && session.path.is_none_or(|current| current.path != path) {
+            state.work.paths.insert(handle, path);
+            self.bell.notify_one();
+        }
+        Ok(())
+    }
+
+    fn lost(&self, handle: u32, reason: &str) {
+        let state = self.lock();
+        let Some(session) = state.sessions.get(handle) else { return };
+        tracing::warn!(
+            session = session.id,
+            stream = session.stream,
+            peer = %session.transport.peer,
+            "no path to the peer: {reason}"
+        );
     }
 }
 
@@ -261,8 +289,16 @@ impl Worker {
 
 /// A devmap of its own with room for exactly `copies` entries.
 pub fn new_devmap(copies: u32) -> Result<DevMap<MapData>, MapError> {
+    DevMap::try_from(Map::from_map_data(devmap_data(copies)?)?)
+}
+
+/// The same, before it is one to aya.
+///
+/// # Errors
+/// What the kernel says.
+pub fn devmap_data(copies: u32) -> Result<MapData, MapError> {
     let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, copies, 0);
-    DevMap::try_from(Map::from_map_data(MapData::create(definition, "penstock_fanout", None)?)?)
+    MapData::create(definition, "penstock_fanout", None)
 }
 
 /// Writes a session's new path into its unused path slot.
@@ -399,7 +435,7 @@ fn release_session(state: &mut State, handle: u32) {
         return;
     }
     let slot = Slots::<()>::slot(handle);
-    if let Err(error) = state.tables.keys.set(slot, SessionKey::EMPTY, 0) {
+    if let Err(error) = state.tables.wipe_key(slot) {
         tracing::error!("key of a closed session not wiped: {}", describe(&error));
     }
     if let Err(error) = state.tables.sessions.set(slot, layout::Session::FREE, 0) {

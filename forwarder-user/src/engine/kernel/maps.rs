@@ -12,6 +12,10 @@ use forwarder_common::{
         FanoutList, FlowKey, Path, PublisherState, PublisherStateBytes, PublisherTrack, Server, Session,
         SubscriberState, SubscriberTrack,
     },
+    tower::{
+        self, KeyTable,
+        derive::{Basis, h_of},
+    },
 };
 
 use crate::engine::EngineError;
@@ -44,7 +48,9 @@ pub struct Tables {
     pub sessions: Array<MapData, Session>,
     pub paths: Array<MapData, Path>,
     pub leases: Array<MapData, u64>,
-    pub keys: Array<MapData, SessionKey>,
+    keys: Array<MapData, SessionKey>,
+    towers: Array<MapData, KeyTable>,
+    basis: Box<Basis>,
 }
 
 /// The maps of the fan-out thread.
@@ -68,6 +74,10 @@ impl Maps {
     /// # Errors
     /// The object lacks a map or has one of another type or value size.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let basis = Box::new(Basis::new());
+        let mut tables = Box::new(tower::Tables::EMPTY);
+        basis.fill(&mut tables);
+        array::<tower::Tables>(ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
         Ok(Self {
             tables: Tables {
                 flows: take(ebpf, "FLOWS")?,
@@ -79,6 +89,8 @@ impl Maps {
                 paths: array(ebpf, "PATHS")?,
                 leases: array(ebpf, "LEASES")?,
                 keys: array(ebpf, "KEYS")?,
+                towers: array(ebpf, "TOWERS")?,
+                basis,
             },
             fanouts: Fanouts { fanouts: take(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")? },
             server: array(ebpf, "SERVER")?,
@@ -97,6 +109,28 @@ fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V
 }
 
 impl Tables {
+    /// Installs the key of a session slot that nothing refers to, and what is derived from it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_key(&mut self, slot: u32, key: &SessionKey) -> Result<(), MapError> {
+        let mut table = Box::new(KeyTable::EMPTY);
+        self.basis.derive(h_of(&key.ghash), &mut table);
+        let set = self.towers.set(slot, table.as_ref(), 0);
+        table.wipe();
+        // The datapath takes a slot without rounds for empty: so the key comes last.
+        set.and_then(|()| self.keys.set(slot, key, 0))
+    }
+
+    /// Overwrites the key of a session slot, and what was derived from it.
+    ///
+    /// # Errors
+    /// What the kernel says; it has been asked for both.
+    pub fn wipe_key(&mut self, slot: u32) -> Result<(), MapError> {
+        let wiped = self.keys.set(slot, SessionKey::EMPTY, 0);
+        wiped.and(self.towers.set(slot, KeyTable::EMPTY, 0))
+    }
+
     /// A copy of what the kernel knows of an incoming SSRC.
     ///
     /// # Errors

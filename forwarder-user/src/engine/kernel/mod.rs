@@ -3,27 +3,23 @@
 //! | file | does |
 //! | --- | --- |
 //! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
-//! | `maps`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
+//! | `maps`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
-//! | `path`, `resolver`, `netlink`, `features` | routes and neighbours of subscribers, and the thread that watches them |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
 //! | `probe` | the steps of a start one by one, for `penstock doctor` |
 
 mod attach;
 mod check;
 pub mod clock;
-mod fanout;
-mod features;
+pub mod fanout;
 mod housekeeping;
 pub mod keystream;
-mod load;
+pub mod load;
 pub mod maps;
-mod netlink;
-mod path;
+pub mod outer;
 pub mod pins;
 pub mod probe;
-mod resolver;
 mod selftest;
 mod serve;
 mod state;
@@ -44,24 +40,23 @@ use aya::{
 };
 use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
 
-pub use self::{
-    attach::{Attached, mode_name},
-    load::object_id,
-    slots::MAX_SLOTS,
-};
+pub use self::{attach::mode_name, check::capabilities, load::object_id, slots::MAX_SLOTS};
 use self::{
     fanout::{Shared, Worker},
     load::Datapath,
     maps::Maps,
-    netlink::Netlink,
     pins::PinDirectory,
-    resolver::Resolver,
     slots::Slots,
     state::{State, Work},
 };
+pub use crate::engine::route::Attached;
 use crate::{
     config::Mode,
-    engine::{Events, slots},
+    engine::{
+        Events,
+        route::{Devices, Netlink, Watcher},
+        slots,
+    },
 };
 
 /// What the engine is told at its start.
@@ -170,6 +165,8 @@ pub struct KernelEngine {
     limits: Limits,
     lease_ns: u64,
     attached: Vec<Attached>,
+    /// The same, for looking up paths.
+    devices: Devices,
     netlink: Mutex<Netlink>,
     counters: PerCpuArray<MapData, u64>,
     /// Until somebody takes it.
@@ -221,6 +218,7 @@ impl KernelEngine {
             })),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
+            devices: Devices::Attached(attached.clone()),
             attached,
             netlink: Mutex::new(netlink),
             counters: maps.counters,
@@ -263,14 +261,14 @@ impl KernelEngine {
         };
         self.spawn("penstock-fanout", move || worker.run())?;
         let (resolve, inbox) = mpsc::channel();
-        let resolver = Resolver {
-            shared: Arc::clone(&self.shared),
-            attached: self.attached.clone(),
+        let watcher = Watcher {
+            sessions: Arc::clone(&self.shared),
+            devices: self.devices.clone(),
             netlink: Netlink::open().map_err(StartError::Netlink)?,
             inbox,
         };
         self.resolve = Some(resolve);
-        self.spawn("penstock-paths", move || resolver.run())?;
+        self.spawn("penstock-paths", move || watcher.run())?;
         let (stop, stopped) = mpsc::channel();
         self.stop = Some(stop);
         self.spawn("penstock-engine", move || housekeeping::run(map, server, log, &stopped))

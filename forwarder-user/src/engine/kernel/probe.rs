@@ -5,16 +5,15 @@ use std::{fs, net::IpAddr, path::Path};
 use aya::programs::XdpMode;
 
 use super::{
-    Limits, StartError, attach, check,
-    features::Features,
-    keystream,
+    Limits, StartError, attach, check, keystream,
     load::{self, Datapath, describe},
-    netlink::Netlink,
     pins::{self, PinDirectory},
     selftest,
 };
 
-pub use super::{check::granted as capabilities, netlink::Link};
+pub use super::check::granted as capabilities;
+use crate::engine::route::Netlink;
+pub use crate::engine::route::netlink::Link;
 
 /// The kernel's release, if it is new enough.
 ///
@@ -96,7 +95,7 @@ pub fn interfaces(names: &[String], media: &[IpAddr]) -> Result<Vec<Link>, Start
 
 /// Does the device take redirected frames now? `None` where the kernel does not tell (before 6.3).
 pub fn takes_redirects(link: &Link) -> Option<bool> {
-    Features::open().and_then(|features| features.takes_redirects(link.index)).ok()
+    Netlink::open().and_then(|netlink| netlink.takes_redirects(link.index)).ok().flatten()
 }
 
 /// Name of an XDP program on an interface.

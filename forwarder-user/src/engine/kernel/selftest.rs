@@ -35,8 +35,8 @@ use super::{
     Limits,
     load::{self, describe},
     maps::Maps,
-    netlink::Netlink,
 };
+use crate::engine::route::Netlink;
 
 const PORT: u16 = 5004;
 const PAYLOAD_TYPE: u8 = 96;
@@ -132,7 +132,7 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
     for session in 0..=COPIES {
         let (key, salt) = key(session);
         let key = SessionKey::new(&key, salt).ok_or(MapError::KeyNotFound)?;
-        tables.keys.set(session, key, 0)?;
+        tables.set_key(session, &key)?;
         tables.leases.set(session, u64::MAX, 0)?;
         if session == 0 {
             continue;

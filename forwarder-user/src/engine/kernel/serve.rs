@@ -18,7 +18,6 @@ use super::{
     load::Datapath,
     maps::refused,
     mode_name,
-    path::{self, Route, canonical},
     slots::Slots,
     state::{self, CurrentPath, Phase, State},
     wire,
@@ -26,6 +25,7 @@ use super::{
 use crate::engine::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    route::{self, Route, canonical},
 };
 
 impl Engine for KernelEngine {
@@ -311,7 +311,7 @@ impl KernelEngine {
     fn find_path(&self, role: Role, transport: Transport) -> Result<Path, EngineError> {
         let unreachable = |reason| EngineError::Unreachable { peer: transport.peer, reason };
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let route = path::find(&mut netlink, &self.attached, transport).map_err(unreachable)?;
+        let route = route::find(&mut netlink, &self.devices, transport).map_err(unreachable)?;
         if role == Role::Publisher {
             return Ok(Path::NotNeeded);
         }
@@ -357,7 +357,7 @@ impl KernelEngine {
         let handle = state.sessions.insert(session).map_err(full)?;
         if let Err(error) = self.write_session(state, handle, key) {
             state.sessions.remove(handle);
-            if let Err(error) = state.tables.keys.set(Slots::<()>::slot(handle), SessionKey::EMPTY, 0) {
+            if let Err(error) = state.tables.wipe_key(Slots::<()>::slot(handle)) {
                 tracing::error!("key of a failed session not wiped: {}", super::load::describe(&error));
             }
             return Err(refused("installing a session")(error));
@@ -368,7 +368,7 @@ impl KernelEngine {
     fn write_session(&self, state: &mut State, handle: u32, key: &SessionKey) -> Result<(), MapError> {
         let slot = Slots::<()>::slot(handle);
         let Some(session) = state.sessions.get(handle) else { return Ok(()) };
-        state.tables.keys.set(slot, key, 0)?;
+        state.tables.set_key(slot, key)?;
         if let Some(current) = session.path {
             state.tables.paths.set(2 * slot + current.side, current.path, 0)?;
         }

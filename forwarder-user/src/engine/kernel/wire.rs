@@ -5,11 +5,8 @@ use forwarder_common::{
     path::address_bytes,
 };
 
-use super::{
-    path::canonical,
-    state::{PublisherTrack, Session, SubscriberTrack},
-};
-use crate::engine::{Kind, Role};
+use super::state::{PublisherTrack, Session, SubscriberTrack};
+use crate::engine::{Kind, Role, route::canonical};
 
 /// `SESSIONS` entry of the session in `slot`.
 pub fn session(slot: u32, session: &Session) -> layout::Session {

@@ -4,6 +4,7 @@
 //! where they are written and sealed in place, and sends them together.
 
 pub mod socket;
+pub mod xdp;
 
 use forwarder_common::maps::Path;
 

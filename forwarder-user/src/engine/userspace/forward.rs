@@ -12,7 +12,12 @@ use super::{
     Inner,
     tables::{Origin, Publisher, Subscriber, Tables},
 };
-use crate::engine::{PublisherTrackId, io::Worker, kernel::clock::boottime_ns, transmit::Transmitter};
+use crate::engine::{
+    PublisherTrackId,
+    io::Worker,
+    kernel::clock::boottime_ns,
+    transmit::{Sent, Transmitter},
+};
 
 /// Packets and bytes of them that one batch collects before it is sent in any case.
 const MAX_PACKETS: usize = 1024;
@@ -27,13 +32,19 @@ struct Packet {
     len: usize,
 }
 
+/// A transmitter, and what of its totals the engine has counted.
+struct Way {
+    transmitter: Box<dyn Transmitter>,
+    counted: Sent,
+}
+
 /// Forwards the packets of one thread. What is pushed is sent by [`flush`](Self::flush).
 pub struct Feeder {
     inner: Arc<Inner>,
     /// Plaintexts of the batch.
     arena: Vec<u8>,
     packets: Vec<Packet>,
-    transmitters: Vec<Box<dyn Transmitter>>,
+    transmitters: Vec<Way>,
     /// When the batch began, ns of CLOCK_BOOTTIME.
     now_ns: u64,
 }
@@ -41,7 +52,8 @@ pub struct Feeder {
 impl Feeder {
     pub(super) fn new(inner: Arc<Inner>, transmitters: Vec<Box<dyn Transmitter>>) -> Self {
         let (arena, packets) = (Vec::with_capacity(MAX_BYTES), Vec::with_capacity(MAX_PACKETS));
-        Self { inner, arena, packets, transmitters, now_ns: boottime_ns() }
+        let way = |transmitter| Way { transmitter, counted: Sent::default() };
+        Self { inner, arena, packets, transmitters: transmitters.into_iter().map(way).collect(), now_ns: boottime_ns() }
     }
 
     /// Takes a packet of a source: its plaintext, with the index that its holder gives it. Each index of
@@ -108,7 +120,8 @@ impl Feeder {
                 let way = usize::from(subscriber.destination.path.is_none()) * last;
                 for packet in packets {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
-                    let sealed = seal(&mut *self.transmitters[way], subscriber, packet, payload, self.now_ns);
+                    let sealed =
+                        seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
                     match sealed {
                         Ok(()) => {
                             inner.count(Counter::Sealed, 1);
@@ -119,12 +132,15 @@ impl Feeder {
                 }
             }
         }
-        for transmitter in &mut self.transmitters {
-            let before = transmitter.sent();
+        for Way { transmitter, counted } in &mut self.transmitters {
             transmitter.flush();
-            let after = transmitter.sent();
-            inner.count(Counter::Transmitted, after.packets - before.packets);
-            inner.count(Counter::DropRingFull, after.dropped - before.dropped);
+            let sent = transmitter.sent();
+            inner.count(Counter::Transmitted, sent.packets - counted.packets);
+            inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
+            if transmitter.name() == "xdp" {
+                inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
+            }
+            *counted = sent;
         }
         drop(tables);
         self.packets.clear();

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `tables` | sessions and tracks |
 //! | `forward` | the way of a packet |
+//! | `paths` | which sessions the xdp transmitter can serve |
 //! | here | the engine's contract |
 
 mod forward;
+mod paths;
 mod tables;
 
 use std::{
@@ -29,7 +31,7 @@ use super::{
     io::{MediaSockets, Worker},
     kernel::clock::boottime_ns,
     slots::Slots,
-    transmit::socket::SocketTransmitter,
+    transmit::{Transmitter, socket::SocketTransmitter},
 };
 
 /// What the engine is told at its start.
@@ -80,6 +82,10 @@ pub(crate) struct Inner {
     events: Events,
     /// Feeders made so far: each sends by the sockets of another thread, in turn.
     feeders: AtomicUsize,
+    /// The xdp transmitter, or why there is none.
+    xdp: OnceLock<Result<paths::Xdp, String>>,
+    /// Packets that the xdp transmitter has sent.
+    by_xdp: AtomicU64,
 }
 
 impl Inner {
@@ -162,7 +168,31 @@ impl UserspaceEngine {
             config,
             events,
             feeders: AtomicUsize::new(0),
+            xdp: OnceLock::new(),
+            by_xdp: AtomicU64::new(0),
         }))
+    }
+
+    /// Sends by XDP from now on, wherever that is possible, and by sockets elsewhere. Before any session
+    /// is added and any feeder is made. `interfaces`: indices of those that may be used, or all.
+    ///
+    /// # Errors
+    /// Why it cannot be; sessions show it.
+    pub fn use_xdp(&self, interfaces: Option<Vec<u32>>) -> Result<(), String> {
+        let xdp = paths::Xdp::start(Arc::downgrade(&self.0), interfaces);
+        let result = xdp.as_ref().map(|_| ()).map_err(String::clone);
+        let _ = self.0.xdp.set(xdp);
+        result
+    }
+
+    /// Does not send by XDP; sessions show the reason.
+    pub fn use_sockets(&self, why: String) {
+        let _ = self.0.xdp.set(Err(why));
+    }
+
+    /// Why a session's packets leave by sockets. `None`: they do not, or nobody has to wonder.
+    pub fn why_socket(&self, session: SessionId) -> Option<String> {
+        self.0.read().sessions.get(session.0)?.path.as_ref().err().filter(|why| !why.is_empty()).cloned()
     }
 
     /// For a thread that has packets in the clear. `None` before the engine has sockets.
@@ -170,7 +200,11 @@ impl UserspaceEngine {
         let sockets = self.0.sockets.get()?;
         let number = self.0.feeders.fetch_add(1, Relaxed);
         let socket = SocketTransmitter::new(Arc::clone(sockets), number, self.0.config.gso);
-        Some(Feeder::new(Arc::clone(&self.0), vec![Box::new(socket)]))
+        let xdp = self.0.xdp().and_then(|xdp| xdp.sender.transmitter());
+        let mut transmitters: Vec<Box<dyn Transmitter>> = vec![];
+        transmitters.extend(xdp.map(|xdp| Box::new(xdp) as Box<dyn Transmitter>));
+        transmitters.push(Box::new(socket));
+        Some(Feeder::new(Arc::clone(&self.0), transmitters))
     }
 
     /// A publisher track that [`Feeder::push`] feeds. It ends by `remove_publisher_track`.
@@ -193,11 +227,16 @@ impl UserspaceEngine {
 
 impl Engine for UserspaceEngine {
     fn describe(&self) -> String {
-        "userspace socket".into()
+        if self.0.xdp().is_some() { "userspace xdp".into() } else { "userspace socket".into() }
     }
 
     fn describe_session(&self, session: SessionId) -> String {
-        if self.0.read().sessions.get(session.0).is_none() { "closed".into() } else { "userspace socket".into() }
+        match self.0.read().sessions.get(session.0).map(|session| (session.role, session.path.is_ok())) {
+            Some((Role::Publisher, _)) => self.describe(),
+            Some((Role::Subscriber, true)) => "userspace xdp".into(),
+            Some((Role::Subscriber, false)) => "userspace socket".into(),
+            None => "closed".into(),
+        }
     }
 
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
@@ -211,6 +250,7 @@ impl Engine for UserspaceEngine {
             cipher: Arc::new(cipher),
             transport: new.transport,
             socket,
+            path: Err(self.0.why_no_path()),
             expires: Arc::new(AtomicU64::new(boottime_ns() + self.0.config.lease.as_nanos() as u64)),
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
@@ -218,7 +258,13 @@ impl Engine for UserspaceEngine {
         let mut tables = self.0.write();
         let limit = tables.sessions.limit();
         let full = |_| EngineError::Full { table: "the table of sessions", limit, key: "sessions" };
-        tables.sessions.insert(session).map(SessionId).map_err(full)
+        let subscriber = session.role == Role::Subscriber;
+        let session = tables.sessions.insert(session).map_err(full)?;
+        drop(tables);
+        if subscriber {
+            self.0.look_for_path(session);
+        }
+        Ok(SessionId(session))
     }
 
     fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError> {
@@ -236,13 +282,14 @@ impl Engine for UserspaceEngine {
             }
             flows.insert((socket, transport.peer, *ssrc), *handle);
         }
-        (entry.socket, entry.transport) = (socket, transport);
+        (entry.socket, entry.transport, entry.path) = (socket, transport, Err(self.0.why_no_path()));
         for handle in &entry.subscriber_tracks {
             if let Some(subscriber) = subscribers.get_mut(*handle) {
-                let destination = &mut subscriber.destination;
-                (destination.socket, destination.transport, destination.path) = (socket, transport, None);
+                subscriber.destination = entry.destination();
             }
         }
+        drop(tables);
+        self.0.look_for_path(session.0);
         Ok(())
     }
 
@@ -250,6 +297,7 @@ impl Engine for UserspaceEngine {
         if let Some(session) = self.0.read().sessions.get(session.0) {
             session.expires.store(boottime_ns() + self.0.config.lease.as_nanos() as u64, Relaxed);
         }
+        self.0.look_for_path(session.0);
     }
 
     fn remove_session(&self, session: SessionId) {
@@ -340,8 +388,28 @@ impl Engine for UserspaceEngine {
         Some(Box::new(self.feeder()?))
     }
 
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        Self::add_source(self, source)
+    }
+
+    fn feeder(&self) -> Option<Feeder> {
+        Self::feeder(self)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        Counter::ALL.iter().map(|counter| (counter.name(), self.0.counters[*counter as usize].load(Relaxed))).collect()
+        // What the devices have refused was taken by the programs before.
+        let refused = self.0.xdp().map_or(0, |xdp| xdp.sender.refused());
+        let value = |counter: &Counter| {
+            let count = self.0.counters[*counter as usize].load(Relaxed);
+            match counter {
+                Counter::DropRingFull => count + refused,
+                Counter::Transmitted => count.saturating_sub(refused),
+                _ => count,
+            }
+        };
+        let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
+        all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed).saturating_sub(refused)));
+        all
     }
 
     fn figures(&self) -> Vec<Figures> {

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, rtp};
+use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp};
 
 use crate::engine::{
     NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, cipher::Cipher, slots::Slots,
@@ -33,10 +33,18 @@ pub struct Session {
     pub transport: Transport,
     /// Number of the socket that has the local address.
     pub socket: usize,
+    /// Headers for the xdp transmitter, or why there are none (yet).
+    pub path: Result<Path, String>,
     /// When the session's lease ends, ns of CLOCK_BOOTTIME.
     pub expires: Arc<AtomicU64>,
     pub publisher_tracks: BTreeSet<u32>,
     pub subscriber_tracks: BTreeSet<u32>,
+}
+
+impl Session {
+    pub fn destination(&self) -> Destination {
+        Destination { socket: self.socket, transport: self.transport, path: self.path.as_ref().ok().copied() }
+    }
 }
 
 /// How a publisher track's packets come.
@@ -142,7 +150,7 @@ impl Subscriber {
             track,
             cipher: Arc::clone(&session.cipher),
             expires: Arc::clone(&session.expires),
-            destination: Destination { socket: session.socket, transport: session.transport, path: None },
+            destination: session.destination(),
             index_offset: track.next_out.0.wrapping_sub(first_in),
             first_in,
             packets: AtomicU64::new(0),

@@ -152,12 +152,15 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
     };
     page.counter(&names::DROPS, reasons(Kind::Drop));
     page.counter(&names::PASSES, reasons(Kind::Pass));
+    let transmitted = |engine: &Engine| (vec![engine.engine.clone()], engine.of(Counter::Transmitted));
+    page.counter(&names::TRANSMITTED, engines.iter().map(transmitted));
+    let by_xdp = engines.iter().find_map(|engine| engine.counters.get("transmitted_by_xdp"));
+    page.counter(&names::TRANSMITTED_BY_XDP, by_xdp.map(|count| (vec![], *count as f64)));
     for engine in engines.iter().filter(|engine| engine.engine == "kernel") {
-        let transmitted = (vec![engine.engine.clone()], engine.of(Counter::Transmitted));
-        page.counter(&names::TRANSMITTED, [transmitted]);
         let by = |(counter, label): (Counter, &str)| (vec![label.to_owned()], engine.of(counter));
         let underruns = [(Counter::KeystreamUnderrunOpen, "in"), (Counter::KeystreamUnderrun, "out")];
         page.counter(&names::UNDERRUNS, underruns.map(by));
+        page.counter(&names::BY_ROWS, [(Counter::OpenedByRows, "in"), (Counter::SealedByRows, "out")].map(by));
         page.counter(&names::TAPPED, [(Counter::Tapped, "taken"), (Counter::TapFull, "full")].map(by));
         let one = |name: &str| engine.counters.get(name).map(|count| (vec![], *count as f64));
         page.gauge(&names::KEYSTREAM_MEMORY, one("keystream_memory_bytes"));

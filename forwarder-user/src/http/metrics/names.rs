@@ -57,6 +57,10 @@ metrics! {
         "Packets left to the network stack, by reason.";
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
+    TRANSMITTED_BY_XDP = "penstock_transmitted_by_xdp_total" []
+        "Copies of the userspace engine that left by XDP; the others left by sockets.";
+    BY_ROWS = "penstock_ghash_by_rows_total" ["direction"]
+        "Packets authenticated by one representation for all copies, the cheap way for a fan-out.";
     UNDERRUNS = "penstock_keystream_underruns_total" ["direction"]
         "Packets whose keystream was not ready: correct, but several times as expensive.";
     TAPPED = "penstock_tapped_total" ["outcome"]

@@ -49,15 +49,16 @@ pub fn negotiate_publisher(offer: &Offer) -> Result<Vec<Plan>, String> {
 }
 
 /// What `negotiate_publisher` can take.
-const CARRIED: &str = "VP8, VP9, H264, H265, AV1, opus, PCMU and PCMA";
+const CARRIED: &str = "VP8, VP9, H264, H265, AV1, opus, PCMU, PCMA and G722";
 
 /// Plans for a viewer's offer: for each kind that the stream has, the first section that receives
-/// it, with the format that means the same bit stream as the publisher's.
+/// it, with the format that means the same bit stream as the publisher's. `any_profile`: or else one
+/// whose decoder plays it all the same ([`Format::plays`]).
 ///
 /// # Errors
 /// A sentence: the viewer would not see the stream's video, or not hear its audio, although it
 /// asks for it; or it asks for nothing that the stream has.
-pub fn negotiate_viewer(offer: &Offer, stream: &[Format]) -> Result<Vec<Plan>, String> {
+pub fn negotiate_viewer(offer: &Offer, stream: &[Format], any_profile: bool) -> Result<Vec<Plan>, String> {
     let mut taken = vec![];
     let mut plans = vec![];
     for section in &offer.sections {
@@ -67,7 +68,10 @@ pub fn negotiate_viewer(offer: &Offer, stream: &[Format]) -> Result<Vec<Plan>, S
             plans.push(idle(section));
             continue;
         };
-        let format = section.formats.iter().find(|format| format.matches(sent)).ok_or_else(|| {
+        let formats = section.formats.iter();
+        let same = formats.clone().find(|format| format.matches(sent));
+        let format = same.or_else(|| formats.clone().find(|format| any_profile && format.plays(sent)));
+        let format = format.ok_or_else(|| {
             format!("no codec in common: the stream has {sent}, the offer takes {}", names(&[section]))
         })?;
         taken.push(sent.codec.kind());

@@ -196,6 +196,7 @@ fn read_formats(section: &mut Section, lines: &[&str], kind: Kind) {
         let rtpmap = value("rtpmap").or(match payload_type {
             0 => Some("PCMU/8000"),
             8 => Some("PCMA/8000"),
+            9 => Some("G722/8000"),
             _ => None,
         });
         let Some(rtpmap) = rtpmap else { continue };

@@ -41,7 +41,7 @@ fn play(publisher: &str, viewer: &str) -> Result<Vec<Plan>, String> {
         .into_iter()
         .filter_map(|plan| if let Plan::Active(format) = plan { Some(format) } else { None })
         .collect();
-    negotiate_viewer(&Offer::parse(viewer).unwrap(), &formats)
+    negotiate_viewer(&Offer::parse(viewer).unwrap(), &formats, false)
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn offers_cut_off_or_damaged_anywhere_do_not_panic() {
             }
             let damaged: String = text.chars().enumerate().map(|(i, c)| if i == len { '\u{e9}' } else { c }).collect();
             if let Ok(offer) = Offer::parse(&damaged) {
-                let _ = negotiate_viewer(&offer, &[]);
+                let _ = negotiate_viewer(&offer, &[], true);
             }
         }
     }

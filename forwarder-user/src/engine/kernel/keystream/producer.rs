@@ -239,7 +239,8 @@ impl Producer {
                 let Some(stream) = streams.get_mut(&slot) else { return };
                 let (wanted, highest) = (stream.wanted, stream.highest);
                 if let Some(ring) = stream.rings.last_mut() {
-                    self.refill_ring(wanted, highest, ring);
+                    let filled = self.refill_ring(wanted, highest, ring);
+                    self.figures.filled.fetch_add(filled, Ordering::Relaxed);
                 }
             }
             Command::RemoveSubscriber { publisher, handle } => {
@@ -267,12 +268,14 @@ impl Producer {
         /// Against a sender that is as fast as we are: its next packet wakes us again.
         const ROUNDS: usize = 8;
         for _ in 0..ROUNDS {
-            let mut ahead = u32::MAX;
+            let (mut ahead, mut filled) = (u32::MAX, 0);
             for ring in &mut stream.rings {
-                self.refill_ring(stream.wanted, stream.highest, ring);
+                filled += self.refill_ring(stream.wanted, stream.highest, ring);
                 let entries = ring.ring.as_ref().map(|filled| filled.ring.entries());
                 ahead = entries.map_or(ahead, |entries| ahead.min(entries.saturating_sub(BEHIND)));
             }
+            // Together, so that whoever looks sees all rings of the stream equally full.
+            self.figures.filled.fetch_add(filled, Ordering::Relaxed);
             let Some([low, highest]) = self.window(stream.handle) else { return };
             let next = stream.highest + if ahead == u32::MAX { NO_RING_STEP } else { window::step(ahead) };
             low.store(next, Ordering::SeqCst);
@@ -297,15 +300,15 @@ impl Producer {
         Some([number(0), number(1)])
     }
 
-    /// Fills a track's ring, after it has got the size that it should have.
-    fn refill_ring(&mut self, wanted: u32, highest: u64, track: &mut TrackRing) {
+    /// Fills a track's ring, after it has got the size that it should have. Returns how many entries that
+    /// took.
+    fn refill_ring(&mut self, wanted: u32, highest: u64, track: &mut TrackRing) -> u64 {
         if track.before.as_ref().is_some_and(|(_, replaced)| replaced.load(Ordering::Acquire)) {
             // The installer has waited for all packets that could have found it.
             track.before = None;
         }
         self.fit(wanted, track);
-        let filled = track.fill_up(highest, self.backend);
-        self.figures.filled.fetch_add(filled, Ordering::Relaxed);
+        track.fill_up(highest, self.backend)
     }
 
     /// Gives a track the ring that its stream's rate asks for, as far as memory goes.

@@ -7,11 +7,26 @@ use std::{
 
 use forwarder_common::maps::{Path, xdp_mode};
 
-use super::{
-    attach::Attached,
-    netlink::{Link, Netlink},
-};
+use super::netlink::{Link, Netlink};
 use crate::engine::Transport;
+
+/// An interface that carries our program.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    pub index: u32,
+    pub name: String,
+    /// One of [`xdp_mode`].
+    pub mode: u8,
+}
+
+/// By which devices frames may leave.
+#[derive(Clone, Debug)]
+pub enum Devices {
+    /// Those that carry our program.
+    Attached(Vec<Attached>),
+    /// Those that take redirected frames; if there is a list (of interface indices), only these.
+    Redirecting(Option<Vec<u32>>),
+}
 
 /// A route that the datapath can serve; the neighbour need not be known yet.
 #[derive(Clone, Copy, Debug)]
@@ -29,20 +44,20 @@ pub struct Route {
 ///
 /// # Errors
 /// A reason for people: no route, an address of this host, a device without our program …
-pub fn find(netlink: &mut Netlink, attached: &[Attached], transport: Transport) -> Result<Route, String> {
+pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> Result<Route, String> {
     let route = netlink.route(transport).map_err(|error| no_route(netlink, transport, &error))?;
     let link = netlink.link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
     if route.local || link.loopback {
         return Err("the peer is on this host, and XDP does not see the loopback".into());
     }
-    let (egress, vlan) = device(&link, attached)?;
-    takes_copies(netlink, attached, egress)?;
+    let (egress, vlan) = device(&link, devices)?;
+    takes_copies(netlink, devices, (egress, &link.name))?;
     let source_mac = link.mac.ok_or_else(|| format!("{} is not an Ethernet device", link.name))?;
     Ok(Route { egress, vlan, source_mac, neighbour: (route.ifindex, route.next_hop), transport })
 }
 
-/// The attached device that serves a link, and the tag that its frames get.
-fn device(link: &Link, attached: &[Attached]) -> Result<(u32, Option<u16>), String> {
+/// The device that serves a link, and the tag that its frames get.
+fn device(link: &Link, devices: &Devices) -> Result<(u32, Option<u16>), String> {
     let (egress, tag) = match link.vlan {
         Some(vlan) if vlan.service_tag => {
             return Err(format!("{} uses 802.1ad tags, which are not supported", link.name));
@@ -50,21 +65,35 @@ fn device(link: &Link, attached: &[Attached]) -> Result<(u32, Option<u16>), Stri
         Some(vlan) => (vlan.parent, Some(vlan.id)),
         None => (link.index, None),
     };
-    if is_attached(attached, egress) { Ok((egress, tag)) } else { Err(not_attached(link, attached)) }
+    match devices {
+        Devices::Attached(attached) if !is_attached(attached, egress) => Err(not_attached(link, attached)),
+        Devices::Redirecting(Some(list)) if !list.contains(&egress) => {
+            Err(format!("it leaves by {}, which is not ours: add it to `kernel.interfaces`", link.name))
+        }
+        _ => Ok((egress, tag)),
+    }
 }
 
 /// Native XDP leaves devices out of a broadcast that do not take redirected frames, silently.
-fn takes_copies(netlink: &Netlink, attached: &[Attached], egress: u32) -> Result<(), String> {
-    let native = attached.iter().find(|interface| interface.index == egress && interface.mode == xdp_mode::NATIVE);
-    let Some(interface) = native else { return Ok(()) };
+fn takes_copies(netlink: &Netlink, devices: &Devices, (egress, name): (u32, &str)) -> Result<(), String> {
+    let name = match devices {
+        Devices::Attached(attached) => {
+            let native = |one: &&Attached| one.index == egress && one.mode == xdp_mode::NATIVE;
+            let Some(interface) = attached.iter().find(native) else { return Ok(()) };
+            &interface.name
+        }
+        Devices::Redirecting(_) => name,
+    };
     match netlink.takes_redirects(egress) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(format!(
-            "{} takes no redirected frames. Of a veth pair the other end needs GRO before it goes up (ethtool -K \
-             OTHER-END gro on; then down and up) or an XDP program; with other drivers set `kernel.mode` to generic",
-            interface.name
+        Ok(Some(true)) => Ok(()),
+        Ok(None) if matches!(devices, Devices::Attached(_)) => Ok(()),
+        Ok(None) => Err(format!("this kernel does not tell whether {name} takes redirected frames (6.3 does)")),
+        Ok(Some(false)) => Err(format!(
+            "{name} takes no redirected frames. Of a veth pair the other end needs GRO before it goes up (ethtool -K \
+             OTHER-END gro on; then down and up) or an XDP program; some drivers want an XDP program on the device \
+             itself; for others set `kernel.mode` to generic"
         )),
-        Err(error) => Err(format!("the XDP features of {} cannot be asked: {error}", interface.name)),
+        Err(error) => Err(format!("the XDP features of {name} cannot be asked: {error}")),
     }
 }
 
@@ -116,11 +145,11 @@ pub const fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::kernel::netlink::Vlan;
+    use crate::engine::route::netlink::Vlan;
 
     #[test]
     fn vlan_subinterfaces_leave_by_their_parent_with_a_tag() {
-        let attached = [Attached { index: 2, name: "eth0".into(), mode: xdp_mode::NATIVE }];
+        let attached = Devices::Attached(vec![Attached { index: 2, name: "eth0".into(), mode: xdp_mode::NATIVE }]);
         let eth0 = Link { index: 2, name: "eth0".into(), ..Link::default() };
         let tagged = |parent, service_tag| Link {
             index: 9,
@@ -132,5 +161,8 @@ mod tests {
         assert_eq!(device(&tagged(2, false), &attached), Ok((2, Some(7))));
         assert!(device(&tagged(2, true), &attached).is_err_and(|reason| reason.contains("802.1ad")));
         assert!(device(&tagged(3, false), &attached).is_err_and(|reason| reason.contains("XDP is only on eth0")));
+        assert_eq!(device(&tagged(3, false), &Devices::Redirecting(None)), Ok((3, Some(7))));
+        let other = device(&eth0, &Devices::Redirecting(Some(vec![3])));
+        assert!(other.is_err_and(|reason| reason.contains("eth0, which is not ours")));
     }
 }

@@ -78,7 +78,10 @@ impl Netlink {
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
-    pub(super) fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
@@ -119,12 +122,12 @@ impl Netlink {
         Ok(false)
     }
 
-    /// Does the device take redirected frames? Where the kernel does not tell, we must hope so.
+    /// Does the device take redirected frames? `None`: this kernel does not tell (before 6.3).
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn takes_redirects(&self, ifindex: u32) -> io::Result<bool> {
-        self.features.as_ref().map_or(Ok(true), |features| features.takes_redirects(ifindex))
+    pub fn takes_redirects(&self, ifindex: u32) -> io::Result<Option<bool>> {
+        self.features.as_ref().map(|features| features.takes_redirects(ifindex)).transpose()
     }
 
     /// All interfaces.

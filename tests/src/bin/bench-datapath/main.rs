@@ -1,6 +1,8 @@
 //! `cargo xtask bench datapath`: what a packet costs in the BPF programs. Method and first figures:
 //! `docs/benchmarks.md`.
 
+mod rows;
+
 use std::{
     fs,
     net::SocketAddr,
@@ -38,11 +40,14 @@ struct Options {
     /// Packets in a round.
     #[arg(long, default_value_t = 200)]
     packets: u64,
+    /// Only the comparison of GHASH by table and by rows.
+    #[arg(long)]
+    only_rows: bool,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
     /// Replaces the tables in docs/benchmarks.md.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only_rows")]
     write_docs: bool,
 }
 
@@ -85,8 +90,12 @@ fn main() -> Result<()> {
         options.packets <= 30_000,
         "at most 30000 packets a round: the sequence numbers must not overtake themselves"
     );
-    let mut tables = vec![programs()?, open(&options)?];
-    tables.extend(fan_out(&options)?);
+    let mut tables = Vec::new();
+    if !options.only_rows {
+        tables.extend([programs()?, open(&options)?]);
+        tables.extend(fan_out(&options)?);
+    }
+    tables.push(rows::rows(&options)?);
     if options.json {
         let tables: serde_json::Map<_, _> =
             tables.iter().map(|table| (table.name.to_owned(), json!(table.json))).collect();
@@ -278,8 +287,13 @@ fn send_all(datapath: &Datapath, sender: &Tap, frames: &[Vec<u8>], members: u32)
 
 /// Run time in ns and runs of the egress program.
 fn egress_run_time(datapath: &mut Datapath) -> Result<(u64, u64)> {
-    let id = datapath.program("penstock_egress")?.info()?.id();
-    let info: ProgramInfo = loaded_programs().flatten().find(|info| info.id() == id).context("egress program")?;
+    run_time(datapath, "penstock_egress")
+}
+
+/// Run time in ns and runs of a program.
+fn run_time(datapath: &mut Datapath, name: &str) -> Result<(u64, u64)> {
+    let id = datapath.program(name)?.info()?.id();
+    let info: ProgramInfo = loaded_programs().flatten().find(|info| info.id() == id).context("a loaded program")?;
     Ok((info.run_time().as_nanos() as u64, info.run_count()))
 }
 

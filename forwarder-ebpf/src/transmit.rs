@@ -1,0 +1,150 @@
+//! The programs of the userspace engine's XDP transmitter. The protocol: `forwarder_common::transmit`.
+//!
+//! An object of its own: it is loaded where the datapath is not, and has none of its keys.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+#[expect(dead_code, reason = "the datapath reads and changes more of a frame")]
+mod packet;
+mod xmit;
+
+use core::{ffi::c_void, ptr::addr_of};
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::{Array, ArrayOfMaps, DevMap},
+    helpers::generated::bpf_xdp_store_bytes,
+    macros::{btf_map, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, XdpContext},
+};
+use forwarder_common::{
+    atomic,
+    transmit::{BATCH, ETHERTYPE, FRAME_ROOM, OutFrame, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger},
+};
+use packet::Frame;
+
+/// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
+const MMAPABLE: usize = 0x400;
+
+/// `BPF_F_BROADCAST`.
+const BROADCAST: u64 = 8;
+
+#[btf_map]
+pub static FRAMES: Array<OutFrame, 256, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static TRIGGERS: Array<Trigger, 32, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static DEVICE_SETS: ArrayOfMaps<DevMap<1>, 240> = ArrayOfMaps::new();
+
+mod counters {
+    use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+    use forwarder_common::Counter;
+
+    #[btf_map]
+    pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+
+    /// Adds `n` to this CPU's `counter`.
+    #[inline(always)]
+    pub fn add(counter: Counter, n: u64) {
+        if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: this CPU's own slot, and programs of one CPU do not interleave.
+            unsafe { *value += n };
+        }
+    }
+}
+
+/// On the private veth: turns a packet with a ticket into one clone for each frame of its trigger.
+#[xdp]
+pub fn penstock_trigger(ctx: XdpContext) -> u32 {
+    // Whatever else comes by is of no use to anybody: nobody but us can send here.
+    broadcast(&Frame::new(&ctx)).unwrap_or(xdp_action::XDP_DROP)
+}
+
+#[inline(always)]
+fn broadcast(frame: &Frame) -> Option<u32> {
+    if frame.read::<[u8; 2]>(12)? != ETHERTYPE.to_be_bytes() {
+        return None;
+    }
+    let (_, trigger) = trigger(frame)?;
+    // SAFETY: a map value, which userspace does not write before the trigger is done or given up.
+    let set = unsafe { (*trigger).set };
+    DEVICE_SETS.get(set)?.redirect(0, BROADCAST).ok()
+}
+
+/// The trigger of a frame's ticket, if it has not been given up.
+#[inline(always)]
+fn trigger(frame: &Frame) -> Option<(u64, *mut Trigger)> {
+    let ticket: u64 = frame.read(TICKET_OFFSET)?;
+    let number = ticket as u32 & ((1 << TICKET_NUMBER_BITS) - 1);
+    let trigger = TRIGGERS.get_ptr_mut(number)?;
+    // SAFETY: an aligned number in a map value, changed by atomic operations only.
+    let current = unsafe { atomic::load(&*addr_of!((*trigger).ticket)) };
+    (current == ticket).then_some((ticket, trigger))
+}
+
+/// On the way out, once per clone: makes it the next frame of its trigger.
+#[xdp(map = "devmap")]
+pub fn penstock_transmit(ctx: XdpContext) -> u32 {
+    xmit::copy_seen();
+    match next_frame(&Frame::new(&ctx)) {
+        Some(()) => xdp_action::XDP_PASS,
+        None => {
+            xmit::copy_dropped();
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn next_frame(frame: &Frame) -> Option<()> {
+    let (ticket, trigger) = trigger(frame)?;
+    // SAFETY: clones of a packet go through their device's queue on one CPU, one after the other, so
+    // nobody else changes the cursor.
+    let place = unsafe {
+        let place = (*trigger).cursor as usize;
+        (*trigger).cursor += 1;
+        place
+    };
+    if place >= BATCH {
+        return None;
+    }
+    // SAFETY: within the list, in a map value.
+    let number = unsafe { addr_of!((*trigger).frames[place]).read_volatile() };
+    let out: &OutFrame = FRAMES.get(number)?;
+    // Both comparisons are full barriers, so the reads of the frame lie between them.
+    if !atomic::compare_exchange(&out.ticket, ticket, ticket) {
+        return None;
+    }
+    // SAFETY: an aligned number in a map value; volatile because userspace may change it under us.
+    let len = unsafe { addr_of!(out.len).read_volatile() } as usize;
+    let len = frame.forget(len);
+    if len == 0 || len > FRAME_ROOM {
+        return None;
+    }
+    frame.adjust_tail(len as i32 - frame.len() as i32)?;
+    // SAFETY: the bytes are a map value's, of which the length is within.
+    let stored =
+        unsafe { bpf_xdp_store_bytes(frame.context(), 0, out.bytes.as_ptr().cast_mut().cast::<c_void>(), len as u32) };
+    if stored != 0 || !atomic::compare_exchange(&out.ticket, ticket, ticket) {
+        return None;
+    }
+    // SAFETY: an aligned number in a map value, changed by atomic operations only.
+    atomic::add(unsafe { &*addr_of!((*trigger).done) }, 1);
+    Some(())
+}
+
+/// As in the datapath, for the frames of this object.
+#[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
+pub fn penstock_transmitted(ctx: RawTracePointContext) -> i32 {
+    xmit::run(&ctx);
+    0
+}
+
+/// No path leads here: a bounds check that the compiler kept makes the object fail to load.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

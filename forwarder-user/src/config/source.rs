@@ -1,0 +1,204 @@
+//! `[streams.NAME]`: streams whose publisher we fetch ourselves.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::{Host, Url};
+
+use super::Secret;
+
+/// A stream with a source of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Where the media comes from.
+    pub source: SourceUrl,
+    #[serde(default)]
+    pub transport: RtspTransport,
+    /// Connect at the first viewer and disconnect after the last, instead of always.
+    #[serde(default)]
+    pub on_demand: bool,
+    /// SHA-256 of the certificate of an `rtsps` source, in hexadecimal; empty: its name and issuer decide.
+    #[serde(default)]
+    pub fingerprint: String,
+}
+
+impl Stream {
+    /// What is wrong with it.
+    pub(super) fn problem(&self) -> Option<String> {
+        if let Err(problem) = &self.source.0 {
+            return Some(problem.clone());
+        }
+        if self.fingerprint.is_empty() || self.certificate_hash().is_some() {
+            None
+        } else {
+            Some("`fingerprint` is not a SHA-256 in hexadecimal (64 digits)".into())
+        }
+    }
+
+    /// `fingerprint` as bytes.
+    pub fn certificate_hash(&self) -> Option<[u8; 32]> {
+        let digits: Vec<u8> = self.fingerprint.bytes().filter(|byte| *byte != b':').collect();
+        let mut hash = [0; 32];
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, digits) in hash.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(hash)
+    }
+}
+
+/// How RTP comes from an RTSP server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RtspTransport {
+    /// By TCP; by UDP if the server refuses that.
+    #[default]
+    Auto,
+    /// Interleaved in the RTSP connection.
+    Tcp,
+    Udp,
+}
+
+/// An `rtsp` or `rtsps` URL, whose user and password are never printed.
+///
+/// A text that is no such URL is kept as what is wrong with it: were it refused while the file is read,
+/// the message would show the line, and with it the password.
+#[derive(Clone, PartialEq)]
+pub struct SourceUrl(Result<Parsed, String>);
+
+#[derive(Clone, PartialEq)]
+struct Parsed {
+    url: Url,
+    credentials: Option<(String, Secret)>,
+}
+
+impl SourceUrl {
+    fn parse(text: &str) -> Result<Parsed, String> {
+        let mut url = Url::parse(text).map_err(|error| format!("`source` is not a URL: {error}"))?;
+        if !["rtsp", "rtsps"].contains(&url.scheme()) {
+            return Err(format!("`source` has the scheme {:?}: it must be rtsp or rtsps", url.scheme()));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("`source` names no host".into());
+        }
+        let decode = |text: &str| -> Result<String, String> {
+            percent_decode(text).ok_or_else(|| "the user or password of `source` is badly escaped".to_owned())
+        };
+        let credentials = match (url.username(), url.password()) {
+            ("", None) => None,
+            (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
+        };
+        // Neither can fail: the URL has a host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        Ok(Parsed { url, credentials })
+    }
+
+    /// The URL without user and password; `None` if it is not one.
+    pub fn url(&self) -> Option<&Url> {
+        self.0.as_ref().ok().map(|parsed| &parsed.url)
+    }
+
+    /// User and password.
+    pub fn credentials(&self) -> Option<(&str, &Secret)> {
+        let (user, password) = self.0.as_ref().ok()?.credentials.as_ref()?;
+        Some((user, password))
+    }
+
+    /// Host and port to connect to.
+    pub fn address(&self) -> Option<(String, u16)> {
+        let url = self.url()?;
+        let default = if url.scheme() == "rtsps" { 322 } else { 554 };
+        let host = match url.host()? {
+            Host::Domain(name) => name.to_owned(),
+            Host::Ipv4(ip) => ip.to_string(),
+            Host::Ipv6(ip) => ip.to_string(),
+        };
+        Some((host, url.port().unwrap_or(default)))
+    }
+}
+
+/// `%41` → `A`.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+impl<'de> Deserialize<'de> for SourceUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(Self::parse(&text)))
+    }
+}
+
+impl Serialize for SourceUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_string())
+    }
+}
+
+/// Without user and password.
+impl std::fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.url().map_or("(not a URL)", Url::as_str))
+    }
+}
+
+impl std::fmt::Debug for SourceUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, ConfigError};
+
+    fn problem(source: &str) -> String {
+        match Config::parse(&format!("[streams.cam]\nsource = \"{source}\"\n"), "t") {
+            Err(error @ ConfigError::Value { .. }) => error.to_string(),
+            other => panic!("{source}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn credentials_are_taken_apart_and_never_shown() {
+        let text = "[streams.cam]\nsource = \"rtsp://me:s3%40cret@[2001:db8::1]/a?b=c\"\ntransport = \"udp\"\n";
+        let config = Config::parse(text, "t").unwrap();
+        let source = &config.streams["cam"].source;
+        assert_eq!(source.url().unwrap().as_str(), "rtsp://[2001:db8::1]/a?b=c");
+        let (user, password) = source.credentials().unwrap();
+        assert!(user == "me" && password.matches("s3@cret"));
+        assert_eq!(source.address(), Some(("2001:db8::1".into(), 554)));
+        let shown = format!("{config:?}{}", toml::to_string(&config).unwrap());
+        assert!(shown.contains("2001:db8::1") && !shown.contains("cret"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_no_source_is_named_without_the_password() {
+        for (source, words) in [
+            ("http://me:s3cret@host/", "rtsps"),
+            ("rtsp://me:s3cret@host:99999/", "port"),
+            ("me:s3cret@host", "scheme"),
+            ("rtsp://me:s3%zzcret@host/", "escaped"),
+        ] {
+            let problem = problem(source);
+            assert!(problem.contains(words) && problem.contains("cam") && !problem.contains("s3"), "{problem}");
+        }
+        let text = "[streams.cam]\nsource = \"rtsps://host/\"\nfingerprint = \"12\"\n";
+        assert!(Config::parse(text, "t").unwrap_err().to_string().contains("SHA-256"));
+        let text = "[streams.\"a b\"]\nsource = \"rtsp://host/\"\n";
+        assert!(Config::parse(text, "t").unwrap_err().to_string().contains("a b"));
+    }
+}

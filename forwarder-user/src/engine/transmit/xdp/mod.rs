@@ -1,0 +1,191 @@
+//! Sends by XDP: finished frames lie in memory that the kernel sees too, and one packet on a private
+//! veth makes the XDP broadcast send up to 128 of them, to any mix of viewers behind a device. The
+//! protocol: `forwarder_common::transmit`.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | here | the programs, their maps, and the devices that can be sent by |
+//! | `wire` | the private network namespace, its veth pairs, and the sockets that send tickets |
+//! | `sender` | one thread's transmitter |
+//! | `headers` | Ethernet, IP and UDP of a frame |
+
+mod headers;
+mod sender;
+mod wire;
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{DevMap, Map, MapData, PerCpuArray},
+    programs::{Program, ProgramFd, Xdp},
+};
+use forwarder_common::{
+    Counter,
+    transmit::{OutFrame, SIZES, Trigger},
+};
+use memmap2::{MmapOptions, MmapRaw};
+use socket2::Socket;
+
+pub use self::sender::XdpTransmitter;
+use super::super::kernel::{fanout::devmap_data, load::describe, outer::Batch};
+
+/// The BPF object, aligned for the ELF parser.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/penstock-transmit"));
+
+/// Devices that can be sent by.
+const DEVICES: usize = 8;
+
+/// Frames of one transmitter: two banks, one that is filled and one that is sent.
+const BANK: usize = forwarder_common::transmit::BATCH;
+const FRAMES: usize = 2 * BANK;
+
+/// Triggers of a bank: with [`SIZES`], each device's share of it takes at most two.
+const BANK_TRIGGERS: usize = 2 * DEVICES;
+const TRIGGERS: usize = 2 * BANK_TRIGGERS;
+
+/// The programs, ready to send for a number of threads.
+pub struct XdpSender {
+    shared: Arc<Shared>,
+    egress: ProgramFd,
+    /// `DEVICE_SETS`, which keeps the devmaps alive.
+    sets: Mutex<Map>,
+    counters: PerCpuArray<MapData, u64>,
+    /// One for each thread, until it takes it.
+    sockets: Mutex<Vec<(usize, Socket)>>,
+    /// Programs and their links.
+    _ebpf: Ebpf,
+}
+
+/// What all threads read.
+struct Shared {
+    frames: MmapRaw,
+    triggers: MmapRaw,
+    /// Interface indices of the devices that have their devmaps; 0: none.
+    devices: [AtomicU32; DEVICES],
+}
+
+impl Shared {
+    fn device(&self, ifindex: u32) -> Option<usize> {
+        self.devices.iter().position(|device| device.load(Ordering::Acquire) == ifindex && ifindex != 0)
+    }
+
+    /// The device has not taken what it was given: it is not used before it has been looked at again.
+    fn give_up(&self, device: usize) {
+        self.devices[device].store(0, Ordering::Release);
+    }
+}
+
+impl XdpSender {
+    /// Loads the programs, and makes what `threads` transmitters need.
+    ///
+    /// # Errors
+    /// A reason for people.
+    pub fn start(threads: usize) -> Result<Self, String> {
+        let (frames, triggers) = (threads * FRAMES, threads * TRIGGERS);
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("FRAMES", frames as u32)
+            .map_max_entries("TRIGGERS", triggers as u32)
+            .map_max_entries("DEVICE_SETS", (DEVICES * SIZES.len()) as u32)
+            .load(OBJECT)
+            .map_err(|error| describe(&error))?;
+        let mut egress = None;
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                Program::Xdp(program) => {
+                    program.load().map_err(|error| describe(&error))?;
+                    if name == "penstock_transmit" {
+                        egress = Some(program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| describe(&e))?);
+                    }
+                }
+                Program::RawTracePoint(program) => {
+                    let attached = program.load().and_then(|()| program.attach("xdp_devmap_xmit"));
+                    if let Err(error) = attached {
+                        tracing::warn!("what full transmit rings drop is not counted: {}", describe(&error));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let shared = Shared {
+            frames: map(&mut ebpf, "FRAMES", size_of::<OutFrame>(), frames)?,
+            triggers: map(&mut ebpf, "TRIGGERS", size_of::<Trigger>(), triggers)?,
+            devices: Default::default(),
+        };
+        let counters = ebpf.take_map("COUNTERS").ok_or("the object has no COUNTERS")?;
+        let outer = ebpf.take_map("DEVICE_SETS").ok_or("the object has no DEVICE_SETS")?;
+        let trigger = ebpf.program_mut("penstock_trigger").ok_or("the object has no penstock_trigger")?;
+        let trigger: &mut Xdp = trigger.try_into().map_err(|error| describe(&error))?;
+        let sockets = wire::lay(threads, trigger)?;
+        Ok(Self {
+            shared: Arc::new(shared),
+            egress: egress.ok_or("the object has no penstock_transmit")?,
+            sets: Mutex::new(outer),
+            counters: PerCpuArray::try_from(counters).map_err(|error| describe(&error))?,
+            sockets: Mutex::new(sockets.into_iter().enumerate().collect()),
+            _ebpf: ebpf,
+        })
+    }
+
+    /// A transmitter for one thread. `None`: there are as many as were planned.
+    pub fn transmitter(&self) -> Option<XdpTransmitter> {
+        let (number, socket) = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some(XdpTransmitter::new(Arc::clone(&self.shared), number, socket))
+    }
+
+    /// Makes sure that frames can be sent by a device. Takes some 20 ms for a new one.
+    ///
+    /// # Errors
+    /// A reason for people.
+    pub fn add_device(&self, ifindex: u32) -> Result<(), String> {
+        if self.shared.device(ifindex).is_some() {
+            return Ok(());
+        }
+        let outer = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.shared.devices.iter().position(|device| device.load(Ordering::Relaxed) == 0);
+        let device = free.ok_or_else(|| format!("frames leave by {DEVICES} other devices already"))?;
+        let devmaps = SIZES.iter().map(|size| self.devmap(ifindex, *size)).collect::<Result<Vec<_>, String>>()?;
+        let mut batch = Batch::default();
+        for (place, devmap) in devmaps.iter().enumerate() {
+            batch.add((device * SIZES.len() + place) as u32, devmap.as_fd());
+        }
+        batch.write(&outer).map_err(|error| format!("device sets: {error}"))?;
+        self.shared.devices[device].store(ifindex, Ordering::Release);
+        Ok(())
+    }
+
+    /// A devmap of so many times one device, with our program on each entry.
+    fn devmap(&self, ifindex: u32, size: u32) -> Result<OwnedFd, String> {
+        let data = devmap_data(size).map_err(|error| describe(&error))?;
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+        let devmap = Map::from_map_data(data).and_then(DevMap::try_from);
+        let mut devmap = devmap.map_err(|error| describe(&error))?;
+        for entry in 0..size {
+            devmap.set(entry, ifindex, Some(&self.egress), 0).map_err(|error| describe(&error))?;
+        }
+        Ok(fd)
+    }
+
+    /// Frames that devices have refused because their rings were full, as far as devmap reports it.
+    pub fn refused(&self) -> u64 {
+        let values = self.counters.get(&(Counter::DropRingFull as u32), 0);
+        values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
+    }
+}
+
+/// A map in our memory.
+fn map(ebpf: &mut Ebpf, name: &str, value: usize, entries: usize) -> Result<MmapRaw, String> {
+    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(format!("the object has no array {name}")) };
+    let info = data.info().map_err(|error| describe(&error))?;
+    if (info.value_size() as usize, info.max_entries() as usize) != (value, entries) {
+        return Err(format!("{name} has {} values of {} bytes", info.max_entries(), info.value_size()));
+    }
+    let mapped = MmapOptions::new().len(value * entries).map_raw(data.fd().as_fd().as_raw_fd());
+    mapped.map_err(|error| format!("{name}: {error}"))
+}

@@ -1,0 +1,257 @@
+//! One thread's transmitter.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use forwarder_common::{
+    maps::Path,
+    transmit::{ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for},
+};
+use socket2::Socket;
+
+use super::{BANK, BANK_TRIGGERS, DEVICES, FRAMES, Shared, TRIGGERS, headers};
+use crate::engine::transmit::{Destination, Sent, Transmitter};
+
+/// Smallest Ethernet frame, without its checksum.
+const MIN_FRAME: usize = 60;
+
+/// The programs have run before `send` returns, unless the machine has put them off. They are given up
+/// after this time: their device has gone, or takes no redirected frames any more.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A frame that waits to be sent.
+struct Waiting {
+    frame: u32,
+    device: usize,
+    path: Path,
+    len: usize,
+}
+
+/// A trigger that has been sent.
+#[derive(Clone, Copy)]
+struct Fired {
+    number: u32,
+    device: usize,
+    frames: u64,
+    /// Of these, counted as sent.
+    counted: u64,
+}
+
+/// See the module.
+pub struct XdpTransmitter {
+    shared: Arc<Shared>,
+    socket: Socket,
+    /// Numbers of the first frame and trigger that are this thread's.
+    first_frame: u32,
+    first_trigger: u32,
+    /// Which half of them is filled.
+    bank: usize,
+    waiting: Vec<Waiting>,
+    fired: [Vec<Fired>; 2],
+    /// Tickets given out; they never come again.
+    tickets: u64,
+    sent: Sent,
+}
+
+impl XdpTransmitter {
+    pub(super) fn new(shared: Arc<Shared>, number: usize, socket: Socket) -> Self {
+        Self {
+            shared,
+            socket,
+            first_frame: (number * FRAMES) as u32,
+            first_trigger: (number * TRIGGERS) as u32,
+            bank: 0,
+            waiting: Vec::with_capacity(BANK),
+            fired: [Vec::with_capacity(BANK_TRIGGERS), Vec::with_capacity(BANK_TRIGGERS)],
+            tickets: 0,
+            sent: Sent::default(),
+        }
+    }
+
+    fn frame(&self, number: u32) -> *mut OutFrame {
+        assert!(number as usize * size_of::<OutFrame>() < self.shared.frames.len(), "outside of the frames");
+        // SAFETY: within the mapping.
+        unsafe { self.shared.frames.as_mut_ptr().cast::<OutFrame>().add(number as usize) }
+    }
+
+    fn trigger(&self, number: u32) -> *mut Trigger {
+        assert!(number as usize * size_of::<Trigger>() < self.shared.triggers.len(), "outside of the triggers");
+        // SAFETY: within the mapping.
+        unsafe { self.shared.triggers.as_mut_ptr().cast::<Trigger>().add(number as usize) }
+    }
+
+    /// The bytes of one of this thread's frames that no trigger lists.
+    fn bytes(&mut self, number: u32) -> &mut [u8] {
+        let frame = self.frame(number);
+        // SAFETY: this thread's own frame, and no program reads it to any effect: its ticket is 0.
+        unsafe { &mut (&mut (*frame).bytes)[..] }
+    }
+
+    /// Sends what waits for one device.
+    fn fire(&mut self, device: usize) {
+        let all: Vec<usize> = (0..self.waiting.len()).filter(|at| self.waiting[*at].device == device).collect();
+        let mut rest = &all[..];
+        while let Some(size) = size_for(rest.len()) {
+            let (now, later) = rest.split_at(SIZES[size] as usize);
+            rest = later;
+            let place = self.bank * BANK_TRIGGERS + self.fired[self.bank].len();
+            let number = self.first_trigger + place as u32;
+            self.tickets += 1;
+            let ticket = self.tickets << TICKET_NUMBER_BITS | u64::from(number);
+            let trigger = self.trigger(number);
+            // SAFETY: this thread's own trigger, which is done or given up; programs that still hold its
+            // last ticket do not find it again, and change `cursor` at most.
+            unsafe {
+                (*trigger).ticket.store(0, Ordering::SeqCst);
+                (*trigger).done.store(0, Ordering::SeqCst);
+                (*trigger).set = (device * SIZES.len() + size) as u32;
+                (*trigger).len = now.len() as u32;
+                (*trigger).cursor = 0;
+            }
+            let mut longest = MIN_FRAME;
+            for (place, at) in now.iter().enumerate() {
+                let Waiting { frame, len, path, .. } = &self.waiting[*at];
+                let out = self.frame(*frame);
+                // SAFETY: this thread's own frame, whose ticket is 0; the length lies within the room.
+                unsafe {
+                    let _ = headers::finish(&mut (&mut (*out).bytes)[..*len], path);
+                    (*out).len = *len as u32;
+                    (*out).ticket.store(ticket, Ordering::SeqCst);
+                    (*trigger).frames[place] = *frame;
+                }
+                longest = longest.max(*len);
+            }
+            // SAFETY: as above. Last, so that whoever finds the ticket finds the list.
+            unsafe { (*trigger).ticket.store(ticket, Ordering::SeqCst) };
+            self.sent.calls += 1;
+            // Clones are as long as the packet, and the last of them is the packet itself, which has no
+            // room to grow.
+            let mut packet = [0; FRAME_ROOM];
+            packet[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
+            packet[TICKET_OFFSET..TICKET_OFFSET + 8].copy_from_slice(&ticket.to_ne_bytes());
+            let fired = Fired { number, device, frames: now.len() as u64, counted: 0 };
+            self.fired[self.bank].push(fired);
+            if self.socket.send(&packet[..longest]).is_err() {
+                self.abandon(&fired);
+                self.fired[self.bank].pop();
+            }
+        }
+    }
+
+    /// Counts what a bank's triggers have done. Says whether all are done.
+    fn collect(&mut self, bank: usize) -> bool {
+        let mut all = true;
+        for at in 0..self.fired[bank].len() {
+            let Fired { number, counted, frames, .. } = self.fired[bank][at];
+            // SAFETY: an atomic of a trigger of this thread.
+            let done = unsafe { (*self.trigger(number)).done.load(Ordering::Acquire) }.min(frames);
+            self.sent.packets += done - counted;
+            self.fired[bank][at].counted = done;
+            all &= done == frames;
+        }
+        if all {
+            self.fired[bank].clear();
+        }
+        all
+    }
+
+    /// Waits until a bank's frames may be written again.
+    fn wait(&mut self, bank: usize) {
+        let start = Instant::now();
+        let mut looks = 0;
+        while !self.collect(bank) {
+            if start.elapsed() > PATIENCE {
+                for fired in std::mem::take(&mut self.fired[bank]) {
+                    if self.abandon(&fired) == 0 {
+                        self.shared.give_up(fired.device);
+                    }
+                }
+                return;
+            }
+            looks += 1;
+            if looks < 100 { thread::yield_now() } else { thread::sleep(Duration::from_micros(50)) }
+        }
+    }
+
+    /// Gives up a trigger: what it has not sent is lost, and will not be sent any more. Returns how much
+    /// it has sent.
+    fn abandon(&mut self, fired: &Fired) -> u64 {
+        let trigger = self.trigger(fired.number);
+        // SAFETY: this thread's own trigger.
+        let done = unsafe {
+            (*trigger).ticket.store(0, Ordering::SeqCst);
+            (*trigger).done.load(Ordering::Acquire).min(fired.frames)
+        };
+        self.sent.packets += done - fired.counted.min(done);
+        self.sent.dropped += fired.frames - done;
+        done
+    }
+}
+
+impl Transmitter for XdpTransmitter {
+    fn name(&self) -> &'static str {
+        "xdp"
+    }
+
+    fn reserve(&mut self, to: &Destination, len: usize) -> Option<&mut [u8]> {
+        let path = to.path.as_ref();
+        let device = path.and_then(|path| self.shared.device(path.egress_ifindex));
+        let (Some(path), Some(device)) = (path, device) else {
+            self.sent.dropped += 1;
+            return None;
+        };
+        let header_len = usize::from(path.header_len);
+        if len == 0 || header_len + len > FRAME_ROOM {
+            self.sent.dropped += 1;
+            return None;
+        }
+        if self.waiting.len() == BANK {
+            self.flush();
+        }
+        if self.waiting.is_empty() {
+            // What the bank's last triggers have left behind.
+            self.wait(self.bank);
+        }
+        let frame = self.first_frame + (self.bank * BANK + self.waiting.len()) as u32;
+        // SAFETY: an atomic of a frame of this thread. From here on no program sends the frame.
+        unsafe { (*self.frame(frame)).ticket.store(0, Ordering::SeqCst) };
+        fence(Ordering::SeqCst);
+        if headers::write(self.bytes(frame), path, len).is_none() {
+            self.sent.dropped += 1;
+            return None;
+        }
+        self.waiting.push(Waiting { frame, device, path: *path, len: header_len + len });
+        self.bytes(frame).get_mut(header_len..header_len + len)
+    }
+
+    fn cancel(&mut self) {
+        if self.waiting.pop().is_some() {
+            self.sent.dropped += 1;
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.waiting.is_empty() {
+            for device in 0..DEVICES {
+                if self.waiting.iter().any(|waiting| waiting.device == device) {
+                    self.fire(device);
+                }
+            }
+            self.waiting.clear();
+            self.bank ^= 1;
+        }
+        // As a rule everything is done by now.
+        self.collect(0);
+        self.collect(1);
+    }
+
+    fn sent(&self) -> Sent {
+        self.sent
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a source has no media, by name.
+
+use std::io;
+
+/// Why a source failed. Never holds a credential.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("the name {host} cannot be resolved: {error}")]
+    Dns { host: String, error: io::Error },
+    #[error("{host} cannot be reached: {error}")]
+    Unreachable { host: String, error: io::Error },
+    #[error("no TLS with {host}: {reason}")]
+    Tls { host: String, reason: String },
+    #[error("the camera refuses this user and password (401)")]
+    Unauthorized,
+    #[error("the camera asks for a user and password (401), and `source` has none")]
+    CredentialsMissing,
+    #[error("the camera has nothing at this path (404)")]
+    NotFound,
+    #[error("the camera has forgotten the session (454)")]
+    SessionNotFound,
+    #[error("the camera takes neither this transport nor another that is allowed (461)")]
+    Transport,
+    #[error("the camera refuses {method}: {status} {reason}")]
+    Refused { method: &'static str, status: u16, reason: String },
+    #[error("the camera's description is malformed: {0}")]
+    MalformedSdp(String),
+    #[error("the camera has no media that browsers play: {0}")]
+    NoMedia(String),
+    #[error("what came is not RTSP: {0}")]
+    Garbage(&'static str),
+    #[error("the camera closed the connection")]
+    Closed,
+    #[error("no answer to {0} in time")]
+    Timeout(&'static str),
+    #[error("no media for {seconds} s{}", why.map(|why| format!(", what came was dropped: {why}")).unwrap_or_default())]
+    Stalled { seconds: u64, why: Option<&'static str> },
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Engine(#[from] crate::engine::EngineError),
+}
+
+impl SourceError {
+    /// Short name, for the API.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Dns { .. } => "dns",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Tls { .. } => "tls",
+            Self::Unauthorized => "unauthorized",
+            Self::CredentialsMissing => "credentials_missing",
+            Self::NotFound => "not_found",
+            Self::SessionNotFound => "session_not_found",
+            Self::Transport => "transport",
+            Self::Refused { .. } => "refused",
+            Self::MalformedSdp(_) => "malformed_sdp",
+            Self::NoMedia(_) => "no_media",
+            Self::Garbage(_) => "garbage",
+            Self::Closed => "closed",
+            Self::Timeout(_) => "timeout",
+            Self::Stalled { .. } => "stalled",
+            Self::Io(_) => "io",
+            Self::Engine(_) => "engine",
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Sources that are not WebRTC: cameras, which the server connects to by RTSP.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `source` | one source: connects, feeds the engine, tries again |
+//! | `rtsp` | the conversation with a camera |
+//! | `description` | what its SDP says |
+//! | `rtp` | makes its RTP fit for browsers |
+//! | `feed` | into the engine, in batches |
+//! | `status`, `error` | what log and API say |
+//!
+//! All sources live on one thread, which reads what has arrived on all connections before it seals.
+
+mod description;
+mod error;
+mod feed;
+pub mod rtp;
+mod rtsp;
+mod sender_report;
+mod source;
+mod status;
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+
+pub use status::{State, Status};
+
+use crate::{
+    config,
+    engine::{Engine, PublisherTrackId},
+    session::codec::Format,
+};
+
+/// What sources report to the control task.
+#[derive(Debug)]
+pub enum Event {
+    /// The source's tracks are in the engine, in place of those it had before.
+    Described { stream: String, tracks: Vec<SourceTrack> },
+    /// It has no media now; viewers that wait for a description need not wait longer.
+    Failed { stream: String, why: String },
+    /// The source's wall clock (NTP format) and the timestamp of the same moment as viewers know it.
+    SenderReport { stream: String, track: PublisherTrackId, ntp: u64, rtp: u32, at: Instant, first: bool },
+}
+
+/// A track of a source.
+#[derive(Clone, Debug)]
+pub struct SourceTrack {
+    pub format: Format,
+    pub id: PublisherTrackId,
+}
+
+/// The control task's end of one source.
+#[derive(Debug)]
+pub struct Handle {
+    /// The URL without credentials.
+    pub url: String,
+    pub on_demand: bool,
+    wanted: watch::Sender<bool>,
+    status: status::Shared,
+}
+
+impl Handle {
+    /// Somebody watches, or nobody does.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.send_if_modified(|old| std::mem::replace(old, wanted) != wanted);
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.get()
+    }
+}
+
+/// All sources. Dropping it ends them.
+#[derive(Default)]
+pub struct Ingest {
+    pub sources: BTreeMap<String, Handle>,
+    events: Option<mpsc::UnboundedReceiver<Event>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ingest {
+    /// Starts the thread, if there is a source. After the engine has got its sockets.
+    ///
+    /// # Errors
+    /// The engine takes no sources, or the system gives no thread.
+    pub fn start(streams: &BTreeMap<String, config::Stream>, engine: &Arc<dyn Engine>) -> io::Result<Self> {
+        if streams.is_empty() {
+            return Ok(Self::default());
+        }
+        let feeder = engine.feeder().ok_or_else(|| {
+            io::Error::other("streams with a `source` need the userspace engine: set `media.engine` to \"auto\"")
+        })?;
+        let (events, received) = mpsc::unbounded_channel();
+        let (mut sources, mut begun) = (BTreeMap::new(), vec![]);
+        for (name, config) in streams {
+            let (wanted, watched) = watch::channel(false);
+            let status = status::Shared::default();
+            begun.push((name.clone(), config.clone(), status.clone(), watched));
+            let (url, on_demand) = (config.source.to_string(), config.on_demand);
+            sources.insert(name.clone(), Handle { url, on_demand, wanted, status });
+        }
+        let engine = Arc::clone(engine);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            let scratch = Rc::new(RefCell::new(vec![]));
+            let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
+            let place = source::Place { engine, feed: Rc::clone(&feed), scratch, events };
+            let local = LocalSet::new();
+            let tasks: Vec<_> = begun
+                .into_iter()
+                .map(|(name, config, status, wanted)| {
+                    local.spawn_local(source::Source::new(name, config, place.clone(), status, wanted).run())
+                })
+                .collect();
+            local.spawn_local(feed::run(feed));
+            runtime.block_on(local.run_until(async {
+                for task in tasks {
+                    if task.await.is_err() {
+                        tracing::error!("the task of a source ended by a panic");
+                    }
+                }
+            }));
+            // Names that are still being resolved are not waited for.
+            runtime.shutdown_background();
+        };
+        let thread = thread::Builder::new().name("penstock-ingest".into()).spawn(run)?;
+        Ok(Self { sources, events: Some(received), thread: Some(thread) })
+    }
+
+    /// The next event; never, if there is no source.
+    pub async fn event(&mut self) -> Option<Event> {
+        match &mut self.events {
+            Some(events) => events.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all sources and waits for their goodbyes.
+    pub fn stop(&mut self) {
+        self.sources.clear();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the sources had panicked");
+        }
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,117 @@
+//! A track's two UDP ports: RTP on the even one, RTCP on the next (RFC 3550 §11).
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    task::{Context, Poll},
+};
+
+use tokio::{io::ReadBuf, net::UdpSocket};
+
+use super::client::Packet;
+
+/// Pairs that are tried before giving up.
+const ATTEMPTS: usize = 32;
+/// Datagrams read of one socket before others get their turn.
+const BATCH: usize = 64;
+/// Receive buffer, as far as the system grants it: a keyframe comes in one burst.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// See the module.
+pub struct Ports {
+    rtp: UdpSocket,
+    rtcp: UdpSocket,
+    first: u16,
+    peer: IpAddr,
+    buffer: Box<[u8; 2048]>,
+}
+
+impl Ports {
+    /// Binds a pair on the address by which the camera is reached.
+    ///
+    /// # Errors
+    /// No pair is free.
+    pub fn bind(local: IpAddr, peer: IpAddr) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..ATTEMPTS {
+            let one = UdpSocket::from_std(socket(SocketAddr::new(local, 0))?)?;
+            let port = one.local_addr()?.port();
+            // The system gives any port; its neighbour completes the pair.
+            let Ok(other) = socket(SocketAddr::new(local, port ^ 1)) else {
+                last = io::Error::from(io::ErrorKind::AddrInUse);
+                continue;
+            };
+            let other = UdpSocket::from_std(other)?;
+            let (rtp, rtcp) = if port & 1 == 0 { (one, other) } else { (other, one) };
+            return Ok(Self { rtp, rtcp, first: port & !1, peer, buffer: Box::new([0; 2048]) });
+        }
+        Err(last)
+    }
+
+    /// The RTP port.
+    pub fn first(&self) -> u16 {
+        self.first
+    }
+
+    /// The server's ports are known: something goes there, so that a firewall or NAT on the way lets the
+    /// answers in.
+    pub fn connect(&mut self, server_ports: Option<&str>) {
+        let mut ports = server_ports.unwrap_or_default().split('-').filter_map(|port| port.trim().parse::<u16>().ok());
+        for socket in [&self.rtp, &self.rtcp] {
+            if let Some(port) = ports.next().filter(|port| *port != 0) {
+                // An empty RTP packet resp. receiver report; lost ones do no harm.
+                let hello: &[u8] = if std::ptr::eq(socket, &self.rtp) {
+                    &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+                } else {
+                    &[0x80, 201, 0, 1, 0, 0, 0, 0]
+                };
+                let _ = socket.try_send_to(hello, SocketAddr::new(self.peer, port));
+            }
+        }
+    }
+
+    /// Reads what has come. `true`: something has.
+    pub fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        track: usize,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> io::Result<bool> {
+        let mut any = false;
+        for socket in [&self.rtp, &self.rtcp] {
+            for turn in 0..=BATCH {
+                if turn == BATCH {
+                    context.waker().wake_by_ref();
+                    break;
+                }
+                let mut room = ReadBuf::new(&mut self.buffer[..]);
+                let from = match socket.poll_recv_from(context, &mut room) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(from)) => from,
+                    // What an ICMP error says, media will say by its absence.
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                    Poll::Ready(Err(error)) => return Err(error),
+                };
+                if from.ip().to_canonical() != self.peer.to_canonical() {
+                    continue;
+                }
+                any = true;
+                let packet = room.filled();
+                take(if std::ptr::eq(socket, &self.rtp) {
+                    Packet::Rtp(track, packet)
+                } else {
+                    Packet::Rtcp(track, packet)
+                });
+            }
+        }
+        Ok(any)
+    }
+}
+
+fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    // Less than asked for is granted silently.
+    socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    Ok(socket)
+}

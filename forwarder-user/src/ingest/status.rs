@@ -1,0 +1,73 @@
+//! What a source is doing, for log and API.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::{error::SourceError, rtp::Unfit};
+
+/// What a source is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody watches, and it connects on demand.
+    #[default]
+    Idle,
+    Connecting,
+    /// Media comes.
+    Playing,
+    /// It failed and is tried again soon.
+    Waiting,
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    pub state: State,
+    /// Name and words of the last failure. It stays, so that one can see why there was a gap.
+    pub error: Option<&'static str>,
+    pub error_text: Option<String>,
+    /// What the source has that browsers do not play.
+    pub left_out: Vec<String>,
+    /// What viewers will notice.
+    pub warnings: Vec<String>,
+    /// Times that media began to come.
+    pub connections: u64,
+    /// RTP packets that came, and their bytes.
+    pub packets: u64,
+    pub bytes: u64,
+    /// Packets that the sequence numbers show to be missing.
+    pub lost: u64,
+    /// Packets that were dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+impl Status {
+    pub(super) fn failed(&mut self, error: &SourceError) {
+        self.state = State::Waiting;
+        self.error = Some(error.name());
+        self.error_text = Some(error.to_string());
+    }
+
+    pub(super) fn drop_packet(&mut self, why: Unfit) {
+        *self.dropped.entry(why.name()).or_default() += 1;
+    }
+}
+
+/// Written by the source's task, read by the control task.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Status>>);
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As it is now.
+    pub fn get(&self) -> Status {
+        self.lock().clone()
+    }
+}

@@ -1,0 +1,162 @@
+//! Streams that have a source instead of a WHIP publisher.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Refusal;
+use super::keyframe::Keyframes;
+use super::report::{LastSr, ReceptionHistory, SenderClock};
+use super::session::{PublisherTrack, Session, Source};
+use super::signalling::Reply;
+use super::task::Task;
+use crate::engine::Role;
+use crate::ingest::{Event, SourceTrack, State};
+
+/// Viewers of one stream that may wait for its source to be described.
+const MAX_WAITING: usize = 256;
+
+/// What the control task keeps of a source.
+#[derive(Default)]
+pub(super) struct Sourced {
+    /// What it sends. They stay while it is disconnected.
+    pub(super) tracks: Vec<PublisherTrack>,
+    /// Its wall clock against ours, from the first SR of its present connection.
+    clock: Option<SenderClock>,
+    /// Offers that wait until it is known what it sends.
+    waiting: Vec<(String, Reply)>,
+}
+
+impl Task {
+    /// What a stream's publisher or source sends.
+    pub(super) fn sent(&self, stream: &str) -> &[PublisherTrack] {
+        if let Some(sourced) = self.sourced.get(stream) {
+            return &sourced.tracks;
+        }
+        self.publisher(stream).map_or(&[], Session::publisher_tracks)
+    }
+
+    /// The wall clock of a stream's publisher or source.
+    pub(super) fn sender_clock(&self, stream: &str) -> Option<SenderClock> {
+        match self.sourced.get(stream) {
+            Some(sourced) => sourced.clock,
+            None => self.publisher(stream)?.media.as_ref()?.clock,
+        }
+    }
+
+    fn publisher(&self, stream: &str) -> Option<&Session> {
+        self.sessions.get(&self.streams.get(stream)?.publisher?)
+    }
+
+    /// Has it a source that nothing is known of yet?
+    pub(super) fn is_undescribed(&self, stream: &str) -> bool {
+        self.sourced.get(stream).is_some_and(|sourced| sourced.tracks.is_empty())
+    }
+
+    /// Keeps an offer until the source is described, or fails.
+    pub(super) fn wait_for_description(&mut self, stream: &str, sdp: String, reply: Reply) {
+        let Some(sourced) = self.sourced.get_mut(stream) else { return };
+        // Those whose client has given up.
+        sourced.waiting.retain(|(_, reply)| !reply.is_closed());
+        let status = self.ingest.sources.get(stream).map(|source| source.status()).unwrap_or_default();
+        let refusal = if status.state == State::Waiting {
+            Some(format!("the source of {stream:?} has failed: {}", status.error_text.unwrap_or_default()))
+        } else if sourced.waiting.len() >= MAX_WAITING {
+            Some(format!("{MAX_WAITING} viewers wait for the source of {stream:?} already"))
+        } else {
+            None
+        };
+        match refusal {
+            Some(text) => {
+                self.counters.refused_offers += 1;
+                let _ = reply.send(Err(Refusal::Unavailable(text)));
+            }
+            None => sourced.waiting.push((sdp, reply)),
+        }
+        self.update_demand(stream);
+    }
+
+    /// Tells a source whether somebody watches.
+    pub(super) fn update_demand(&self, stream: &str) {
+        let Some(source) = self.ingest.sources.get(stream) else { return };
+        let watched = self.streams.get(stream).is_some_and(|stream| !stream.viewers.is_empty());
+        source.want(watched || self.sourced.get(stream).is_some_and(|sourced| !sourced.waiting.is_empty()));
+    }
+
+    /// What a source reports.
+    pub(super) fn ingest_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Described { stream, tracks } => self.described(&stream, tracks, now),
+            Event::Failed { stream, why } => {
+                let Some(sourced) = self.sourced.get_mut(&stream) else { return };
+                for (_, reply) in std::mem::take(&mut sourced.waiting) {
+                    self.counters.refused_offers += 1;
+                    let text = format!("the source of {stream:?} has failed: {why}");
+                    let _ = reply.send(Err(Refusal::Unavailable(text)));
+                }
+                self.update_demand(&stream);
+            }
+            Event::SenderReport { stream, track, ntp, rtp, at, first } => {
+                let our_ntp = self.ntp.at(at);
+                let Some(sourced) = self.sourced.get_mut(&stream) else { return };
+                let mut sources = sourced.tracks.iter_mut().filter_map(|track| track.source.as_mut());
+                if first {
+                    // Another connection, perhaps another wall clock.
+                    sourced.clock = Some(SenderClock::new(our_ntp, ntp));
+                    for source in sources {
+                        let report = (source.id == track).then_some(LastSr { ntp, rtp, arrived: at });
+                        source.reception.last_sr = report;
+                    }
+                } else if let Some(source) = sources.find(|source| source.id == track) {
+                    source.reception.last_sr = Some(LastSr { ntp, rtp, arrived: at });
+                }
+            }
+        }
+    }
+
+    fn described(&mut self, stream: &str, tracks: Vec<SourceTrack>, now: Instant) {
+        let new = tracks.into_iter().enumerate().map(|(index, SourceTrack { format, id })| PublisherTrack {
+            format,
+            source: Some(Source {
+                ssrc: index as u32,
+                id,
+                learnt: now,
+                first_timestamp: 0,
+                passed_up: 0,
+                reception: ReceptionHistory::default(),
+            }),
+            keyframes: Keyframes::default(),
+            any_profile: true,
+        });
+        let Some(sourced) = self.sourced.get_mut(stream) else { return };
+        let former = std::mem::replace(&mut sourced.tracks, new.collect());
+        sourced.clock = None;
+        let kinds: Vec<_> = sourced.tracks.iter().map(PublisherTrack::kind).collect();
+        let waiting = std::mem::take(&mut sourced.waiting);
+        for source in former.iter().filter_map(|track| track.source.as_ref()) {
+            self.stop_sending(source, stream);
+        }
+        self.close_mismatched(stream);
+        for kind in kinds {
+            self.attach_viewers(stream, kind, now);
+        }
+        for (sdp, reply) in waiting {
+            self.answer(Role::Subscriber, stream.to_owned(), &sdp, reply, now);
+        }
+        self.update_demand(stream);
+    }
+
+    /// A stream's source for the API, and whether one can watch it.
+    pub(super) fn source(&self, stream: &str) -> Option<(bool, Value)> {
+        let source = self.ingest.sources.get(stream)?;
+        let status = source.status();
+        let on_demand = source.on_demand && status.state != State::Waiting;
+        let live = status.state == State::Playing || on_demand;
+        let codecs: Vec<String> = self.sent(stream).iter().map(|track| track.format.to_string()).collect();
+        let mut value = json!({ "url": source.url, "on_demand": source.on_demand, "codecs": codecs });
+        if let (Some(all), Ok(Value::Object(status))) = (value.as_object_mut(), serde_json::to_value(&status)) {
+            all.extend(status);
+        }
+        Some((live, value))
+    }
+}

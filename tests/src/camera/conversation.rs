@@ -1,0 +1,274 @@
+//! One client of a camera.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use openssl::hash::{MessageDigest, hash};
+
+use super::content::{Playing, base64};
+use super::tls::Identity;
+use super::{Behaviour, Fault, Scheme};
+use crate::peer::Outgoing;
+
+const NONCE: &str = "0123456789abcdef";
+const REALM: &str = "camera";
+/// How long media flows before a fault shows.
+const BEFORE_FAULT: Duration = Duration::from_secs(1);
+const SR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a track leaves.
+enum Way {
+    Channel(u8),
+    Socket { rtp: UdpSocket, rtcp: UdpSocket, to: [SocketAddr; 2] },
+}
+
+/// TCP or TLS.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+struct Client<'a> {
+    stream: Box<dyn Stream>,
+    /// Our address and the client's.
+    addresses: (IpAddr, IpAddr),
+    behaviour: &'a Behaviour,
+    ways: Vec<Way>,
+    sequences: [u16; 2],
+    ssrc: u32,
+}
+
+/// Until the client leaves or the camera is stopped.
+pub(super) fn serve(
+    stream: TcpStream,
+    identity: Option<&Identity>,
+    behaviour: &Behaviour,
+    stop: &AtomicBool,
+    playing: &AtomicU32,
+) -> Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let (random, addresses) = (stream.peer_addr()?.port(), (stream.local_addr()?.ip(), stream.peer_addr()?.ip()));
+    let socket = stream.try_clone()?;
+    let stream: Box<dyn Stream> = match identity {
+        Some(identity) => Box::new(identity.accept(stream)?),
+        None => Box::new(stream),
+    };
+    socket.set_read_timeout(Some(Duration::from_millis(2)))?;
+    let (sequences, ssrc) = ([random, 65_000], u32::from(random) << 8);
+    let mut client = Client { stream, addresses, behaviour, ways: vec![], sequences, ssrc };
+    let mut received = vec![];
+    let mut tracks: Option<(Instant, Vec<Playing>)> = None;
+    let mut next_sr = Instant::now();
+    let outcome = loop {
+        if stop.load(Relaxed) {
+            break Ok(());
+        }
+        let mut buffer = [0; 4096];
+        match client.stream.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(len) => received.extend_from_slice(&buffer[..len]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => break Err(error.into()),
+        }
+        while let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+            let request = String::from_utf8(received.drain(..end + 4).collect())?;
+            match client.answer(&request)? {
+                Next::Go => {}
+                Next::Play if tracks.is_none() => {
+                    playing.fetch_add(1, Relaxed);
+                    let now = Instant::now();
+                    tracks = Some((now, behaviour.content.play(now)));
+                }
+                Next::Play => {}
+                Next::End => received.clear(),
+            }
+        }
+        let Some((start, playing)) = &mut tracks else { continue };
+        let now = Instant::now();
+        if behaviour.fault == Fault::Stall && now - *start > BEFORE_FAULT {
+            continue;
+        }
+        if behaviour.fault == Fault::Garbage && now - *start > BEFORE_FAULT {
+            client.stream.write_all(&[0x80; 3000])?;
+        }
+        for (track, playing) in playing.iter_mut().enumerate() {
+            while let Some(packets) = playing.take(now) {
+                packets.iter().try_for_each(|packet| client.rtp(track, packet))?;
+            }
+        }
+        if now >= next_sr {
+            next_sr = now + SR_INTERVAL;
+            for track in 0..playing.len().min(client.ways.len()) {
+                client.sender_report(track, now - *start)?;
+            }
+        }
+    };
+    if tracks.is_some() {
+        playing.fetch_sub(1, Relaxed);
+    }
+    outcome
+}
+
+/// What a request leads to.
+enum Next {
+    Go,
+    Play,
+    End,
+}
+
+impl Client<'_> {
+    fn answer(&mut self, request: &str) -> Result<Next> {
+        let mut words = request.split_whitespace();
+        let (method, url) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let field = |name: &str| {
+            let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+            line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
+        };
+        let cseq = field("cseq");
+        if !self.admitted(method, url, field("authorization")) {
+            let challenge = match self.behaviour.password {
+                Some((_, _, Scheme::Digest)) => format!("Digest realm=\"{REALM}\", nonce=\"{NONCE}\""),
+                _ => format!("Basic realm=\"{REALM}\""),
+            };
+            self.reply(401, cseq, &format!("WWW-Authenticate: {challenge}\r\n"), "")?;
+            return Ok(Next::Go);
+        }
+        let session = "Session: 4711;timeout=4\r\n";
+        match method {
+            "OPTIONS" => self.reply(200, cseq, "Public: DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n", "")?,
+            "GET_PARAMETER" => self.reply(200, cseq, session, "")?,
+            "DESCRIBE" => {
+                let sdp = self.description();
+                let (status, sdp) = match self.behaviour.fault {
+                    Fault::Status(status) => (status, String::new()),
+                    _ => (200, sdp),
+                };
+                self.reply(status, cseq, &format!("Content-Type: application/sdp\r\nContent-Base: {url}/\r\n"), &sdp)?;
+            }
+            "SETUP" => {
+                let transport = field("transport");
+                match self.set_up(transport)? {
+                    Some(transport) => self.reply(200, cseq, &format!("{session}Transport: {transport}\r\n"), "")?,
+                    None => self.reply(461, cseq, "", "")?,
+                }
+            }
+            "PLAY" => {
+                self.reply(200, cseq, session, "")?;
+                return Ok(Next::Play);
+            }
+            "TEARDOWN" => {
+                self.reply(200, cseq, session, "")?;
+                return Ok(Next::End);
+            }
+            _ => self.reply(501, cseq, "", "")?,
+        }
+        Ok(Next::Go)
+    }
+
+    fn reply(&mut self, status: u16, cseq: &str, headers: &str, body: &str) -> Result<()> {
+        let len = body.len();
+        let text = format!("RTSP/1.0 {status} x\r\nCSeq: {cseq}\r\n{headers}Content-Length: {len}\r\n\r\n{body}");
+        Ok(self.stream.write_all(text.as_bytes())?)
+    }
+
+    fn description(&self) -> String {
+        let media = match self.behaviour.fault {
+            Fault::Description => return "this is no description".into(),
+            Fault::OnlyAac => "m=audio 0 RTP/AVP 98\r\na=rtpmap:98 MPEG4-GENERIC/48000/2\r\n".into(),
+            _ => self.behaviour.content.sdp(),
+        };
+        format!("v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n{media}")
+    }
+
+    fn admitted(&self, method: &str, url: &str, authorization: &str) -> bool {
+        let Some((user, password, scheme)) = self.behaviour.password else { return true };
+        match scheme {
+            Scheme::Basic => authorization == format!("Basic {}", base64(format!("{user}:{password}").as_bytes())),
+            // RFC 2069, which RFC 2326 refers to: without qop.
+            Scheme::Digest => {
+                let right = md5(&format!(
+                    "{}:{NONCE}:{}",
+                    md5(&format!("{user}:{REALM}:{password}")),
+                    md5(&format!("{method}:{url}"))
+                ));
+                authorization.contains(&format!("response=\"{right}\"")) && authorization.contains(user)
+            }
+        }
+    }
+
+    fn set_up(&mut self, wanted: &str) -> Result<Option<String>> {
+        let value = |name: &str| wanted.split(';').find_map(|part| part.trim().strip_prefix(name)).map(str::to_owned);
+        if let Some(channels) = value("interleaved=") {
+            if self.behaviour.only_udp {
+                return Ok(None);
+            }
+            let first = channels.split('-').next().context("no channel")?.parse()?;
+            self.ways.push(Way::Channel(first));
+            return Ok(Some(format!("RTP/AVP/TCP;unicast;interleaved={channels}")));
+        }
+        let ports = value("client_port=").context("neither channels nor ports")?;
+        let mut both = ports.split('-').map(str::parse::<u16>);
+        let (Some(Ok(rtp)), Some(Ok(rtcp))) = (both.next(), both.next()) else { bail!("ports {ports}") };
+        let (local, peer) = self.addresses;
+        let sockets = (UdpSocket::bind((local, 0))?, UdpSocket::bind((local, 0))?);
+        let server = format!("{}-{}", sockets.0.local_addr()?.port(), sockets.1.local_addr()?.port());
+        self.ways.push(Way::Socket { rtp: sockets.0, rtcp: sockets.1, to: [(peer, rtp).into(), (peer, rtcp).into()] });
+        Ok(Some(format!("RTP/AVP;unicast;client_port={ports};server_port={server}")))
+    }
+
+    fn rtp(&mut self, track: usize, packet: &Outgoing) -> Result<()> {
+        let (payload_type, _) = self.behaviour.content.formats()[track];
+        let payload_type = if self.behaviour.fault == Fault::PayloadType { payload_type ^ 1 } else { payload_type };
+        let sequence = &mut self.sequences[track];
+        *sequence = sequence.wrapping_add(1);
+        let mut bytes = vec![0x80, payload_type | u8::from(packet.marker) << 7];
+        bytes.extend(sequence.to_be_bytes());
+        bytes.extend(packet.timestamp.wrapping_add(self.ssrc).to_be_bytes());
+        bytes.extend((self.ssrc + track as u32).to_be_bytes());
+        bytes.extend_from_slice(&packet.payload);
+        if self.behaviour.fault == Fault::OddFrames && packet.marker {
+            let longest = [&[b'$', 0, 0xff, 0xff][..], &[0; 65_535]].concat();
+            self.stream.write_all(&longest)?;
+            self.stream.write_all(&[b'$', 0, 0, 0, b'$', 99, 0, 1, 7])?;
+        }
+        self.send(track, false, &bytes)
+    }
+
+    fn sender_report(&mut self, track: usize, played: Duration) -> Result<()> {
+        let (_, clock_rate) = self.behaviour.content.formats()[track];
+        let ntp = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let rtp = (played.as_secs_f64() * f64::from(clock_rate)) as u32;
+        let mut bytes = vec![0x80, 200, 0, 6];
+        bytes.extend((self.ssrc + track as u32).to_be_bytes());
+        bytes.extend((ntp.as_secs() as u32).wrapping_add(2_208_988_800).to_be_bytes());
+        bytes.extend(((u64::from(ntp.subsec_nanos()) << 32) / 1_000_000_000).to_be_bytes()[4..].iter());
+        bytes.extend(rtp.wrapping_add(self.ssrc).to_be_bytes());
+        bytes.extend([0; 8]);
+        self.send(track, true, &bytes)
+    }
+
+    fn send(&mut self, track: usize, rtcp: bool, bytes: &[u8]) -> Result<()> {
+        match self.ways.get(track) {
+            None => {}
+            Some(Way::Channel(first)) => {
+                let mut frame = vec![b'$', first + u8::from(rtcp)];
+                frame.extend((bytes.len() as u16).to_be_bytes());
+                frame.extend_from_slice(bytes);
+                self.stream.write_all(&frame)?;
+            }
+            Some(Way::Socket { rtp: socket, rtcp: reports, to }) => {
+                let socket = if rtcp { reports } else { socket };
+                // Nobody listens: the client leaves.
+                let _ = socket.send_to(bytes, to[usize::from(rtcp)]);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn md5(text: &str) -> String {
+    hash(MessageDigest::md5(), text.as_bytes()).map(hex::encode).unwrap_or_default()
+}
