@@ -9,7 +9,7 @@ const OBJECTS: [&str; 2] = ["penstock-datapath", "penstock-transmit"];
 const COMMIT: &str = "PENSTOCK_COMMIT";
 
 fn main() {
-    embed_object();
+    embed_objects();
     println!("cargo::rustc-env={COMMIT}={}", commit());
 }
 
@@ -37,7 +37,7 @@ fn git(arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-fn embed_object() {
+fn embed_objects() {
     println!("cargo::rerun-if-env-changed=PENSTOCK_EBPF");
     let folder = match env::var_os("PENSTOCK_EBPF") {
         Some(path) => PathBuf::from(path),

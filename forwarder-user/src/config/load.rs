@@ -84,8 +84,8 @@ impl Config {
         self.address_problem()
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
-            .or_else(|| self.debug_problem())
             .or_else(|| self.stream_problem())
+            .or_else(|| self.debug_problem())
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -143,17 +143,17 @@ impl Config {
             .map(|(key, value, least, most)| (key, format!("{value} is not between {least} and {most}")))
     }
 
-    fn debug_problem(&self) -> Option<(&'static str, String)> {
-        let open = self.debug.profiles && self.debug.remote && self.auth.api_token.is_empty();
-        open.then(|| ("debug.remote", "would show profiles to everybody: set `auth.api_token`".into()))
-    }
-
     fn stream_problem(&self) -> Option<(&'static str, String)> {
         self.streams.iter().find_map(|(name, stream)| {
             let named = stream_name_problem(name).map(|problem| format!("{name:?}: {problem}"));
             let problem = named.or_else(|| stream.problem().map(|problem| format!("{name}: {problem}")))?;
             Some(("streams", problem))
         })
+    }
+
+    fn debug_problem(&self) -> Option<(&'static str, String)> {
+        let open = self.debug.profiles && self.debug.remote && self.auth.api_token.is_empty();
+        open.then(|| ("debug.remote", "would show profiles to everybody: set `auth.api_token`".into()))
     }
 
     fn token_problem(&self) -> Option<(&'static str, String)> {

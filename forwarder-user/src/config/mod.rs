@@ -31,9 +31,9 @@ pub struct Config {
     pub rtcp: Rtcp,
     pub auth: Auth,
     pub log: Log,
-    pub debug: Debug,
     /// Streams with a source of their own, by name.
     pub streams: BTreeMap<String, Stream>,
+    pub debug: Debug,
 }
 
 /// WHIP, WHEP, the web pages and the API.
@@ -81,17 +81,6 @@ pub enum EngineChoice {
     Userspace,
 }
 
-/// A family of SRTP protection profiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SrtpProfiles {
-    /// AEAD_AES_128_GCM and AEAD_AES_256_GCM (RFC 7714).
-    Gcm,
-    /// AES_CM_128_HMAC_SHA1_80 (RFC 3711).
-    #[serde(rename = "aes-cm-sha1-80")]
-    AesCmSha1_80,
-}
-
 /// How the userspace engine sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +92,17 @@ pub enum TransmitterChoice {
     Xdp,
     /// By sockets alone.
     Socket,
+}
+
+/// A family of SRTP protection profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SrtpProfiles {
+    /// AEAD_AES_128_GCM and AEAD_AES_256_GCM (RFC 7714).
+    Gcm,
+    /// AES_CM_128_HMAC_SHA1_80 (RFC 3711).
+    #[serde(rename = "aes-cm-sha1-80")]
+    AesCmSha1_80,
 }
 
 /// The XDP engine.

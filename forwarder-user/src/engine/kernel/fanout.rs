@@ -24,6 +24,8 @@
 
 use std::{
     collections::BTreeSet,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -40,7 +42,8 @@ use forwarder_common::{
 use super::{
     keystream::{Command, Source},
     load::describe,
-    maps::Fanouts,
+    maps::{Fanouts, as_io},
+    outer::Batch,
     slots::Slots,
     state::{CurrentPath, Phase, State},
     wire,
@@ -137,9 +140,7 @@ impl Worker {
     /// Runs until the engine is dropped.
     pub fn run(mut self) {
         while let Some(mut round) = self.next_round() {
-            for plan in &mut round.plans {
-                self.install(plan);
-            }
+            self.install(&mut round.plans);
             self.flip(&round);
             if let Err(error) = self.grace_period() {
                 // Without it nothing may be reused. Slots stay taken; media of what was removed has
@@ -176,11 +177,27 @@ impl Worker {
         Some(round)
     }
 
-    /// Puts a plan's list and devmap into its spare slot. What fails moves to `failed`.
-    fn install(&mut self, plan: &mut Plan) {
+    /// Puts the plans' lists and devmaps into their spare slots. What fails moves to `failed`.
+    fn install(&mut self, plans: &mut [Plan]) {
+        let mut devmaps = Vec::with_capacity(plans.len());
+        for plan in &mut *plans {
+            devmaps.extend(self.prepare(plan));
+        }
+        let mut batch = Batch::default();
+        devmaps.iter().for_each(|(slot, devmap)| batch.add(*slot, devmap.as_fd()));
+        if let Err(error) = batch.write(&self.fanouts.fanouts) {
+            tracing::error!("fan-outs not installed: {error}");
+            for plan in plans {
+                plan.failed.extend(plan.groups.drain(..).flat_map(|(_, members)| members));
+            }
+        }
+    }
+
+    /// Writes a plan's list; returns its slot and the devmap for it. `None`: it has no members (any more).
+    fn prepare(&mut self, plan: &mut Plan) -> Option<(u32, OwnedFd)> {
         while !plan.groups.is_empty() {
-            let bad = match self.try_install(plan) {
-                Ok(()) => return,
+            let bad = match self.try_prepare(plan) {
+                Ok(devmap) => return Some(devmap),
                 Err((Some(group), error)) => {
                     tracing::error!(ifindex = plan.groups[group].0, "interface cannot take copies: {error}");
                     group..group + 1
@@ -192,14 +209,15 @@ impl Worker {
             };
             plan.failed.extend(plan.groups.drain(bad).flat_map(|(_, members)| members));
         }
+        None
     }
 
     /// The error names the group at fault, if it is the fault of one.
-    fn try_install(&mut self, plan: &Plan) -> Result<(), (Option<usize>, String)> {
+    fn try_prepare(&mut self, plan: &Plan) -> Result<(u32, OwnedFd), (Option<usize>, String)> {
         let slot = 2 * Slots::<()>::slot(plan.publisher) + plan.side;
         let whole = |error: &MapError| (None, describe(error));
         let mut list = FanoutList::EMPTY;
-        let mut devmap = new_devmap(plan.members().count() as u32).map_err(|error| whole(&error))?;
+        let (mut devmap, fd) = new_devmap(plan.members().count() as u32).map_err(|error| whole(&error))?;
         for (group, (ifindex, members)) in plan.groups.iter().enumerate() {
             let place = list
                 .groups
@@ -216,7 +234,7 @@ impl Worker {
             }
         }
         self.fanouts.lists.set(slot, list, 0).map_err(|error| whole(&error))?;
-        self.fanouts.fanouts.set(slot, &devmap, 0).map_err(|error| whole(&error))
+        Ok((slot, fd))
     }
 
     /// Makes the plans current: the one moment at which new passes change.
@@ -249,9 +267,11 @@ impl Worker {
     }
 
     /// Returns when every program run that had begun is over.
-    fn grace_period(&mut self) -> Result<(), MapError> {
-        let idle = new_devmap(1)?;
-        self.fanouts.fanouts.set(self.grace_slot, &idle, 0)
+    fn grace_period(&mut self) -> io::Result<()> {
+        let (_, idle) = new_devmap(1).map_err(as_io)?;
+        let mut batch = Batch::default();
+        batch.add(self.grace_slot, idle.as_fd());
+        batch.write(&self.fanouts.fanouts)
     }
 
     /// Frees what nothing in flight can see any more, and reports it.
@@ -287,18 +307,15 @@ impl Worker {
     }
 }
 
-/// A devmap of its own with room for exactly `copies` entries.
-pub fn new_devmap(copies: u32) -> Result<DevMap<MapData>, MapError> {
-    DevMap::try_from(Map::from_map_data(devmap_data(copies)?)?)
-}
-
-/// The same, before it is one to aya.
+/// A devmap of its own with room for exactly `copies` entries, and its descriptor for a map of maps.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn devmap_data(copies: u32) -> Result<MapData, MapError> {
+pub fn new_devmap(copies: u32) -> Result<(DevMap<MapData>, OwnedFd), MapError> {
     let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, copies, 0);
-    MapData::create(definition, "penstock_fanout", None)
+    let data = MapData::create(definition, "penstock_fanout", None)?;
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+    Ok((DevMap::try_from(Map::from_map_data(data)?)?, fd))
 }
 
 /// Writes a session's new path into its unused path slot.

@@ -4,7 +4,7 @@ use std::io;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use forwarder_common::{
     SessionKey,
@@ -55,7 +55,8 @@ pub struct Tables {
 
 /// The maps of the fan-out thread.
 pub struct Fanouts {
-    pub fanouts: ArrayOfMaps<MapData, DevMap<MapData>>,
+    /// An array of devmaps.
+    pub fanouts: Map,
     pub lists: Array<MapData, FanoutList>,
 }
 
@@ -92,7 +93,7 @@ impl Maps {
                 towers: array(ebpf, "TOWERS")?,
                 basis,
             },
-            fanouts: Fanouts { fanouts: take(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")? },
+            fanouts: Fanouts { fanouts: take_map(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")? },
             server: array(ebpf, "SERVER")?,
             counters: take(ebpf, "COUNTERS")?,
             taps: take(ebpf, "TAPS")?,
@@ -101,7 +102,11 @@ impl Maps {
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapError> {
-    ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })?.try_into()
+    take_map(ebpf, name)?.try_into()
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
+    ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
 }
 
 fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, MapError> {

@@ -10,9 +10,9 @@ use super::{
     pins::{self, PinDirectory},
     selftest,
 };
+use crate::engine::route::Netlink;
 
 pub use super::check::granted as capabilities;
-use crate::engine::route::Netlink;
 pub use crate::engine::route::netlink::Link;
 
 /// The kernel's release, if it is new enough.

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    os::fd::AsFd as _,
     thread,
     time::{Duration, Instant},
 };
@@ -35,6 +36,7 @@ use super::{
     Limits,
     load::{self, describe},
     maps::Maps,
+    outer::Batch,
 };
 use crate::engine::route::Netlink;
 
@@ -128,7 +130,7 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
     let tables = &mut maps.tables;
     let mut list = FanoutList { copies: COPIES, groups_len: 1, ..FanoutList::EMPTY };
     list.groups[0] = EgressGroup { ifindex: inside, start: 0, len: COPIES, reserved: 0 };
-    let mut devmap = super::fanout::new_devmap(COPIES)?;
+    let (mut devmap, fd) = super::fanout::new_devmap(COPIES)?;
     for session in 0..=COPIES {
         let (key, salt) = key(session);
         let key = SessionKey::new(&key, salt).ok_or(MapError::KeyNotFound)?;
@@ -157,7 +159,9 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
         set.map_err(|error| MapError::IoError(io::Error::other(describe(&error))))?;
     }
     maps.fanouts.lists.set(0, list, 0)?;
-    maps.fanouts.fanouts.set(0, &devmap, 0)?;
+    let mut batch = Batch::default();
+    batch.add(0, fd.as_fd());
+    batch.write(&maps.fanouts.fanouts).map_err(MapError::IoError)?;
     let state = PublisherState::starting_after(ExtendedSeq(0));
     tables.publisher_state.set(0, state.into_bytes(), 0)?;
     let track =

@@ -23,7 +23,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{DevMap, Map, MapData, PerCpuArray},
+    maps::{Map, MapData, PerCpuArray},
     programs::{Program, ProgramFd, Xdp},
 };
 use forwarder_common::{
@@ -34,7 +34,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
-use super::super::kernel::{fanout::devmap_data, load::describe, outer::Batch};
+use super::super::kernel::{fanout::new_devmap, load::describe, outer::Batch};
 
 /// The BPF object, aligned for the ELF parser.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/penstock-transmit"));
@@ -162,10 +162,7 @@ impl XdpSender {
 
     /// A devmap of so many times one device, with our program on each entry.
     fn devmap(&self, ifindex: u32, size: u32) -> Result<OwnedFd, String> {
-        let data = devmap_data(size).map_err(|error| describe(&error))?;
-        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
-        let devmap = Map::from_map_data(data).and_then(DevMap::try_from);
-        let mut devmap = devmap.map_err(|error| describe(&error))?;
+        let (mut devmap, fd) = new_devmap(size).map_err(|error| describe(&error))?;
         for entry in 0..size {
             devmap.set(entry, ifindex, Some(&self.egress), 0).map_err(|error| describe(&error))?;
         }
