@@ -86,7 +86,7 @@ impl Diagnosis {
 #[test]
 fn a_healthy_host() -> Result<()> {
     let patient = Patient::new()?;
-    patient.examine(&[], &[])?.is(&[], "kernel native; userspace socket")?;
+    patient.examine(&[], &[])?.is(&[], "kernel native; userspace by XDP or sockets")?;
     ensure!(!patient.pins().exists() && !patient.directory.path().join("bpf-doctor").exists(), "something was left");
     patient.examine(&[], &["--mode", "generic"])?.is(&[], "kernel generic")
 }
@@ -149,5 +149,5 @@ fn interfaces_that_are_missing_or_down() -> Result<()> {
     ensure!(output.status.code() == Some(1) && text.contains("eth9") && text.contains("there are: eth0"), "{text}");
     ensure!(patient.host.command("ip").args(["link", "set", "eth0", "down"]).status()?.success(), "ip link");
     let media = ["--media", "10.70.0.1"];
-    patient.examine(&[], &media)?.is(&["interface eth0"], "userspace socket: interface eth0")
+    patient.examine(&[], &media)?.is(&["interface eth0"], "userspace by XDP or sockets: interface eth0")
 }

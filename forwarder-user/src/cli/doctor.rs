@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
             let mut report = Report::default();
             let mend = "name interfaces and addresses that exist (ip address)";
             report.bad(Need::Server, "interfaces and addresses", format!("{error:#}"), mend);
-            report.conclude(&config);
+            report.conclude(&config, "userspace");
             report
         }
     };

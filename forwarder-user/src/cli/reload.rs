@@ -1,5 +1,7 @@
 //! SIGHUP: takes over what a running server can, and says what it cannot. Nobody is disconnected.
 
+use std::collections::BTreeSet;
+
 use super::{
     logging::{self, Level},
     serve::Options,
@@ -54,7 +56,7 @@ impl Reload {
             tracing::error!("log.level stays: {error:#}");
         }
         self.settings.set(&config);
-        self.control.configure(live(&config)).await;
+        self.control.configure(live(&config), config.streams.clone()).await;
         self.config = config;
         if !waiting.is_empty() {
             tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
@@ -74,6 +76,7 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     config.rtcp = wanted.rtcp.clone();
     config.auth = wanted.auth.clone();
     config.debug = wanted.debug.clone();
+    config.streams = wanted.streams.clone();
     config.log.level = wanted.log.level.clone();
     config
 }
@@ -83,12 +86,15 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
     let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
     let (left, right) = (table(a), table(b));
     let mut keys = Vec::new();
-    for (section, values) in &left {
+    for (section, values) in left.iter().filter(|(section, _)| *section != "streams") {
         let other = right.get(section).and_then(toml::Value::as_table);
         let values = values.as_table().into_iter().flatten();
         let differ = values.filter(|(key, value)| other.and_then(|other| other.get(*key)) != Some(value));
         keys.extend(differ.map(|(key, _)| format!("{section}.{key}")));
     }
+    let names: BTreeSet<&String> = a.streams.keys().chain(b.streams.keys()).collect();
+    let changed = names.into_iter().filter(|name| a.streams.get(*name) != b.streams.get(*name));
+    keys.extend(changed.map(|name| format!("streams.{name}")));
     // Secrets are written as "(redacted)".
     for (key, old, new) in [
         ("auth.publish_token", &a.auth.publish_token, &b.auth.publish_token),
@@ -104,8 +110,6 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::config::Secret;
 
@@ -123,6 +127,11 @@ mod tests {
         assert_eq!(differences(&new, &newer), ["auth.play_token"]);
         let taken = with_live_keys(&old, &new);
         assert_eq!(differences(&taken, &new), ["media.port"]);
+        let cameras = |text: &str| toml::from_str::<Config>(text).unwrap();
+        let a = cameras("[streams.a]\nsource = \"rtsp://u:one@192.0.2.1/\"\n[streams.b]\nsource = \"rtsp://b/\"");
+        let b = cameras("[streams.a]\nsource = \"rtsp://u:two@192.0.2.1/\"\n[streams.c]\nsource = \"rtsp://c/\"");
+        assert_eq!(differences(&a, &b), ["streams.a", "streams.b", "streams.c"]);
+        assert!(differences(&with_live_keys(&a, &b), &b).is_empty());
     }
 
     #[test]
@@ -167,6 +176,7 @@ mod tests {
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",
+            ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
             ("auth", _) => "\"x\"",

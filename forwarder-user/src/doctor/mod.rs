@@ -11,7 +11,7 @@ mod report;
 
 use std::net::IpAddr;
 
-use crate::config::{Config, EngineChoice};
+use crate::config::{Config, EngineChoice, TransmitterChoice};
 
 pub use self::report::{Finding, Need, Report};
 
@@ -26,8 +26,19 @@ pub fn examine(config: &Config, interfaces: &[String], addresses: &[IpAddr]) -> 
     }
     host::machine(&mut report);
     host::sockets(&mut report, config, addresses);
-    report.conclude(config);
+    report.conclude(config, userspace(config));
     report
+}
+
+/// What the userspace engine sends by.
+fn userspace(config: &Config) -> &'static str {
+    let rights = crate::engine::kernel::probe::capabilities().iter().all(|(_, _, has)| *has);
+    match config.media.transmitter {
+        TransmitterChoice::Socket => "userspace socket",
+        _ if rights => "userspace by XDP or sockets",
+        TransmitterChoice::Xdp => "userspace socket (not all rights for XDP)",
+        TransmitterChoice::Auto => "userspace socket",
+    }
 }
 
 /// The checks that change nothing and take no time.

@@ -65,23 +65,23 @@ impl Report {
         self.findings.iter().filter(move |finding| !finding.ok && finding.need == need)
     }
 
-    /// Draws the conclusion from the findings.
-    pub fn conclude(&mut self, config: &Config) {
+    /// Draws the conclusion from the findings. `userspace`: what the userspace engine will be.
+    pub fn conclude(&mut self, config: &Config, userspace: &str) {
         let server = self.failed(Need::Server).next().map(|finding| finding.check.clone());
         let kernel = self.failed(Need::Kernel).next().map(|finding| finding.check.clone());
         self.ok = server.is_none() && kernel.is_none();
         self.outcome = match (server, config.media.engine, kernel) {
             (Some(check), ..) => format!("a server does not start: {check}"),
-            (None, EngineChoice::Userspace, _) => "userspace socket: `media.engine` is \"userspace\"".into(),
+            (None, EngineChoice::Userspace, _) => format!("{userspace}: `media.engine` is \"userspace\""),
             (None, EngineChoice::Kernel, Some(check)) => format!("a server does not start: {check}"),
             (None, EngineChoice::Auto, Some(check)) => {
-                format!("userspace socket: {check} keeps the kernel engine away")
+                format!("{userspace}: {check} keeps the kernel engine away")
             }
             (None, engine, None) => {
                 let mode = self.mode(config);
                 match engine {
                     EngineChoice::Kernel => mode,
-                    _ => format!("{mode}; userspace socket for what it cannot serve"),
+                    _ => format!("{mode}; {userspace} for what it cannot serve"),
                 }
             }
         };
@@ -125,7 +125,7 @@ mod tests {
         let outcome = |need, config: &Config| {
             let mut report = Report::default();
             report.bad(need, "x", "is not", "mend it");
-            report.conclude(config);
+            report.conclude(config, "userspace socket");
             (report.ok, report.outcome)
         };
         assert_eq!(
@@ -142,7 +142,7 @@ mod tests {
         let mut report = Report::default();
         report.good(Need::Server, "a", "fine");
         report.bad(Need::Advice, "b", "slow", "do this");
-        report.conclude(&Config::default());
+        report.conclude(&Config::default(), "userspace socket");
         let text = report.to_text();
         assert!(text.starts_with("✓ a: fine\n✗ b: slow (advice)\n  → do this\n✓ kernel native"), "{text}");
     }

@@ -32,7 +32,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
 };
 
 pub use status::{State, Status};
@@ -87,7 +87,17 @@ impl Handle {
 pub struct Ingest {
     pub sources: BTreeMap<String, Handle>,
     events: Option<mpsc::UnboundedReceiver<Event>>,
+    /// To the thread; dropped, it ends with its last source.
+    begin: Option<mpsc::UnboundedSender<Begin>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A source that is to begin.
+struct Begin {
+    name: String,
+    config: config::Stream,
+    status: status::Shared,
+    wanted: watch::Receiver<bool>,
 }
 
 impl Ingest {
@@ -96,21 +106,40 @@ impl Ingest {
     /// # Errors
     /// The engine takes no sources, or the system gives no thread.
     pub fn start(streams: &BTreeMap<String, config::Stream>, engine: &Arc<dyn Engine>) -> io::Result<Self> {
-        if streams.is_empty() {
-            return Ok(Self::default());
+        let mut ingest = Self::default();
+        for (name, config) in streams {
+            ingest.add(name, config, engine)?;
         }
+        Ok(ingest)
+    }
+
+    /// Begins with one more source, or with other settings of one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn add(&mut self, name: &str, config: &config::Stream, engine: &Arc<dyn Engine>) -> io::Result<()> {
+        if self.thread.is_none() {
+            self.start_thread(engine)?;
+        }
+        let (wanted, watched) = watch::channel(false);
+        let status = status::Shared::default();
+        let begin = Begin { name: name.into(), config: config.clone(), status: status.clone(), wanted: watched };
+        let sent = self.begin.as_ref().is_some_and(|thread| thread.send(begin).is_ok());
+        if !sent {
+            return Err(io::Error::other("the thread of the sources has ended"));
+        }
+        let (url, on_demand) = (config.source.to_string(), config.on_demand);
+        // The one before ends with its handle.
+        self.sources.insert(name.into(), Handle { url, on_demand, wanted, status });
+        Ok(())
+    }
+
+    fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.feeder().ok_or_else(|| {
             io::Error::other("streams with a `source` need the userspace engine: set `media.engine` to \"auto\"")
         })?;
         let (events, received) = mpsc::unbounded_channel();
-        let (mut sources, mut begun) = (BTreeMap::new(), vec![]);
-        for (name, config) in streams {
-            let (wanted, watched) = watch::channel(false);
-            let status = status::Shared::default();
-            begun.push((name.clone(), config.clone(), status.clone(), watched));
-            let (url, on_demand) = (config.source.to_string(), config.on_demand);
-            sources.insert(name.clone(), Handle { url, on_demand, wanted, status });
-        }
+        let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
         let engine = Arc::clone(engine);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
@@ -118,25 +147,31 @@ impl Ingest {
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
             let place = source::Place { engine, feed: Rc::clone(&feed), scratch, events };
             let local = LocalSet::new();
-            let tasks: Vec<_> = begun
-                .into_iter()
-                .map(|(name, config, status, wanted)| {
-                    local.spawn_local(source::Source::new(name, config, place.clone(), status, wanted).run())
-                })
-                .collect();
             local.spawn_local(feed::run(feed));
             runtime.block_on(local.run_until(async {
-                for task in tasks {
-                    if task.await.is_err() {
-                        tracing::error!("the task of a source ended by a panic");
+                let mut tasks = JoinSet::new();
+                loop {
+                    tokio::select! {
+                        begun = begins.recv() => match begun {
+                            Some(Begin { name, config, status, wanted }) => {
+                                let source = source::Source::new(name, config, place.clone(), status, wanted);
+                                tasks.spawn_local(source.run());
+                            }
+                            None => break,
+                        },
+                        Some(ended) = tasks.join_next() => report_panic(&ended),
                     }
+                }
+                while let Some(ended) = tasks.join_next().await {
+                    report_panic(&ended);
                 }
             }));
             // Names that are still being resolved are not waited for.
             runtime.shutdown_background();
         };
-        let thread = thread::Builder::new().name("penstock-ingest".into()).spawn(run)?;
-        Ok(Self { sources, events: Some(received), thread: Some(thread) })
+        self.thread = Some(thread::Builder::new().name("penstock-ingest".into()).spawn(run)?);
+        (self.events, self.begin) = (Some(received), Some(begin));
+        Ok(())
     }
 
     /// The next event; never, if there is no source.
@@ -150,9 +185,16 @@ impl Ingest {
     /// Ends all sources and waits for their goodbyes.
     pub fn stop(&mut self) {
         self.sources.clear();
+        self.begin = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the sources had panicked");
         }
+    }
+}
+
+fn report_panic(ended: &Result<(), tokio::task::JoinError>) {
+    if ended.is_err() {
+        tracing::error!("the task of a source ended by a panic");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Streams that have a source instead of a WHIP publisher.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use super::report::{LastSr, ReceptionHistory, SenderClock};
 use super::session::{PublisherTrack, Session, Source};
 use super::signalling::Reply;
 use super::task::Task;
+use crate::config;
 use crate::engine::Role;
 use crate::ingest::{Event, SourceTrack, State};
 
@@ -114,7 +116,48 @@ impl Task {
         }
     }
 
+    /// Other sources than before. Viewers stay, and get the new media when it comes.
+    pub(super) fn set_sources(&mut self, wanted: BTreeMap<String, config::Stream>) {
+        let former = std::mem::replace(&mut self.config.sources, wanted.clone());
+        for name in former.keys().filter(|name| !wanted.contains_key(*name)) {
+            self.end_source(name);
+        }
+        for (name, config) in wanted.iter().filter(|(name, config)| former.get(*name) != Some(*config)) {
+            if !former.contains_key(name) {
+                if let Some(publisher) = self.streams.get(name).and_then(|stream| stream.publisher) {
+                    self.close(publisher, "the configuration has given its stream a source");
+                }
+                self.streams.entry(name.clone()).or_default();
+                self.sourced.insert(name.clone(), Sourced::default());
+            }
+            if let Err(error) = self.ingest.add(name, config, &self.engine) {
+                tracing::error!(stream = name, "no source: {error}");
+            }
+            self.update_demand(name);
+        }
+    }
+
+    fn end_source(&mut self, name: &str) {
+        self.ingest.sources.remove(name);
+        let Some(sourced) = self.sourced.remove(name) else { return };
+        for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
+            self.stop_sending(source, name);
+        }
+        for (_, reply) in sourced.waiting {
+            self.counters.refused_offers += 1;
+            let _ = reply.send(Err(Refusal::NotFound(format!("{name:?} has no source any more"))));
+        }
+        if self.streams.get(name).is_some_and(|stream| stream.publisher.is_none() && stream.viewers.is_empty()) {
+            self.streams.remove(name);
+        }
+    }
+
     fn described(&mut self, stream: &str, tracks: Vec<SourceTrack>, now: Instant) {
+        if !self.sourced.contains_key(stream) {
+            // Its last word came after the configuration had dropped it.
+            tracks.iter().for_each(|track| self.engine.remove_publisher_track(track.id));
+            return;
+        }
         let new = tracks.into_iter().enumerate().map(|(index, SourceTrack { format, id })| PublisherTrack {
             format,
             source: Some(Source {

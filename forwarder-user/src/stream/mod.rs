@@ -18,6 +18,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -123,6 +124,7 @@ pub enum Command {
     /// New settings, for what comes later.
     Configure {
         live: LiveConfig,
+        sources: BTreeMap<String, crate::config::Stream>,
         reply: oneshot::Sender<()>,
     },
     /// Close every session (DTLS close_notify), then stop.
@@ -187,8 +189,8 @@ impl Control {
     }
 
     /// Changes what may be changed while the server runs.
-    pub async fn configure(&self, live: LiveConfig) {
-        let _ = self.ask(|reply| Command::Configure { live, reply }).await;
+    pub async fn configure(&self, live: LiveConfig, sources: BTreeMap<String, crate::config::Stream>) {
+        let _ = self.ask(|reply| Command::Configure { live, sources, reply }).await;
     }
 
     /// Closes everything and stops the control task.

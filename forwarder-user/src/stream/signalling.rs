@@ -46,8 +46,9 @@ impl Task {
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(now));
             }
-            Command::Configure { live, reply } => {
+            Command::Configure { live, sources, reply } => {
                 self.config.set(live);
+                self.set_sources(sources);
                 let _ = reply.send(());
             }
             Command::Drain { reply } => {

@@ -61,6 +61,7 @@ pub(super) fn serve(
     let mut client = Client { stream, addresses, behaviour, ways: vec![], sequences, ssrc };
     let mut received = vec![];
     let mut tracks: Option<(Instant, Vec<Playing>)> = None;
+    let mut counted = None;
     let mut next_sr = Instant::now();
     let outcome = loop {
         if stop.load(Relaxed) {
@@ -78,7 +79,7 @@ pub(super) fn serve(
             match client.answer(&request)? {
                 Next::Go => {}
                 Next::Play if tracks.is_none() => {
-                    playing.fetch_add(1, Relaxed);
+                    counted = Some(Counted::new(playing));
                     let now = Instant::now();
                     tracks = Some((now, behaviour.content.play(now)));
                 }
@@ -106,10 +107,24 @@ pub(super) fn serve(
             }
         }
     };
-    if tracks.is_some() {
-        playing.fetch_sub(1, Relaxed);
-    }
+    drop(counted);
     outcome
+}
+
+/// A client that plays, until it is dropped, also when the client has gone in the middle of a packet.
+struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    fn new(playing: &'a AtomicU32) -> Self {
+        playing.fetch_add(1, Relaxed);
+        Self(playing)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What a request leads to.

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use penstock_tests::camera::content::Content;
+use penstock_tests::camera::{Behaviour, Camera};
+use penstock_tests::clip::Clip;
 use penstock_tests::peer::{Kind, Offer, Options, Viewers};
 use penstock_tests::whip::Client;
+use serde_json::Value;
 
-use crate::stage::{BOTH, Layout, PATIENCE, Stage, assert_all_exact, synthetic};
+use crate::stage::{BOTH, Layout, PATIENCE, Stage, assert_all_exact, clip, synthetic};
 
 const READ: &str = "SIGHUP: read the configuration, changed: ";
 
@@ -82,5 +86,48 @@ fn a_mistake_changes_nothing_and_is_named() -> Result<()> {
     reload(&stage, restart, "these need a restart: limits.sessions")?;
     stage.server.wait_log(&format!("{READ}auth.api_token"), Duration::from_secs(5))?;
     ensure!((state("first")?, state("second")?) == (401, 200));
+    Ok(())
+}
+
+const CAMERA: &str = "10.60.0.2:8554";
+
+fn stream(name: &str, transport: &str) -> String {
+    format!("[streams.{name}]\nsource = \"rtsp://{CAMERA}/live\"\ntransport = \"{transport}\"\n")
+}
+
+#[test]
+fn cameras_come_change_and_go() -> Result<()> {
+    let stage = Stage::new(Layout::OneNic, "native", &stream("other", "tcp"))?;
+    let behaviour = Behaviour::plain(Content::Clip(Clip::load(&Clip::directory())?));
+    let camera = Camera::start(&stage.near, CAMERA.parse()?, behaviour)?;
+    let source = |name: &str| -> Result<Value> {
+        let state = stage.server.get("/api/v1/state")?;
+        let mut streams = state["streams"].as_array().into_iter().flatten();
+        Ok(streams.find(|one| one["name"] == name).map(|one| one["source"].clone()).unwrap_or_default())
+    };
+    let plays = |name: &str| stage.until("the camera plays", || Ok(source(name)?["state"] == "playing"));
+    plays("other")?;
+    reload(&stage, &(stream("other", "tcp") + &stream("e2e", "tcp")), &format!("{READ}streams.e2e"))?;
+    plays("e2e")?;
+    let viewers = stage.play(1, &clip()?, stage.playing())?;
+    stage.flows(&viewers, &[0], Kind::Video, 20)?;
+
+    // Changed: the viewer goes on, by the new connection.
+    stage.server.configure(&stage.settings, &(stream("other", "tcp") + &stream("e2e", "udp")))?;
+    stage.server.signal(libc::SIGHUP)?;
+    stage.until("the camera serves by UDP", || Ok(stage.server.log().matches("media comes").count() == 3))?;
+    stage.flows(&viewers, &[0], Kind::Video, 20)?;
+
+    // Gone, and back: the viewer waits.
+    stage.server.configure(&stage.settings, &stream("other", "tcp"))?;
+    stage.server.signal(libc::SIGHUP)?;
+    stage.until("the source is gone", || Ok(source("e2e")?.is_null() && camera.playing() == 1))?;
+    let state = stage.server.get("/api/v1/state")?;
+    ensure!(state["sessions"].as_array().map(Vec::len) == Some(1), "the viewer was sent away: {state:#}");
+    stage.server.configure(&stage.settings, &(stream("other", "tcp") + &stream("e2e", "tcp")))?;
+    stage.server.signal(libc::SIGHUP)?;
+    plays("e2e")?;
+    stage.flows(&viewers, &[0], Kind::Video, 20)?;
+    ensure!(source("other")?["connections"] == 1, "another stream was touched: {}", source("other")?);
     Ok(())
 }

@@ -44,7 +44,11 @@ pub fn granted() -> [(&'static str, &'static str, bool); 4] {
         ("CAP_BPF", "loads programs, creates maps", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
         ("CAP_PERFMON", "pointer arithmetic in programs", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
         ("CAP_NET_ADMIN", "attaches XDP", has(CAP_NET_ADMIN)),
-        ("CAP_SYS_ADMIN", "mounts the bpffs, tests generic mode, BPF statistics", has(CAP_SYS_ADMIN)),
+        (
+            "CAP_SYS_ADMIN",
+            "mounts the bpffs; makes networks for the xdp transmitter and the test of generic mode; BPF statistics",
+            has(CAP_SYS_ADMIN),
+        ),
     ]
 }
 
