@@ -18,7 +18,7 @@ use axum::{
     routing::get,
 };
 use flate2::{Compression, write::GzEncoder};
-use pprof::{ProfilerGuardBuilder, protos::Message as _};
+use pprof::{Frames, ProfilerGuardBuilder, Symbol, protos::Message as _};
 use serde::Deserialize;
 
 use super::{App, auth, reply::Failure};
@@ -70,10 +70,23 @@ fn sample(length: Duration) -> anyhow::Result<Option<Vec<u8>>> {
     let Ok(_busy) = BUSY.try_lock() else { return Ok(None) };
     let guard = ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&NOT_UNWOUND).build()?;
     std::thread::sleep(length);
-    let profile = guard.report().build().context("symbols")?.pprof().context("no profile")?;
+    let profile = guard
+        .report()
+        .frames_post_processor(without_unwinder)
+        .build()
+        .context("symbols")?
+        .pprof()
+        .context("no profile")?;
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(&profile.encode_to_vec())?;
     Ok(Some(gzip.finish()?))
+}
+
+/// Takes what made the stack off its top; in optimised builds it is not there.
+fn without_unwinder(stack: &mut Frames) {
+    let of_unwinder = |frame: &Vec<Symbol>| frame.iter().any(|symbol| symbol.name().contains("backtrace::"));
+    let own = stack.frames.iter().take_while(|frame| of_unwinder(frame)).count();
+    stack.frames.drain(..own);
 }
 
 /// Live memory by who allocated it, of samples since the first request.
