@@ -108,7 +108,8 @@ fn a_dropped_last_copy_becomes_a_kick() -> Result<()> {
         let media = Media::of(&publishers()[0]);
         fan.wire.taps[0].send(&media.bytes())?;
         let frames = fan.wire.taps[0].receive_all(4, PATIENCE)?;
-        ensure!(frames.len() == 4, "{} of 4 frames came", frames.len());
+        let moved = fan.wire.datapath.counters()?.since(&before);
+        ensure!(frames.len() == 4, "{} of 4 frames came; {moved:?}", frames.len());
         for (copy, member) in frames.iter().zip(&fan.members[..3]) {
             member.check(copy, &media)?;
         }
