@@ -143,7 +143,7 @@ pub struct Server<E = KernelEngine> {
     /// Events that nobody has asked for yet.
     seen: VecDeque<Event>,
     /// What every viewer's session must say that it is carried by, before it joins.
-    carrier: Option<&'static str>,
+    pub carrier: Option<&'static str>,
 }
 
 impl<E: Engine> Server<E> {

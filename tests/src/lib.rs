@@ -1,5 +1,6 @@
 //! Test hosts in network namespaces, and WebRTC peers, for the tests and the demo.
 
+pub mod bench;
 pub mod bpf;
 pub mod browser;
 pub mod camera;

@@ -26,6 +26,7 @@ usage: cargo xtask COMMAND
   demo [--viewers N] [--seconds S] [--keep] [--engine auto|kernel|userspace]
                           one publisher, N viewers, the kernel in between, in network namespaces of its own
   bench datapath [...]    ns per packet of the BPF programs (BPF_PROG_TEST_RUN)
+  bench fanout [...]      what forwarding costs the machine, both engines and the limit; --quick: under two minutes
 ";
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ["lint"] => test::lint(),
         ["demo", rest @ ..] => test::prepared_binary("demo", rest),
         ["bench", "datapath", rest @ ..] => test::prepared_binary("bench-datapath", rest),
+        ["bench", "fanout", rest @ ..] => test::prepared_release("bench-fanout", &["bench-fanout-host"], rest),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

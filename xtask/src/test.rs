@@ -177,6 +177,19 @@ pub fn prepared_binary(name: &str, arguments: &[&str]) -> Outcome {
     run_command(Command::new(root().join("target/debug").join(name)).args(arguments).current_dir(root()))
 }
 
+/// The same with a release build, for what measures. `others`: programs that it starts.
+///
+/// # Errors
+/// As [`prepared_binary`].
+pub fn prepared_release(name: &str, others: &[&str], arguments: &[&str]) -> Outcome {
+    setup::run(setup::Scope::BuildOnly)?;
+    ebpf::build()?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--locked", "--package", "penstock-tests", "--bin", name]);
+    run_command(build.args(others.iter().flat_map(|other| ["--bin", other])))?;
+    run_command(Command::new(root().join("target/release").join(name)).args(arguments).current_dir(root()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Totals;

@@ -1,0 +1,69 @@
+//! What is compared.
+
+use forwarder_common::maps::MAX_COPIES;
+
+use super::{
+    case::{Case, Origin},
+    scene::Arrival,
+};
+
+/// A way to forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Contender {
+    /// Fan-out in XDP without any cryptography: the limit.
+    Limit,
+    /// Both engines as `penstock serve` joins them: the kernel engine for what it can serve.
+    Kernel,
+    /// The userspace engine, sending by XDP.
+    Xdp,
+    /// The userspace engine, sending by sendmmsg.
+    Socket,
+    /// The same with UDP GSO.
+    SocketGso,
+}
+
+impl Contender {
+    /// All, in the order of the report.
+    pub const ALL: &'static [Self] = &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso];
+
+    /// As the command line names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Kernel => "kernel",
+            Self::Xdp => "xdp",
+            Self::Socket => "socket",
+            Self::SocketGso => "socket-gso",
+        }
+    }
+
+    /// For people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Limit => "XDP fan-out without cryptography",
+            Self::Kernel => "kernel engine",
+            Self::Xdp => "userspace, XDP",
+            Self::Socket => "userspace, sendmmsg",
+            Self::SocketGso => "userspace, GSO",
+        }
+    }
+
+    /// How its copies arrive: each has the receiver that costs the machine the least.
+    pub const fn arrival(self) -> Arrival {
+        match self {
+            Self::Limit | Self::Kernel | Self::Xdp => Arrival::Xdp,
+            Self::Socket | Self::SocketGso => Arrival::Stack,
+        }
+    }
+
+    /// Whether it can do what a case asks for. The kernel engine takes nothing that arises in the process
+    /// (`penstock serve` gives such a stream to the userspace engine), and the limit is one pass of a
+    /// broadcast, which a veth's ring of 256 frames bounds.
+    pub const fn serves(self, case: &Case) -> bool {
+        match self {
+            Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
+            Self::Kernel => matches!(case.origin, Origin::Srtp),
+            Self::Xdp | Self::Socket | Self::SocketGso => true,
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! From runs to figures: medians, JSON, tables, and the targets.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    case::{Case, Origin},
+    contender::Contender,
+    cpu::Busy,
+    run::Measured,
+};
+
+/// A figure: median, lowest and highest of the rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Figure {
+    /// Of at least one value.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
+        let last = values.len().saturating_sub(1);
+        Self { median: (at(last / 2) + at(last.div_ceil(2))) / 2.0, min: at(0), max: at(last) }
+    }
+
+    fn text(&self, digits: usize) -> String {
+        format!("{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
+    }
+
+    fn json(&self) -> Value {
+        json!({ "median": self.median, "min": self.min, "max": self.max })
+    }
+}
+
+/// What a contender showed in a case.
+pub struct Entry {
+    pub contender: Contender,
+    pub runs: Vec<Measured>,
+}
+
+/// One case.
+pub struct Outcome {
+    pub case: Case,
+    /// The machine with the load generator alone; `None`: there was none.
+    pub generator: Option<Figure>,
+    pub entries: Vec<Entry>,
+}
+
+/// Everything.
+pub struct Report {
+    pub machine: String,
+    pub method: String,
+    pub idle: Busy,
+    pub outcomes: Vec<Outcome>,
+    /// Copies per second without loss, by case.
+    pub highest: Vec<(Case, Contender, f64)>,
+    /// (contender, its run with every copy opened)
+    pub checked: Vec<(Case, Contender, Measured)>,
+    /// (contender, its run with the BPF programs timed)
+    pub programs: Vec<(Case, Contender, Measured)>,
+}
+
+/// A table for people and for the documentation.
+pub struct Table {
+    pub title: String,
+    pub header: Vec<&'static str>,
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Outcome {
+    /// The machine's ns per copy of one run, without what it does when idle and without the generator.
+    fn ns(&self, run: &Measured, idle: Busy) -> f64 {
+        // The generator's figure has the idle machine in it already.
+        let others = self.generator.map_or(idle.cores, |generator| generator.median);
+        (run.busy.cores - others).max(0.0) * 1e9 / run.copies.max(1.0)
+    }
+
+    /// ns per copy of a contender.
+    pub fn cost(&self, contender: Contender, idle: Busy) -> Option<Figure> {
+        let entry = self.entries.iter().find(|entry| entry.contender == contender)?;
+        Some(Figure::of(entry.runs.iter().map(|run| self.ns(run, idle))))
+    }
+}
+
+impl Entry {
+    fn latency(&self, part: f64) -> Option<Figure> {
+        let times: Option<Vec<Duration>> = self.runs.iter().map(|run| run.latency.quantile(part)).collect();
+        Some(Figure::of(times?.iter().map(|time| time.as_secs_f64() * 1e6)))
+    }
+
+    fn loss(&self) -> (u64, u64) {
+        (self.runs.iter().map(|run| run.lost).sum(), self.runs.iter().map(|run| run.expected).sum())
+    }
+
+    fn megabytes(&self) -> Figure {
+        Figure::of(self.runs.iter().map(|run| (run.memory.process + run.memory.maps) as f64 / 1e6))
+    }
+}
+
+impl Report {
+    /// All tables.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables: Vec<Table> = self.outcomes.iter().map(|outcome| self.case_table(outcome)).collect();
+        tables.extend(self.highest_table());
+        tables.extend(self.checked_table());
+        tables.extend(self.programs_table());
+        tables.push(self.targets_table());
+        tables
+    }
+
+    fn case_table(&self, outcome: &Outcome) -> Table {
+        let socket = outcome.cost(Contender::Socket, self.idle);
+        let row = |entry: &Entry| {
+            let cost = outcome.cost(entry.contender, self.idle);
+            let ratio = cost.zip(socket).map(|(cost, socket)| cost.median / socket.median);
+            let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, self.idle)));
+            let (lost, expected) = entry.loss();
+            let underruns: u64 = entry.runs.iter().map(|run| run.underruns).sum();
+            let microseconds = |part| entry.latency(part).map_or_else(|| "–".into(), |figure| figure.text(0));
+            let measured_memory = entry.runs.iter().any(|run| run.memory.process > 0);
+            vec![
+                entry.contender.title().into(),
+                cost.map_or_else(|| "–".into(), |cost| cost.text(0)),
+                ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}")),
+                cores.text(1),
+                microseconds(0.5),
+                microseconds(0.99),
+                if measured_memory { entry.megabytes().text(1) } else { "–".into() },
+                format!("{lost} of {expected}"),
+                underruns.to_string(),
+            ]
+        };
+        let generator = match outcome.generator {
+            Some(generator) => format!("load generator alone: {} % of a core", percent(generator)),
+            None => "the source is in the process and counts".into(),
+        };
+        Table {
+            title: format!("{}, {:.0} copies/s ({generator})", outcome.case.title(), outcome.case.copies()),
+            header: vec![
+                "",
+                "ns per copy",
+                "to sendmmsg",
+                "% of a core",
+                "p50, µs",
+                "p99, µs",
+                "memory, MB",
+                "lost",
+                "underruns",
+            ],
+            rows: outcome.entries.iter().map(row).collect(),
+        }
+    }
+
+    fn highest_table(&self) -> Option<Table> {
+        let rows = self.highest.iter().map(|(case, contender, copies)| {
+            let gigabits = copies * (case.payload as f64 + 70.0) * 8.0 / 1e9;
+            vec![case.title(), contender.title().into(), format!("{copies:.0}"), format!("{gigabits:.2}")]
+        });
+        (!self.highest.is_empty()).then(|| Table {
+            title: "Highest rate without loss on one core".into(),
+            header: vec!["case", "", "copies/s", "Gbit/s on the wire"],
+            rows: rows.collect(),
+        })
+    }
+
+    fn checked_table(&self) -> Option<Table> {
+        let rows = self.checked.iter().map(|(case, contender, run)| {
+            let verdict = run.verdict.clone().unwrap_or_default();
+            vec![
+                format!("{}, {:.0} copies/s", case.title(), case.copies()),
+                contender.title().into(),
+                run.expected.to_string(),
+                verdict.right.to_string(),
+                (verdict.wrong + verdict.repeated).to_string(),
+                verdict.first.unwrap_or_default(),
+            ]
+        });
+        (!self.checked.is_empty()).then(|| Table {
+            title: "Every copy of every viewer opened and compared".into(),
+            header: vec!["case", "", "expected", "right", "wrong", "the first wrong one"],
+            rows: rows.collect(),
+        })
+    }
+
+    fn programs_table(&self) -> Option<Table> {
+        let rows = self.programs.iter().flat_map(|(case, contender, run)| {
+            run.programs.iter().map(move |program| {
+                vec![
+                    case.title(),
+                    contender.title().into(),
+                    program.name.clone(),
+                    format!("{:.0}", program.runs),
+                    format!("{:.0}", program.ns),
+                    format!("{:.1}", program.runs * program.ns / 1e7),
+                ]
+            })
+        });
+        let rows: Vec<_> = rows.collect();
+        (!rows.is_empty()).then(|| Table {
+            title: "Where the kernel's time goes: BPF programs by the kernel's run-time statistics".into(),
+            header: vec!["case", "", "program", "runs/s", "ns per run", "% of a core"],
+            rows,
+        })
+    }
+
+    fn targets_table(&self) -> Table {
+        let mut rows = Vec::new();
+        for outcome in &self.outcomes {
+            targets(outcome, self.idle, &mut rows);
+        }
+        Table { title: "Targets".into(), header: vec!["case", "", "is", "shall be", ""], rows }
+    }
+
+    /// Everything, for programs.
+    pub fn json(&self) -> Value {
+        let outcomes = self.outcomes.iter().map(|outcome| {
+            let entries = outcome.entries.iter().map(|entry| self.entry_json(outcome, entry));
+            json!({
+                "case": case_json(&outcome.case),
+                "generator_cores": outcome.generator.as_ref().map(Figure::json),
+                "contenders": entries.collect::<Vec<_>>(),
+            })
+        });
+        let tables = self.tables().into_iter();
+        json!({
+            "machine": self.machine,
+            "method": self.method,
+            "idle_cores": { "scheduler": self.idle.cores, "proc_stat": self.idle.not_idle },
+            "outcomes": outcomes.collect::<Vec<_>>(),
+            "highest_rate": self.highest.iter().map(|(case, contender, copies)| json!({
+                "case": case_json(case), "contender": contender.name(), "copies_per_s": copies,
+            })).collect::<Vec<_>>(),
+            "checked": self.checked.iter().map(|(case, contender, run)| json!({
+                "case": case_json(case), "contender": contender.name(), "expected": run.expected,
+                "right": run.verdict.as_ref().map(|verdict| verdict.right),
+                "wrong": run.verdict.as_ref().map(|verdict| verdict.wrong + verdict.repeated),
+            })).collect::<Vec<_>>(),
+            "programs": self.programs.iter().map(|(case, contender, run)| json!({
+                "case": case_json(case), "contender": contender.name(),
+                "programs": run.programs.iter().map(|program| json!({
+                    "name": program.name, "runs_per_s": program.runs, "ns": program.ns,
+                })).collect::<Vec<_>>(),
+            })).collect::<Vec<_>>(),
+            "targets": tables.filter(|table| table.title == "Targets").flat_map(|table| table.rows).collect::<Vec<_>>(),
+        })
+    }
+
+    fn entry_json(&self, outcome: &Outcome, entry: &Entry) -> Value {
+        let each = |value: &dyn Fn(&Measured) -> f64| Figure::of(entry.runs.iter().map(value)).json();
+        let (lost, expected) = entry.loss();
+        json!({
+            "contender": entry.contender.name(),
+            "ns_per_copy": each(&|run| outcome.ns(run, self.idle)),
+            "machine_cores": each(&|run| run.busy.cores),
+            "machine_cores_by_proc_stat": each(&|run| run.busy.not_idle),
+            "process_cores": each(&|run| run.process),
+            "copies_per_s": each(&|run| run.copies),
+            "latency_us": { "p50": entry.latency(0.5).map(|f| f.json()), "p99": entry.latency(0.99).map(|f| f.json()) },
+            "process_bytes": each(&|run| run.memory.process as f64),
+            "map_bytes": each(&|run| run.memory.maps as f64),
+            "expected": expected,
+            "lost": lost,
+            "underruns": entry.runs.iter().map(|run| run.underruns).sum::<u64>(),
+            "drops": entry.runs.iter().flat_map(|run| run.drops.clone()).collect::<Vec<_>>(),
+            "late_us": each(&|run| run.late.as_secs_f64() * 1e6),
+        })
+    }
+}
+
+fn cost_cores(outcome: &Outcome, run: &Measured, idle: Busy) -> f64 {
+    outcome.ns(run, idle) * run.copies / 1e9
+}
+
+fn percent(figure: Figure) -> String {
+    Figure { median: 100.0 * figure.median, min: 100.0 * figure.min, max: 100.0 * figure.max }.text(1)
+}
+
+fn case_json(case: &Case) -> Value {
+    json!({
+        "name": case.name(), "streams": case.streams, "viewers": case.viewers, "payload": case.payload,
+        "rate": case.rate, "source": case.origin == Origin::Source,
+    })
+}
+
+/// The targets that a case decides.
+fn targets(outcome: &Outcome, idle: Busy, rows: &mut Vec<Vec<String>>) {
+    let case = &outcome.case;
+    let mut row = |what: &str, is: String, shall: &str, met: bool| {
+        let verdict = if met { "met" } else { "not met" };
+        rows.push(vec![case.title(), what.into(), is, shall.into(), verdict.into()]);
+    };
+    let cost = |contender| outcome.cost(contender, idle).map(|figure| figure.median);
+    let fan_out = case.streams == 1 && [64, 512].contains(&case.viewers);
+    if let (true, Some(kernel), Some(socket)) = (fan_out, cost(Contender::Kernel), cost(Contender::Socket)) {
+        let ratio = kernel / socket;
+        row("kernel engine to sendmmsg, CPU", format!("{ratio:.2}"), "≤ 0.60", ratio <= 0.6);
+    }
+    if let (true, Some(xdp), Some(socket)) = (fan_out, cost(Contender::Xdp), cost(Contender::Socket)) {
+        let ratio = xdp / socket;
+        row("userspace by XDP to sendmmsg, CPU", format!("{ratio:.2}"), "≤ 0.35", ratio <= 0.35);
+    }
+    if let (true, Some(xdp), Some(limit)) = (fan_out, cost(Contender::Xdp), cost(Contender::Limit)) {
+        let ratio = xdp / limit;
+        row("userspace by XDP to the limit, CPU", format!("{ratio:.2}"), "≤ 3.00", ratio <= 3.0);
+    }
+    let cameras = case.origin == Origin::Source && case.streams == 512;
+    for entry in outcome.entries.iter().filter(|_| cameras) {
+        let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, idle))).median;
+        row(&format!("{}, CPU", entry.contender.title()), format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
+        let megabytes = entry.megabytes().median;
+        let title = format!("{}, memory", entry.contender.title());
+        row(&title, format!("{megabytes:.1} MB"), "< 45 MB", megabytes < 45.0);
+    }
+    for entry in outcome.entries.iter().filter(|entry| entry.contender == Contender::Kernel) {
+        let p99 = entry.latency(0.99).map_or(f64::NAN, |figure| figure.median);
+        row("kernel engine, added latency, p99", format!("{p99:.0} µs"), "< 1000 µs", p99 < 1000.0);
+        let (lost, _) = entry.loss();
+        row("kernel engine, lost", lost.to_string(), "0", lost == 0);
+    }
+}
+
+impl Table {
+    /// As Markdown.
+    pub fn markdown(&self) -> String {
+        let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
+        let mut text = format!("{}\n\n{}", self.title, line(self.header.clone()));
+        text += &line(vec!["---"; self.header.len()]);
+        self.rows.iter().for_each(|row| text += &line(row.iter().map(String::as_str).collect()));
+        text
+    }
+
+    /// For the terminal.
+    pub fn text(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.set_header(&self.header).add_rows(&self.rows);
+        format!("{}\n{table}\n", self.title)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_with_their_range() {
+        assert_eq!(Figure::of([3.0, 1.0, 2.0]), Figure { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Figure::of([4.0, 1.0]).median, 2.5);
+        assert_eq!(Figure::of([3.0]).text(1), "3.0 (3.0–3.0)");
+    }
+}
