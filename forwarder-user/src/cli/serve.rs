@@ -325,6 +325,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
         sources: config.streams.clone(),
+        gather: config.ingest.gather(),
         ..StreamConfig::new(media.collect())
     }
 }

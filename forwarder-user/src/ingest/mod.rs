@@ -9,7 +9,8 @@
 //! | `feed` | into the engine, in batches |
 //! | `status`, `error` | what log and API say |
 //!
-//! All sources live on one thread, which reads what has arrived on all connections before it seals.
+//! All sources live on one thread. It reads what has arrived on all connections, has it sealed and sent in
+//! one batch, and lets some milliseconds pass before it looks at the sockets again.
 
 mod description;
 mod error;
@@ -27,7 +28,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -91,11 +92,16 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Starts the thread, if there is a source. After the engine has got its sockets.
+    /// Starts the thread, if there is a source. After the engine has got its sockets. `gather`: what comes
+    /// within this time is sent together.
     ///
     /// # Errors
     /// The engine takes no sources, or the system gives no thread.
-    pub fn start(streams: &BTreeMap<String, config::Stream>, engine: &Arc<dyn Engine>) -> io::Result<Self> {
+    pub fn start(
+        streams: &BTreeMap<String, config::Stream>,
+        gather: Duration,
+        engine: &Arc<dyn Engine>,
+    ) -> io::Result<Self> {
         if streams.is_empty() {
             return Ok(Self::default());
         }
@@ -124,14 +130,30 @@ impl Ingest {
                     local.spawn_local(source::Source::new(name, config, place.clone(), status, wanted).run())
                 })
                 .collect();
-            local.spawn_local(feed::run(feed));
-            runtime.block_on(local.run_until(async {
+            local.spawn_local(feed::run(Rc::clone(&feed)));
+            let ended = async {
                 for task in tasks {
                     if task.await.is_err() {
                         tracing::error!("the task of a source ended by a panic");
                     }
                 }
-            }));
+            };
+            let mut ended = std::pin::pin!(ended);
+            let sent = Rc::clone(&feed.borrow().sent);
+            loop {
+                let more = runtime.block_on(local.run_until(async {
+                    tokio::select! {
+                        () = &mut ended => false,
+                        () = sent.notified() => true,
+                    }
+                }));
+                if !more {
+                    break;
+                }
+                // Outside the runtime, so that nobody looks at the sockets and all that comes meanwhile is
+                // found at one look. Connections, names and TLS wait too, which does not matter to them.
+                thread::sleep(gather.saturating_sub(feed.borrow().batch_age()));
+            }
             // Names that are still being resolved are not waited for.
             runtime.shutdown_background();
         };
