@@ -6,6 +6,7 @@
 //! | `bench_drop` | server | drops what the load generator sends: what is left is the generator's own cost |
 //! | `bench_count` | receivers, of XDP frames | counts, samples the latency, drops |
 //! | `bench_count_tc` | receivers, of the network stack's packets | the same |
+//! | `bench_watch` | viewers with a whole WebRTC stack | counts by port and sequence number, drops RTP that nobody opens |
 //!
 //! The load generator sends Ethernet, IPv4 without options, UDP, RTP. Publisher `s` sends from UDP port
 //! `PUBLISHER_PORT + s`; viewer `v` of stream `s` listens at `VIEWER_PORT + s * VIEWERS + v`.
@@ -62,6 +63,21 @@ pub static RECEIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// number. The load generator writes it in its own memory; the loader sets the size.
 #[btf_map]
 pub static SENT: Array<u64, 1, MMAPABLE> = Array::new();
+
+/// What came to each UDP port.
+#[btf_map]
+pub static PORTS: Array<Port, 65536> = Array::new();
+
+/// RTP to one port. Its packets come one by one: a veth has one queue.
+#[repr(C)]
+pub struct Port {
+    /// Not 0: somebody opens the packets. Written by the loader.
+    wanted: u64,
+    packets: u64,
+    /// Extended sequence number of the highest one, and of the first. 0: none yet.
+    highest: u64,
+    first: u64,
+}
 
 /// Sampled latencies by [`bucket`].
 #[btf_map]
@@ -145,6 +161,38 @@ pub fn bench_count(ctx: XdpContext) -> u32 {
         Some(()) => xdp_action::XDP_DROP,
         None => xdp_action::XDP_PASS,
     }
+}
+
+#[xdp]
+pub fn bench_watch(ctx: XdpContext) -> u32 {
+    match watch(&Frame::new(&ctx)) {
+        Some(0) => xdp_action::XDP_DROP,
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+/// Counts a packet of a viewer; whether somebody wants it. `None`: it is not RTP (RFC 7983, RFC 5761 §4).
+#[inline(always)]
+fn watch(frame: &Frame) -> Option<u64> {
+    let port = PORTS.get_ptr_mut(u32::from(port(frame, DESTINATION_PORT)?))?;
+    let [first, second] = frame.read::<[u8; 2]>(RTP)?;
+    if !(128..192).contains(&first) || (64..96).contains(&(second & 0x7f)) {
+        return None;
+    }
+    let seq = u16::from_be_bytes(frame.read(SEQ)?);
+    // SAFETY: a map value; two CPUs never have packets of one port at the same time.
+    let port = unsafe { &mut *port };
+    if port.first == 0 {
+        // A cycle up, so that a straggler has a number too.
+        port.first = 0x1_0000 + u64::from(seq);
+        port.highest = port.first;
+    }
+    let ahead = seq.wrapping_sub(port.highest as u16) as i16;
+    if ahead > 0 {
+        port.highest += ahead as u64;
+    }
+    port.packets += 1;
+    Some(port.wanted)
 }
 
 #[classifier]

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bpf;
 pub mod browser;
 pub mod camera;
+pub mod cameras;
 pub mod clip;
 pub mod demo;
 pub mod engine;

@@ -27,6 +27,9 @@ usage: cargo xtask COMMAND
                           one publisher, N viewers, the kernel in between, in network namespaces of its own
   bench datapath [...]    ns per packet of the BPF programs (BPF_PROG_TEST_RUN)
   bench fanout [...]      what forwarding costs the machine, both engines and the limit; --quick: under two minutes
+  bench cameras [...]     what 64, 256 and 512 RTSP cameras cost the machine; --quick: under two minutes
+  load cameras [...]      any number of RTSP cameras in one process, for whichever server
+  soak cameras [...]      64 cameras with a viewer each for three minutes: loss, latency, every packet opened
 ";
 
 fn main() -> ExitCode {
@@ -43,6 +46,9 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => test::prepared_binary("demo", rest),
         ["bench", "datapath", rest @ ..] => test::prepared_binary("bench-datapath", rest),
         ["bench", "fanout", rest @ ..] => test::prepared_release("bench-fanout", &["bench-fanout-host"], rest),
+        ["bench", "cameras", rest @ ..] => test::prepared_release("bench-cameras", &["load-cameras", "penstock"], rest),
+        ["load", "cameras", rest @ ..] => test::prepared_release("load-cameras", &[], rest),
+        ["soak", "cameras", rest @ ..] => test::prepared_release("soak-cameras", &["load-cameras", "penstock"], rest),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

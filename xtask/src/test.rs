@@ -185,8 +185,8 @@ pub fn prepared_release(name: &str, others: &[&str], arguments: &[&str]) -> Outc
     setup::run(setup::Scope::BuildOnly)?;
     ebpf::build()?;
     let mut build = cargo();
-    build.args(["build", "--release", "--locked", "--package", "penstock-tests", "--bin", name]);
-    run_command(build.args(others.iter().flat_map(|other| ["--bin", other])))?;
+    build.args(["build", "--release", "--locked", "--package", "penstock-tests", "--package", "forwarder-user"]);
+    run_command(build.args([name].iter().chain(others).flat_map(|binary| ["--bin", binary])))?;
     run_command(Command::new(root().join("target/release").join(name)).args(arguments).current_dir(root()))
 }
 

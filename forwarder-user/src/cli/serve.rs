@@ -338,6 +338,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         sources: config.streams.clone(),
+        gather: config.ingest.gather(),
         ..StreamConfig::new(media.collect())
     };
     settings.set(reload::live(config));

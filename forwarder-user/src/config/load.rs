@@ -123,7 +123,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 15] = [
+        let ranges: [(&'static str, u64, u64, u64); 16] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -139,6 +139,7 @@ impl Config {
             ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
             ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),
             ("rtcp.pli_min_interval_ms", self.rtcp.pli_min_interval_ms, 50, 60_000),
+            ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
         ];
         ranges
             .into_iter()
@@ -236,6 +237,7 @@ mod tests {
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),
+            ("[ingest]\ngather_ms = 1000", "ingest.gather_ms"),
             ("[auth]\nplay_token = \"two words\"", "auth.play_token"),
         ] {
             match Config::parse(text, "t") {

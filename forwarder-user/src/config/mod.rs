@@ -30,6 +30,7 @@ pub struct Config {
     pub kernel: Kernel,
     pub limits: Limits,
     pub rtcp: Rtcp,
+    pub ingest: Ingest,
     pub auth: Auth,
     pub log: Log,
     /// Streams with a source of their own, by name.
@@ -273,6 +274,26 @@ impl Rtcp {
 
     pub fn pli_min_interval(&self) -> Duration {
         Duration::from_millis(self.pli_min_interval_ms)
+    }
+}
+
+/// Reading from sources.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ingest {
+    /// What comes from all sources within this time is read, sealed and sent together.
+    pub gather_ms: u64,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self { gather_ms: 5 }
+    }
+}
+
+impl Ingest {
+    pub fn gather(&self) -> Duration {
+        Duration::from_millis(self.gather_ms)
     }
 }
 

@@ -1,28 +1,36 @@
 //! What the sources of one thread put into the engine: what arrives together is sealed together.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use tokio::sync::Notify;
 
 use crate::engine::{PublisherTrackId, userspace::Feeder};
 
-/// A feeder and the bell that says that it has something.
+/// A feeder, the bell that says that it has something, and the one that says that it was sent.
 pub(super) struct Feed {
     feeder: Feeder,
     bell: Rc<Notify>,
+    pub(super) sent: Rc<Notify>,
     filled: bool,
+    /// When the first packet of the last batch was pushed.
+    began: Instant,
 }
 
 impl Feed {
     pub(super) fn new(feeder: Feeder) -> Self {
-        Self { feeder, bell: Rc::new(Notify::new()), filled: false }
+        Self { feeder, bell: Rc::default(), sent: Rc::default(), filled: false, began: Instant::now() }
     }
 
     pub(super) fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
         self.feeder.push(track, index, header, payload);
         if !self.filled {
             self.filled = true;
+            self.began = Instant::now();
             self.bell.notify_one();
         }
     }
@@ -30,6 +38,12 @@ impl Feed {
     fn flush(&mut self) {
         self.filled = false;
         self.feeder.flush();
+        self.sent.notify_one();
+    }
+
+    /// Time since the last batch began.
+    pub(super) fn batch_age(&self) -> Duration {
+        self.began.elapsed()
     }
 }
 

@@ -9,7 +9,8 @@
 //! | `feed` | into the engine, in batches |
 //! | `status`, `error` | what log and API say |
 //!
-//! All sources live on one thread, which reads what has arrived on all connections before it seals.
+//! All sources live on one thread. It reads what has arrived on all connections, has it sealed and sent in
+//! one batch, and lets some milliseconds pass before it looks at the sockets again.
 
 mod description;
 mod error;
@@ -27,7 +28,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -87,6 +88,8 @@ impl Handle {
 pub struct Ingest {
     pub sources: BTreeMap<String, Handle>,
     events: Option<mpsc::UnboundedReceiver<Event>>,
+    /// What comes within this time is sent together.
+    gather: Duration,
     /// To the thread; dropped, it ends with its last source.
     begin: Option<mpsc::UnboundedSender<Begin>>,
     thread: Option<JoinHandle<()>>,
@@ -101,12 +104,18 @@ struct Begin {
 }
 
 impl Ingest {
-    /// Starts the thread, if there is a source. After the engine has got its sockets.
+    /// Starts the thread, if there is a source. After the engine has got its sockets. `gather`: what comes
+    /// within this time is sent together.
     ///
     /// # Errors
     /// The engine takes no sources, or the system gives no thread.
-    pub fn start(streams: &BTreeMap<String, config::Stream>, engine: &Arc<dyn Engine>) -> io::Result<Self> {
+    pub fn start(
+        streams: &BTreeMap<String, config::Stream>,
+        gather: Duration,
+        engine: &Arc<dyn Engine>,
+    ) -> io::Result<Self> {
         let mut ingest = Self::default();
+        ingest.gather = gather;
         for (name, config) in streams {
             ingest.add(name, config, engine)?;
         }
@@ -140,15 +149,15 @@ impl Ingest {
         })?;
         let (events, received) = mpsc::unbounded_channel();
         let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
-        let engine = Arc::clone(engine);
+        let (engine, gather) = (Arc::clone(engine), self.gather);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             let scratch = Rc::new(RefCell::new(vec![]));
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
             let place = source::Place { engine, feed: Rc::clone(&feed), scratch, events };
             let local = LocalSet::new();
-            local.spawn_local(feed::run(feed));
-            runtime.block_on(local.run_until(async {
+            local.spawn_local(feed::run(Rc::clone(&feed)));
+            let all = async {
                 let mut tasks = JoinSet::new();
                 loop {
                     tokio::select! {
@@ -165,7 +174,23 @@ impl Ingest {
                 while let Some(ended) = tasks.join_next().await {
                     report_panic(&ended);
                 }
-            }));
+            };
+            let mut all = std::pin::pin!(all);
+            let sent = Rc::clone(&feed.borrow().sent);
+            loop {
+                let more = runtime.block_on(local.run_until(async {
+                    tokio::select! {
+                        () = &mut all => false,
+                        () = sent.notified() => true,
+                    }
+                }));
+                if !more {
+                    break;
+                }
+                // Outside the runtime, so that nobody looks at the sockets and all that comes meanwhile is
+                // found at one look. Connections, names and TLS wait too, which does not matter to them.
+                thread::sleep(gather.saturating_sub(feed.borrow().batch_age()));
+            }
             // Names that are still being resolved are not waited for.
             runtime.shutdown_background();
         };

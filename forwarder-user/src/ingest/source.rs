@@ -10,7 +10,7 @@ use forwarder_common::ExtendedSeq;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -190,18 +190,30 @@ impl Source {
         let mut wanted = self.wanted.clone();
         let gone = unwanted(&mut wanted, self.config.on_demand);
         tokio::pin!(gone);
+        // Set anew when it rings, not with every packet: a timer costs as much as a packet.
+        let alarm = sleep_until(client.next_sign().min((heard.at + STALLED).into()));
+        tokio::pin!(alarm);
         loop {
-            let deadline = heard.at + STALLED;
             let mut take = |packet: Packet<'_>| self.packet(packet, &mut heard);
-            tokio::select! {
-                received = client.receive(&mut take) => received?,
-                () = tokio::time::sleep_until(deadline.into()) => {}
+            let rang = tokio::select! {
+                received = client.receive(&mut take) => {
+                    received?;
+                    false
+                }
+                () = &mut alarm => true,
                 () = &mut gone => return Ok(()),
+            };
+            if !rang {
+                continue;
             }
             if heard.at.elapsed() >= STALLED {
                 let seconds = heard.at.elapsed().as_secs();
                 return Err(SourceError::Stalled { seconds, why: heard.last_drop.map(Unfit::name) });
             }
+            if client.next_sign() <= tokio::time::Instant::now() {
+                client.sign_of_life().await?;
+            }
+            alarm.as_mut().reset(client.next_sign().min((heard.at + STALLED).into()));
         }
     }
 

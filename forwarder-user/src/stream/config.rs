@@ -52,6 +52,8 @@ pub struct StreamConfig {
     pub socket_buffer: usize,
     /// Streams with a source of their own, by name. Default none.
     pub sources: BTreeMap<String, config::Stream>,
+    /// For so long, what comes from sources is gathered before it is sent.
+    pub gather: Duration,
 }
 
 impl StreamConfig {
@@ -71,6 +73,7 @@ impl StreamConfig {
             refresh_interval: Duration::from_secs(3),
             socket_buffer: 4 << 20,
             sources: BTreeMap::new(),
+            gather: config::Ingest::default().gather(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! viewers got. Run it on the binary `penstock` too, for a comparison.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -10,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::cpu::{self, Cpu};
 use crate::{
+    cameras::Watch,
     clip::Clip,
-    peer::{Options, Publisher, Source, Stats, Viewers},
+    peer::{Codec, Options, Publisher, Source, Stats, Viewers},
 };
 
 /// Longest wait for ICE and DTLS of everybody.
@@ -41,6 +43,31 @@ pub fn measure(url: &str, id: i32, viewers: usize, length: Duration) -> Result<F
     let viewers = Viewers::start(&format!("{url}/whep"), viewers, source, Options::default())?;
     wait("the viewers get media", || viewers.stats().iter().all(|stats| decrypted(stats) > 0))?;
 
+    let figures = watch(&viewers, id, length)?;
+    viewers.stop()?;
+    publisher.stop()?;
+    Ok(figures)
+}
+
+/// Plays cameras, each with a viewer that opens everything, at a WHEP URL with `{}` in the camera's place,
+/// and looks at the process `id`.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_cameras(url: &str, id: i32, cameras: u32, length: Duration) -> Result<Figures> {
+    let options = Options { video: vec![Codec::H264], audio: vec![], ..Options::default() };
+    let mut viewers = Viewers::start(url, 0, Source::None, options)?;
+    for camera in 0..cameras {
+        let source = Source::Camera(Arc::new(Watch::new(camera)));
+        viewers.join_stream(&url.replace("{}", &camera.to_string()), source)?;
+    }
+    wait("the viewers get media", || viewers.stats().iter().all(|stats| decrypted(stats) > 0))?;
+    let figures = watch(&viewers, id, length)?;
+    viewers.stop()?;
+    Ok(figures)
+}
+
+fn watch(viewers: &Viewers, id: i32, length: Duration) -> Result<Figures> {
     let (before, start) = (viewers.stats(), Instant::now());
     let (cpu, process) = (Cpu::read(Some(id))?, cpu::of_process(id)?);
     thread::sleep(length);
@@ -48,16 +75,13 @@ pub fn measure(url: &str, id: i32, viewers: usize, length: Duration) -> Result<F
     let machine = Cpu::read(Some(id))?.since(&cpu).not_idle;
     let process = (cpu::of_process(id).context("the server has ended")? - process) / seconds;
     let sum = |stats: &[Stats], of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
-    let figures = Figures {
+    Ok(Figures {
         viewers: after.len(),
         packets: sum(&after, decrypted).saturating_sub(sum(&before, decrypted)) as f64 / seconds,
         lost: sum(&after, lost).saturating_sub(sum(&before, lost)),
         process,
         machine,
-    };
-    viewers.stop()?;
-    publisher.stop()?;
-    Ok(figures)
+    })
 }
 
 fn decrypted(stats: &Stats) -> u64 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cameras::Watch;
 use crate::clip::{AUDIO_FRAME, Clip};
 
 use super::Kind;
@@ -25,6 +26,8 @@ pub enum Source {
     Clip(Arc<Clip>),
     /// Packets of every size from 1 to `largest` bytes, each computable from its index.
     Synthetic(Synthetic),
+    /// A camera of [`crate::cameras`]: only for viewers, each has its own.
+    Camera(Arc<Watch>),
 }
 
 /// Shape of a synthetic stream.
@@ -76,7 +79,7 @@ impl Source {
     /// The track of `kind`, starting now. `run` tells one publisher's synthetic packets from another's.
     pub(crate) fn track(&self, kind: Kind, clock_rate: u32, run: u32, now: Instant) -> Option<Track> {
         let (content, interval) = match (self, kind) {
-            (Source::None, _) => return None,
+            (Source::None | Source::Camera(_), _) => return None,
             (Source::Clip(clip), Kind::Video) => (Content::Video { clip: clip.clone(), next: 0 }, clip.video_frame),
             (Source::Clip(clip), Kind::Audio) => (Content::Audio { clip: clip.clone(), next: 0 }, AUDIO_FRAME),
             (Source::Synthetic(shape), Kind::Audio) => (Content::Synthetic { shape: *shape, run, kind }, AUDIO_FRAME),
@@ -92,7 +95,7 @@ impl Source {
         match self {
             Source::Synthetic(shape) => shape.first_sequence,
             // What str0m itself would do: anything in the lower half (RFC 3711 §3.3.1 on wraps).
-            Source::None | Source::Clip(_) => 1000,
+            Source::None | Source::Clip(_) | Source::Camera(_) => 1000,
         }
     }
 }

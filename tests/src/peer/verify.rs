@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::cameras::Watch;
 use crate::clip::{Clip, Frames};
 
 use super::source::{Source, Synthetic, VP8_CONTINUED, VP8_START, label, synthetic};
@@ -28,12 +29,14 @@ pub(crate) enum Verifier {
     Video(Video),
     Audio { clip: Arc<Clip>, next: Option<usize> },
     Synthetic(Numbered),
+    Camera(Arc<Watch>),
 }
 
 impl Verifier {
     pub fn new(expected: &Source, kind: Kind) -> Self {
         match (expected, kind) {
             (Source::None, _) => Verifier::None,
+            (Source::Camera(watch), _) => Verifier::Camera(watch.clone()),
             (Source::Clip(clip), Kind::Video) => {
                 Verifier::Video(Video { clip: clip.clone(), next: None, partial: None })
             }
@@ -51,6 +54,8 @@ impl Verifier {
             Verifier::Video(video) => video.packet(packet, stats),
             Verifier::Audio { clip, next } => judge(&clip.audio, next, &packet.payload, stats),
             Verifier::Synthetic(numbered) => numbered.packet(packet, stats),
+            Verifier::Camera(watch) if watch.look(&packet.payload) => stats.verified += 1,
+            Verifier::Camera(_) => stats.mismatches += 1,
         }
     }
 }

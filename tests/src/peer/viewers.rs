@@ -1,6 +1,6 @@
 //! WHEP clients, many on one thread.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,6 +22,7 @@ pub struct Viewers {
 }
 
 struct Member {
+    address: SocketAddr,
     session: Session,
     stats: Shared,
     present: bool,
@@ -48,11 +49,21 @@ impl Viewers {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn join(&mut self) -> Result<usize> {
-        let sockets = ice::sockets(self.options.namespace.as_deref(), &self.options.addresses, &self.url)?;
-        let (mut agent, offer) = Agent::new(&self.options, Way::Play, self.expected.clone(), sockets, 0)?;
-        let session = signal(&self.client, &self.url, &self.options, &mut agent, &offer)?;
+        let (url, expected) = (self.url.clone(), self.expected.clone());
+        self.join_stream(&url, expected)
+    }
+
+    /// One more, of another stream; its number.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn join_stream(&mut self, url: &str, expected: Source) -> Result<usize> {
+        let sockets = ice::sockets(self.options.namespace.as_deref(), &self.options.addresses, url)?;
+        let address = sockets.first().context("no socket")?.local_addr()?;
+        let (mut agent, offer) = Agent::new(&self.options, Way::Play, expected, sockets, 0)?;
+        let session = signal(&self.client, url, &self.options, &mut agent, &offer)?;
         let number = self.members.len();
-        self.members.push(Member { session, stats: agent.stats(), present: true });
+        self.members.push(Member { address, session, stats: agent.stats(), present: true });
         self.group.add(number, agent).with_context(|| format!("viewer {number}"))?;
         Ok(number)
     }
@@ -98,6 +109,11 @@ impl Viewers {
     /// How many are there now.
     pub fn present(&self) -> usize {
         self.members.iter().filter(|member| member.present).count()
+    }
+
+    /// Where a viewer's first socket is bound.
+    pub fn address(&self, number: usize) -> SocketAddr {
+        self.members[number].address
     }
 
     /// A viewer's HTTP session.

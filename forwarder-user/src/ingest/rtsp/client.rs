@@ -161,19 +161,19 @@ impl Client {
         let _ = self.connection.send(&request).await;
     }
 
-    /// Waits for packets, and keeps the session alive meanwhile.
+    /// Waits for packets, once.
     ///
     /// # Errors
     /// [`SourceError`].
     pub async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
         let mut refused = None;
-        let next_sign = self.next_sign;
-        let received = std::future::poll_fn(|context| self.poll_receive(context, take, &mut refused));
-        match timeout_at(next_sign, received).await {
-            Ok(received) => received?,
-            Err(_) => self.sign_of_life().await?,
-        }
+        std::future::poll_fn(|context| self.poll_receive(context, take, &mut refused)).await?;
         refused.map_or(Ok(()), Err)
+    }
+
+    /// When the session needs a sign of life.
+    pub fn next_sign(&self) -> Instant {
+        self.next_sign
     }
 
     fn poll_receive(
@@ -215,7 +215,10 @@ impl Client {
 
     /// GET_PARAMETER where the server knows it: some cameras answer OPTIONS without taking it for a sign
     /// of life. Its answer comes among the media.
-    async fn sign_of_life(&mut self) -> Result<(), SourceError> {
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub async fn sign_of_life(&mut self) -> Result<(), SourceError> {
         let url = self.url.clone();
         let method = if self.methods.contains("GET_PARAMETER") { Method::GetParameter } else { Method::Options };
         let name = if method == Method::Options { "OPTIONS" } else { "GET_PARAMETER" };

@@ -1,0 +1,189 @@
+//! `cargo xtask bench cameras`: what cameras cost the machine. Method and figures: `docs/benchmarks.md`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use penstock_tests::{
+    bench::peer,
+    cameras::{
+        field::Field,
+        report::{self, Case, Entry},
+        run::{Measured, measure},
+    },
+};
+
+/// RTSP cameras at 1 Mbit/s over TCP, each with a WHEP viewer, and what `penstock serve` costs the machine
+/// for it; in network namespaces of its own, as root. Let nothing else run meanwhile.
+#[derive(Parser)]
+#[command(name = "bench cameras")]
+struct Options {
+    /// One round of 3 seconds, by XDP alone: under two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// So many cameras (may be given several times). [default: 64, 256, 512]
+    #[arg(long, value_name = "N")]
+    cameras: Vec<u32>,
+    /// Rounds; each figure is their median, with the lowest and the highest. [default: 3, with --quick 1]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds that are measured in each run. [default: 10, with --quick 3]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Viewers that open what they get; the others' packets are counted only.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    opened: u32,
+    /// A way to set the server up, as NAME=FILE with TOML for its configuration (may be given several times).
+    /// [default: by XDP, by sockets]
+    #[arg(long, value_name = "NAME=FILE")]
+    way: Vec<String>,
+    /// Another server next to it: its WHEP URL, with {} where the number of the camera stands. It must play
+    /// the cameras of `cargo xtask load cameras` already.
+    #[arg(long, value_name = "URL", requires = "peer_pid")]
+    peer_url: Option<String>,
+    /// Process of that server.
+    #[arg(long, value_name = "PID")]
+    peer_pid: Option<i32>,
+    /// Writes everything as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Replaces the tables in docs/benchmarks.md.
+    #[arg(long)]
+    write_docs: bool,
+}
+
+/// Under load before anything is measured.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    ensure!(
+        !cfg!(debug_assertions),
+        "a debug build measures nothing: `cargo xtask bench cameras` builds with --release"
+    );
+    // SAFETY: no arguments, no memory.
+    ensure!(unsafe { libc::geteuid() } == 0, "network namespaces and XDP need root");
+    let start = Instant::now();
+    let say = |text: &str| eprintln!("{:>4.0} s  {text}", start.elapsed().as_secs_f64());
+    let numbers = if options.cameras.is_empty() { vec![64, 256, 512] } else { options.cameras.clone() };
+    ensure!(numbers.iter().all(|number| (1..=1000).contains(number)), "--cameras takes 1 to 1000");
+    let ways = ways(&options)?;
+    let mut cases = vec![];
+    for cameras in numbers {
+        say(&format!("{cameras} cameras"));
+        cases.push(case(&options, cameras, &ways, &say)?);
+    }
+    let tables = report::tables(&cases);
+    for table in &tables {
+        println!("{}", table.text());
+    }
+    let machine = machine();
+    if let Some(path) = &options.json {
+        fs::write(path, serde_json::to_string_pretty(&report::json(&machine, &cases))? + "\n")
+            .with_context(|| path.display().to_string())?;
+    }
+    if options.write_docs {
+        let text: String = tables.iter().map(|table| format!("\n{}", table.markdown())).collect();
+        write_docs(&format!("\n{machine}; {}.\n{text}\n", method(&options)))?;
+    }
+    let wrong: Vec<_> = cases.iter().flat_map(|case| &case.entries).filter_map(Entry::wrong).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn rounds(options: &Options) -> usize {
+    options.rounds.unwrap_or(if options.quick { 1 } else { 3 }).max(1)
+}
+
+fn seconds(options: &Options) -> f64 {
+    options.seconds.unwrap_or(if options.quick { 3.0 } else { 10.0 }).clamp(0.5, 600.0)
+}
+
+fn method(options: &Options) -> String {
+    format!("{} rounds of {:.0} s", rounds(options), seconds(options))
+}
+
+/// Names and TOML.
+fn ways(options: &Options) -> Result<Vec<(String, String)>> {
+    if !options.way.is_empty() {
+        let way = |way: &String| {
+            let (name, file) = way.split_once('=').context("--way takes NAME=FILE")?;
+            Ok((name.to_owned(), fs::read_to_string(file).with_context(|| file.to_owned())?))
+        };
+        return options.way.iter().map(way).collect();
+    }
+    let ways = [("by XDP", ""), ("by sockets", "[media]\ntransmitter = \"socket\"\n")];
+    let ways = ways.iter().take(if options.quick { 1 } else { 2 });
+    Ok(ways.map(|(name, toml)| ((*name).to_owned(), (*toml).to_owned())).collect())
+}
+
+/// All rounds with so many cameras, the ways in turn.
+fn case(options: &Options, cameras: u32, ways: &[(String, String)], say: &dyn Fn(&str)) -> Result<Case> {
+    let mut entries: Vec<Entry> = ways.iter().map(|(name, _)| Entry { name: name.clone(), runs: vec![] }).collect();
+    for _ in 0..rounds(options) {
+        for (entry, (name, toml)) in entries.iter_mut().zip(ways) {
+            let mut field = Field::new(cameras, options.opened.min(cameras), toml, &|_| ())?;
+            std::thread::sleep(WARM_UP);
+            let run = measure(&mut field, Duration::from_secs_f64(seconds(options)), &mut |_| ())?;
+            say(&describe(name, &run));
+            entry.runs.push(run);
+        }
+    }
+    let peer = match (&options.peer_url, options.peer_pid) {
+        (Some(url), Some(id)) => {
+            say("the other server");
+            Some(peer::measure_cameras(url, id, cameras, Duration::from_secs_f64(seconds(options)))?)
+        }
+        _ => None,
+    };
+    Ok(Case { cameras, entries, peer })
+}
+
+/// A run in a line.
+fn describe(name: &str, run: &Measured) -> String {
+    let percent = |cores: f64| 100.0 * cores;
+    format!(
+        "  {name:<12} {:>5.1} % (process {:.1}, receiving {:.1}, ksoftirqd {:.1}), {:.1} MB, p50 {:.1} p99 {:.1} ms, \
+         lost {} of {}, late {:.1?}; generator {:.1} %, viewers {:.1} %",
+        percent(run.server()),
+        percent(run.cores.process),
+        percent(run.cores.receiving),
+        percent(run.cores.ksoftirqd),
+        run.megabytes(),
+        run.p50.as_secs_f64() * 1e3,
+        run.p99.as_secs_f64() * 1e3,
+        run.lost,
+        run.expected,
+        run.late,
+        percent(run.cores.generator),
+        percent(run.cores.viewers),
+    )
+}
+
+/// Kernel and processor, in a line.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
+    let cpus = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let model = model.trim_matches([' ', '\t', ':']);
+    format!("Linux {}, {cpus} CPUs, {model}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+/// Replaces what is between the markers of docs/benchmarks.md.
+fn write_docs(tables: &str) -> Result<()> {
+    const BEGIN: &str = "<!-- bench-cameras: begin -->\n";
+    const END: &str = "<!-- bench-cameras: end -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
+        bail!("{} lacks its markers", path.display());
+    };
+    fs::write(&path, [&text[..begin + BEGIN.len()], tables, &text[end..]].concat())?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! `cargo xtask soak cameras`: minutes of what users do all day.
+
+use std::{io::Write as _, time::Duration};
+
+use anyhow::Result;
+use clap::Parser;
+use penstock_tests::cameras::soak::{LATENCY, LOSS, soak};
+
+/// RTSP cameras at 1 Mbit/s over TCP, each with a WHEP viewer that opens every packet; fails unless less than
+/// 0.1 % is lost and 99 of 100 packets come within 100 ms.
+#[derive(Parser)]
+#[command(name = "soak cameras")]
+struct Options {
+    #[arg(long, default_value_t = 64)]
+    cameras: u32,
+    #[arg(long, default_value_t = 180)]
+    seconds: u64,
+}
+
+fn main() -> Result<()> {
+    let Options { cameras, seconds } = Options::parse();
+    eprintln!("{cameras} cameras, a viewer each, {seconds} s");
+    let measured = soak(cameras, Duration::from_secs(seconds), &mut |passed| {
+        eprint!("\r{:>4} of {seconds} s", passed.as_secs());
+        let _ = std::io::stderr().flush();
+    })?;
+    eprintln!("\r{seconds} s");
+    println!("packets     {} expected, {} lost (less than {:.1} %)", measured.expected, measured.lost, 100.0 * LOSS);
+    println!("opened      {} right, {} wrong", measured.right, measured.wrong);
+    let (p50, p99, longest) = (measured.p50, measured.p99, measured.longest);
+    println!("latency     p50 {p50:.1?}, p99 {p99:.1?} (less than {LATENCY:?}), longest {longest:.1?}");
+    println!("the server  {:.1} % of a core, {:.1} MB", 100.0 * measured.server(), measured.megabytes());
+    Ok(())
+}

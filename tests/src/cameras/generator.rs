@@ -1,0 +1,193 @@
+//! All cameras on one thread: a look at the sockets, and one `write` for each frame that is due.
+
+use std::{
+    collections::HashMap,
+    io::{ErrorKind, Read as _, Write as _},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use mio::{
+    Events, Interest, Poll, Token,
+    net::{TcpListener, TcpStream},
+};
+
+use super::{conversation::Conversation, media};
+
+const LISTENER: Token = Token(usize::MAX);
+/// Least time between two looks at clock and sockets: what becomes due meanwhile is sent in a row.
+const TICK: Duration = Duration::from_millis(1);
+/// What a client may leave unread before frames are left out, in bytes: two seconds.
+const BACKLOG: usize = 256 << 10;
+
+/// What all cameras have done, readable while they run.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Clients that play now.
+    pub playing: AtomicU64,
+    pub packets: AtomicU64,
+    /// Frames that were left out because the client did not read.
+    pub left_out: AtomicU64,
+    /// Longest delay of a frame behind its time, in µs, since somebody set it to 0.
+    pub late_us: AtomicU64,
+}
+
+/// See the module.
+pub struct Generator {
+    poll: Poll,
+    listener: TcpListener,
+    cameras: u32,
+    clients: HashMap<Token, Client>,
+    next: usize,
+    progress: Arc<Progress>,
+}
+
+struct Client {
+    stream: TcpStream,
+    conversation: Conversation,
+    /// Not yet taken by the socket.
+    waiting: Vec<u8>,
+    frame: u64,
+    /// When the next frame is due, since the generator's start.
+    due: Option<Duration>,
+}
+
+impl Generator {
+    /// Listens in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The address is in use.
+    pub fn bind(address: SocketAddr, cameras: u32) -> Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self { poll, listener, cameras, clients: HashMap::new(), next: 0, progress: Arc::default() })
+    }
+
+    /// Counters, for other threads.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    /// What the system says of the listening socket.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
+        crate::bench::load::precise_timers();
+        let mut events = Events::with_capacity(1024);
+        let start = Instant::now();
+        while !stop.load(Relaxed) {
+            std::thread::sleep(TICK);
+            if let Err(error) = self.poll.poll(&mut events, Some(Duration::ZERO))
+                && error.kind() != ErrorKind::Interrupted
+            {
+                return Err(error.into());
+            }
+            for event in &events {
+                if event.token() == LISTENER {
+                    self.accept()?;
+                } else {
+                    self.serve(event.token(), start.elapsed());
+                }
+            }
+            self.send_due(start);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // A client that has left already.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            stream.set_nodelay(true)?;
+            let token = Token(self.next);
+            self.next += 1;
+            self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            let conversation = Conversation::default();
+            self.clients.insert(token, Client { stream, conversation, waiting: vec![], frame: 0, due: None });
+        }
+    }
+
+    fn serve(&mut self, token: Token, now: Duration) {
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        let was_playing = client.conversation.playing;
+        let alive = client.read(self.cameras).is_ok() && client.flush().is_ok() && !client.conversation.ended;
+        if client.conversation.playing && client.due.is_none() {
+            client.due = client.conversation.camera.map(|camera| next_slot(camera, self.cameras, now));
+        }
+        match (was_playing, client.conversation.playing && alive) {
+            (false, true) => _ = self.progress.playing.fetch_add(1, Relaxed),
+            (true, false) => _ = self.progress.playing.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+        if !alive {
+            self.clients.remove(&token);
+        }
+    }
+
+    fn send_due(&mut self, start: Instant) {
+        let now = start.elapsed();
+        for client in self.clients.values_mut() {
+            let (Some(due), Some(camera)) = (client.due.filter(|due| *due <= now), client.conversation.camera) else {
+                continue;
+            };
+            client.due = Some(due + media::frame_interval());
+            let frame = client.frame;
+            client.frame += 1;
+            if client.waiting.len() > BACKLOG {
+                self.progress.left_out.fetch_add(1, Relaxed);
+                continue;
+            }
+            let late = start.elapsed().saturating_sub(due);
+            self.progress.late_us.fetch_max(late.as_micros() as u64, Relaxed);
+            media::write_frame(&mut client.waiting, client.conversation.channel, camera, frame, media::now_ns());
+            // An error shows as an event too.
+            let _ = client.flush();
+            self.progress.packets.fetch_add(media::BURST, Relaxed);
+        }
+    }
+}
+
+/// The cameras' frames are spread evenly over the time between two frames.
+fn next_slot(camera: u32, cameras: u32, now: Duration) -> Duration {
+    let interval = media::frame_interval();
+    let phase = interval * camera / cameras.max(1);
+    let frames = (now.as_secs_f64() / interval.as_secs_f64()) as u32;
+    interval * (frames + 1) + phase
+}
+
+impl Client {
+    fn read(&mut self, cameras: u32) -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => anyhow::bail!("the client has left"),
+                Ok(len) => self.conversation.receive(&buffer[..len], &mut self.waiting, cameras)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        while !self.waiting.is_empty() {
+            match self.stream.write(&self.waiting) {
+                Ok(len) => drop(self.waiting.drain(..len)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
