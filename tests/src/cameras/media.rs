@@ -46,7 +46,7 @@ pub fn write_frame(out: &mut Vec<u8>, channel: u8, camera: u32, frame: u64, sent
         out.extend(((frame * TICKS) as u32).to_be_bytes());
         out.extend((0x4000_0000 | camera).to_be_bytes());
         // A slice of an IDR picture or of any other, type I or P: H.264 §7.3.1, §7.3.3.
-        out.extend(if frame % GOP == 0 { [0x65, 0x88] } else { [0x41, 0x98] });
+        out.extend(if frame.is_multiple_of(GOP) { [0x65, 0x88] } else { [0x41, 0x98] });
         out.extend(camera.to_be_bytes());
         out.extend(number.to_be_bytes());
         out.extend(sent.to_be_bytes());
