@@ -24,6 +24,7 @@ pub fn live(config: &Config) -> LiveConfig {
     LiveConfig {
         max_sdp: config.limits.http_body_bytes,
         report_interval: config.rtcp.interval(),
+        source_report_interval: config.rtcp.source_interval(),
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
         counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),
@@ -167,6 +168,7 @@ mod tests {
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",
+            ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
             ("auth", _) => "\"x\"",
