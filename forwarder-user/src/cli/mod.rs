@@ -4,6 +4,7 @@ mod announce;
 mod check;
 mod doctor;
 mod host;
+mod import;
 mod inspect;
 mod limits;
 mod logging;
@@ -24,13 +25,16 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// A second signal ended the server before it had closed all sessions.
 pub const FORCED: u8 = 3;
+/// `config import` has left something out.
+pub const PARTLY: u8 = 4;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  it could not be done; standard error says why
   2  the command line or the configuration is wrong
-  3  `serve` was ended by a second signal before all sessions were closed";
+  3  `serve` was ended by a second signal before all sessions were closed
+  4  `config import` has left something out; standard error says what";
 
 /// WebRTC forwarder: publish once by WHIP, watch many times by WHEP. The kernel decrypts each packet
 /// once and re-encrypts it for every viewer, in XDP.
@@ -66,6 +70,8 @@ enum Command {
 enum ConfigCommand {
     /// Tell whether a file can be used, and what it says with all defaults filled in
     Check(check::Options),
+    /// Make one from MediaMTX's: written to standard output, what it leaves out to standard error
+    Import(import::Options),
 }
 
 /// Runs the program.
@@ -79,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Maps(options) => inspect::maps(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
+        Command::Config(ConfigCommand::Import(options)) => import::run(&options),
         Command::Version(options) => version::run(&options),
     };
     match result {

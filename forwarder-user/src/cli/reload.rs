@@ -26,6 +26,7 @@ pub fn live(config: &Config) -> LiveConfig {
     LiveConfig {
         max_sdp: config.limits.http_body_bytes,
         report_interval: config.rtcp.interval(),
+        source_report_interval: config.rtcp.source_interval(),
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
         counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),

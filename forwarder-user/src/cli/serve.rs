@@ -337,6 +337,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
     });
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
+        socket_buffer: config.media.socket_buffer_kb * 1024,
         sources: config.streams.clone(),
         gather: config.ingest.gather(),
         ..StreamConfig::new(media.collect())

@@ -2,6 +2,7 @@
 //! defaults here. Units are part of a key's name.
 
 mod load;
+pub mod mediamtx;
 mod name;
 mod secret;
 mod source;
@@ -66,6 +67,8 @@ pub struct Media {
     pub transmitter: TransmitterChoice,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
+    /// Receive and send buffer of each media socket, as far as the system grants it.
+    pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, IpAddr>,
 }
@@ -156,6 +159,8 @@ pub struct Limits {
 pub struct Rtcp {
     /// Time between reports of one session.
     pub interval_ms: u64,
+    /// Same for viewers of a stream that has a source.
+    pub source_interval_ms: u64,
     /// The bit rate that publishers are told they may use (REMB).
     pub remb_max_kbps: u32,
     /// Least time between two keyframe requests to one publisher.
@@ -229,6 +234,7 @@ impl Default for Media {
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
+            socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }
     }
@@ -263,13 +269,17 @@ impl Default for Limits {
 
 impl Default for Rtcp {
     fn default() -> Self {
-        Self { interval_ms: 1000, remb_max_kbps: 4_000, pli_min_interval_ms: 500 }
+        Self { interval_ms: 1000, source_interval_ms: 3000, remb_max_kbps: 4_000, pli_min_interval_ms: 500 }
     }
 }
 
 impl Rtcp {
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
+    }
+
+    pub fn source_interval(&self) -> Duration {
+        Duration::from_millis(self.source_interval_ms)
     }
 
     pub fn pli_min_interval(&self) -> Duration {

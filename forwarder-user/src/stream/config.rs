@@ -35,6 +35,8 @@ pub struct StreamConfig {
     pub connect_timeout: Duration,
     /// How often RR go to publishers and SR to viewers. Default 1 s.
     pub report_interval: Duration,
+    /// Same for viewers of a stream that has a source. Default 3 s.
+    pub source_report_interval: Duration,
     /// How often REMB goes to publishers. Default 500 ms.
     pub remb_interval: Duration,
     /// First REMB of a publisher, bit/s; it doubles each second up to `remb_max`. Default 1.5 Mbit/s.
@@ -65,6 +67,7 @@ impl StreamConfig {
             max_sdp: 65_536,
             connect_timeout: Duration::from_secs(15),
             report_interval: Duration::from_secs(1),
+            source_report_interval: Duration::from_secs(3),
             remb_interval: Duration::from_millis(500),
             remb_start: 1_500_000,
             remb_max: 4_000_000,
@@ -83,6 +86,7 @@ impl StreamConfig {
 pub struct LiveConfig {
     pub max_sdp: usize,
     pub report_interval: Duration,
+    pub source_report_interval: Duration,
     pub remb_max: u64,
     pub keyframe_interval: Duration,
     pub counter_mode: bool,
@@ -91,9 +95,11 @@ pub struct LiveConfig {
 impl StreamConfig {
     /// Takes over new values; sessions that are there go on.
     pub fn set(&mut self, live: LiveConfig) {
-        let LiveConfig { max_sdp, report_interval, remb_max, keyframe_interval, counter_mode } = live;
+        let LiveConfig { max_sdp, report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode } =
+            live;
         self.max_sdp = max_sdp;
         self.report_interval = report_interval;
+        self.source_report_interval = source_report_interval;
         self.remb_max = remb_max;
         self.keyframe_interval = keyframe_interval;
         self.counter_mode = counter_mode;

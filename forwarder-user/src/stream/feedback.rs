@@ -113,7 +113,6 @@ impl Task {
 
     /// SR and SDES for what a viewer has been sent.
     fn viewer_report(&mut self, key: Key, now: Instant) -> Option<Vec<u8>> {
-        let interval = self.config.report_interval;
         let our_ntp = self.ntp.at(now);
         let mut sent = vec![];
         let viewer = self.sessions.get(&key)?;
@@ -132,6 +131,10 @@ impl Task {
             sent.push((index, report));
         }
         let viewer = self.sessions.get_mut(&key)?;
+        // Sound and picture are not together before the first report: while there is none to send, the
+        // next look comes soon, however rare reports are.
+        let rarely = !sent.is_empty() && self.sourced.contains_key(&viewer.stream);
+        let interval = if rarely { self.config.source_report_interval } else { self.config.report_interval };
         viewer.media.as_mut()?.next_report = now + interval;
         for (index, _) in &sent {
             if let Some(track) = viewer.viewer_tracks_mut().get_mut(*index) {

@@ -1,0 +1,33 @@
+//! `penstock config import`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{OK, PARTLY};
+use crate::config::mediamtx;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Configuration of MediaMTX, usually mediamtx.yml
+    file: PathBuf,
+}
+
+/// Writes our configuration to standard output, and what it leaves out to standard error.
+///
+/// # Errors
+/// The file cannot be read or understood.
+pub fn run(options: &Options) -> anyhow::Result<u8> {
+    let origin = options.file.display().to_string();
+    let text = std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {origin}"))?;
+    let imported = mediamtx::import(&text).map_err(anyhow::Error::msg).with_context(|| origin.clone())?;
+    print!("{}", imported.to_toml(&origin));
+    for note in &imported.notes {
+        eprintln!("note: {note}");
+    }
+    for left_out in &imported.left_out {
+        eprintln!("left out: {left_out}");
+    }
+    Ok(if imported.left_out.is_empty() { OK } else { PARTLY })
+}

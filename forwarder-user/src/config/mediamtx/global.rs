@@ -1,0 +1,187 @@
+//! Keys of the server itself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{Imported, value::Value};
+
+/// Servers and functions that we do not have: the key that switches one on, the beginning of its other
+/// keys, and what to say. Those that are on unless switched off count only where the file says so.
+const ABSENT: [(&str, &str, &str); 5] = [
+    ("hls", "hls", "there is no HLS: viewers play by WebRTC"),
+    ("rtmp", "rtmp", "there is no RTMP: publish by WHIP or RTSP"),
+    ("srt", "srt", "there is no SRT: publish by WHIP or RTSP"),
+    ("playback", "playback", "nothing is recorded, so there is nothing to play back"),
+    ("rtsp", "rt", "`penstock config import` does not set up an RTSP server: WebRTC is what viewers play by"),
+];
+
+/// Keys without effect on what viewers see, or of a mechanism that needs no setting here.
+const NEEDLESS: [&str; 22] = [
+    "logDestinations",
+    "logFile",
+    "sysLogPrefix",
+    "readTimeout",
+    "writeTimeout",
+    "writeQueueSize",
+    "readBufferCount",
+    "udpMaxPayloadSize",
+    "apiAddress",
+    "apiAllowOrigins",
+    "metricsAddress",
+    "metricsAllowOrigins",
+    "pprofAddress",
+    "pprofAllowOrigins",
+    "webrtcHandshakeTimeout",
+    "webrtcTrackGatherTimeout",
+    "webrtcSTUNGatherTimeout",
+    "webrtcServerKey",
+    "webrtcServerCert",
+    "webrtcIPsFromInterfaces",
+    "authJWTClaimKey",
+    "authJWTInHTTPQuery",
+];
+
+/// Keys that other files of this folder read.
+const ELSEWHERE: [&str; 4] = ["authMethod", "authInternalUsers", "paths", "pathDefaults"];
+
+pub(super) fn take(root: &Value, out: &mut Imported) {
+    for (key, value) in root.entries() {
+        if !ELSEWHERE.contains(&key.as_str()) && !NEEDLESS.contains(&key.as_str()) {
+            one(root, key, value, out);
+        }
+    }
+    if root.get("udpReadBufferSize").is_none_or(|size| size.text() == Some("0")) {
+        out.note("media.socket_buffer_kb is 4096, where MediaMTX has what the system gives by itself");
+    }
+}
+
+fn one(root: &Value, key: &str, value: &Value, out: &mut Imported) {
+    match key {
+        "logLevel" => match value.text() {
+            Some(level @ ("error" | "warn" | "info" | "debug")) => out.set("log", "level", level, key),
+            _ => out.leave_out(key, "its levels are error, warn, info and debug"),
+        },
+        "logStructured" if value.flag() == Some(true) => out.set("log", "format", "json", key),
+        "udpReadBufferSize" | "rtspUDPReadBufferSize" => buffer(key, value, out),
+        "webrtc" if value.is_off() => out.leave_out(key, "WebRTC cannot be switched off: it is all there is"),
+        "webrtc" => {}
+        "webrtcAddress" => http_address(key, value, out),
+        "webrtcLocalUDPAddress" => media_address(key, value, out),
+        "webrtcLocalTCPAddress" if !value.is_off() => out.leave_out(key, "media goes by UDP only"),
+        "webrtcEncryption" if !value.is_off() => {
+            out.leave_out(key, "HTTPS is not served: put a TLS proxy in front of http.listen");
+        }
+        "webrtcAllowOrigin" | "webrtcAllowOrigins" => origins(key, value, out),
+        "webrtcTrustedProxies" if !value.is_off() => {
+            out.leave_out(key, "addresses in logs are those of connections; the proxy's log has the clients'");
+        }
+        "webrtcIPsFromInterfacesList" if !value.is_off() => {
+            let names: Vec<toml::Value> = value.texts().into_iter().map(toml::Value::from).collect();
+            out.set("kernel", "interfaces", names, key);
+        }
+        "webrtcAdditionalHosts" | "webrtcICEHostNAT1To1IPs" if !value.is_off() => {
+            let why = format!(
+                "set media.public_addresses = {{ \"LOCAL ADDRESS\" = \"PUBLIC ADDRESS\" }} for {}",
+                value.texts().join(", ")
+            );
+            out.leave_out(key, why);
+        }
+        "webrtcICEServers" | "webrtcICEServers2" if !value.is_off() => {
+            out.leave_out(key, "the server needs no STUN or TURN: it answers on its own addresses");
+        }
+        "api" if value.flag() == Some(true) => {
+            out.leave_out(key, "it has another shape and is read-only: GET /api/v1/state on http.listen");
+        }
+        "metrics" if value.flag() == Some(true) => {
+            out.note("metrics: /metrics on http.listen, with names of its own (docs/metrics.md)");
+        }
+        "pprof" if value.flag() == Some(true) => out.set("debug", "profiles", true, key),
+        _ => other(root, key, value, out),
+    }
+}
+
+/// Keys that nobody above has taken.
+fn other(root: &Value, key: &str, value: &Value, out: &mut Imported) {
+    if value.is_off() {
+        return;
+    }
+    if let Some((switch, _, why)) = ABSENT.iter().find(|(_, begin, _)| key.starts_with(begin)) {
+        // One line for each server, not one for each of its keys.
+        let old_switch = format!("{switch}Disable");
+        if key == *switch {
+            out.leave_out(key, why);
+        } else if root.get(switch).is_none() && key != old_switch && key.ends_with("Address") && key.starts_with(switch)
+        {
+            out.leave_out(key, why);
+        }
+        return;
+    }
+    match key {
+        "runOnConnect" | "runOnDisconnect" => out.leave_out(key, "no programs are started"),
+        "authHTTPAddress" | "authJWTJWKS" | "externalAuthenticationURL" => {
+            out.leave_out(key, "nobody else is asked: there is one token for each right, in [auth]");
+        }
+        _ if key.starts_with("runOn") || key.starts_with("auth") => {}
+        _ if key.ends_with("Encryption") || key.ends_with("TrustedProxies") => {
+            out.leave_out(key, "HTTPS and client addresses are a proxy's task, in front of http.listen");
+        }
+        _ if key.ends_with("ServerKey") || key.ends_with("ServerCert") => {}
+        _ => out.leave_out(key, "unknown key"),
+    }
+}
+
+fn buffer(key: &str, value: &Value, out: &mut Imported) {
+    match value.text().map(str::parse::<u64>) {
+        None | Some(Ok(0)) => {}
+        // The least and the most that the key takes.
+        Some(Ok(bytes)) => {
+            let kb = (bytes.div_ceil(1024)).clamp(64, 1 << 20);
+            out.set("media", "socket_buffer_kb", kb as i64, key);
+        }
+        Some(Err(_)) => out.leave_out(key, "not a number of bytes"),
+    }
+}
+
+fn http_address(key: &str, value: &Value, out: &mut Imported) {
+    let Some((host, port)) = value.text().and_then(address) else {
+        return out.leave_out(key, "not an address and a port");
+    };
+    let hosts = host.map_or(vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], |host| vec![host]);
+    let listen: Vec<toml::Value> =
+        hosts.into_iter().map(|host: IpAddr| SocketAddr::new(host, port).to_string().into()).collect();
+    out.set("http", "listen", listen, key);
+}
+
+fn media_address(key: &str, value: &Value, out: &mut Imported) {
+    if value.is_off() {
+        return out.leave_out(key, "media goes by UDP, which cannot be switched off");
+    }
+    match value.text().and_then(address) {
+        Some((_, 0)) | None => out.leave_out(key, "not an address and a port"),
+        Some((host, port)) => {
+            out.set("media", "port", i64::from(port), key);
+            if let Some(host) = host.filter(|host| !host.is_unspecified()) {
+                out.set("media", "addresses", vec![toml::Value::from(host.to_string())], key);
+            }
+        }
+    }
+}
+
+/// `:8889`, `0.0.0.0:8889`, `[::1]:8889`.
+fn address(text: &str) -> Option<(Option<IpAddr>, u16)> {
+    match text.strip_prefix(':') {
+        Some(port) => Some((None, port.parse().ok()?)),
+        None => text.parse::<SocketAddr>().ok().map(|address| (Some(address.ip()), address.port())),
+    }
+}
+
+fn origins(key: &str, value: &Value, out: &mut Imported) {
+    let (good, bad): (Vec<_>, Vec<_>) = value
+        .texts()
+        .into_iter()
+        .partition(|origin| *origin == "*" || (origin.contains("://") && !origin.contains('*')));
+    for origin in bad {
+        out.leave_out(key, format!("{origin:?}: an origin has no wildcards here, e.g. \"https://a.example\""));
+    }
+    let good: Vec<toml::Value> = good.into_iter().map(toml::Value::from).collect();
+    out.set("http", "allowed_origins", good, key);
+}

@@ -1,0 +1,150 @@
+//! Paths there are streams here; only those with a source need a table.
+
+use super::{Imported, Line, value::Value};
+use crate::config::{Config, stream_name_problem};
+
+/// Keys of a path that a camera's stream takes over.
+const TAKEN: [&str; 5] = ["source", "sourceFingerprint", "sourceOnDemand", "rtspTransport", "sourceProtocol"];
+
+/// Keys with a value that asks for what we do not have: key, the value by default, and the reason.
+const ABSENT: [(&str, &str, &str); 17] = [
+    ("record", "no", "nothing is recorded"),
+    ("maxReaders", "0", "the limit is one for all streams: limits.viewers_per_stream"),
+    ("fallback", "", "viewers wait until the camera is back"),
+    ("alwaysAvailable", "no", "viewers wait until the camera is back"),
+    ("sourceRedirect", "", "streams are not redirected"),
+    ("sourceOnDemandStartTimeout", "10s", "viewers wait until the camera answers or fails"),
+    ("sourceOnDemandCloseAfter", "10s", "it is 10 s"),
+    ("rtspRangeType", "", "cameras play from now on"),
+    ("rtspAnyPort", "no", "RTP must come from the ports that the camera names: use TCP"),
+    ("sourceAnyPortEnable", "no", "RTP must come from the ports that the camera names: use TCP"),
+    ("overridePublisher", "", "a second publisher is refused while the first is there"),
+    ("publishUser", "", "a token is for all streams: auth.publish_token"),
+    ("readUser", "", "a token is for all streams: auth.play_token"),
+    ("publishIPs", "", "addresses do not decide: use the firewall"),
+    ("readIPs", "", "addresses do not decide: use the firewall"),
+    ("useAbsoluteTimestamp", "no", "the camera's clock goes to viewers in RTCP"),
+    ("rtpSDP", "", "plain RTP is not imported"),
+];
+
+/// Beginnings of keys that say how one of those or of the absent sources is done.
+const DETAILS: [&str; 10] = [
+    "record",
+    "rpiCamera",
+    "whep",
+    "srt",
+    "alwaysAvailable",
+    "rtspRange",
+    "rtspUDP",
+    "runOn",
+    "publishPass",
+    "readPass",
+];
+
+pub(super) fn take(root: &Value, out: &mut Imported) {
+    let nothing = Value::Map(vec![]);
+    let defaults = root.get("pathDefaults").unwrap_or(&nothing);
+    absent("pathDefaults", defaults, out);
+    let Some(paths) = root.get("paths") else { return };
+    let mut open = false;
+    for (name, path) in paths.entries() {
+        open |= ["all", "all_others", "~^.*$"].contains(&name.as_str());
+        let key = format!("paths.{name}");
+        absent(&key, path, out);
+        let find = |key: &str| path.get(key).or_else(|| defaults.get(key));
+        match find("source").and_then(Value::text) {
+            None | Some("publisher") => pattern(&key, name, out),
+            Some(source) => camera(name, source, &find, out),
+        }
+    }
+    if !open {
+        out.note(
+            "paths: publishers may choose any stream name that no camera has, where MediaMTX knows those in \
+             `paths` only; auth.publish_token decides who may",
+        );
+    }
+}
+
+/// Names that a pattern restricts cannot be restricted here.
+fn pattern(key: &str, name: &str, out: &mut Imported) {
+    if name.starts_with('~') && name != "~^.*$" {
+        out.note(format!("{key}: publishers may choose any stream name"));
+    }
+}
+
+fn absent(key: &str, path: &Value, out: &mut Imported) {
+    for (name, value) in path.entries() {
+        if value.is_off() || TAKEN.contains(&name.as_str()) {
+            continue;
+        }
+        let known = ABSENT.iter().find(|(absent, ..)| absent == name);
+        match known {
+            Some((_, default, _)) if value.text() == Some(*default) => {}
+            Some((.., why)) => out.leave_out(&format!("{key}.{name}"), why),
+            None if name.starts_with("runOn") && !name.ends_with("Restart") && value.text().is_some() => {
+                if !name.ends_with("Timeout") && !name.ends_with("CloseAfter") {
+                    out.leave_out(&format!("{key}.{name}"), "no programs are started: see GET /api/v1/state");
+                }
+            }
+            None if DETAILS.iter().any(|begin| name.starts_with(begin)) => {}
+            None => out.leave_out(&format!("{key}.{name}"), "unknown key"),
+        }
+    }
+}
+
+fn camera<'a>(path: &str, source: &str, find: &dyn Fn(&str) -> Option<&'a Value>, out: &mut Imported) {
+    let key = format!("paths.{path}");
+    let scheme = source.split_once("://").map_or(source, |(scheme, _)| scheme);
+    if !["rtsp", "rtsps"].contains(&scheme) {
+        // Not the whole source: it may have a password.
+        return out.leave_out(&key, format!("sources of the kind {scheme:?} are not taken, only rtsp and rtsps"));
+    }
+    if path.starts_with('~') || source.contains("$MTX_") || source.contains("$G") {
+        return out.leave_out(&key, "patterns are not taken: name each stream and its source");
+    }
+    let name = path.trim_matches('/').replace('/', "-");
+    if let Some(problem) = stream_name_problem(&name) {
+        return out.leave_out(&key, problem);
+    }
+    if out.streams.iter().any(|(other, _)| *other == name) {
+        return out.leave_out(&key, format!("another stream is called {name:?} already"));
+    }
+    let mut lines = vec![line(format!("From {key}."), "source", source)];
+    match find("rtspTransport").or_else(|| find("sourceProtocol")).and_then(Value::text) {
+        None | Some("automatic") => {}
+        Some(transport @ ("tcp" | "udp")) => lines.push(line("From rtspTransport.", "transport", transport)),
+        Some(other) => out.leave_out(&format!("{key}.rtspTransport"), format!("{other:?}: \"auto\" is used")),
+    }
+    if find("sourceOnDemand").and_then(Value::flag) == Some(true) {
+        lines.push(line("From sourceOnDemand.", "on_demand", true));
+    }
+    if let Some(hash) = find("sourceFingerprint").and_then(Value::text).filter(|_| scheme == "rtsps") {
+        lines.push(line("From sourceFingerprint.", "fingerprint", hash));
+    }
+    let stream = (name.clone(), lines);
+    if let Some(problem) = problem(&stream) {
+        return out.leave_out(&key, problem);
+    }
+    if name != path {
+        out.leave_out(
+            &key,
+            format!("it is called {name:?} here, since a stream name has no slash: viewers' URLs change"),
+        );
+    }
+    out.streams.push(stream);
+}
+
+fn line(comment: impl Into<String>, key: &'static str, value: impl Into<toml::Value>) -> Line {
+    Line { comment: comment.into(), key, value: value.into() }
+}
+
+/// Why a stream alone is no configuration. The message has no password: a source's never do.
+fn problem(stream: &(String, Vec<Line>)) -> Option<String> {
+    let values = stream.1.iter().map(|line| (line.key.to_owned(), line.value.clone()));
+    let table = toml::Table::from_iter([(stream.0.clone(), toml::Value::Table(values.collect()))]);
+    let table = toml::Table::from_iter([("streams".to_owned(), toml::Value::Table(table))]);
+    match table.try_into::<Config>() {
+        Ok(config) => config.check("it").err().map(|error| error.to_string()),
+        Err(error) => Some(error.message().to_owned()),
+    }
+}

@@ -1,0 +1,191 @@
+use super::*;
+use crate::config::{LogFormat, RtspTransport};
+
+const FILE: &str = r#"
+logLevel: warn
+logDestinations: [stdout]
+logStructured: yes
+readTimeout: 10s
+writeTimeout: 10s
+writeQueueSize: 512
+udpMaxPayloadSize: 1452
+udpReadBufferSize: 2097152
+runOnConnect:
+
+authMethod: internal
+authInternalUsers:
+- user: encoder
+  pass: 0123abc
+  permissions:
+  - action: publish
+- user: wall
+  pass: "to%see"
+  ips: [192.0.2.0/24]
+  permissions:
+  - action: read
+    path: door
+- user: any
+  ips: ['127.0.0.1', '::1']
+  permissions:
+  - action: api
+  - action: metrics
+  - action: pprof
+
+api: yes
+apiAddress: :9997
+metrics: yes
+metricsAddress: :9998
+pprof: yes
+pprofAddress: :9999
+playback: no
+
+rtsp: yes
+rtspTransports: [tcp]
+rtspEncryption: "no"
+rtspAddress: :8554
+rtpAddress: :8000
+rtmp: no
+rtmpAddress: :1935
+hls: yes
+hlsVariant: lowLatency
+srt: no
+
+webrtc: yes
+webrtcAddress: :8889
+webrtcEncryption: no
+webrtcAllowOrigins: ['https://tv.example.org', 'https://*.example.org']
+webrtcTrustedProxies: []
+webrtcLocalUDPAddress: 192.0.2.1:8189
+webrtcLocalTCPAddress: ''
+webrtcIPsFromInterfacesList: [eth0]
+webrtcAdditionalHosts: [203.0.113.7]
+webrtcICEServers2: []
+webrtcHandshakeTimeout: 10s
+somethingNew: 3
+
+pathDefaults:
+  sourceOnDemand: yes
+  rtspTransport: tcp
+  maxReaders: 0
+  record: no
+
+paths:
+  door:
+    source: rtsp://viewer:pa%40ss@192.0.2.20:554/stream1
+    sourceOnDemand: no
+    sourceOnDemandCloseAfter: 10s
+  hall/1:
+    source: rtsps://viewer:geheim@192.0.2.21/stream?channel=1&subtype=0
+    sourceFingerprint: 33949E05FFFB5FF3E8AA16F8213A6251B4D9363804BA53233C4DA9A46D6F2739
+    rtspTransport: automatic
+    maxReaders: 5
+    record: yes
+    recordPath: ./recordings
+  yard:
+    source: rtsp://192.0.2.22/live
+    rtspTransport: multicast
+    runOnReady: notify.sh
+    runOnReadyRestart: yes
+  radio:
+    source: rtmp://u:hidden@192.0.2.23/live
+  bad:
+    source: rtsp://u:hidden@192.0.2.24:99999/
+  "~^sub_(.+)$":
+    source: rtsp://192.0.2.25/$G1
+  live:
+    source: publisher
+  all_others:
+"#;
+
+fn imported() -> (Imported, Config, String) {
+    let imported = import(FILE).unwrap();
+    let text = imported.to_toml("mediamtx.yml");
+    let config = Config::parse(&text, "imported").unwrap();
+    (imported, config, text)
+}
+
+#[test]
+fn server_keys_are_taken_over() {
+    let (_, config, text) = imported();
+    assert_eq!(config.log.level, "warn");
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.http.listen, ["0.0.0.0:8889".parse().unwrap(), "[::]:8889".parse().unwrap()]);
+    assert_eq!(config.http.allowed_origins, ["https://tv.example.org"]);
+    assert_eq!(config.media.port, 8189);
+    assert_eq!(config.media.addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(config.media.socket_buffer_kb, 2048);
+    assert_eq!(config.kernel.interfaces, ["eth0"]);
+    assert!(config.debug.profiles);
+    assert!(config.auth.publish_token.matches("0123abc"));
+    assert!(config.auth.play_token.is_empty());
+    assert!(text.contains("# From webrtcLocalUDPAddress.\nport = 8189\n"), "{text}");
+}
+
+#[test]
+fn cameras_are_taken_over_with_their_passwords() {
+    let (_, config, _) = imported();
+    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["door", "hall-1", "yard"]);
+    let door = &config.streams["door"];
+    let (user, password) = door.source.credentials().unwrap();
+    assert!(user == "viewer" && password.matches("pa@ss"));
+    assert_eq!((door.transport, door.on_demand), (RtspTransport::Tcp, false));
+    let hall = &config.streams["hall-1"];
+    assert!(hall.source.credentials().unwrap().1.matches("geheim"));
+    assert_eq!(hall.source.url().unwrap().query(), Some("channel=1&subtype=0"));
+    assert_eq!((hall.transport, hall.on_demand), (RtspTransport::Auto, true));
+    assert_eq!(hall.certificate_hash().unwrap()[0], 0x33);
+}
+
+#[test]
+fn what_is_left_out_is_named_once_and_without_passwords() {
+    let (imported, ..) = imported();
+    let keys: Vec<&str> = imported.left_out.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    let expected = [
+        "api",
+        "rtsp",
+        "hls",
+        "webrtcAllowOrigins",
+        "webrtcAdditionalHosts",
+        "somethingNew",
+        "authInternalUsers",
+        "authInternalUsers[1].ips",
+        "authInternalUsers[1].permissions.path",
+        "paths.hall/1.maxReaders",
+        "paths.hall/1.record",
+        "paths.hall/1",
+        "paths.yard.runOnReady",
+        "paths.yard.rtspTransport",
+        "paths.radio",
+        "paths.bad",
+        "paths.~^sub_(.+)$",
+    ];
+    assert_eq!(keys, expected, "{:#?}", imported.left_out);
+    let said = format!("{:?}{:?}", imported.left_out, imported.notes);
+    for secret in ["hidden", "geheim", "to%see", "0123abc"] {
+        assert!(!said.contains(secret), "{said}");
+    }
+}
+
+#[test]
+fn a_file_for_cameras_alone_leaves_nothing_out() {
+    let text = "paths:\n  a:\n    source: rtsp://192.0.2.1/\n  all_others:\n";
+    let imported = import(text).unwrap();
+    assert!(imported.left_out.is_empty(), "{:?}", imported.left_out);
+    assert!(import("").unwrap().left_out.is_empty());
+}
+
+#[test]
+fn what_is_no_configuration_is_refused() {
+    assert!(import("paths: [").is_err());
+    assert!(import("- a\n- b\n").unwrap_err().contains("map"));
+}
+
+#[test]
+fn text_cannot_break_out_of_its_line() {
+    let text =
+        "paths:\n  \"a\\nsource = 1\":\n    source: rtsp://192.0.2.1/\n  b:\n    source: \"rtsp://h/\\\"\\nx\"\n";
+    let imported = import(text).unwrap();
+    assert_eq!(imported.left_out.len(), 1, "{:?}", imported.left_out);
+    let config = Config::parse(&imported.to_toml("m\nx = 1"), "t");
+    assert!(config.is_ok(), "{config:?}");
+}

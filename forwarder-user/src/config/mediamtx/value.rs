@@ -1,0 +1,116 @@
+//! YAML as MediaMTX reads it: `yes` is true, and a password of digits keeps its zeros.
+
+use saphyr::{ScalarStyle, Yaml, YamlLoader};
+use saphyr_parser::Parser;
+
+/// A value, with its text as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Text { text: String, quoted: bool },
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+}
+
+impl Value {
+    /// Reads a document. An empty one is an empty map.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut loader = YamlLoader::<Yaml<'_>>::default();
+        loader.early_parse(false);
+        Parser::new_from_str(text).load(&mut loader, true).map_err(|error| error.to_string())?;
+        if let Some(error) = loader.error() {
+            return Err(error.to_string());
+        }
+        loader.into_documents().first().map_or_else(|| Ok(Self::Map(vec![])), Self::from_yaml)
+    }
+
+    fn from_yaml(yaml: &Yaml<'_>) -> Result<Self, String> {
+        Ok(match yaml {
+            Yaml::Representation(text, style, _) => {
+                Self::Text { text: text.to_string(), quoted: *style != ScalarStyle::Plain }
+            }
+            Yaml::Sequence(items) => Self::List(items.iter().map(Self::from_yaml).collect::<Result<_, _>>()?),
+            Yaml::Mapping(entries) => {
+                let entries = entries.iter().map(|(key, value)| {
+                    let key = Self::from_yaml(key)?.text().ok_or("a key is not a text")?.to_owned();
+                    Ok((key, Self::from_yaml(value)?))
+                });
+                Self::Map(entries.collect::<Result<_, String>>()?)
+            }
+            Yaml::Tagged(_, value) => Self::from_yaml(value)?,
+            Yaml::Value(_) | Yaml::Alias(_) | Yaml::BadValue => return Err("it has a value of an unknown kind".into()),
+        })
+    }
+
+    /// The text of a scalar that is not empty.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text { text, quoted } => {
+                let null = !quoted && (text == "~" || text == "null");
+                (!text.is_empty() && !null).then_some(text)
+            }
+            _ => None,
+        }
+    }
+
+    /// A boolean, in any of the spellings that YAML has had.
+    pub fn flag(&self) -> Option<bool> {
+        match self.text()?.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" => Some(true),
+            "false" | "no" | "off" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Nothing, or switched off.
+    pub fn is_off(&self) -> bool {
+        match self {
+            Self::Text { .. } => self.text().is_none() || self.flag() == Some(false),
+            Self::List(items) => items.is_empty(),
+            Self::Map(entries) => entries.is_empty(),
+        }
+    }
+
+    /// The entries of a map.
+    pub fn entries(&self) -> &[(String, Value)] {
+        if let Self::Map(entries) = self { entries } else { &[] }
+    }
+
+    /// A map's value.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.entries().iter().find_map(|(name, value)| (name == key).then_some(value))
+    }
+
+    /// The items of a list.
+    pub fn items(&self) -> &[Value] {
+        if let Self::List(items) = self { items } else { &[] }
+    }
+
+    /// The texts of a list, or of a scalar in which commas part them.
+    pub fn texts(&self) -> Vec<&str> {
+        match self {
+            Self::List(items) => items.iter().filter_map(Value::text).collect(),
+            _ => self.text().into_iter().flat_map(|text| text.split(',').map(str::trim)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_their_text() {
+        let value = Value::parse("a: yes\nb: 0123\nc: ~\nd: '~'\ne: [x, 1]\nf:\n").unwrap();
+        assert_eq!(value.get("a").unwrap().flag(), Some(true));
+        assert_eq!(value.get("b").unwrap().text(), Some("0123"));
+        assert!(value.get("c").unwrap().is_off() && value.get("f").unwrap().is_off());
+        assert_eq!(value.get("d").unwrap().text(), Some("~"));
+        assert_eq!(value.get("e").unwrap().texts(), ["x", "1"]);
+        assert!(Value::parse("").unwrap().is_off());
+        assert!(Value::parse("a: [").is_err());
+        assert!(Value::parse("a: 1\na: 2\n").is_err());
+    }
+}
