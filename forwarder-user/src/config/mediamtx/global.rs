@@ -106,11 +106,8 @@ fn other(root: &Value, key: &str, value: &Value, out: &mut Imported) {
     }
     if let Some((switch, _, why)) = ABSENT.iter().find(|(_, begin, _)| key.starts_with(begin)) {
         // One line for each server, not one for each of its keys.
-        let old_switch = format!("{switch}Disable");
-        if key == *switch {
-            out.leave_out(key, why);
-        } else if root.get(switch).is_none() && key != old_switch && key.ends_with("Address") && key.starts_with(switch)
-        {
+        let address = key.ends_with("Address") && key.starts_with(switch);
+        if key == *switch || (address && root.get(switch).is_none()) {
             out.leave_out(key, why);
         }
         return;
