@@ -26,7 +26,7 @@ use crate::{
         kernel::{self, KernelEngine, StartError},
         userspace::{self, UserspaceEngine},
     },
-    http,
+    http, ingest,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
 
@@ -324,7 +324,12 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         report_interval: config.rtcp.interval(),
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
-        sources: config.streams.clone(),
+        ingest: ingest::Settings {
+            streams: config.streams.clone(),
+            rtsp: config.rtsp.clone(),
+            publish_token: config.auth.publish_token.clone(),
+            source_max_kbps: config.limits.source_max_kbps,
+        },
         ..StreamConfig::new(media.collect())
     }
 }

@@ -116,7 +116,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 14] = [
+        let ranges: [(&'static str, u64, u64, u64); 16] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -128,6 +128,8 @@ impl Config {
             ("limits.http_body_bytes", limits.http_body_bytes as u64, 1024, 16 << 20),
             ("limits.http_connections", limits.http_connections as u64, 1, 1 << 20),
             ("limits.http_requests", limits.http_requests as u64, 1, 1 << 20),
+            ("limits.source_max_kbps", limits.source_max_kbps, 64, 10_000_000),
+            ("rtsp.connections", self.rtsp.connections as u64, 1, 1 << 16),
             ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
             ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),
             ("rtcp.pli_min_interval_ms", self.rtcp.pli_min_interval_ms, 50, 60_000),

@@ -1,10 +1,9 @@
 //! What the control task must be told.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config;
+use crate::ingest;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +47,8 @@ pub struct StreamConfig {
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
     /// Default 4 MiB.
     pub socket_buffer: usize,
-    /// Streams with a source of their own, by name. Default none.
-    pub sources: BTreeMap<String, config::Stream>,
+    /// Sources that are not WebRTC. Default none.
+    pub ingest: ingest::Settings,
 }
 
 impl StreamConfig {
@@ -67,7 +66,7 @@ impl StreamConfig {
             keyframe_interval: Duration::from_millis(500),
             refresh_interval: Duration::from_secs(3),
             socket_buffer: 4 << 20,
-            sources: BTreeMap::new(),
+            ingest: ingest::Settings::default(),
         }
     }
 }

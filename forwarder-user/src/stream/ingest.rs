@@ -11,7 +11,7 @@ use super::session::{PublisherTrack, Session, Source};
 use super::signalling::Reply;
 use super::task::Task;
 use crate::engine::Role;
-use crate::ingest::{Event, SourceTrack, State};
+use crate::ingest::{Event, Handle, SourceTrack, State};
 
 /// Viewers of one stream that may wait for its source to be described.
 const MAX_WAITING: usize = 256;
@@ -86,6 +86,10 @@ impl Task {
     /// What a source reports.
     pub(super) fn ingest_event(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Publish { stream, handle, reply } => {
+                let _ = reply.send(self.publish(&stream, handle, now));
+            }
+            Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
                 let Some(sourced) = self.sourced.get_mut(&stream) else { return };
@@ -114,7 +118,41 @@ impl Task {
         }
     }
 
+    /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
+    fn publish(&mut self, stream: &str, handle: Handle, now: Instant) -> Result<(), String> {
+        self.make_way(stream, now).map_err(|refusal| refusal.to_string())?;
+        handle.want(self.streams.get(stream).is_some_and(|stream| !stream.viewers.is_empty()));
+        self.ingest.sources.insert(stream.to_owned(), handle);
+        self.sourced.insert(stream.to_owned(), Sourced::default());
+        self.streams.entry(stream.to_owned()).or_default();
+        Ok(())
+    }
+
+    /// Ends what somebody published by RTSP who has gone. Viewers stay, as after a WHIP publisher.
+    pub(super) fn release(&mut self, stream: &str) {
+        if self.ingest.sources.get(stream).is_none_or(|source| !source.pushed) {
+            return;
+        }
+        self.ingest.sources.remove(stream);
+        let Some(sourced) = self.sourced.remove(stream) else { return };
+        for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
+            self.stop_sending(source, stream);
+        }
+        for (_, reply) in sourced.waiting {
+            self.counters.refused_offers += 1;
+            let _ = reply.send(Err(Refusal::NotFound(format!("nobody publishes {stream:?} now"))));
+        }
+        if self.streams.get(stream).is_some_and(|stream| stream.publisher.is_none() && stream.viewers.is_empty()) {
+            self.streams.remove(stream);
+        }
+    }
+
     fn described(&mut self, stream: &str, tracks: Vec<SourceTrack>, now: Instant) {
+        if !self.sourced.contains_key(stream) {
+            // Released meanwhile.
+            tracks.iter().for_each(|track| self.engine.remove_publisher_track(track.id));
+            return;
+        }
         let new = tracks.into_iter().enumerate().map(|(index, SourceTrack { format, id })| PublisherTrack {
             format,
             source: Some(Source {

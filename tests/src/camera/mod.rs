@@ -4,6 +4,7 @@
 
 pub mod content;
 mod conversation;
+pub mod ffmpeg;
 mod gstreamer;
 mod tls;
 

@@ -39,11 +39,19 @@ pub enum Unfit {
     Late,
     /// Viewers can begin at a keyframe only.
     BeforeKeyframe,
+    /// Beyond what one source may send.
+    TooFast,
 }
 
 impl Unfit {
-    pub const ALL: [Unfit; 5] =
-        [Unfit::Malformed, Unfit::PayloadType, Unfit::Unsupported, Unfit::Late, Unfit::BeforeKeyframe];
+    pub const ALL: [Unfit; 6] = [
+        Unfit::Malformed,
+        Unfit::PayloadType,
+        Unfit::Unsupported,
+        Unfit::Late,
+        Unfit::BeforeKeyframe,
+        Unfit::TooFast,
+    ];
 
     /// Name of its counter.
     pub const fn name(self) -> &'static str {
@@ -53,6 +61,7 @@ impl Unfit {
             Unfit::Unsupported => "unsupported_packetization",
             Unfit::Late => "late_or_duplicate",
             Unfit::BeforeKeyframe => "before_keyframe",
+            Unfit::TooFast => "too_fast",
         }
     }
 }
