@@ -89,10 +89,8 @@ fn bind(source: &config::Stream, target: &Target, port: u16) -> Result<UdpSocket
         0
     } else {
         let name = source.interface.as_str();
-        nix::net::if_::if_nametoindex(name).map_err(|error| SourceError::Interface {
-            interface: name.to_owned(),
-            error: error.into(),
-        })?
+        nix::net::if_::if_nametoindex(name)
+            .map_err(|error| SourceError::Interface { interface: name.to_owned(), error: error.into() })?
     };
     let open = || {
         let socket = Socket::new(Domain::for_address((address, port).into()), Type::DGRAM, Some(Protocol::UDP))?;

@@ -69,8 +69,11 @@ impl Source {
             let pause = if deaf { Duration::ZERO } else { jitter(wait) };
             if !deaf || played || !silent {
                 tracing::warn!(
-                    stream = self.media.name, source = self.media.origin, error = error.name(),
-                    "no media, next attempt in {:.1} s: {error}", pause.as_secs_f64()
+                    stream = self.media.name,
+                    source = self.media.origin,
+                    error = error.name(),
+                    "no media, next attempt in {:.1} s: {error}",
+                    pause.as_secs_f64()
                 );
             }
             silent = deaf;

@@ -150,7 +150,11 @@ fn bad_input_is_named_and_bounded() -> Result<()> {
         (announce(&sdp("")), "415", "refused_no_media"),
         (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("e2e2", "a b"), "400", "garbage"),
         (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("e2e2", "a/b"), "455", "refused_stream"),
-        (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("application/sdp", "text/plain"), "415", "refused_malformed"),
+        (
+            announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("application/sdp", "text/plain"),
+            "415",
+            "refused_malformed",
+        ),
         (format!("DESCRIBE {URL} RTSP/1.0\r\nCSeq: 1\r\n\r\n"), "405", "refused_method"),
         (format!("RECORD {URL} RTSP/1.0\r\nCSeq: 1\r\n\r\n"), "455", "refused_state"),
         (format!("SETUP {URL} RTSP/1.0\r\nCSeq: 1\r\nSession: 5\r\n\r\n"), "454", "refused_session"),

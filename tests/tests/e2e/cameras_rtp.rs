@@ -104,7 +104,8 @@ fn wrong_and_too_much_is_named() -> Result<()> {
         })
     };
     flood(33, 50)?;
-    stage.until("the payload type is counted", || Ok(source(&stage)?["dropped"]["payload_type"].as_u64() >= Some(50)))?;
+    stage
+        .until("the payload type is counted", || Ok(source(&stage)?["dropped"]["payload_type"].as_u64() >= Some(50)))?;
     stage.until("silence is named", || Ok(source(&stage)?["error"] == "stalled"))?;
     ensure!(source(&stage)?["error_text"].to_string().contains("payload_type"));
     let before = stage.server.memory()?;

@@ -5,6 +5,7 @@
 //! | `reorder` | puts packets of UDP in order |
 //! | `timeline` | one continuous line of sequence numbers and timestamps |
 //! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
+//! | `vp8` | size |
 //! | here | the way of a packet |
 
 mod h264;
@@ -12,6 +13,7 @@ mod h265;
 mod nal;
 mod reorder;
 mod timeline;
+mod vp8;
 
 use std::time::Instant;
 
@@ -44,14 +46,8 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    pub const ALL: [Unfit; 6] = [
-        Unfit::Malformed,
-        Unfit::PayloadType,
-        Unfit::Unsupported,
-        Unfit::Late,
-        Unfit::BeforeKeyframe,
-        Unfit::TooFast,
-    ];
+    pub const ALL: [Unfit; 6] =
+        [Unfit::Malformed, Unfit::PayloadType, Unfit::Unsupported, Unfit::Late, Unfit::BeforeKeyframe, Unfit::TooFast];
 
     /// Name of its counter.
     pub const fn name(self) -> &'static str {
@@ -70,6 +66,7 @@ impl Unfit {
 enum Repack {
     H264(Box<nal::Repacker<h264::H264>>),
     H265(Box<nal::Repacker<h265::H265>>),
+    Vp8,
     AsIs,
 }
 
@@ -90,6 +87,7 @@ impl Pipeline {
         let repack = match codec {
             Codec::H264 => Repack::H264(Box::new(nal::Repacker::new(sets))),
             Codec::H265 => Repack::H265(Box::new(nal::Repacker::new(sets))),
+            Codec::Vp8 => Repack::Vp8,
             _ => Repack::AsIs,
         };
         Self { payload_type, timeline: Timeline::new(codec.clock_rate()), repack, last, lost: 0 }
@@ -102,7 +100,7 @@ impl Pipeline {
         match &mut self.repack {
             Repack::H264(repacker) => repacker.use_sets(sets),
             Repack::H265(repacker) => repacker.use_sets(sets),
-            Repack::AsIs => {}
+            Repack::Vp8 | Repack::AsIs => {}
         }
     }
 
@@ -116,7 +114,7 @@ impl Pipeline {
         match &self.repack {
             Repack::H264(repacker) => repacker.b_frames(),
             Repack::H265(repacker) => repacker.b_frames(),
-            Repack::AsIs => false,
+            Repack::Vp8 | Repack::AsIs => false,
         }
     }
 
@@ -149,7 +147,7 @@ impl Pipeline {
             match &mut self.repack {
                 Repack::H264(repacker) => repacker.restart(),
                 Repack::H265(repacker) => repacker.restart(),
-                Repack::AsIs => {}
+                Repack::Vp8 | Repack::AsIs => {}
             }
         }
         // What is missing stays missing, so that receivers see it. A restart leaves a hole as well: the
@@ -164,6 +162,7 @@ impl Pipeline {
         match &mut self.repack {
             Repack::H264(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
             Repack::H265(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
+            Repack::Vp8 => vp8::cut(header.marker(), payload, &mut send),
             Repack::AsIs if payload.is_empty() => Err(Unfit::Malformed),
             Repack::AsIs => {
                 send(header.marker(), payload);

@@ -119,7 +119,8 @@ mod tests {
     fn nonsense_opens_nothing() {
         let (password, url) = (Secret::new("s3cret"), Url::parse("rtsp://host/cam").unwrap());
         let door = Door::new(&password);
-        for text in ["", "Basic", "Basic !!!", "Basic czNjcmV0", "Digest", "Digest a=b", "Digest ,,,", "Bearer s3cret"] {
+        for text in ["", "Basic", "Basic !!!", "Basic czNjcmV0", "Digest", "Digest a=b", "Digest ,,,", "Bearer s3cret"]
+        {
             assert!(!door.admits("ANNOUNCE", &url, text), "{text}");
         }
         assert!(Door::new(&Secret::default()).admits("ANNOUNCE", &url, ""), "no password is set");

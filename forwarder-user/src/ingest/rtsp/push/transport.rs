@@ -24,7 +24,9 @@ impl Wanted {
             match protocol.as_str() {
                 "RTP/AVP/TCP" => match first("interleaved") {
                     // RTCP needs the next one.
-                    Some(channel) => u8::try_from(channel).ok().filter(|c| *c < u8::MAX).map(|c| Self::Channel(Some(c))),
+                    Some(channel) => {
+                        u8::try_from(channel).ok().filter(|c| *c < u8::MAX).map(|c| Self::Channel(Some(c)))
+                    }
                     None => Some(Self::Channel(None)),
                 },
                 "RTP/AVP" | "RTP/AVP/UDP" => Some(Self::Udp(first("client_port")?)),
