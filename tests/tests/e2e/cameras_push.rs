@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use penstock_tests::camera::GstPublisher;
 use penstock_tests::camera::ffmpeg::{Ffmpeg, Send};
 use penstock_tests::peer::{Kind, Source, Viewers};
 use serde_json::Value;
@@ -136,6 +137,26 @@ fn viewers_outlive_a_publisher_who_returns() -> Result<()> {
     stage.until("the stream is gone", || Ok(source(&stage)?.is_null()))?;
     let nobody = Viewers::start(&stage.whep(), 1, Source::None, stage.playing());
     ensure!(nobody.err().is_some_and(|error| format!("{error:#}").contains("404")));
+    Ok(())
+}
+
+/// GStreamer's client announces AAC as well: it may set it up, and nobody hears it.
+#[test]
+fn gstreamer_by_both_transports() -> Result<()> {
+    let stage = stage("[auth]\npublish_token = \"s3cret\"\n")?;
+    for (connections, protocol) in [(1, "tcp"), (2, "udp")] {
+        let gstreamer = GstPublisher::start(&stage.near, URL, protocol, ("me", "s3cret"))?;
+        stage.until("GStreamer's media comes", || Ok(source(&stage)?["connections"] == connections))?;
+        let before = source(&stage)?["packets"].as_u64().unwrap_or(0);
+        stage.until("it goes on", || Ok(source(&stage)?["packets"].as_u64() > Some(before + 100)))?;
+        let source = source(&stage)?;
+        ensure!(source["codecs"].to_string().contains("H264"), "{source}");
+        ensure!(source["left_out"].to_string().contains("MP4A-LATM"), "{source}");
+        ensure!(source["lost"] == 0 && source["peer"].to_string().contains("10.60.0.2"), "{source}");
+        let dropped = source["dropped"].as_object().map(|dropped| dropped.keys().cloned().collect::<Vec<_>>());
+        ensure!(dropped.unwrap_or_default().iter().all(|name| name == "before_keyframe"), "{source}");
+        drop(gstreamer);
+    }
     Ok(())
 }
 

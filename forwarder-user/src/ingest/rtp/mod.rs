@@ -17,7 +17,7 @@ mod vp8;
 
 use std::time::Instant;
 
-use forwarder_common::{ExtendedSeq, RtpHeader, rtp::FIXED_LEN};
+use forwarder_common::{ExtendedSeq, RtpHeader, maps, rtp::FIXED_LEN};
 
 pub use h264::profile_level_id;
 pub use reorder::Reorder;
@@ -43,11 +43,20 @@ pub enum Unfit {
     BeforeKeyframe,
     /// Beyond what one source may send.
     TooFast,
+    /// Longer than what the engine carries, of a codec that is not cut here.
+    TooLong,
 }
 
 impl Unfit {
-    pub const ALL: [Unfit; 6] =
-        [Unfit::Malformed, Unfit::PayloadType, Unfit::Unsupported, Unfit::Late, Unfit::BeforeKeyframe, Unfit::TooFast];
+    pub const ALL: [Unfit; 7] = [
+        Unfit::Malformed,
+        Unfit::PayloadType,
+        Unfit::Unsupported,
+        Unfit::Late,
+        Unfit::BeforeKeyframe,
+        Unfit::TooFast,
+        Unfit::TooLong,
+    ];
 
     /// Name of its counter.
     pub const fn name(self) -> &'static str {
@@ -58,6 +67,7 @@ impl Unfit {
             Unfit::Late => "late_or_duplicate",
             Unfit::BeforeKeyframe => "before_keyframe",
             Unfit::TooFast => "too_fast",
+            Unfit::TooLong => "too_long",
         }
     }
 }
@@ -164,6 +174,7 @@ impl Pipeline {
             Repack::H265(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
             Repack::Vp8 => vp8::cut(header.marker(), payload, &mut send),
             Repack::AsIs if payload.is_empty() => Err(Unfit::Malformed),
+            Repack::AsIs if payload.len() > maps::MAX_PAYLOAD => Err(Unfit::TooLong),
             Repack::AsIs => {
                 send(header.marker(), payload);
                 Ok(())
@@ -292,5 +303,6 @@ mod tests {
         assert_eq!(bench.push(&[0x80, 96, 0]), Err(Unfit::Malformed));
         assert_eq!(bench.push(&packet(1, 2, 320, 96, &[])), Err(Unfit::Malformed));
         assert_eq!(bench.push(&packet(1, 1, 160, 96, &[1])), Err(Unfit::Late));
+        assert_eq!(bench.push(&packet(1, 3, 480, 96, &[1; 1401])), Err(Unfit::TooLong));
     }
 }
