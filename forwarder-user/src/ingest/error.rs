@@ -23,13 +23,13 @@ pub enum SourceError {
     Transport,
     #[error("the camera refuses {method}: {status} {reason}")]
     Refused { method: &'static str, status: u16, reason: String },
-    #[error("the camera's description is malformed: {0}")]
+    #[error("the description is malformed: {0}")]
     MalformedSdp(String),
-    #[error("the camera has no media that browsers play: {0}")]
+    #[error("there is no media that browsers play: {0}")]
     NoMedia(String),
     #[error("what came is not RTSP: {0}")]
     Garbage(&'static str),
-    #[error("the camera closed the connection")]
+    #[error("the other end closed the connection")]
     Closed,
     #[error("no answer to {0} in time")]
     Timeout(&'static str),

@@ -196,7 +196,7 @@ impl Media {
                 }
                 if !track.warned && track.pipeline.b_frames() {
                     track.warned = true;
-                    let warning = "the camera sends B-frames, which browsers show in the wrong order: \
+                    let warning = "it sends B-frames, which browsers show in the wrong order: \
                                    choose a profile without them (Baseline, or \"B-frames: 0\")";
                     tracing::warn!(stream = self.name, "{warning}");
                     status.warn(warning);
@@ -214,7 +214,7 @@ impl Media {
         status.lost += track.pipeline.take_lost();
     }
 
-    /// The camera's own clock, by which audio and video stay together.
+    /// The source's own clock, by which audio and video stay together.
     fn report(&mut self, index: usize, bytes: &[u8], now: Instant, heard: &mut Heard) {
         let Some(track) = self.tracks.get(index) else { return };
         let Some(report) = sender_report::first(bytes) else { return };
