@@ -24,9 +24,7 @@ fn push(stage: &Stage, transport: &str, url: &str) -> Result<Ffmpeg> {
 }
 
 fn source(stage: &Stage) -> Result<Value> {
-    let state = stage.server.get("/api/v1/state")?;
-    let mut streams = state["streams"].as_array().into_iter().flatten();
-    Ok(streams.find(|one| one["name"] == "e2e").map(|one| one["source"].clone()).unwrap_or_default())
+    stage.source_of("e2e")
 }
 
 fn until_playing(stage: &Stage, ffmpeg: &Ffmpeg) -> Result<()> {

@@ -32,9 +32,7 @@ fn send(stage: &Stage, address: &str, first: u16) -> Result<[Ffmpeg; 2]> {
 }
 
 fn source(stage: &Stage) -> Result<Value> {
-    let state = stage.server.get("/api/v1/state")?;
-    let mut streams = state["streams"].as_array().into_iter().flatten();
-    Ok(streams.find(|one| one["name"] == "e2e").map(|one| one["source"].clone()).unwrap_or_default())
+    stage.source_of("e2e")
 }
 
 fn shows_the_clip(stage: &Stage, encoders: &[Ffmpeg]) -> Result<()> {
