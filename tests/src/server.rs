@@ -156,6 +156,17 @@ impl Server {
         self.process.as_ref().map_or(0, Running::id)
     }
 
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kilobytes << 10)
+    }
+
     /// All that the server logged.
     pub fn log(&self) -> String {
         self.log.text()

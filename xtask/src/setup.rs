@@ -35,13 +35,14 @@ const TO_TEST: [(&str, &[&str]); 9] = [
     ("systemd-analyze", &["systemd"]),
 ];
 
-/// GStreamer with WebRTC, its RTSP server and its Python bindings, which Debian's own Python has: packages, and what
+/// GStreamer with WebRTC, its RTSP server and client and its Python bindings, which Debian's own Python has: packages, and what
 /// they must be able to do.
-const GSTREAMER: [&str; 8] = [
+const GSTREAMER: [&str; 9] = [
     "gstreamer1.0-nice",
     "gstreamer1.0-plugins-bad",
     "gstreamer1.0-plugins-base",
     "gstreamer1.0-plugins-good",
+    "gstreamer1.0-rtsp",
     "gir1.2-gst-plugins-bad-1.0",
     "gir1.2-gst-plugins-base-1.0",
     "gir1.2-gst-rtsp-server-1.0",
@@ -53,7 +54,7 @@ gi.require_version('Gst', '1.0'); gi.require_version('GstSdp', '1.0'); gi.requir
 gi.require_version('GstRtspServer', '1.0')
 from gi.repository import Gst, GstRtspServer, GstSdp, GstWebRTC
 Gst.init(None)
-assert all(map(Gst.ElementFactory.find, 'webrtcbin nicesink dtlsenc srtpenc vp8enc vp8dec opusenc opusdec openh264enc x265enc alawenc voaacenc'.split()))";
+assert all(map(Gst.ElementFactory.find, 'webrtcbin nicesink dtlsenc srtpenc vp8enc vp8dec opusenc opusdec openh264enc x265enc alawenc voaacenc rtspclientsink'.split()))";
 
 /// What has to be done.
 struct Plan {

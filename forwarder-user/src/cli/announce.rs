@@ -19,8 +19,12 @@ pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[Soc
         tracing::info!("publish: {base}/NAME/publish in a browser, {base}/NAME/whip in OBS and others");
         tracing::info!("watch:   {base}/NAME in a browser, {base}/NAME/whep in players");
     }
+    for listen in &config.rtsp.listen {
+        tracing::info!("publish: rtsp://{listen}/NAME, for cameras and encoders");
+    }
     if config.auth.publish_token.is_empty() {
-        tracing::info!("everybody who reaches the HTTP port may publish (auth.publish_token is empty)");
+        let ports = if config.rtsp.listen.is_empty() { "HTTP" } else { "HTTP or RTSP" };
+        tracing::info!("everybody who reaches the {ports} port may publish (auth.publish_token is empty)");
     }
     if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {
         tracing::info!("/api/v1/state shows addresses of peers to everybody (auth.api_token is empty)");

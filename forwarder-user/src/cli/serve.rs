@@ -32,7 +32,7 @@ use crate::{
         kernel::{self, KernelEngine, StartError},
         userspace::{self, UserspaceEngine},
     },
-    http,
+    http, ingest,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
 
@@ -338,8 +338,13 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         socket_buffer: config.media.socket_buffer_kb * 1024,
-        sources: config.streams.clone(),
-        gather: config.ingest.gather(),
+        ingest: ingest::Settings {
+            streams: config.streams.clone(),
+            rtsp: config.rtsp.clone(),
+            publish_token: config.auth.publish_token.clone(),
+            source_max_kbps: config.limits.source_max_kbps,
+            gather: config.ingest.gather(),
+        },
         ..StreamConfig::new(media.collect())
     };
     settings.set(reload::live(config));

@@ -123,7 +123,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 18] = [
+        let ranges: [(&'static str, u64, u64, u64); 20] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -137,6 +137,8 @@ impl Config {
             ("limits.http_connections", limits.http_connections as u64, 1, 1 << 20),
             ("limits.http_requests", limits.http_requests as u64, 1, 1 << 20),
             ("media.socket_buffer_kb", self.media.socket_buffer_kb as u64, 64, 1 << 20),
+            ("limits.source_max_kbps", limits.source_max_kbps, 64, 10_000_000),
+            ("rtsp.connections", self.rtsp.connections as u64, 1, 1 << 16),
             ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
             ("rtcp.source_interval_ms", self.rtcp.source_interval_ms, 100, 10_000),
             ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),

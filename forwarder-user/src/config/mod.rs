@@ -34,6 +34,7 @@ pub struct Config {
     pub ingest: Ingest,
     pub auth: Auth,
     pub log: Log,
+    pub rtsp: Rtsp,
     /// Streams with a source of their own, by name.
     pub streams: BTreeMap<String, Stream>,
     pub debug: Debug,
@@ -151,6 +152,8 @@ pub struct Limits {
     pub http_body_bytes: usize,
     pub http_connections: usize,
     pub http_requests: usize,
+    /// What one source that is not WebRTC may send, kilobits per second.
+    pub source_max_kbps: u64,
 }
 
 /// Feedback to publishers and reports to viewers.
@@ -165,6 +168,16 @@ pub struct Rtcp {
     pub remb_max_kbps: u32,
     /// Least time between two keyframe requests to one publisher.
     pub pli_min_interval_ms: u64,
+}
+
+/// Cameras and encoders that publish by RTSP (ANNOUNCE, RECORD).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rtsp {
+    /// Addresses to listen on; empty: none are taken.
+    pub listen: Vec<SocketAddr>,
+    /// Open connections.
+    pub connections: usize,
 }
 
 /// Bearer tokens (RFC 6750). An empty token asks for none.
@@ -263,6 +276,7 @@ impl Default for Limits {
             http_body_bytes: 64 * 1024,
             http_connections: 2048,
             http_requests: 1024,
+            source_max_kbps: 100_000,
         }
     }
 }
@@ -304,6 +318,12 @@ impl Default for Ingest {
 impl Ingest {
     pub fn gather(&self) -> Duration {
         Duration::from_millis(self.gather_ms)
+    }
+}
+
+impl Default for Rtsp {
+    fn default() -> Self {
+        Self { listen: Vec::new(), connections: 256 }
     }
 }
 

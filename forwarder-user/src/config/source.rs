@@ -1,5 +1,7 @@
 //! `[streams.NAME]`: streams whose publisher we fetch ourselves.
 
+use std::{net::IpAddr, path::PathBuf};
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::{Host, Url};
 
@@ -9,8 +11,21 @@ use super::Secret;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
-    /// Where the media comes from.
+    /// The camera to connect to.
+    #[serde(default, skip_serializing_if = "SourceUrl::is_absent")]
     pub source: SourceUrl,
+    /// Instead: what an encoder sends here by RTP, and to which address and ports (SDP).
+    #[serde(default)]
+    pub sdp: String,
+    /// The same in a file, which is read at each attempt.
+    #[serde(default)]
+    pub sdp_file: PathBuf,
+    /// Interface by which a multicast group of `sdp` is joined; empty: that of the route to it.
+    #[serde(default)]
+    pub interface: String,
+    /// The only address that may send what `sdp` describes.
+    #[serde(default)]
+    pub sender: Option<IpAddr>,
     #[serde(default)]
     pub transport: RtspTransport,
     /// Connect at the first viewer and disconnect after the last, instead of always.
@@ -24,13 +39,41 @@ pub struct Stream {
 impl Stream {
     /// What is wrong with it.
     pub(super) fn problem(&self) -> Option<String> {
-        if let Err(problem) = &self.source.0 {
+        let given = [!self.source.is_absent(), !self.sdp.is_empty(), !self.sdp_file.as_os_str().is_empty()];
+        if given.iter().filter(|given| **given).count() != 1 {
+            return Some("it needs one of `source`, `sdp` and `sdp_file`, and no more than one".into());
+        }
+        if let Err(problem) = &self.source.0
+            && !self.is_plain_rtp()
+        {
             return Some(problem.clone());
+        }
+        if !self.is_plain_rtp() && (!self.interface.is_empty() || self.sender.is_some()) {
+            return Some("`interface` and `sender` go with `sdp` or `sdp_file` only".into());
+        }
+        if !self.sdp.is_empty()
+            && let Err(error) = sdp_types::Session::parse(self.sdp.as_bytes())
+        {
+            return Some(format!("`sdp` is malformed: {error}"));
         }
         if self.fingerprint.is_empty() || self.certificate_hash().is_some() {
             None
         } else {
             Some("`fingerprint` is not a SHA-256 in hexadecimal (64 digits)".into())
+        }
+    }
+
+    /// Whether an encoder sends here unasked.
+    pub fn is_plain_rtp(&self) -> bool {
+        self.source.is_absent()
+    }
+
+    /// Where the media comes from, for log and API.
+    pub fn origin(&self) -> String {
+        match (self.is_plain_rtp(), self.sdp.is_empty()) {
+            (false, _) => self.source.to_string(),
+            (true, true) => format!("rtp described by {}", self.sdp_file.display()),
+            (true, false) => "rtp described in the configuration".into(),
         }
     }
 
@@ -73,7 +116,18 @@ struct Parsed {
     credentials: Option<(String, Secret)>,
 }
 
+impl Default for SourceUrl {
+    fn default() -> Self {
+        Self(Err(String::new()))
+    }
+}
+
 impl SourceUrl {
+    /// Whether there is none, not even a wrong one.
+    fn is_absent(&self) -> bool {
+        matches!(&self.0, Err(problem) if problem.is_empty())
+    }
+
     fn parse(text: &str) -> Result<Parsed, String> {
         let mut url = Url::parse(text).map_err(|error| format!("`source` is not a URL: {error}"))?;
         if !["rtsp", "rtsps"].contains(&url.scheme()) {
@@ -183,6 +237,24 @@ mod tests {
         assert_eq!(source.address(), Some(("2001:db8::1".into(), 554)));
         let shown = format!("{config:?}{}", toml::to_string(&config).unwrap());
         assert!(shown.contains("2001:db8::1") && !shown.contains("cret"), "{shown}");
+    }
+
+    #[test]
+    fn a_stream_has_one_way_in() {
+        let sdp = "sdp = \"\"\"\nv=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=audio 5004 RTP/AVP 0\n\"\"\"\n";
+        let stream = |text: &str| Config::parse(&format!("[streams.enc]\n{text}"), "t");
+        assert_eq!(stream(sdp).unwrap().streams["enc"].origin(), "rtp described in the configuration");
+        assert!(stream("sdp_file = \"/etc/enc.sdp\"\ninterface = \"eth1\"\nsender = \"192.0.2.7\"\n").is_ok());
+        let wrong = [
+            String::new(),
+            format!("source = \"rtsp://host/\"\n{sdp}"),
+            "source = \"rtsp://host/\"\ninterface = \"eth1\"\n".into(),
+            "sdp = \"hello\"\n".into(),
+        ];
+        for (text, words) in wrong.iter().zip(["one of", "no more", "go with", "malformed"]) {
+            let problem = stream(text).unwrap_err().to_string();
+            assert!(problem.contains(words) && problem.contains("enc"), "{problem}");
+        }
     }
 
     #[test]

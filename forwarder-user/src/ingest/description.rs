@@ -1,5 +1,7 @@
 //! What a source says that it sends: SDP (RFC 8866), as RTSP servers write it.
 
+use std::net::IpAddr;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sdp_types::{Media, Session};
 
@@ -20,6 +22,19 @@ pub struct Track {
     pub control: String,
     /// Parameter sets.
     pub sets: Vec<Vec<u8>>,
+    /// Where it is sent to, if it comes by UDP without further agreement.
+    pub target: Target,
+}
+
+/// Where a sender that asks nobody sends to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// `c=`.
+    pub address: Option<IpAddr>,
+    /// Port of `m=`.
+    pub port: u16,
+    /// Port of RTCP: the next one, unless it is named. The same: both come by one.
+    pub rtcp_port: u16,
 }
 
 /// A source's tracks.
@@ -31,6 +46,8 @@ pub struct Description {
     pub control: String,
     /// What browsers cannot play, or what is one too many, in words.
     pub left_out: Vec<String>,
+    /// `a=control` of what is left out.
+    pub left_out_controls: Vec<String>,
 }
 
 impl Description {
@@ -41,21 +58,26 @@ impl Description {
     pub fn parse(text: &[u8]) -> Result<Self, SourceError> {
         let session = Session::parse(text).map_err(|error| SourceError::MalformedSdp(error.to_string()))?;
         let control = session.get_first_attribute_value("control").flatten().unwrap_or_default().to_owned();
-        let (mut tracks, mut left_out) = (Vec::<Track>::new(), vec![]);
+        let (mut tracks, mut left_out, mut left_out_controls) = (Vec::<Track>::new(), vec![], vec![]);
         for media in &session.medias {
-            match track(media) {
+            let described = track(media).map(|track| Track { target: target(&session, media), ..track });
+            let taken = tracks.len();
+            match described {
                 Ok(track) if tracks.iter().any(|other| kind(other) == kind(&track)) => {
                     left_out.push(format!("{}: another {} track comes first", track.format.codec.name(), media.media));
                 }
                 Ok(track) => tracks.push(track),
                 Err(why) => left_out.push(why),
             }
+            if tracks.len() == taken {
+                left_out_controls.push(control_of(media));
+            }
         }
         if tracks.is_empty() {
             let none = "it describes none at all".to_owned();
             return Err(SourceError::NoMedia(if left_out.is_empty() { none } else { left_out.join("; ") }));
         }
-        Ok(Self { tracks, control, left_out })
+        Ok(Self { tracks, control, left_out, left_out_controls })
     }
 }
 
@@ -102,8 +124,22 @@ fn track(media: &Media) -> Result<Track, String> {
     }
     let sets = parameter_sets(codec, fmtp);
     let format = Format { payload_type, codec, fmtp: fmtp_for_viewers(codec, fmtp, &sets), feedback: vec![] };
-    let control = media.get_first_attribute_value("control").flatten().unwrap_or_default().to_owned();
-    Ok(Track { format, payload_type, control, sets })
+    Ok(Track { format, payload_type, control: control_of(media), sets, target: Target::default() })
+}
+
+fn control_of(media: &Media) -> String {
+    media.get_first_attribute_value("control").flatten().unwrap_or_default().to_owned()
+}
+
+fn target(session: &Session, media: &Media) -> Target {
+    let connection = media.connections.first().or(session.connection.as_ref());
+    // A multicast address has its TTL behind a slash (RFC 8866 §5.7).
+    let address = connection.and_then(|connection| connection.connection_address.split('/').next()?.parse().ok());
+    let named = media.get_first_attribute_value("rtcp").flatten();
+    let named = named.and_then(|value| value.split(' ').next()?.parse().ok());
+    let muxed = media.get_first_attribute_value("rtcp-mux").is_some();
+    let next = media.port.saturating_add(1);
+    Target { address, port: media.port, rtcp_port: if muxed { media.port } else { named.unwrap_or(next) } }
 }
 
 fn parameter<'a>(fmtp: &'a str, name: &str) -> Option<&'a str> {
@@ -179,6 +215,19 @@ mod tests {
         assert_eq!(description.tracks[0].sets.len(), 3);
         assert_eq!(description.tracks[1].format.codec, Codec::Pcma);
         assert!(description.left_out[0].contains("PCMU"), "{:?}", description.left_out);
+    }
+
+    #[test]
+    fn targets_are_those_of_the_media_or_of_the_whole() {
+        let description = parse(
+            "m=video 5004 RTP/AVP 96\r\nc=IN IP4 239.1.2.3/16\r\na=rtpmap:96 VP8/90000\r\n\
+             m=audio 5006 RTP/AVP 0\r\na=rtcp:6000 IN IP4 192.0.2.9\r\n",
+        );
+        let targets: Vec<Target> = description.unwrap().tracks.iter().map(|track| track.target).collect();
+        let target = |address: &str, port, rtcp_port| Target { address: address.parse().ok(), port, rtcp_port };
+        assert_eq!(targets, [target("239.1.2.3", 5004, 5005), target("0.0.0.0", 5006, 6000)]);
+        let muxed = parse("m=audio 5006 RTP/AVP 0\r\na=rtcp-mux\r\n").unwrap();
+        assert_eq!(muxed.tracks[0].target.rtcp_port, 5006);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why a source has no media, by name.
 
-use std::io;
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why a source failed. Never holds a credential.
 #[derive(Debug, thiserror::Error)]
@@ -23,18 +23,28 @@ pub enum SourceError {
     Transport,
     #[error("the camera refuses {method}: {status} {reason}")]
     Refused { method: &'static str, status: u16, reason: String },
-    #[error("the camera's description is malformed: {0}")]
+    #[error("the description is malformed: {0}")]
     MalformedSdp(String),
-    #[error("the camera has no media that browsers play: {0}")]
+    #[error("there is no media that browsers play: {0}")]
     NoMedia(String),
     #[error("what came is not RTSP: {0}")]
     Garbage(&'static str),
-    #[error("the camera closed the connection")]
+    #[error("the other end closed the connection")]
     Closed,
     #[error("no answer to {0} in time")]
     Timeout(&'static str),
     #[error("no media for {seconds} s{}", why.map(|why| format!(", what came was dropped: {why}")).unwrap_or_default())]
     Stalled { seconds: u64, why: Option<&'static str> },
+    #[error("the publisher ended its session")]
+    Ended,
+    #[error("the publisher knows no password that is right")]
+    WrongPassword,
+    #[error("{} cannot be read: {error}", path.display())]
+    SdpFile { path: PathBuf, error: io::Error },
+    #[error("nothing can be received on {address}: {error}")]
+    Port { address: SocketAddr, error: io::Error },
+    #[error("there is no interface {interface:?}: {error}")]
+    Interface { interface: String, error: io::Error },
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -60,6 +70,11 @@ impl SourceError {
             Self::Closed => "closed",
             Self::Timeout(_) => "timeout",
             Self::Stalled { .. } => "stalled",
+            Self::Ended => "ended",
+            Self::WrongPassword => "wrong_password",
+            Self::SdpFile { .. } => "sdp_file",
+            Self::Port { .. } => "port",
+            Self::Interface { .. } => "interface",
             Self::Io(_) => "io",
             Self::Engine(_) => "engine",
         }

@@ -1,9 +1,14 @@
-//! Sources that are not WebRTC: cameras, which the server connects to by RTSP.
+//! Sources that are not WebRTC: cameras that the server connects to by RTSP, those that publish here by RTSP,
+//! and encoders that send plain RTP.
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `source` | one source: connects, feeds the engine, tries again |
-//! | `rtsp` | the conversation with a camera |
+//! | `source` | one source of the configuration: connects, tries again |
+//! | `rtsp` | the conversation with a camera; the server for those that publish |
+//! | `plain` | the ports for plain RTP |
+//! | `udp` | a track's two ports, whoever uses them |
+//! | `media` | a source's tracks and their packets |
+//! | `pace` | how fast a source may send |
 //! | `description` | what its SDP says |
 //! | `rtp` | makes its RTP fit for browsers |
 //! | `feed` | into the engine, in batches |
@@ -15,11 +20,16 @@
 mod description;
 mod error;
 mod feed;
+mod media;
+mod pace;
+mod place;
+mod plain;
 pub mod rtp;
 mod rtsp;
 mod sender_report;
 mod source;
 mod status;
+mod udp;
 
 use std::{
     cell::RefCell,
@@ -32,14 +42,14 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinSet, LocalSet},
 };
 
 pub use status::{State, Status};
 
 use crate::{
-    config,
+    config::{self, Secret},
     engine::{Engine, PublisherTrackId},
     session::codec::Format,
 };
@@ -47,6 +57,10 @@ use crate::{
 /// What sources report to the control task.
 #[derive(Debug)]
 pub enum Event {
+    /// Somebody wants to publish by RTSP. `Err`: why he must not, in words.
+    Publish { stream: String, handle: Handle, reply: oneshot::Sender<Result<(), String>> },
+    /// Who published by RTSP has been gone for a while, and nobody watches.
+    Released { stream: String },
     /// The source's tracks are in the engine, in place of those it had before.
     Described { stream: String, tracks: Vec<SourceTrack> },
     /// It has no media now; viewers that wait for a description need not wait longer.
@@ -65,14 +79,23 @@ pub struct SourceTrack {
 /// The control task's end of one source.
 #[derive(Debug)]
 pub struct Handle {
-    /// The URL without credentials.
+    /// The URL without credentials, or words.
     pub url: String,
     pub on_demand: bool,
+    /// It publishes here by RTSP.
+    pub pushed: bool,
     wanted: watch::Sender<bool>,
     status: status::Shared,
 }
 
 impl Handle {
+    /// With the source's own ends.
+    fn new(url: String, on_demand: bool, pushed: bool) -> (Self, status::Shared, watch::Receiver<bool>) {
+        let (wanted, watched) = watch::channel(false);
+        let status = status::Shared::default();
+        (Self { url, on_demand, pushed, wanted, status: status.clone() }, status, watched)
+    }
+
     /// Somebody watches, or nobody does.
     pub fn want(&self, wanted: bool) {
         self.wanted.send_if_modified(|old| std::mem::replace(old, wanted) != wanted);
@@ -83,15 +106,32 @@ impl Handle {
     }
 }
 
+/// What `Ingest` must be told.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Streams with a source of their own.
+    pub streams: BTreeMap<String, config::Stream>,
+    pub rtsp: config::Rtsp,
+    /// The password for those who publish; empty: none is needed.
+    pub publish_token: Secret,
+    /// Most that one source may send.
+    pub source_max_kbps: u64,
+    /// What comes within this time is read, sealed and sent together.
+    pub gather: Duration,
+}
+
 /// All sources. Dropping it ends them.
 #[derive(Default)]
 pub struct Ingest {
     pub sources: BTreeMap<String, Handle>,
+    /// What the RTSP server has done, by name.
+    pub rtsp: rtsp::push::Counters,
+    settings: Settings,
     events: Option<mpsc::UnboundedReceiver<Event>>,
-    /// What comes within this time is sent together.
-    gather: Duration,
-    /// To the thread; dropped, it ends with its last source.
+    /// To the thread; dropped, the thread ends with its last source.
     begin: Option<mpsc::UnboundedSender<Begin>>,
+    /// Dropped, it ends the RTSP server.
+    running: Option<watch::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -104,19 +144,17 @@ struct Begin {
 }
 
 impl Ingest {
-    /// Starts the thread, if there is a source. After the engine has got its sockets. `gather`: what comes
-    /// within this time is sent together.
+    /// Starts the thread, if there is something to do. After the engine has got its sockets.
     ///
     /// # Errors
-    /// The engine takes no sources, or the system gives no thread.
-    pub fn start(
-        streams: &BTreeMap<String, config::Stream>,
-        gather: Duration,
-        engine: &Arc<dyn Engine>,
-    ) -> io::Result<Self> {
+    /// The engine takes no sources, an address is in use, or the system gives no thread.
+    pub fn start(settings: &Settings, engine: &Arc<dyn Engine>) -> io::Result<Self> {
         let mut ingest = Self::default();
-        ingest.gather = gather;
-        for (name, config) in streams {
+        ingest.settings = settings.clone();
+        if !settings.rtsp.listen.is_empty() {
+            ingest.start_thread(engine)?;
+        }
+        for (name, config) in &settings.streams {
             ingest.add(name, config, engine)?;
         }
         Ok(ingest)
@@ -130,35 +168,40 @@ impl Ingest {
         if self.thread.is_none() {
             self.start_thread(engine)?;
         }
-        let (wanted, watched) = watch::channel(false);
-        let status = status::Shared::default();
-        let begin = Begin { name: name.into(), config: config.clone(), status: status.clone(), wanted: watched };
+        let (handle, status, wanted) = Handle::new(config.origin(), config.on_demand, false);
+        let begin = Begin { name: name.into(), config: config.clone(), status, wanted };
         let sent = self.begin.as_ref().is_some_and(|thread| thread.send(begin).is_ok());
         if !sent {
             return Err(io::Error::other("the thread of the sources has ended"));
         }
-        let (url, on_demand) = (config.source.to_string(), config.on_demand);
         // The one before ends with its handle.
-        self.sources.insert(name.into(), Handle { url, on_demand, wanted, status });
+        self.sources.insert(name.into(), handle);
         Ok(())
     }
 
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.feeder().ok_or_else(|| {
-            io::Error::other("streams with a `source` need the userspace engine: set `media.engine` to \"auto\"")
+            io::Error::other(
+                "`rtsp.listen` and streams with a source need the userspace engine: set `media.engine` to \"auto\"",
+            )
         })?;
+        let listeners = rtsp::push::bind(&self.settings.rtsp.listen)?;
         let (events, received) = mpsc::unbounded_channel();
         let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
-        let (engine, gather) = (Arc::clone(engine), self.gather);
+        let (running, stop) = watch::channel(());
+        let (engine, settings, counted) = (Arc::clone(engine), self.settings.clone(), self.rtsp.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             let scratch = Rc::new(RefCell::new(vec![]));
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
-            let place = source::Place { engine, feed: Rc::clone(&feed), scratch, events };
+            let bytes_per_second = settings.source_max_kbps * 1000 / 8;
+            let gather = settings.gather;
+            let place = place::Place { engine, feed: Rc::clone(&feed), scratch, events, bytes_per_second };
             let local = LocalSet::new();
             local.spawn_local(feed::run(Rc::clone(&feed)));
             let all = async {
                 let mut tasks = JoinSet::new();
+                tasks.spawn_local(rtsp::push::run(listeners, settings, place.clone(), counted, stop));
                 loop {
                     tokio::select! {
                         begun = begins.recv() => match begun {
@@ -195,7 +238,7 @@ impl Ingest {
             runtime.shutdown_background();
         };
         self.thread = Some(thread::Builder::new().name("penstock-ingest".into()).spawn(run)?);
-        (self.events, self.begin) = (Some(received), Some(begin));
+        (self.events, self.begin, self.running) = (Some(received), Some(begin), Some(running));
         Ok(())
     }
 
@@ -210,7 +253,7 @@ impl Ingest {
     /// Ends all sources and waits for their goodbyes.
     pub fn stop(&mut self) {
         self.sources.clear();
-        self.begin = None;
+        (self.begin, self.running) = (None, None);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the sources had panicked");
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,6 +31,8 @@ pub struct Status {
     /// Name and words of the last failure. It stays, so that one can see why there was a gap.
     pub error: Option<&'static str>,
     pub error_text: Option<String>,
+    /// Address of the publisher, if it pushes.
+    pub peer: Option<SocketAddr>,
     /// What the source has that browsers do not play.
     pub left_out: Vec<String>,
     /// What viewers will notice.
@@ -50,6 +53,13 @@ impl Status {
         self.state = State::Waiting;
         self.error = Some(error.name());
         self.error_text = Some(error.to_string());
+    }
+
+    /// Once, however often it happens.
+    pub(super) fn warn(&mut self, warning: &str) {
+        if !self.warnings.iter().any(|known| known == warning) {
+            self.warnings.push(warning.to_owned());
+        }
     }
 
     pub(super) fn drop_packet(&mut self, why: Unfit) {

@@ -1,10 +1,9 @@
 //! What the control task must be told.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config;
+use crate::ingest;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +51,8 @@ pub struct StreamConfig {
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
     /// Default 4 MiB.
     pub socket_buffer: usize,
-    /// Streams with a source of their own, by name. Default none.
-    pub sources: BTreeMap<String, config::Stream>,
-    /// For so long, what comes from sources is gathered before it is sent.
-    pub gather: Duration,
+    /// Sources that are not WebRTC. Default none.
+    pub ingest: ingest::Settings,
 }
 
 impl StreamConfig {
@@ -75,8 +72,7 @@ impl StreamConfig {
             counter_mode: true,
             refresh_interval: Duration::from_secs(3),
             socket_buffer: 4 << 20,
-            sources: BTreeMap::new(),
-            gather: config::Ingest::default().gather(),
+            ingest: ingest::Settings::default(),
         }
     }
 }

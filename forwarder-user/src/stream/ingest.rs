@@ -13,7 +13,7 @@ use super::signalling::Reply;
 use super::task::Task;
 use crate::config;
 use crate::engine::Role;
-use crate::ingest::{Event, SourceTrack, State};
+use crate::ingest::{Event, Handle, SourceTrack, State};
 
 /// Viewers of one stream that may wait for its source to be described.
 const MAX_WAITING: usize = 256;
@@ -88,6 +88,10 @@ impl Task {
     /// What a source reports.
     pub(super) fn ingest_event(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Publish { stream, handle, reply } => {
+                let _ = reply.send(self.publish(&stream, handle, now));
+            }
+            Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
                 let Some(sourced) = self.sourced.get_mut(&stream) else { return };
@@ -118,12 +122,13 @@ impl Task {
 
     /// Other sources than before. Viewers stay, and get the new media when it comes.
     pub(super) fn set_sources(&mut self, wanted: BTreeMap<String, config::Stream>) {
-        let former = std::mem::replace(&mut self.config.sources, wanted.clone());
+        let former = std::mem::replace(&mut self.config.ingest.streams, wanted.clone());
         for name in former.keys().filter(|name| !wanted.contains_key(*name)) {
             self.end_source(name);
         }
         for (name, config) in wanted.iter().filter(|(name, config)| former.get(*name) != Some(*config)) {
             if !former.contains_key(name) {
+                self.release(name);
                 if let Some(publisher) = self.streams.get(name).and_then(|stream| stream.publisher) {
                     self.close(publisher, "the configuration has given its stream a source");
                 }
@@ -152,9 +157,38 @@ impl Task {
         }
     }
 
+    /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
+    fn publish(&mut self, stream: &str, handle: Handle, now: Instant) -> Result<(), String> {
+        self.make_way(stream, now).map_err(|refusal| refusal.to_string())?;
+        handle.want(self.streams.get(stream).is_some_and(|stream| !stream.viewers.is_empty()));
+        self.ingest.sources.insert(stream.to_owned(), handle);
+        self.sourced.insert(stream.to_owned(), Sourced::default());
+        self.streams.entry(stream.to_owned()).or_default();
+        Ok(())
+    }
+
+    /// Ends what somebody published by RTSP who has gone. Viewers stay, as after a WHIP publisher.
+    pub(super) fn release(&mut self, stream: &str) {
+        if self.ingest.sources.get(stream).is_none_or(|source| !source.pushed) {
+            return;
+        }
+        self.ingest.sources.remove(stream);
+        let Some(sourced) = self.sourced.remove(stream) else { return };
+        for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
+            self.stop_sending(source, stream);
+        }
+        for (_, reply) in sourced.waiting {
+            self.counters.refused_offers += 1;
+            let _ = reply.send(Err(Refusal::NotFound(format!("nobody publishes {stream:?} now"))));
+        }
+        if self.streams.get(stream).is_some_and(|stream| stream.publisher.is_none() && stream.viewers.is_empty()) {
+            self.streams.remove(stream);
+        }
+    }
+
     fn described(&mut self, stream: &str, tracks: Vec<SourceTrack>, now: Instant) {
         if !self.sourced.contains_key(stream) {
-            // Its last word came after the configuration had dropped it.
+            // Its last word came after it was released, or the configuration had dropped it.
             tracks.iter().for_each(|track| self.engine.remove_publisher_track(track.id));
             return;
         }

@@ -13,6 +13,7 @@ use super::session::{Attachment, Key, PublisherTrack, Session, Tracks, ViewerTra
 use super::task::Task;
 use super::{Answer, Command, Patched, Refusal};
 use crate::engine::Role;
+use crate::ingest::State;
 use crate::session::codec::Format;
 use crate::session::peer::Peer;
 use crate::session::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
@@ -112,9 +113,15 @@ impl Task {
     }
 
     /// Ends a publisher that is no longer there, so that a new one can take its place.
-    fn make_way(&mut self, stream: &str, now: Instant) -> Result<(), Refusal> {
-        if self.sourced.contains_key(stream) {
-            return Err(Refusal::Conflict(format!("{stream:?} has a source in the configuration")));
+    pub(super) fn make_way(&mut self, stream: &str, now: Instant) -> Result<(), Refusal> {
+        match self.ingest.sources.get(stream).map(|source| (source.pushed, source.status().state)) {
+            None => {}
+            Some((false, _)) => {
+                return Err(Refusal::Conflict(format!("{stream:?} has a source in the configuration")));
+            }
+            // Its publisher has gone, though he might come back.
+            Some((true, State::Waiting)) => self.release(stream),
+            Some((true, _)) => return Err(Refusal::Conflict(format!("{stream:?} has a publisher already, by RTSP"))),
         }
         let Some(key) = self.streams.get(stream).and_then(|stream| stream.publisher) else { return Ok(()) };
         let Some(session) = self.sessions.get(&key) else { return Ok(()) };

@@ -21,6 +21,7 @@ impl Task {
         json!({
             "engine": self.engine.describe(),
             "streams": streams,
+            "rtsp": self.ingest.rtsp.get(),
             "sessions": sessions,
             "engines": self.engine.figures(),
             "counters": { "control": self.counters.to_json(), "engine": engine },

@@ -72,8 +72,8 @@ pub(super) struct Stream {
 impl Task {
     pub(super) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
         let sockets = Sockets::bind(&config.media, config.socket_buffer, &*engine)?;
-        let ingest = Ingest::start(&config.sources, config.gather, &engine)?;
-        let sourced: BTreeMap<_, _> = config.sources.keys().map(|name| (name.clone(), Sourced::default())).collect();
+        let ingest = Ingest::start(&config.ingest, &engine)?;
+        let sourced: BTreeMap<_, _> = ingest.sources.keys().map(|name| (name.clone(), Sourced::default())).collect();
         let certificate = capture::provider().dtls_provider.generate_certificate();
         Ok(Self {
             sockets,

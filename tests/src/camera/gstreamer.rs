@@ -1,4 +1,5 @@
-//! A camera made of GStreamer's RTSP server (`tests/python/gst_camera.py`).
+//! A camera made of GStreamer's RTSP server (`tests/python/gst_camera.py`), and a publisher made of its RTSP
+//! client (`tests/python/gst_push.py`).
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -29,6 +30,30 @@ impl GstCamera {
 }
 
 impl Drop for GstCamera {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A publisher of H.264 and AAC.
+pub struct GstPublisher(Child);
+
+impl GstPublisher {
+    /// Starts it; `protocol` is `tcp` or `udp`.
+    ///
+    /// # Errors
+    /// Python is missing.
+    pub fn start(namespace: &NetNs, url: &str, protocol: &str, (user, password): (&str, &str)) -> Result<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/gst_push.py");
+        let mut command = namespace.command("/usr/bin/python3");
+        command.arg(script).args([url, protocol, user, password]).stdin(Stdio::piped());
+        Ok(Self(command.spawn().context("/usr/bin/python3 is missing")?))
+    }
+}
+
+impl Drop for GstPublisher {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
         let _ = self.0.kill();

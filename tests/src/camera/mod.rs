@@ -4,6 +4,7 @@
 
 pub mod content;
 mod conversation;
+pub mod ffmpeg;
 mod gstreamer;
 mod tls;
 
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::NetNs;
 use content::Content;
-pub use gstreamer::GstCamera;
+pub use gstreamer::{GstCamera, GstPublisher};
 
 /// What it does to whoever connects.
 #[derive(Clone, Debug)]

@@ -93,11 +93,11 @@ struct Partial {
 
 impl Video {
     fn packet(&mut self, packet: Incoming, stats: &mut MediaStats) {
-        let Some((descriptor, piece)) = packet.payload.split_first() else {
+        let Some((descriptor, piece)) = vp8_descriptor(&packet.payload) else {
             stats.mismatches += 1;
             return;
         };
-        let mut partial = match *descriptor {
+        let mut partial = match descriptor {
             VP8_START => {
                 stats.incomplete += u64::from(self.partial.is_some());
                 Partial { next_sequence: packet.sequence, timestamp: packet.timestamp, bytes: Vec::new() }
@@ -126,6 +126,22 @@ impl Video {
             self.partial = Some(partial);
         }
     }
+}
+
+/// The first byte of a VP8 payload descriptor without its X bit, and what follows the descriptor (RFC 7741 §4.2).
+fn vp8_descriptor(payload: &[u8]) -> Option<(u8, &[u8])> {
+    let (first, mut rest) = payload.split_first()?;
+    if first & 0x80 != 0 {
+        let (extensions, after) = rest.split_first()?;
+        rest = after;
+        if extensions & 0x80 != 0 {
+            let long = rest.first()? & 0x80 != 0;
+            rest = rest.get(1 + usize::from(long)..)?;
+        }
+        let more = usize::from(extensions & 0x40 != 0) + usize::from(extensions & 0x30 != 0);
+        rest = rest.get(more..)?;
+    }
+    Some((first & 0x7f, rest))
 }
 
 /// Synthetic packets.

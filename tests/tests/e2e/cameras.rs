@@ -28,13 +28,7 @@ fn camera(stage: &Stage, change: impl FnOnce(&mut Behaviour)) -> Result<Camera> 
 
 /// What the API says of the source.
 fn source(stage: &Stage) -> Result<Value> {
-    source_of(stage, "e2e")
-}
-
-fn source_of(stage: &Stage, stream: &str) -> Result<Value> {
-    let state = stage.server.get("/api/v1/state")?;
-    let mut streams = state["streams"].as_array().into_iter().flatten();
-    Ok(streams.find(|one| one["name"] == stream).map(|one| one["source"].clone()).unwrap_or_default())
+    stage.source_of("e2e")
 }
 
 fn until_playing(stage: &Stage) -> Result<()> {
@@ -87,7 +81,7 @@ fn by_tls_with_the_camera_s_own_certificate() -> Result<()> {
     stage.server.start_again(&stage.host, &stage.settings)?;
     shows_the_clip(&stage)?;
     for name in ["other", "unknown"] {
-        stage.until(name, || Ok(source_of(&stage, name)?["error"] == "tls"))?;
+        stage.until(name, || Ok(stage.source_of(name)?["error"] == "tls"))?;
     }
     Ok(())
 }
@@ -167,11 +161,11 @@ fn failures_are_named() -> Result<()> {
         cameras.push(Camera::start(&stage.near, SocketAddr::new(ip("10.60.0.2"), 9000 + number as u16), behaviour)?);
     }
     for (number, (_, name)) in faults.iter().enumerate() {
-        stage.until(name, || Ok(source_of(&stage, &format!("{name}{number}"))?["error"] == *name))?;
+        stage.until(name, || Ok(stage.source_of(&format!("{name}{number}"))?["error"] == *name))?;
     }
-    ensure!(source_of(&stage, "stalled6")?["error_text"].to_string().contains("payload_type"));
-    stage.until("dns", || Ok(source_of(&stage, "nameless")?["error"] == "dns"))?;
-    stage.until("unreachable", || Ok(source_of(&stage, "nobody")?["error"] == "unreachable"))?;
+    ensure!(stage.source_of("stalled6")?["error_text"].to_string().contains("payload_type"));
+    stage.until("dns", || Ok(stage.source_of("nameless")?["error"] == "dns"))?;
+    stage.until("unreachable", || Ok(stage.source_of("nobody")?["error"] == "unreachable"))?;
     let url = stage.whep().replace("e2e", "nobody");
     let refusal = Viewers::start(&url, 1, Source::None, stage.playing());
     let refusal = refusal.err().map(|error| format!("{error:#}")).unwrap_or_default();

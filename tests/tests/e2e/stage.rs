@@ -9,6 +9,7 @@ use penstock_tests::clip::Clip;
 use penstock_tests::netns::{End, NetNs, veth};
 use penstock_tests::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
 use penstock_tests::server::{Server, Settings};
+use serde_json::Value;
 
 /// One server at a time: two cores are not enough for the counts of two to be exact.
 static SERIAL: Mutex<()> = Mutex::new(());
@@ -99,6 +100,13 @@ impl Stage {
         let state = self.server.get("/api/v1/state")?;
         let sessions = state["sessions"].as_array().into_iter().flatten().filter(|session| session["role"] == role);
         Ok(sessions.filter_map(|session| session["engine"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// What the API says of a stream's source; null if there is none.
+    pub fn source_of(&self, stream: &str) -> Result<Value> {
+        let state = self.server.get("/api/v1/state")?;
+        let mut streams = state["streams"].as_array().into_iter().flatten();
+        Ok(streams.find(|one| one["name"] == stream).map(|one| one["source"].clone()).unwrap_or_default())
     }
 
     /// Options of a publisher.

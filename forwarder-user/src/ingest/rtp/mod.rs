@@ -5,6 +5,7 @@
 //! | `reorder` | puts packets of UDP in order |
 //! | `timeline` | one continuous line of sequence numbers and timestamps |
 //! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
+//! | `vp8` | size |
 //! | here | the way of a packet |
 
 mod h264;
@@ -12,10 +13,11 @@ mod h265;
 mod nal;
 mod reorder;
 mod timeline;
+mod vp8;
 
 use std::time::Instant;
 
-use forwarder_common::{ExtendedSeq, RtpHeader, rtp::FIXED_LEN};
+use forwarder_common::{ExtendedSeq, RtpHeader, maps, rtp::FIXED_LEN};
 
 pub use h264::profile_level_id;
 pub use reorder::Reorder;
@@ -39,11 +41,22 @@ pub enum Unfit {
     Late,
     /// Viewers can begin at a keyframe only.
     BeforeKeyframe,
+    /// Beyond what one source may send.
+    TooFast,
+    /// Longer than what the engine carries, of a codec that is not cut here.
+    TooLong,
 }
 
 impl Unfit {
-    pub const ALL: [Unfit; 5] =
-        [Unfit::Malformed, Unfit::PayloadType, Unfit::Unsupported, Unfit::Late, Unfit::BeforeKeyframe];
+    pub const ALL: [Unfit; 7] = [
+        Unfit::Malformed,
+        Unfit::PayloadType,
+        Unfit::Unsupported,
+        Unfit::Late,
+        Unfit::BeforeKeyframe,
+        Unfit::TooFast,
+        Unfit::TooLong,
+    ];
 
     /// Name of its counter.
     pub const fn name(self) -> &'static str {
@@ -53,6 +66,8 @@ impl Unfit {
             Unfit::Unsupported => "unsupported_packetization",
             Unfit::Late => "late_or_duplicate",
             Unfit::BeforeKeyframe => "before_keyframe",
+            Unfit::TooFast => "too_fast",
+            Unfit::TooLong => "too_long",
         }
     }
 }
@@ -61,6 +76,7 @@ impl Unfit {
 enum Repack {
     H264(Box<nal::Repacker<h264::H264>>),
     H265(Box<nal::Repacker<h265::H265>>),
+    Vp8,
     AsIs,
 }
 
@@ -81,6 +97,7 @@ impl Pipeline {
         let repack = match codec {
             Codec::H264 => Repack::H264(Box::new(nal::Repacker::new(sets))),
             Codec::H265 => Repack::H265(Box::new(nal::Repacker::new(sets))),
+            Codec::Vp8 => Repack::Vp8,
             _ => Repack::AsIs,
         };
         Self { payload_type, timeline: Timeline::new(codec.clock_rate()), repack, last, lost: 0 }
@@ -93,7 +110,7 @@ impl Pipeline {
         match &mut self.repack {
             Repack::H264(repacker) => repacker.use_sets(sets),
             Repack::H265(repacker) => repacker.use_sets(sets),
-            Repack::AsIs => {}
+            Repack::Vp8 | Repack::AsIs => {}
         }
     }
 
@@ -107,7 +124,7 @@ impl Pipeline {
         match &self.repack {
             Repack::H264(repacker) => repacker.b_frames(),
             Repack::H265(repacker) => repacker.b_frames(),
-            Repack::AsIs => false,
+            Repack::Vp8 | Repack::AsIs => false,
         }
     }
 
@@ -140,7 +157,7 @@ impl Pipeline {
             match &mut self.repack {
                 Repack::H264(repacker) => repacker.restart(),
                 Repack::H265(repacker) => repacker.restart(),
-                Repack::AsIs => {}
+                Repack::Vp8 | Repack::AsIs => {}
             }
         }
         // What is missing stays missing, so that receivers see it. A restart leaves a hole as well: the
@@ -155,7 +172,9 @@ impl Pipeline {
         match &mut self.repack {
             Repack::H264(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
             Repack::H265(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
+            Repack::Vp8 => vp8::cut(header.marker(), payload, &mut send),
             Repack::AsIs if payload.is_empty() => Err(Unfit::Malformed),
+            Repack::AsIs if payload.len() > maps::MAX_PAYLOAD => Err(Unfit::TooLong),
             Repack::AsIs => {
                 send(header.marker(), payload);
                 Ok(())
@@ -284,5 +303,6 @@ mod tests {
         assert_eq!(bench.push(&[0x80, 96, 0]), Err(Unfit::Malformed));
         assert_eq!(bench.push(&packet(1, 2, 320, 96, &[])), Err(Unfit::Malformed));
         assert_eq!(bench.push(&packet(1, 1, 160, 96, &[1])), Err(Unfit::Late));
+        assert_eq!(bench.push(&packet(1, 3, 480, 96, &[1; 1401])), Err(Unfit::TooLong));
     }
 }

@@ -19,13 +19,15 @@ use url::Url;
 use super::{
     connection::{Connection, Incoming, Scratch},
     dial::{Dialled, dial},
-    udp::Ports,
+    parameter,
 };
 use crate::{
     config::{self, RtspTransport},
     ingest::{
         description::{Description, Track},
         error::SourceError,
+        media::{Packet, Packets},
+        udp::Ports,
     },
 };
 
@@ -34,13 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Sessions end after this time without a sign of life, unless the server says otherwise (§12.37).
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
-
-/// RTP or RTCP of a track.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet<'a> {
-    Rtp(usize, &'a [u8]),
-    Rtcp(usize, &'a [u8]),
-}
 
 /// How a track's packets come.
 enum Way {
@@ -149,31 +144,11 @@ impl Client {
         Ok(())
     }
 
-    /// Whether packets of a track may overtake each other on their way.
-    pub fn is_unordered(&self, track: usize) -> bool {
-        matches!(self.ways.get(track), Some(Way::Ports(_)))
-    }
-
     /// Ends the session; the server may be gone already.
     pub async fn teardown(&mut self) {
         let url = self.url.clone();
         let request = self.build(Method::Teardown, "TEARDOWN", &url, &[]);
         let _ = self.connection.send(&request).await;
-    }
-
-    /// Waits for packets, once.
-    ///
-    /// # Errors
-    /// [`SourceError`].
-    pub async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
-        let mut refused = None;
-        std::future::poll_fn(|context| self.poll_receive(context, take, &mut refused)).await?;
-        refused.map_or(Ok(()), Err)
-    }
-
-    /// When the session needs a sign of life.
-    pub fn next_sign(&self) -> Instant {
-        self.next_sign
     }
 
     fn poll_receive(
@@ -330,16 +305,25 @@ impl Client {
     }
 }
 
-fn header<'a>(answer: &'a Response<Vec<u8>>, name: &HeaderName) -> &'a str {
-    answer.header(name).map_or("", |value| value.as_str())
+impl Packets for Client {
+    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
+        let mut refused = None;
+        let next_sign = self.next_sign;
+        let received = std::future::poll_fn(|context| self.poll_receive(context, take, &mut refused));
+        match timeout_at(next_sign, received).await {
+            Ok(received) => received?,
+            Err(_) => self.sign_of_life().await?,
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn is_unordered(&self, track: usize) -> bool {
+        matches!(self.ways.get(track), Some(Way::Ports(_)))
+    }
 }
 
-/// Value of `name=value` among parts separated by semicolons.
-fn parameter<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    value.split(';').find_map(|part| {
-        let (key, value) = part.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
-    })
+fn header<'a>(answer: &'a Response<Vec<u8>>, name: &HeaderName) -> &'a str {
+    answer.header(name).map_or("", |value| value.as_str())
 }
 
 /// `a=control` is absolute, or appended to the base as it stands: servers have query strings in it, which

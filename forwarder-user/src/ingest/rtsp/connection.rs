@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rtsp_types::{Message, ParseError, Request};
+use rtsp_types::{Message, ParseError, Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -66,9 +66,23 @@ impl Connection {
     pub async fn send(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
         let mut bytes = vec![];
         request.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
-        match timeout(WRITE_PATIENCE, self.stream.write_all(&bytes)).await {
+        self.write(&bytes).await
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn answer(&mut self, answer: &Response<Vec<u8>>) -> Result<(), SourceError> {
+        let mut bytes = vec![];
+        answer.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
+        self.write(&bytes).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
+        match timeout(WRITE_PATIENCE, self.stream.write_all(bytes)).await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(SourceError::Timeout("our request, which is not even taken")),
+            Err(_) => Err(SourceError::Timeout("our message, which is not even taken")),
         }
     }
 

@@ -1,7 +1,15 @@
-//! RTSP: `dial` opens a connection, `connection` cuts its bytes into messages and frames, `client` is the
-//! conversation, `udp` the ports of tracks that come beside it.
+//! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
+//! `push` is the server for those that publish here.
 
 pub mod client;
 pub mod connection;
 mod dial;
-mod udp;
+pub mod push;
+
+/// Value of `name=value` among parts separated by semicolons.
+fn parameter<'a>(value: &'a str, name: &str) -> Option<&'a str> {
+    value.split(';').find_map(|part| {
+        let (key, value) = part.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}

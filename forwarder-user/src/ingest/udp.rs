@@ -1,4 +1,4 @@
-//! A track's two UDP ports: RTP on the even one, RTCP on the next (RFC 3550 §11).
+//! A track's two UDP ports: RTP on the even one, RTCP on the next (RFC 3550 §11), unless told otherwise.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{io::ReadBuf, net::UdpSocket};
 
-use super::client::Packet;
+use super::media::Packet;
 
 /// Pairs that are tried before giving up.
 const ATTEMPTS: usize = 32;
@@ -20,9 +20,11 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// See the module.
 pub struct Ports {
     rtp: UdpSocket,
-    rtcp: UdpSocket,
+    /// `None`: RTCP comes by the same port.
+    rtcp: Option<UdpSocket>,
     first: u16,
-    peer: IpAddr,
+    /// Who may send; `None`: everybody.
+    peer: Option<IpAddr>,
     buffer: Box<[u8; 2048]>,
 }
 
@@ -43,9 +45,14 @@ impl Ports {
             };
             let other = UdpSocket::from_std(other)?;
             let (rtp, rtcp) = if port & 1 == 0 { (one, other) } else { (other, one) };
-            return Ok(Self { rtp, rtcp, first: port & !1, peer, buffer: Box::new([0; 2048]) });
+            return Ok(Self::new(rtp, Some(rtcp), port & !1, Some(peer)));
         }
         Err(last)
+    }
+
+    /// Takes sockets that are bound already. `peer`: who may send.
+    pub fn new(rtp: UdpSocket, rtcp: Option<UdpSocket>, first: u16, peer: Option<IpAddr>) -> Self {
+        Self { rtp, rtcp, first, peer, buffer: Box::new([0; 2048]) }
     }
 
     /// The RTP port.
@@ -57,7 +64,8 @@ impl Ports {
     /// answers in.
     pub fn connect(&mut self, server_ports: Option<&str>) {
         let mut ports = server_ports.unwrap_or_default().split('-').filter_map(|port| port.trim().parse::<u16>().ok());
-        for socket in [&self.rtp, &self.rtcp] {
+        let Some(peer) = self.peer else { return };
+        for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
             if let Some(port) = ports.next().filter(|port| *port != 0) {
                 // An empty RTP packet resp. receiver report; lost ones do no harm.
                 let hello: &[u8] = if std::ptr::eq(socket, &self.rtp) {
@@ -65,7 +73,7 @@ impl Ports {
                 } else {
                     &[0x80, 201, 0, 1, 0, 0, 0, 0]
                 };
-                let _ = socket.try_send_to(hello, SocketAddr::new(self.peer, port));
+                let _ = socket.try_send_to(hello, SocketAddr::new(peer, port));
             }
         }
     }
@@ -78,7 +86,7 @@ impl Ports {
         take: &mut dyn FnMut(Packet<'_>),
     ) -> io::Result<bool> {
         let mut any = false;
-        for socket in [&self.rtp, &self.rtcp] {
+        for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
             for turn in 0..=BATCH {
                 if turn == BATCH {
                     context.waker().wake_by_ref();
@@ -92,26 +100,34 @@ impl Ports {
                     Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                     Poll::Ready(Err(error)) => return Err(error),
                 };
-                if from.ip().to_canonical() != self.peer.to_canonical() {
+                if self.peer.is_some_and(|peer| from.ip().to_canonical() != peer.to_canonical()) {
                     continue;
                 }
                 any = true;
                 let packet = room.filled();
-                take(if std::ptr::eq(socket, &self.rtp) {
-                    Packet::Rtp(track, packet)
-                } else {
-                    Packet::Rtcp(track, packet)
-                });
+                take(if is_rtcp(packet) { Packet::Rtcp(track, packet) } else { Packet::Rtp(track, packet) });
             }
         }
         Ok(any)
     }
 }
 
+/// By its packet type (RFC 5761 §4), whichever port it comes to.
+fn is_rtcp(packet: &[u8]) -> bool {
+    packet.get(1).is_some_and(|kind| (192..=223).contains(kind))
+}
+
 fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let socket = std::net::UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
-    // Less than asked for is granted silently.
-    socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    enlarge(&socket)?;
     Ok(socket)
+}
+
+/// Makes room for bursts. Less than asked for is granted silently.
+///
+/// # Errors
+/// The system's.
+pub fn enlarge(socket: &std::net::UdpSocket) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER)
 }

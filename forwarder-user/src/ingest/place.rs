@@ -1,0 +1,19 @@
+//! What all sources share.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{Event, feed::Feed, rtsp::connection::Scratch};
+use crate::engine::Engine;
+
+/// What all sources of a thread share.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) feed: Rc<RefCell<Feed>>,
+    pub(super) scratch: Scratch,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    /// What one source may send.
+    pub(super) bytes_per_second: u64,
+}

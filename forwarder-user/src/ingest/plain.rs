@@ -1,0 +1,126 @@
+//! Plain RTP: an encoder sends by UDP to the ports that a description names, and asks nobody.
+
+use std::{
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    task::Poll,
+};
+
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+use super::{
+    description::{Description, Target, Track},
+    error::SourceError,
+    media::{Packet, Packets},
+    udp::{self, Ports},
+};
+use crate::config;
+
+/// Longest description.
+const MAX_SDP: u64 = 64 << 10;
+
+/// The ports of one source.
+pub(super) struct Listener {
+    /// In the order of the tracks.
+    tracks: Vec<Ports>,
+}
+
+impl Listener {
+    /// Reads the description and opens its ports.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub(super) async fn open(source: &config::Stream) -> Result<(Self, Description), SourceError> {
+        let text = if source.sdp.is_empty() { read(source.sdp_file.clone()).await? } else { source.sdp.clone() };
+        let description = Description::parse(text.as_bytes())?;
+        let open = |track: &Track| {
+            let Target { port, rtcp_port, .. } = track.target;
+            if port == 0 {
+                let kind = track.format.codec.name();
+                return Err(SourceError::MalformedSdp(format!("{kind}: the port is 0, so nothing can come")));
+            }
+            let rtp = bind(source, &track.target, port)?;
+            let rtcp = if rtcp_port == port { None } else { Some(bind(source, &track.target, rtcp_port)?) };
+            Ok(Ports::new(rtp, rtcp, port, source.sender))
+        };
+        let tracks = description.tracks.iter().map(open).collect::<Result<_, _>>()?;
+        Ok((Self { tracks }, description))
+    }
+}
+
+impl Packets for Listener {
+    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
+        std::future::poll_fn(|context| {
+            let mut any = false;
+            for (index, ports) in self.tracks.iter_mut().enumerate() {
+                any |= ports.poll(context, index, take)?;
+            }
+            if any { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    fn is_unordered(&self, _track: usize) -> bool {
+        true
+    }
+}
+
+async fn read(path: PathBuf) -> Result<String, SourceError> {
+    let unreadable = |path: &Path, error| SourceError::SdpFile { path: path.to_owned(), error };
+    let file = path.clone();
+    let read = move || {
+        let mut text = String::new();
+        std::fs::File::open(&file)?.take(MAX_SDP).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    read.map_err(|error| unreadable(&path, error))
+}
+
+/// A socket for one port. A group's address takes what is sent to the group only. What is sent to one of
+/// our addresses is taken by that; where the description names an address that is not ours, as encoders
+/// behind NAT do, any of ours will do.
+fn bind(source: &config::Stream, target: &Target, port: u16) -> Result<UdpSocket, SourceError> {
+    let address = target.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let failed = |error| SourceError::Port { address: SocketAddr::new(address, port), error };
+    let index = if source.interface.is_empty() {
+        0
+    } else {
+        let name = source.interface.as_str();
+        nix::net::if_::if_nametoindex(name)
+            .map_err(|error| SourceError::Interface { interface: name.to_owned(), error: error.into() })?
+    };
+    let open = || {
+        let socket = Socket::new(Domain::for_address((address, port).into()), Type::DGRAM, Some(Protocol::UDP))?;
+        match address {
+            IpAddr::V4(group) if group.is_multicast() => {
+                // Other programs of this machine may listen to the same group.
+                socket.set_reuse_address(true)?;
+                socket.bind(&SocketAddr::new(address, port).into())?;
+                socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
+            }
+            IpAddr::V6(group) if group.is_multicast() => {
+                socket.set_reuse_address(true)?;
+                socket.bind(&SocketAddr::new(address, port).into())?;
+                socket.join_multicast_v6(&group, index)?;
+            }
+            _ => match socket.bind(&SocketAddr::new(address, port).into()) {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                    let any = match address {
+                        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                    };
+                    socket.bind(&SocketAddr::new(any, port).into())?;
+                }
+                bound => bound?,
+            },
+        }
+        let socket = std::net::UdpSocket::from(socket);
+        socket.set_nonblocking(true)?;
+        udp::enlarge(&socket)?;
+        UdpSocket::from_std(socket)
+    };
+    open().map_err(failed)
+}

@@ -1,0 +1,355 @@
+//! One connection of a publisher: OPTIONS, ANNOUNCE, SETUP, RECORD, and then its media.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rtsp_types::{
+    Message, Method, Request, Response, StatusCode, Version,
+    headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use url::Url;
+
+use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
+use crate::ingest::{
+    description::Description,
+    error::SourceError,
+    media::{Packet, Packets},
+    rtsp::connection::{Connection, Incoming},
+    source::gone,
+    udp::Ports,
+};
+
+/// From the begin of a connection to its RECORD.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Wrong passwords that are heard on one connection.
+const MAX_GUESSES: u32 = 3;
+/// Tracks that may be set up, with those that nobody will see.
+const MAX_TRACKS: usize = 8;
+/// We live on their media, so this is for clients that want to know.
+const SESSION_TIMEOUT: u64 = 60;
+const METHODS: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
+
+/// How a track's packets come. Those of a track that was left out belong to none.
+struct Track {
+    index: usize,
+    way: Way,
+}
+
+enum Way {
+    /// By this channel, and RTCP by the next.
+    Channel(u8),
+    Ports(Ports),
+}
+
+/// What was announced.
+struct Announced {
+    claim: Claim,
+    description: Description,
+}
+
+struct Conversation<'a> {
+    server: &'a Rc<Server>,
+    connection: Connection,
+    local: SocketAddr,
+    peer: SocketAddr,
+    door: Door<'a>,
+    admitted: bool,
+    guesses: u32,
+    session: String,
+    announced: Option<Announced>,
+    tracks: Vec<Track>,
+    recording: bool,
+}
+
+/// A refusal: name of its counter, status, words.
+struct Refusal(&'static str, u16, String);
+
+/// Serves a connection to its end.
+pub(super) async fn run(server: &Rc<Server>, stream: TcpStream, local: SocketAddr, peer: SocketAddr) {
+    let mut conversation = Conversation {
+        server,
+        connection: Connection::new(Box::new(stream), Rc::clone(&server.place.scratch)),
+        local,
+        peer,
+        door: Door::new(&server.settings.publish_token),
+        admitted: false,
+        guesses: 0,
+        session: random_hex(),
+        announced: None,
+        tracks: vec![],
+        recording: false,
+    };
+    let error = match conversation.prepare().await {
+        Ok(()) => match conversation.record().await {
+            Ok(()) => return,
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    let stream = conversation.announced.as_ref().map_or("", |announced| announced.claim.name.as_str());
+    tracing::info!(stream, %peer, error = error.name(), "RTSP publisher gone: {error}");
+    server.counters.add(error.name());
+    if let Some(published) = conversation.announced.as_ref().and_then(|announced| announced.claim.published.as_ref()) {
+        published.media.failed(&error);
+    }
+}
+
+impl Conversation<'_> {
+    /// Up to RECORD.
+    async fn prepare(&mut self) -> Result<(), SourceError> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.recording {
+            let mut requests = vec![];
+            let mut take = |incoming: Incoming<'_>| {
+                if let Incoming::Message(Message::Request(request)) = incoming {
+                    requests.push(request);
+                }
+            };
+            let received = timeout_at(deadline, self.connection.receive(&mut take)).await;
+            received.map_err(|_| SourceError::Timeout("the wait for RECORD"))??;
+            for request in requests {
+                self.request(&request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes media until the publisher leaves. `Ok`: the control task wants no more of it.
+    async fn record(&mut self) -> Result<(), SourceError> {
+        let Some(announced) = &mut self.announced else { return Ok(()) };
+        let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
+        let (name, peer) = (announced.claim.name.clone(), self.peer);
+        tracing::info!(stream = name, %peer, "RTSP publisher records");
+        let played = published.media.play(self, gone(&mut published.wanted)).await;
+        if let Some(announced) = &mut self.announced {
+            announced.claim.published = Some(published);
+        }
+        played
+    }
+
+    /// Answers a request.
+    async fn request(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
+        let answered = self.act(request).await;
+        let mut ended = false;
+        let mut answer = match answered {
+            Ok(headers) => {
+                ended = *request.method() == Method::Teardown;
+                let mut answer = Response::builder(Version::V1_0, StatusCode::Ok);
+                for (name, value) in headers {
+                    answer = answer.header(name, value);
+                }
+                answer.build(vec![])
+            }
+            Err(refusal) => self.refuse(request, refusal),
+        };
+        if let Some(cseq) = request.header(&CSEQ) {
+            answer.insert_header(CSEQ, cseq.clone());
+        }
+        answer.insert_header(SERVER, concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        self.connection.answer(&answer).await?;
+        if ended {
+            return Err(SourceError::Ended);
+        }
+        if self.guesses > MAX_GUESSES {
+            return Err(SourceError::WrongPassword);
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, request: &Request<Vec<u8>>, Refusal(name, status, words): Refusal) -> Response<Vec<u8>> {
+        self.server.counters.add(name);
+        let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+        let method = <&str>::from(request.method());
+        tracing::info!(peer = %self.peer, method, status, "RTSP request refused: {words}");
+        let mut answer = Response::builder(Version::V1_0, StatusCode::from(status)).reason_phrase(words);
+        if status == 401 {
+            for challenge in self.door.challenges() {
+                answer = answer.header(WWW_AUTHENTICATE, challenge);
+            }
+        }
+        answer.build(vec![])
+    }
+
+    /// Headers of the answer.
+    async fn act(&mut self, request: &Request<Vec<u8>>) -> Result<Vec<(rtsp_types::HeaderName, String)>, Refusal> {
+        let given = request.header(&SESSION).map(|value| value.as_str());
+        if given.is_some_and(|given| given.split(';').next().unwrap_or_default().trim() != self.session) {
+            return Err(Refusal("refused_session", 454, "there is no such session".into()));
+        }
+        let session = (SESSION, format!("{};timeout={SESSION_TIMEOUT}", self.session));
+        match request.method() {
+            Method::Options => Ok(vec![(PUBLIC, METHODS.into())]),
+            Method::GetParameter | Method::SetParameter | Method::Teardown => Ok(vec![session]),
+            Method::Announce => {
+                self.announce(request).await?;
+                Ok(vec![session])
+            }
+            Method::Setup => {
+                let transport = self.setup(request)?;
+                Ok(vec![session, (TRANSPORT, transport)])
+            }
+            Method::Record if self.tracks.is_empty() => {
+                Err(Refusal("refused_state", 455, "RECORD comes after ANNOUNCE and SETUP".into()))
+            }
+            Method::Record => {
+                self.recording = true;
+                Ok(vec![session])
+            }
+            Method::Describe | Method::Play => {
+                Err(Refusal("refused_method", 405, "this server takes streams by RTSP, and plays them by WHEP".into()))
+            }
+            _ => Err(Refusal("refused_method", 405, format!("it knows {METHODS}"))),
+        }
+    }
+
+    async fn announce(&mut self, request: &Request<Vec<u8>>) -> Result<(), Refusal> {
+        let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
+        let url = request.request_uri().ok_or_else(|| bad("ANNOUNCE needs a URL"))?;
+        self.admit(request, url)?;
+        if self.announced.is_some() {
+            return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
+        }
+        let kind = request.header(&CONTENT_TYPE).map_or("", |value| value.as_str());
+        if !kind.trim().to_ascii_lowercase().starts_with("application/sdp") {
+            return Err(Refusal("refused_malformed", 415, "ANNOUNCE needs application/sdp".into()));
+        }
+        let description = Description::parse(request.body()).map_err(|error| match error {
+            SourceError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
+            error => Refusal("refused_malformed", 400, error.to_string()),
+        })?;
+        let name = url.path().trim_matches('/');
+        let claim = self.server.claim(name, self.peer).await;
+        let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
+        if let Some(published) = &mut claim.published {
+            published.media.described(&description).map_err(|error| {
+                published.media.failed(&error);
+                Refusal("refused_engine", 503, error.to_string())
+            })?;
+        }
+        self.announced = Some(Announced { claim, description });
+        Ok(())
+    }
+
+    fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url) -> Result<(), Refusal> {
+        let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
+        if self.admitted || self.door.admits(request.method().into(), url, given) {
+            self.admitted = true;
+            return Ok(());
+        }
+        self.guesses += 1;
+        Err(if given.is_empty() {
+            // The first request of every client that waits to be asked.
+            Refusal("asked_for_password", 401, "a password is needed".into())
+        } else {
+            Refusal("refused_password", 401, "this is not the password".into())
+        })
+    }
+
+    /// The answer's `Transport`.
+    fn setup(&mut self, request: &Request<Vec<u8>>) -> Result<String, Refusal> {
+        let Some(Announced { description, .. }) = &self.announced else {
+            return Err(Refusal("refused_state", 455, "SETUP comes after ANNOUNCE".into()));
+        };
+        if self.recording || self.tracks.len() >= MAX_TRACKS {
+            return Err(Refusal("refused_state", 455, "no more tracks can be set up".into()));
+        }
+        let url = request.request_uri().map_or("", Url::as_str);
+        let index = track_of(description, url)
+            .ok_or_else(|| Refusal("refused_track", 404, "the description has no such track".into()))?;
+        let header = request.header(&TRANSPORT).map_or("", |value| value.as_str());
+        let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
+        let (way, answer) = match Wanted::parse(header).ok_or_else(refused)? {
+            Wanted::Channel(wanted) => {
+                let channel = wanted.or_else(|| u8::try_from(2 * self.tracks.len()).ok()).ok_or_else(refused)?;
+                let taken = |track: &Track| matches!(track.way, Way::Channel(other) if channel.abs_diff(other) < 2);
+                if self.tracks.iter().any(taken) {
+                    return Err(refused());
+                }
+                let answer = format!("RTP/AVP/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
+                (Way::Channel(channel), answer)
+            }
+            Wanted::Udp(client) => {
+                let ports = Ports::bind(self.local.ip(), self.peer.ip());
+                let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
+                let (first, last) = (ports.first(), client.saturating_add(1));
+                let answer = format!(
+                    "RTP/AVP;unicast;client_port={client}-{last};server_port={first}-{};mode=record",
+                    first + 1
+                );
+                (Way::Ports(ports), answer)
+            }
+        };
+        self.tracks.push(Track { index, way });
+        Ok(answer)
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Packet<'_>),
+        requests: &mut Vec<Request<Vec<u8>>>,
+    ) -> Poll<Result<(), SourceError>> {
+        let mut ready = false;
+        for track in &mut self.tracks {
+            if let Way::Ports(ports) = &mut track.way {
+                ready |= ports.poll(context, track.index, take)?;
+            }
+        }
+        let tracks = &self.tracks;
+        let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
+            Incoming::Frame(channel, frame) => {
+                let found = tracks.iter().find_map(|track| match track.way {
+                    Way::Channel(first) if first == channel => Some(Packet::Rtp(track.index, frame)),
+                    Way::Channel(first) if first + 1 == channel => Some(Packet::Rtcp(track.index, frame)),
+                    _ => None,
+                });
+                if let Some(packet) = found {
+                    take(packet);
+                }
+            }
+            Incoming::Message(Message::Request(request)) => requests.push(request),
+            Incoming::Message(_) => {}
+        });
+        if read.is_pending() && ready { Poll::Ready(Ok(())) } else { read }
+    }
+}
+
+impl Packets for Conversation<'_> {
+    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
+        let mut requests = vec![];
+        std::future::poll_fn(|context| self.poll(context, take, &mut requests)).await?;
+        for request in requests {
+            self.request(&request).await?;
+        }
+        Ok(())
+    }
+
+    fn is_unordered(&self, index: usize) -> bool {
+        self.tracks.iter().any(|track| track.index == index && matches!(track.way, Way::Ports(_)))
+    }
+}
+
+/// Which track a URL means: `a=control` is the whole of it, or its end. What was left out is beyond the
+/// last track.
+fn track_of(description: &Description, url: &str) -> Option<usize> {
+    let is_meant = |control: &str| {
+        let before = url.strip_suffix(control);
+        !control.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    };
+    if let Some(index) = description.tracks.iter().position(|track| is_meant(&track.control)) {
+        return Some(index);
+    }
+    if description.left_out_controls.iter().any(|control| is_meant(control)) {
+        return Some(usize::MAX);
+    }
+    // Who sends one track need not name it.
+    (description.tracks.len() == 1 && description.tracks[0].control.is_empty()).then_some(0)
+}

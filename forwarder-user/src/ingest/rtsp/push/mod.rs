@@ -1,0 +1,247 @@
+//! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). It plays
+//! nothing: viewers come by WHEP.
+//!
+//! `conversation` is one connection, `auth` its password, `transport` how a track comes. Here: the listening,
+//! and which streams are being published.
+
+mod auth;
+mod conversation;
+mod transport;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::spawn_local,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::stream_name_problem,
+    ingest::{Event, Handle, Settings, media::Media, place::Place, status::State},
+};
+
+/// A stream keeps its tracks for so long after its publisher has gone, and while somebody watches.
+const LINGER: Duration = Duration::from_secs(10);
+/// How often it is looked for streams that nobody needs any more.
+const SWEEP: Duration = Duration::from_secs(2);
+/// For the control task's word.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the server has done, by name. Written by its thread, read by the control task.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
+
+impl Counters {
+    fn add(&self, name: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+    }
+
+    /// As they are now.
+    pub fn get(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Opens the ports.
+///
+/// # Errors
+/// One is in use.
+pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<StdListener>> {
+    let open = |address: &SocketAddr| {
+        let listener = StdListener::bind(address)
+            .map_err(|error| io::Error::new(error.kind(), format!("rtsp.listen: {address}: {error}")))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    addresses.iter().map(open).collect()
+}
+
+/// What all connections share.
+struct Server {
+    settings: Settings,
+    place: Place,
+    counters: Counters,
+    connections: Cell<usize>,
+    streams: RefCell<BTreeMap<String, Stream>>,
+}
+
+/// A stream that is published here, or was.
+enum Stream {
+    Live,
+    Left(Published, Instant),
+}
+
+/// What a stream has: its tracks, and the control task's wish.
+struct Published {
+    media: Media,
+    wanted: watch::Receiver<bool>,
+}
+
+/// Serves until the other end of `stop` is dropped.
+pub(in crate::ingest) async fn run(
+    listeners: Vec<StdListener>,
+    settings: Settings,
+    place: Place,
+    counters: Counters,
+    mut stop: watch::Receiver<()>,
+) {
+    let connections = Cell::new(0);
+    let server = Rc::new(Server { settings, place, counters, connections, streams: RefCell::default() });
+    for listener in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener))),
+            Err(error) => tracing::error!("an RTSP port cannot be used: {error}"),
+        }
+    }
+    loop {
+        tokio::select! {
+            () = sleep(SWEEP) => server.sweep(),
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+impl Server {
+    async fn listen(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.accept(stream, peer),
+                // Out of descriptors, most likely: what is open goes on.
+                Err(error) => {
+                    tracing::warn!("an RTSP connection cannot be accepted: {error}");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        self.counters.add("connections");
+        if self.connections.get() >= self.settings.rtsp.connections {
+            self.counters.add("refused_too_many_connections");
+            // A new socket takes so little at once, or else it hears nothing.
+            let _ = stream.try_write(b"RTSP/1.0 503 Too many connections\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15));
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
+            .and_then(|()| stream.local_addr());
+        let Ok(local) = prepared else { return };
+        let place = Open::new(self);
+        spawn_local(async move {
+            conversation::run(&place.0, stream, local, peer).await;
+        });
+    }
+
+    /// Lets go of streams that nobody has published for a while and nobody watches.
+    fn sweep(&self) {
+        self.streams.borrow_mut().retain(|name, stream| {
+            let Stream::Left(published, since) = stream else { return true };
+            if published.wanted.has_changed().is_err() {
+                return false;
+            }
+            let wanted = *published.wanted.borrow() || since.elapsed() < LINGER;
+            if !wanted {
+                let _ = self.place.events.send(Event::Released { stream: name.clone() });
+            }
+            wanted
+        });
+    }
+
+    /// Reserves a stream for a publisher. `Err`: why he must not have it.
+    async fn claim(self: &Rc<Self>, name: &str, peer: SocketAddr) -> Result<Claim, String> {
+        if let Some(problem) = stream_name_problem(name) {
+            return Err(problem);
+        }
+        let former = match self.streams.borrow_mut().insert(name.to_owned(), Stream::Live) {
+            Some(Stream::Live) => return Err(format!("{name} has a publisher already")),
+            Some(Stream::Left(published, _)) => Some(published),
+            None => None,
+        };
+        let mut claim = Claim { server: Rc::clone(self), name: name.to_owned(), published: None };
+        claim.published = match former.filter(|former| former.wanted.has_changed().is_ok()) {
+            Some(former) => Some(former),
+            None => Some(self.ask(name).await?),
+        };
+        if let Some(published) = &mut claim.published {
+            published.media.origin = format!("rtsp from {peer}");
+            let mut status = published.media.status.lock();
+            status.peer = Some(peer);
+            status.state = State::Connecting;
+        }
+        Ok(claim)
+    }
+
+    /// The control task knows who else may have the name.
+    async fn ask(&self, name: &str) -> Result<Published, String> {
+        let (handle, status, wanted) = Handle::new("pushed by RTSP".into(), false, true);
+        let (reply, answer) = oneshot::channel();
+        let _ = self.place.events.send(Event::Publish { stream: name.to_owned(), handle, reply });
+        let busy = || "the server is busy or stops".to_owned();
+        timeout(PATIENCE, answer).await.map_err(|_| busy())?.map_err(|_| busy())??;
+        let media = Media::new(name.to_owned(), String::new(), status, self.place.clone());
+        Ok(Published { media, wanted })
+    }
+}
+
+/// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
+fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => String::new(),
+    }
+}
+
+/// One of the connections that may be open.
+struct Open(Rc<Server>);
+
+impl Open {
+    fn new(server: &Rc<Server>) -> Self {
+        server.connections.set(server.connections.get() + 1);
+        Self(Rc::clone(server))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// A publisher's hold on a stream. Dropped, another may have it.
+struct Claim {
+    server: Rc<Server>,
+    name: String,
+    published: Option<Published>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut streams = self.server.streams.borrow_mut();
+        match self.published.take() {
+            Some(published) => {
+                let mut status = published.media.status.lock();
+                status.peer = None;
+                status.state = State::Waiting;
+                drop(status);
+                streams.insert(std::mem::take(&mut self.name), Stream::Left(published, Instant::now()));
+            }
+            None => drop(streams.remove(&self.name)),
+        }
+    }
+}
