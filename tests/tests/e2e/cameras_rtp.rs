@@ -38,9 +38,12 @@ fn source(stage: &Stage) -> Result<Value> {
 fn shows_the_clip(stage: &Stage, encoders: &[Ffmpeg]) -> Result<()> {
     let playing = stage.until("media comes", || Ok(source(stage)?["state"] == "playing"));
     playing.map_err(|error| error.context(encoders.iter().map(Ffmpeg::said).collect::<String>()))?;
+    let before = source(stage)?;
     let viewers = stage.play(2, &clip()?, stage.playing())?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 40)?;
     stage.flows(&viewers, &[0, 1], Kind::Audio, 100)?;
+    let after = source(stage)?;
+    ensure!(after["lost"] == before["lost"] && after["dropped"] == before["dropped"], "{before}, then {after}");
     assert_all_exact(&viewers.stop()?, &BOTH);
     Ok(())
 }
@@ -113,6 +116,10 @@ fn wrong_and_too_much_is_named() -> Result<()> {
     ensure!(source(&stage)?["warnings"].to_string().contains("source_max_kbps"), "{}", source(&stage)?);
     let grown = stage.server.memory()?.saturating_sub(before);
     ensure!(grown < 8 << 20, "memory grew by {grown} bytes");
+    let packets = || -> Result<u64> { Ok(source(&stage)?["packets"].as_u64().unwrap_or(0)) };
+    let before = packets()?;
     let encoders = send(&stage, "10.60.0.1", 5004)?;
+    // What waited for the flood's missing packets leaves when the next sender begins.
+    stage.until("the encoder is heard", || Ok(packets()? > before + 50))?;
     shows_the_clip(&stage, &encoders)
 }
