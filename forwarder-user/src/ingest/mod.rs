@@ -198,7 +198,6 @@ impl Ingest {
             let gather = settings.gather;
             let place = place::Place { engine, feed: Rc::clone(&feed), scratch, events, bytes_per_second };
             let local = LocalSet::new();
-            local.spawn_local(feed::run(Rc::clone(&feed)));
             let all = async {
                 let mut tasks = JoinSet::new();
                 tasks.spawn_local(rtsp::push::run(listeners, settings, place.clone(), counted, stop));
@@ -219,20 +218,16 @@ impl Ingest {
                 }
             };
             let mut all = std::pin::pin!(all);
-            let sent = Rc::clone(&feed.borrow().sent);
-            loop {
-                let more = runtime.block_on(local.run_until(async {
-                    tokio::select! {
-                        () = &mut all => false,
-                        () = sent.notified() => true,
-                    }
-                }));
-                if !more {
-                    break;
+            while runtime.block_on(local.run_until(async {
+                tokio::select! {
+                    () = &mut all => false,
+                    () = batch(&feed) => true,
                 }
+            })) {
+                let age = feed.borrow_mut().flush();
                 // Outside the runtime, so that nobody looks at the sockets and all that comes meanwhile is
                 // found at one look. Connections, names and TLS wait too, which does not matter to them.
-                thread::sleep(gather.saturating_sub(feed.borrow().batch_age()));
+                thread::sleep(gather.saturating_sub(age));
             }
             // Names that are still being resolved are not waited for.
             runtime.shutdown_background();
@@ -257,6 +252,18 @@ impl Ingest {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the sources had panicked");
         }
+    }
+}
+
+/// Waits for packets, and then until all connections have been read that had something: the runtime runs a
+/// limited number of tasks in turn, and a turn that brings nothing is taken for the last.
+async fn batch(feed: &RefCell<feed::Feed>) {
+    let bell = feed.borrow().bell();
+    bell.notified().await;
+    let mut seen = 0;
+    while seen != feed.borrow().packets() {
+        seen = feed.borrow().packets();
+        tokio::task::yield_now().await;
     }
 }
 

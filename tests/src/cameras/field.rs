@@ -1,8 +1,10 @@
 //! Cameras, `penstock serve` and viewers, each in a network namespace of its own, each a process of its
 //! own.
 //!
-//! The interfaces receive in threads of the kernel (`napi/…`), one for each, as the interrupts of a network
-//! card would: so what a side costs can be told apart, and nobody pays for the other's half of a packet.
+//! The interfaces of cameras and server receive in threads of the kernel (`napi/…`), one for each, as the
+//! interrupts of a network card would: so what a side costs can be told apart, and nobody pays for the other's
+//! half of a packet. That of the viewers receives where the server sends: its ring has 256 frames, fewer than
+//! a batch of hundreds of cameras, and a thread that has to wait for a CPU loses what a network card would not.
 
 use std::{
     collections::BTreeMap,
@@ -107,7 +109,7 @@ pub struct Clocks {
     /// What softirq left over, whoever's it was.
     pub ksoftirqd: f64,
     pub generator: f64,
-    /// Viewers and their interface.
+    /// The viewers' process.
     pub viewers: f64,
 }
 
@@ -119,12 +121,9 @@ impl Field {
     pub fn new(cameras: u32, opened: u32, config: &str, say: &dyn Fn(&str)) -> Result<Self> {
         let threads = napi_threads();
         let scene = Scene::new(Arrival::Xdp)?;
-        for (namespace, interface) in [
-            (&scene.server, IN),
-            (&scene.server, OUT),
-            (&scene.generator, GENERATOR_INTERFACE),
-            (&scene.receivers, RECEIVER_INTERFACE),
-        ] {
+        for (namespace, interface) in
+            [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)]
+        {
             let path = format!("echo 1 > /sys/class/net/{interface}/threaded");
             // `ip netns exec`, since it shows the namespace's own /sys.
             let status = Command::new("ip").args(["netns", "exec", namespace.name(), "sh", "-c", &path]).status()?;
@@ -195,7 +194,6 @@ impl Field {
             match interface.filter(|_| !self.threads.contains_key(&id)) {
                 Some(IN | OUT) => clocks.receiving += time,
                 Some(GENERATOR_INTERFACE) => clocks.generator += time,
-                Some(RECEIVER_INTERFACE) => clocks.viewers += time,
                 _ if name.starts_with("ksoftirqd/") => clocks.ksoftirqd += time,
                 _ => {}
             }

@@ -36,6 +36,9 @@ pub trait Transmitter: Send {
     /// For people: `xdp`, `socket`.
     fn name(&self) -> &'static str;
 
+    /// Whether it can send there now.
+    fn reaches(&self, to: &Destination) -> bool;
+
     /// Room for one RTP packet of exactly `len` bytes (header, ciphertext, tag) to `to`. The caller
     /// fills all of it before its next call. May send what was collected so far, to make room.
     ///

@@ -118,7 +118,8 @@ impl Feeder {
                     continue;
                 }
                 let last = self.transmitters.len() - 1;
-                let way = usize::from(subscriber.destination.path.is_none()) * last;
+                let reaches = |way: &Way| way.transmitter.reaches(&subscriber.destination);
+                let way = self.transmitters.iter().position(reaches).unwrap_or(last);
                 for packet in packets {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
                     let done = seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);

@@ -78,7 +78,13 @@ impl Shared {
 
     /// The device has not taken what it was given: it is not used before it has been looked at again.
     fn give_up(&self, device: usize) {
-        self.devices[device].store(0, Ordering::Release);
+        let ifindex = self.devices[device].swap(0, Ordering::AcqRel);
+        if ifindex != 0 {
+            tracing::warn!(
+                ifindex,
+                "frames were not taken in time: viewers behind it get theirs by sockets for a while"
+            );
+        }
     }
 }
 

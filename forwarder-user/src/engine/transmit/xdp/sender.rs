@@ -209,6 +209,10 @@ impl Transmitter for XdpTransmitter {
         "xdp"
     }
 
+    fn reaches(&self, to: &Destination) -> bool {
+        to.path.as_ref().is_some_and(|path| self.shared.device(path.egress_ifindex).is_some())
+    }
+
     fn reserve(&mut self, to: &Destination, len: usize) -> Option<&mut [u8]> {
         let path = to.path.as_ref();
         let device = path.and_then(|path| self.shared.device(path.egress_ifindex));
