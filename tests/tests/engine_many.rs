@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use forwarder_common::maps::MAX_COPIES;
 use penstock::engine::{Engine as _, kernel, userspace};
 use penstock_tests::{
     engine::{Lab, Publisher, Viewer, address},
@@ -87,5 +86,5 @@ fn five_hundred_and_twelve_viewers() -> Result<()> {
 
 #[test]
 fn two_thousand_and_forty_eight_viewers() -> Result<()> {
-    serve(2048, MAX_COPIES)
+    serve(2048, 64)
 }
