@@ -8,7 +8,8 @@
 //! | map | type | key → value | writer | reader |
 //! | --- | --- | --- | --- | --- |
 //! | `FRAMES` | array | frame number → [`OutFrame`] | userspace | `penstock_transmit` |
-//! | `TRIGGERS` | array | trigger number → [`Trigger`] | userspace; `cursor` and `done`: the programs | both |
+//! | `TRIGGERS` | array | trigger number → [`Trigger`] | userspace; `cursor`, `done`, `reported`, `refused`: the programs | both |
+//! | `BULKS` | per-CPU array | 0 → [`Bulk`] | the programs | the programs |
 //! | `DEVICE_SETS` | array of maps | set → devmap of so many times one device | userspace | `penstock_trigger` |
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | the programs | userspace |
 //!
@@ -17,6 +18,10 @@
 //! case a program may still come for the frame. So each frame carries the ticket of its trigger, which
 //! is taken away before the frame is written and set when it is finished; the program compares it
 //! before and after it has copied the frame, and drops the copy if it has changed.
+//!
+//! Why no frame is lost to a full ring: a device takes the first so many of a bulk, and the kernel
+//! says how many ("xdp_devmap_xmit"). So the programs know which frames were refused, mark them in
+//! their trigger, and userspace sends these again, as they are: the same bytes under the same index.
 
 use core::sync::atomic::AtomicU64;
 
@@ -46,13 +51,17 @@ pub struct OutFrame {
     pub bytes: [u8; FRAME_ROOM],
 }
 
-/// Frames that leave together. 544 bytes.
+/// Frames that leave together. 568 bytes.
 #[repr(C)]
 pub struct Trigger {
     /// 0: given up, or not in use.
     pub ticket: AtomicU64,
     /// Frames that have been copied.
     pub done: AtomicU64,
+    /// Of these, frames of which the device has said whether it took them.
+    pub reported: AtomicU64,
+    /// Of these, a bit for each place in `frames` that it has refused.
+    pub refused: [AtomicU64; BATCH / 64],
     /// The place in `DEVICE_SETS` whose devmap has `len` entries.
     pub set: u32,
     pub len: u32,
@@ -62,6 +71,26 @@ pub struct Trigger {
     /// Numbers in `FRAMES`.
     pub frames: [u32; BATCH],
 }
+
+/// Copies that wait in a device's queue for the end of its bulk, in their order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Bulk {
+    pub len: u32,
+    pub reserved: u32,
+    pub copies: [Copied; BULK],
+}
+
+/// One of them: its trigger's ticket, and its place in the trigger's list.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Copied {
+    pub ticket: u64,
+    pub place: u64,
+}
+
+/// Frames that devmap hands to a device at once (`DEV_MAP_BULK_SIZE`).
+pub const BULK: usize = 16;
 
 /// Numbers of frames for which there is a devmap: with two of them every number up to [`BATCH`] is put
 /// together.
@@ -87,7 +116,7 @@ mod tests {
 
     #[test]
     fn layouts() {
-        assert_eq!((size_of::<OutFrame>(), size_of::<Trigger>()), (1536, 544));
+        assert_eq!((size_of::<OutFrame>(), size_of::<Trigger>()), (1536, 568));
     }
 
     #[test]

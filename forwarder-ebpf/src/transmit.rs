@@ -13,14 +13,16 @@ use core::{ffi::c_void, ptr::addr_of};
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::{Array, ArrayOfMaps, DevMap},
+    btf_maps::{Array, ArrayOfMaps, DevMap, PerCpuArray},
     helpers::generated::bpf_xdp_store_bytes,
     macros::{btf_map, raw_tracepoint, xdp},
     programs::{RawTracePointContext, XdpContext},
 };
 use forwarder_common::{
     atomic,
-    transmit::{BATCH, ETHERTYPE, FRAME_ROOM, OutFrame, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger},
+    transmit::{
+        BATCH, BULK, Bulk, Copied, ETHERTYPE, FRAME_ROOM, OutFrame, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger,
+    },
 };
 use packet::Frame;
 
@@ -38,6 +40,9 @@ pub static TRIGGERS: Array<Trigger, 32, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static DEVICE_SETS: ArrayOfMaps<DevMap<1>, 240> = ArrayOfMaps::new();
+
+#[btf_map]
+pub static BULKS: PerCpuArray<Bulk, 1> = PerCpuArray::new();
 
 mod counters {
     use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
@@ -68,21 +73,20 @@ fn broadcast(frame: &Frame) -> Option<u32> {
     if frame.read::<[u8; 2]>(12)? != ETHERTYPE.to_be_bytes() {
         return None;
     }
-    let (_, trigger) = trigger(frame)?;
+    let trigger = trigger(frame.read(TICKET_OFFSET)?)?;
     // SAFETY: a map value, which userspace does not write before the trigger is done or given up.
     let set = unsafe { (*trigger).set };
     DEVICE_SETS.get(set)?.redirect(0, BROADCAST).ok()
 }
 
-/// The trigger of a frame's ticket, if it has not been given up.
+/// The trigger of a ticket, if it has not been given up.
 #[inline(always)]
-fn trigger(frame: &Frame) -> Option<(u64, *mut Trigger)> {
-    let ticket: u64 = frame.read(TICKET_OFFSET)?;
+fn trigger(ticket: u64) -> Option<*mut Trigger> {
     let number = ticket as u32 & ((1 << TICKET_NUMBER_BITS) - 1);
     let trigger = TRIGGERS.get_ptr_mut(number)?;
     // SAFETY: an aligned number in a map value, changed by atomic operations only.
     let current = unsafe { atomic::load(&*addr_of!((*trigger).ticket)) };
-    (current == ticket).then_some((ticket, trigger))
+    (current == ticket).then_some(trigger)
 }
 
 /// On the way out, once per clone: makes it the next frame of its trigger.
@@ -100,7 +104,8 @@ pub fn penstock_transmit(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn next_frame(frame: &Frame) -> Option<()> {
-    let (ticket, trigger) = trigger(frame)?;
+    let ticket: u64 = frame.read(TICKET_OFFSET)?;
+    let trigger = trigger(ticket)?;
     // SAFETY: clones of a packet go through their device's queue on one CPU, one after the other, so
     // nobody else changes the cursor.
     let place = unsafe {
@@ -136,13 +141,63 @@ fn next_frame(frame: &Frame) -> Option<()> {
     // CPU as the cursor is.
     let done = unsafe { &*addr_of!((*trigger).done) };
     atomic::store(done, atomic::load(done) + 1);
+    remember(Copied { ticket, place: place as u64 });
     Some(())
+}
+
+/// Adds a copy to those of which the device has still to say whether it takes them.
+#[inline(always)]
+fn remember(copied: Copied) {
+    let Some(bulk) = BULKS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own value; programs of one CPU do not interleave.
+    unsafe {
+        let place = (*bulk).len as usize;
+        if place < BULK {
+            (*bulk).copies[place] = copied;
+            (*bulk).len += 1;
+        }
+    }
+}
+
+/// Tells the triggers of a bulk's copies that the device took the first `sent` of them.
+#[inline(always)]
+fn report(sent: Option<u32>) {
+    let Some(bulk) = BULKS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own value, as above.
+    let len = unsafe { core::mem::replace(&mut (*bulk).len, 0) };
+    let Some(sent) = sent else { return };
+    let mut at = 0;
+    while at < BULK && (at as u32) < len {
+        // SAFETY: as above.
+        let Copied { ticket, place } = unsafe { (*bulk).copies[at] };
+        if let Some(trigger) = trigger(ticket) {
+            settle(trigger, place as usize, at as u32 >= sent);
+        }
+        at += 1;
+    }
+}
+
+/// Says of one frame of a trigger whether the device has refused it.
+#[inline(always)]
+fn settle(trigger: *mut Trigger, place: usize, refused: bool) {
+    if place >= BATCH {
+        return;
+    }
+    // SAFETY: aligned numbers in a map value, changed here alone while the trigger is in force, on the
+    // CPU of its copies. If it has been given up just now, its next one may count a frame too many, or
+    // send one twice: the same bytes, which the receiver's replay list drops.
+    let (bits, reported) = unsafe { (&*addr_of!((*trigger).refused[place / 64]), &*addr_of!((*trigger).reported)) };
+    if refused {
+        atomic::store(bits, atomic::load(bits) | 1 << (place % 64));
+    }
+    // Behind the bit: who sees all reported sees all bits.
+    atomic::store(reported, atomic::load(reported) + 1);
 }
 
 /// As in the datapath, for the frames of this object.
 #[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
 pub fn penstock_transmitted(ctx: RawTracePointContext) -> i32 {
-    xmit::run(&ctx);
+    report(xmit::run(&ctx));
     0
 }
 

@@ -34,16 +34,21 @@ pub fn copy_dropped() {
 /// The kernel runs the egress program over a device's bulk and reports the bulk right after, on the
 /// same CPU. So a report belongs to us if our program has just seen as many copies as it names;
 /// bulks of other XDP programs are not counted. The kernel's `drops` includes those of our program.
+///
+/// Returns how many copies of ours the device has taken: the first so many of those that the program
+/// let pass. `None`: the bulk was not ours.
 #[inline(always)]
-pub fn run(ctx: &RawTracePointContext) {
+pub fn run(ctx: &RawTracePointContext) -> Option<u32> {
     let (sent, drops): (u32, u32) = (ctx.arg(2), ctx.arg(3));
-    with(|flush| {
-        if flush.copies != 0 && flush.copies == sent + drops {
-            counters::add(Counter::Transmitted, u64::from(sent));
-            counters::add(Counter::DropRingFull, u64::from(drops.saturating_sub(flush.dropped)));
-        }
-        *flush = Flush { copies: 0, dropped: 0 };
-    });
+    let flush = FLUSH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value; programs of one CPU do not interleave.
+    let Flush { copies, dropped } = unsafe { flush.replace(Flush { copies: 0, dropped: 0 }) };
+    if copies == 0 || copies != sent + drops {
+        return None;
+    }
+    counters::add(Counter::Transmitted, u64::from(sent));
+    counters::add(Counter::DropRingFull, u64::from(drops.saturating_sub(dropped)));
+    Some(sent)
 }
 
 #[inline(always)]

@@ -81,10 +81,10 @@ fn raise_open_files() -> Result<()> {
 
 #[test]
 fn five_hundred_and_twelve_viewers() -> Result<()> {
-    serve(512, 64)
+    serve(512, 128)
 }
 
 #[test]
 fn two_thousand_and_forty_eight_viewers() -> Result<()> {
-    serve(2048, 64)
+    serve(2048, 128)
 }

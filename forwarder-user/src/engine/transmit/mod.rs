@@ -27,6 +27,8 @@ pub struct Sent {
     pub packets: u64,
     /// Refused: full queue, no route, no room. Every refused packet is counted here.
     pub dropped: u64,
+    /// Sent once more, since a full queue had refused them. One packet may count several times.
+    pub resent: u64,
     /// System calls made for them.
     pub calls: u64,
 }

@@ -142,6 +142,7 @@ impl Feeder {
             inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
             if transmitter.name() == "xdp" {
                 inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
+                inner.resent.fetch_add(sent.resent - counted.resent, Relaxed);
             }
             *counted = sent;
         }

@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     xdp: OnceLock<Result<paths::Xdp, String>>,
     /// Packets that the xdp transmitter has sent.
     by_xdp: AtomicU64,
+    /// Sent once more by XDP, after a full ring.
+    resent: AtomicU64,
 }
 
 impl Inner {
@@ -170,6 +172,7 @@ impl UserspaceEngine {
             feeders: AtomicUsize::new(0),
             xdp: OnceLock::new(),
             by_xdp: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
         }))
     }
 
@@ -397,18 +400,10 @@ impl Engine for UserspaceEngine {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        // What the devices have refused was taken by the programs before.
-        let refused = self.0.xdp().map_or(0, |xdp| xdp.sender.refused());
-        let value = |counter: &Counter| {
-            let count = self.0.counters[*counter as usize].load(Relaxed);
-            match counter {
-                Counter::DropRingFull => count + refused,
-                Counter::Transmitted => count.saturating_sub(refused),
-                _ => count,
-            }
-        };
+        let value = |counter: &Counter| self.0.counters[*counter as usize].load(Relaxed);
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
-        all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed).saturating_sub(refused)));
+        all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed)));
+        all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
         all
     }
 

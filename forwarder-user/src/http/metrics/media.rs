@@ -154,8 +154,10 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
     page.counter(&names::PASSES, reasons(Kind::Pass));
     let transmitted = |engine: &Engine| (vec![engine.engine.clone()], engine.of(Counter::Transmitted));
     page.counter(&names::TRANSMITTED, engines.iter().map(transmitted));
-    let by_xdp = engines.iter().filter_map(|engine| engine.counters.get("transmitted_by_xdp"));
-    page.counter(&names::BY_XDP, by_xdp.map(|count| (vec![], *count as f64)));
+    for (metric, counter) in [(&names::BY_XDP, "transmitted_by_xdp"), (&names::RESENT, "resent_by_xdp")] {
+        let counts = engines.iter().filter_map(|engine| engine.counters.get(counter));
+        page.counter(metric, counts.map(|count| (vec![], *count as f64)));
+    }
     for engine in engines.iter().filter(|engine| engine.engine == "kernel") {
         let by = |(counter, label): (Counter, &str)| (vec![label.to_owned()], engine.of(counter));
         let underruns = [(Counter::KeystreamUnderrunOpen, "in"), (Counter::KeystreamUnderrun, "out")];

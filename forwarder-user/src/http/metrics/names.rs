@@ -59,6 +59,8 @@ metrics! {
         "Copies that the device took, as far as the kernel reports it.";
     BY_XDP = "penstock_transmitted_by_xdp_total" []
         "Of the userspace engine's, those that XDP sent.";
+    RESENT = "penstock_resent_by_xdp_total" []
+        "Frames sent once more by XDP, after the ring of a device was full. One frame may count several times.";
     BY_ROWS = "penstock_ghash_by_rows_total" ["direction"]
         "Packets whose tags came from rows that all copies share; the others went by table.";
     KICKS = "penstock_kicks_total" []

@@ -23,13 +23,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, PerCpuArray},
+    maps::Map,
     programs::{Program, ProgramFd, Xdp},
 };
-use forwarder_common::{
-    Counter,
-    transmit::{OutFrame, SIZES, Trigger},
-};
+use forwarder_common::transmit::{OutFrame, SIZES, Trigger};
 use memmap2::{MmapOptions, MmapRaw};
 use socket2::Socket;
 
@@ -56,7 +53,6 @@ pub struct XdpSender {
     egress: ProgramFd,
     /// `DEVICE_SETS`, which keeps the devmaps alive.
     sets: Mutex<Map>,
-    counters: PerCpuArray<MapData, u64>,
     /// One for each thread, until it takes it.
     sockets: Mutex<Vec<(usize, Socket)>>,
     /// Programs and their links.
@@ -67,6 +63,8 @@ pub struct XdpSender {
 struct Shared {
     frames: MmapRaw,
     triggers: MmapRaw,
+    /// Whether the programs hear what devices refuse. Else all that was copied counts as sent.
+    reports: bool,
     /// Interface indices of the devices that have their devmaps; 0: none.
     devices: [AtomicU32; DEVICES],
 }
@@ -101,7 +99,7 @@ impl XdpSender {
             .map_max_entries("DEVICE_SETS", (DEVICES * SIZES.len()) as u32)
             .load(OBJECT)
             .map_err(|error| describe(&error))?;
-        let mut egress = None;
+        let (mut egress, mut reports) = (None, false);
         for (name, program) in ebpf.programs_mut() {
             match program {
                 Program::Xdp(program) => {
@@ -112,8 +110,12 @@ impl XdpSender {
                 }
                 Program::RawTracePoint(program) => {
                     let attached = program.load().and_then(|()| program.attach("xdp_devmap_xmit"));
+                    reports = attached.is_ok();
                     if let Err(error) = attached {
-                        tracing::warn!("what full transmit rings drop is not counted: {}", describe(&error));
+                        tracing::warn!(
+                            "what full transmit rings drop is neither counted nor sent again: {}",
+                            describe(&error)
+                        );
                     }
                 }
                 _ => {}
@@ -122,9 +124,9 @@ impl XdpSender {
         let shared = Shared {
             frames: map(&mut ebpf, "FRAMES", size_of::<OutFrame>(), frames)?,
             triggers: map(&mut ebpf, "TRIGGERS", size_of::<Trigger>(), triggers)?,
+            reports,
             devices: Default::default(),
         };
-        let counters = ebpf.take_map("COUNTERS").ok_or("the object has no COUNTERS")?;
         let outer = ebpf.take_map("DEVICE_SETS").ok_or("the object has no DEVICE_SETS")?;
         let trigger = ebpf.program_mut("penstock_trigger").ok_or("the object has no penstock_trigger")?;
         let trigger: &mut Xdp = trigger.try_into().map_err(|error| describe(&error))?;
@@ -133,7 +135,6 @@ impl XdpSender {
             shared: Arc::new(shared),
             egress: egress.ok_or("the object has no penstock_transmit")?,
             sets: Mutex::new(outer),
-            counters: PerCpuArray::try_from(counters).map_err(|error| describe(&error))?,
             sockets: Mutex::new(sockets.into_iter().enumerate().collect()),
             _ebpf: ebpf,
         })
@@ -173,12 +174,6 @@ impl XdpSender {
             devmap.set(entry, ifindex, Some(&self.egress), 0).map_err(|error| describe(&error))?;
         }
         Ok(fd)
-    }
-
-    /// Frames that devices have refused because their rings were full, as far as devmap reports it.
-    pub fn refused(&self) -> u64 {
-        let values = self.counters.get(&(Counter::DropRingFull as u32), 0);
-        values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use forwarder_common::transmit::{
-    ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for,
+    BATCH, ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for,
 };
 use socket2::Socket;
 
@@ -26,6 +26,14 @@ const MIN_FRAME: usize = 60;
 /// The programs have run before `send` returns, unless the machine has put them off. They are given up
 /// after this time: their device has gone, or takes no redirected frames any more.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// So long a device may refuse frames because its ring is full, before they are dropped. The thread
+/// waits with all that it has to send, also by other devices.
+const FULL: Duration = Duration::from_millis(4);
+
+/// How often a thread looks whether things have moved, before it sleeps between looks.
+const LOOKS: u32 = 100;
+const NAP: Duration = Duration::from_micros(50);
 
 /// A frame that waits to be sent.
 struct Waiting {
@@ -45,6 +53,21 @@ struct Fired {
     counted: u64,
 }
 
+/// What has become of a trigger's frames.
+struct Progress {
+    /// Frames whose fate is known.
+    known: u64,
+    /// Of these, refused by the device: by place in the trigger's list.
+    refused: [u64; BATCH / 64],
+}
+
+impl Progress {
+    fn taken(&self) -> u64 {
+        let refused: u32 = self.refused.iter().map(|bits| bits.count_ones()).sum();
+        self.known.saturating_sub(refused.into())
+    }
+}
+
 /// See the module.
 pub struct XdpTransmitter {
     shared: Arc<Shared>,
@@ -55,9 +78,11 @@ pub struct XdpTransmitter {
     /// Which half of them is filled.
     bank: usize,
     waiting: Vec<Waiting>,
-    /// Of these, places of those for one device.
-    chosen: Vec<usize>,
+    /// Of these, frames for one device.
+    chosen: Vec<u32>,
     fired: [Vec<Fired>; 2],
+    /// Frames that devices have refused, to be sent again: device and frame.
+    refused: Vec<(usize, u32)>,
     /// Tickets given out; they never come again.
     tickets: u64,
     sent: Sent,
@@ -74,6 +99,7 @@ impl XdpTransmitter {
             waiting: Vec::with_capacity(BANK),
             chosen: Vec::with_capacity(BANK),
             fired: [Vec::with_capacity(BANK_TRIGGERS), Vec::with_capacity(BANK_TRIGGERS)],
+            refused: Vec::with_capacity(BANK),
             tickets: 0,
             sent: Sent::default(),
         }
@@ -98,16 +124,32 @@ impl XdpTransmitter {
         unsafe { &mut (&mut (*frame).bytes)[..] }
     }
 
-    /// Sends what waits for one device.
+    /// Finishes what waits for one device, and sends it.
     fn fire(&mut self, device: usize) {
         let mut chosen = std::mem::take(&mut self.chosen);
         chosen.clear();
-        chosen.extend((0..self.waiting.len()).filter(|at| self.waiting[*at].device == device));
-        let mut rest = &chosen[..];
+        for Waiting { frame, len, checksum, .. } in self.waiting.iter().filter(|waiting| waiting.device == device) {
+            let out = self.frame(*frame);
+            // SAFETY: this thread's own frame, whose ticket is 0; the length lies within the room.
+            unsafe {
+                if let Some(checksum) = checksum {
+                    let _ = checksum.fill_in(&mut (&mut (*out).bytes)[..*len]);
+                }
+                (*out).len = *len as u32;
+            }
+            chosen.push(*frame);
+        }
+        self.launch(self.bank, device, &chosen);
+        self.chosen = chosen;
+    }
+
+    /// Sends finished frames of a bank by a device, with as few triggers as it takes.
+    fn launch(&mut self, bank: usize, device: usize, frames: &[u32]) {
+        let mut rest = frames;
         while let Some(size) = size_for(rest.len()) {
             let (now, later) = rest.split_at(SIZES[size] as usize);
             rest = later;
-            let place = self.bank * BANK_TRIGGERS + self.fired[self.bank].len();
+            let place = bank * BANK_TRIGGERS + self.fired[bank].len();
             let number = self.first_trigger + place as u32;
             self.tickets += 1;
             let ticket = self.tickets << TICKET_NUMBER_BITS | u64::from(number);
@@ -117,24 +159,21 @@ impl XdpTransmitter {
             unsafe {
                 (*trigger).ticket.store(0, Ordering::SeqCst);
                 (*trigger).done.store(0, Ordering::SeqCst);
+                (*trigger).reported.store(0, Ordering::SeqCst);
+                (*trigger).refused.iter().for_each(|bits| bits.store(0, Ordering::SeqCst));
                 (*trigger).set = (device * SIZES.len() + size) as u32;
                 (*trigger).len = now.len() as u32;
                 (*trigger).cursor = 0;
             }
             let mut longest = MIN_FRAME;
-            for (place, at) in now.iter().enumerate() {
-                let Waiting { frame, len, checksum, .. } = &self.waiting[*at];
+            for (place, frame) in now.iter().enumerate() {
                 let out = self.frame(*frame);
-                // SAFETY: this thread's own frame, whose ticket is 0; the length lies within the room.
+                // SAFETY: this thread's own frame, finished, that no trigger in force lists.
                 unsafe {
-                    if let Some(checksum) = checksum {
-                        let _ = checksum.fill_in(&mut (&mut (*out).bytes)[..*len]);
-                    }
-                    (*out).len = *len as u32;
+                    longest = longest.max((*out).len as usize);
                     (*out).ticket.store(ticket, Ordering::Release);
                     (*trigger).frames[place] = *frame;
                 }
-                longest = longest.max(*len);
             }
             // SAFETY: as above. Last, so that whoever finds the ticket finds the list.
             unsafe { (*trigger).ticket.store(ticket, Ordering::Release) };
@@ -145,28 +184,47 @@ impl XdpTransmitter {
             packet[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
             packet[TICKET_OFFSET..TICKET_OFFSET + 8].copy_from_slice(&ticket.to_ne_bytes());
             let fired = Fired { number, device, frames: now.len() as u64, counted: 0 };
-            self.fired[self.bank].push(fired);
+            self.fired[bank].push(fired);
             if self.socket.send(&packet[..longest]).is_err() {
                 self.abandon(&fired);
-                self.fired[self.bank].pop();
+                self.fired[bank].pop();
             }
         }
-        self.chosen = chosen;
     }
 
-    /// Counts what a bank's triggers have done. Says whether all are done.
+    fn progress(&self, fired: &Fired) -> Progress {
+        let trigger = self.trigger(fired.number);
+        // SAFETY: atomics of a trigger of this thread. The number before the bits: the programs write
+        // them in the other order.
+        unsafe {
+            let known = if self.shared.reports { &(*trigger).reported } else { &(*trigger).done };
+            let known = known.load(Ordering::Acquire).min(fired.frames);
+            Progress { known, refused: std::array::from_fn(|at| (*trigger).refused[at].load(Ordering::Acquire)) }
+        }
+    }
+
+    /// Counts what a bank's triggers have done. Says whether all are done; what was refused is in
+    /// `refused` then.
     fn collect(&mut self, bank: usize) -> bool {
         let mut all = true;
         for at in 0..self.fired[bank].len() {
-            let Fired { number, counted, frames, .. } = self.fired[bank][at];
-            // SAFETY: an atomic of a trigger of this thread.
-            let done = unsafe { (*self.trigger(number)).done.load(Ordering::Acquire) }.min(frames);
-            self.sent.packets += done - counted;
-            self.fired[bank][at].counted = done;
-            all &= done == frames;
+            let fired = self.fired[bank][at];
+            let progress = self.progress(&fired);
+            let taken = progress.taken();
+            self.sent.packets += taken.saturating_sub(fired.counted);
+            self.fired[bank][at].counted = taken.max(fired.counted);
+            all &= progress.known == fired.frames;
         }
         if all {
-            self.fired[bank].clear();
+            for fired in std::mem::take(&mut self.fired[bank]) {
+                let refused = self.progress(&fired).refused;
+                let is_refused = |place: &usize| refused[place / 64] >> (place % 64) & 1 == 1;
+                for place in (0..fired.frames as usize).filter(is_refused) {
+                    // SAFETY: this thread's own trigger, which is done.
+                    let frame = unsafe { (*self.trigger(fired.number)).frames[place] };
+                    self.refused.push((fired.device, frame));
+                }
+            }
         }
         all
     }
@@ -184,24 +242,55 @@ impl XdpTransmitter {
                 }
                 return;
             }
-            looks += 1;
-            if looks < 100 { thread::yield_now() } else { thread::sleep(Duration::from_micros(50)) }
+            pause(&mut looks);
+        }
+        self.send_again(bank);
+    }
+
+    /// Sends again what devices have refused of a bank that is done: as it is, sealed once, so nothing
+    /// new comes under its indices. What a device still refuses after a while is dropped.
+    fn send_again(&mut self, bank: usize) {
+        if self.refused.is_empty() {
+            return;
+        }
+        let start = Instant::now();
+        let mut looks = LOOKS;
+        while !self.refused.is_empty() {
+            if start.elapsed() > FULL {
+                self.sent.dropped += self.refused.len() as u64;
+                return self.refused.clear();
+            }
+            pause(&mut looks);
+            let refused = std::mem::take(&mut self.refused);
+            self.sent.resent += refused.len() as u64;
+            for device in 0..DEVICES {
+                let of_device = refused.iter().filter(|(refusing, _)| *refusing == device);
+                let frames: Vec<u32> = of_device.map(|(_, frame)| *frame).collect();
+                self.launch(bank, device, &frames);
+            }
+            if !self.collect(bank) {
+                // The programs were put off. Whoever waits for the bank sees to the rest.
+                return;
+            }
         }
     }
 
     /// Gives up a trigger: what it has not sent is lost, and will not be sent any more. Returns how much
     /// it has sent.
     fn abandon(&mut self, fired: &Fired) -> u64 {
-        let trigger = self.trigger(fired.number);
         // SAFETY: this thread's own trigger.
-        let done = unsafe {
-            (*trigger).ticket.store(0, Ordering::SeqCst);
-            (*trigger).done.load(Ordering::Acquire).min(fired.frames)
-        };
-        self.sent.packets += done - fired.counted.min(done);
-        self.sent.dropped += fired.frames - done;
-        done
+        unsafe { (*self.trigger(fired.number)).ticket.store(0, Ordering::SeqCst) };
+        let taken = self.progress(fired).taken().max(fired.counted);
+        self.sent.packets += taken - fired.counted;
+        self.sent.dropped += fired.frames - taken;
+        taken
     }
+}
+
+/// Between two looks at what the kernel does.
+fn pause(looks: &mut u32) {
+    *looks += 1;
+    if *looks < LOOKS { thread::yield_now() } else { thread::sleep(NAP) }
 }
 
 impl Transmitter for XdpTransmitter {
@@ -262,8 +351,11 @@ impl Transmitter for XdpTransmitter {
             self.bank ^= 1;
         }
         // As a rule everything is done by now.
-        self.collect(0);
-        self.collect(1);
+        for bank in 0..2 {
+            if self.collect(bank) {
+                self.send_again(bank);
+            }
+        }
     }
 
     fn sent(&self) -> Sent {
