@@ -81,10 +81,10 @@ fn raise_open_files() -> Result<()> {
 
 #[test]
 fn five_hundred_and_twelve_viewers() -> Result<()> {
-    serve(512, 128)
+    serve(512, 200)
 }
 
 #[test]
 fn two_thousand_and_forty_eight_viewers() -> Result<()> {
-    serve(2048, 128)
+    serve(2048, 200)
 }

@@ -88,7 +88,7 @@ impl AutoEngine {
 
     fn start_reader(&self) -> io::Result<()> {
         let Some(taps) = self.kernel.as_ref().and_then(|kernel| kernel.take_taps()) else { return Ok(()) };
-        let feeder = self.userspace.feeder().ok_or_else(|| io::Error::other("no media sockets"))?;
+        let feeder = self.userspace.feeder_beside_the_kernel().ok_or_else(|| io::Error::other("no media sockets"))?;
         let (bell, rung) = UnixStream::pair()?;
         let sources = Arc::clone(&self.taps);
         let run = move || {

@@ -31,8 +31,12 @@ use super::{
     io::{MediaSockets, Worker},
     kernel::clock::boottime_ns,
     slots::Slots,
-    transmit::{Transmitter, socket::SocketTransmitter},
+    transmit::{Transmitter, socket::SocketTransmitter, xdp::XdpTransmitter},
 };
+
+/// Frames that are sent at once while the kernel engine sends to other viewers of the same stream: with
+/// its largest pass, of 200, they fit into a ring of 256 (decision 14).
+const BESIDE_A_PASS: usize = 32;
 
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]
@@ -200,10 +204,21 @@ impl UserspaceEngine {
 
     /// For a thread that has packets in the clear. `None` before the engine has sockets.
     pub fn feeder(&self) -> Option<Feeder> {
+        self.feeder_with(|_| {})
+    }
+
+    /// For the thread whose packets the kernel engine sends at the same time, to other viewers by the
+    /// same devices: small portions, so that both fit into a device's ring.
+    pub fn feeder_beside_the_kernel(&self) -> Option<Feeder> {
+        self.feeder_with(|xdp| xdp.send_at_once(BESIDE_A_PASS))
+    }
+
+    fn feeder_with(&self, prepare: impl FnOnce(&mut XdpTransmitter)) -> Option<Feeder> {
         let sockets = self.0.sockets.get()?;
         let number = self.0.feeders.fetch_add(1, Relaxed);
         let socket = SocketTransmitter::new(Arc::clone(sockets), number, self.0.config.gso);
-        let xdp = self.0.xdp().and_then(|xdp| xdp.sender.transmitter());
+        let mut xdp = self.0.xdp().and_then(|xdp| xdp.sender.transmitter());
+        xdp.as_mut().map(prepare);
         let mut transmitters: Vec<Box<dyn Transmitter>> = vec![];
         transmitters.extend(xdp.map(|xdp| Box::new(xdp) as Box<dyn Transmitter>));
         transmitters.push(Box::new(socket));

@@ -43,8 +43,11 @@ const DEVICES: usize = 8;
 const BANK: usize = forwarder_common::transmit::BATCH;
 const FRAMES: usize = 2 * BANK;
 
-/// Triggers of a bank: with [`SIZES`], each device's share of it takes at most two.
-const BANK_TRIGGERS: usize = 2 * DEVICES;
+/// The least that a transmitter may be told to send at once.
+const LEAST_AT_ONCE: usize = 32;
+
+/// Triggers of a bank: full ones, and with [`SIZES`] at most two for the rest of each device's share.
+const BANK_TRIGGERS: usize = BANK / LEAST_AT_ONCE + 2 * DEVICES;
 const TRIGGERS: usize = 2 * BANK_TRIGGERS;
 
 /// The programs, ready to send for a number of threads.

@@ -15,7 +15,7 @@ use forwarder_common::transmit::{
 use socket2::Socket;
 
 use super::{
-    BANK, BANK_TRIGGERS, DEVICES, FRAMES, Shared, TRIGGERS,
+    BANK, BANK_TRIGGERS, DEVICES, FRAMES, LEAST_AT_ONCE, Shared, TRIGGERS,
     headers::{self, Checksum},
 };
 use crate::engine::transmit::{Destination, Sent, Transmitter};
@@ -85,6 +85,8 @@ pub struct XdpTransmitter {
     refused: Vec<(usize, u32)>,
     /// Tickets given out; they never come again.
     tickets: u64,
+    /// Frames of a trigger at most.
+    at_once: usize,
     sent: Sent,
 }
 
@@ -101,8 +103,14 @@ impl XdpTransmitter {
             fired: [Vec::with_capacity(BANK_TRIGGERS), Vec::with_capacity(BANK_TRIGGERS)],
             refused: Vec::with_capacity(BANK),
             tickets: 0,
+            at_once: BATCH,
             sent: Sent::default(),
         }
+    }
+
+    /// Sends so many frames at once, at most; [`LEAST_AT_ONCE`] to [`BATCH`].
+    pub fn send_at_once(&mut self, frames: usize) {
+        self.at_once = frames.clamp(LEAST_AT_ONCE, BATCH);
     }
 
     fn frame(&self, number: u32) -> *mut OutFrame {
@@ -146,7 +154,7 @@ impl XdpTransmitter {
     /// Sends finished frames of a bank by a device, with as few triggers as it takes.
     fn launch(&mut self, bank: usize, device: usize, frames: &[u32]) {
         let mut rest = frames;
-        while let Some(size) = size_for(rest.len()) {
+        while let Some(size) = size_for(rest.len().min(self.at_once)) {
             let (now, later) = rest.split_at(SIZES[size] as usize);
             rest = later;
             let place = bank * BANK_TRIGGERS + self.fired[bank].len();
