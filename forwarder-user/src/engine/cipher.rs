@@ -1,5 +1,7 @@
 //! SRTP in userspace: AES-GCM by ring (RFC 7714), AES counter mode with HMAC-SHA1 (RFC 3711) by RustCrypto.
 
+use std::sync::{Mutex, PoisonError};
+
 use aes::Aes128;
 use ctr::{
     Ctr128BE, CtrCore,
@@ -7,6 +9,7 @@ use ctr::{
 };
 use forwarder_common::{ExtendedSeq, nonce};
 use hmac::{Hmac, Mac as _};
+use openssl::{cipher as evp, cipher_ctx::CipherCtx, error::ErrorStack};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use sha1::Sha1;
 use zeroize::Zeroizing;
@@ -15,8 +18,17 @@ use super::{MediaKey, Profile};
 
 /// A session key of one direction, ready for use.
 pub enum Cipher {
-    Gcm { key: Box<LessSafeKey>, salt: [u8; 12] },
+    Gcm { key: Box<LessSafeKey>, salt: [u8; 12], openssl: Option<Box<Mutex<CipherCtx>>> },
     Cm(Box<CounterMode>),
+}
+
+/// Who seals media with AES-GCM. Everything else is ring's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sealer {
+    #[default]
+    Ring,
+    /// What most servers of other makes do: for benchmarks.
+    OpenSsl,
 }
 
 /// AES_CM_128_HMAC_SHA1_80.
@@ -49,7 +61,22 @@ impl Cipher {
             }
         };
         let unbound = UnboundKey::new(algorithm, &key.key).ok()?;
-        Some(Cipher::Gcm { key: Box::new(LessSafeKey::new(unbound)), salt: key.gcm_salt() })
+        Some(Cipher::Gcm { key: Box::new(LessSafeKey::new(unbound)), salt: key.gcm_salt(), openssl: None })
+    }
+
+    /// The same, with media sealed by whom `sealer` says.
+    pub fn sealed_by(key: &MediaKey, sealer: Sealer) -> Option<Self> {
+        let mut cipher = Self::new(key)?;
+        if let (Cipher::Gcm { openssl: sealer, .. }, Sealer::OpenSsl) = (&mut cipher, sealer) {
+            let algorithm = match key.profile {
+                Profile::AeadAes128Gcm => evp::Cipher::aes_128_gcm(),
+                _ => evp::Cipher::aes_256_gcm(),
+            };
+            let mut context = CipherCtx::new().ok()?;
+            context.encrypt_init(Some(algorithm), Some(&key.key), None).ok()?;
+            *sealer = Some(Box::new(Mutex::new(context)));
+        }
+        Some(cipher)
     }
 
     /// Bytes that sealing adds to an RTP packet.
@@ -65,7 +92,7 @@ impl Cipher {
     pub fn open_rtp(&self, packet: &mut [u8], header_len: usize, ssrc: u32, index: ExtendedSeq) -> Option<usize> {
         let payload_len = packet.len().checked_sub(header_len + self.tag_len())?;
         match self {
-            Cipher::Gcm { key, salt } => {
+            Cipher::Gcm { key, salt, .. } => {
                 let (header, body) = packet.split_at_mut(header_len);
                 let nonce = Nonce::assume_unique_for_key(nonce::rtp(*salt, ssrc, index));
                 key.open_in_place(nonce, Aad::from(&*header), body).ok()?;
@@ -88,7 +115,11 @@ impl Cipher {
         let (packet, tag) = packet.split_at_mut(end);
         let (header, payload) = packet.split_at_mut(header_len);
         match self {
-            Cipher::Gcm { key, salt } => {
+            Cipher::Gcm { openssl: Some(context), salt, .. } => {
+                let mut context = context.lock().unwrap_or_else(PoisonError::into_inner);
+                return seal_by_openssl(&mut context, nonce::rtp(*salt, ssrc, index), header, payload, tag).is_ok();
+            }
+            Cipher::Gcm { key, salt, openssl: None } => {
                 let nonce = Nonce::assume_unique_for_key(nonce::rtp(*salt, ssrc, index));
                 let Ok(sealed) = key.seal_in_place_separate_tag(nonce, Aad::from(&*header), payload) else {
                     return false;
@@ -108,7 +139,7 @@ impl Cipher {
     pub fn open_rtcp(&self, packet: &[u8], ssrc: u32, index: u32) -> Option<Vec<u8>> {
         let (header, body) = packet.split_first_chunk::<RTCP_HEADER>()?;
         match self {
-            Cipher::Gcm { key, salt } => {
+            Cipher::Gcm { key, salt, .. } => {
                 let (body, trailer) = body.split_last_chunk::<RTCP_INDEX>()?;
                 let nonce = Nonce::assume_unique_for_key(nonce::rtcp(*salt, ssrc, index));
                 let mut body = body.to_vec();
@@ -130,7 +161,7 @@ impl Cipher {
         let (header, body) = compound.split_first_chunk::<RTCP_HEADER>()?;
         let trailer = (index | 0x8000_0000).to_be_bytes();
         match self {
-            Cipher::Gcm { key, salt } => {
+            Cipher::Gcm { key, salt, .. } => {
                 let nonce = Nonce::assume_unique_for_key(nonce::rtcp(*salt, ssrc, index));
                 let mut sealed = body.to_vec();
                 key.seal_in_place_append_tag(nonce, Aad::from(rtcp_aad(header, &trailer)), &mut sealed).ok()?;
@@ -155,6 +186,20 @@ impl Cipher {
             Cipher::Cm(_) => RTCP_INDEX + CM_TAG,
         }
     }
+}
+
+fn seal_by_openssl(
+    context: &mut CipherCtx,
+    nonce: [u8; 12],
+    header: &[u8],
+    payload: &mut [u8],
+    tag: &mut [u8],
+) -> Result<(), ErrorStack> {
+    context.encrypt_init(None, None, Some(&nonce))?;
+    context.cipher_update(header, None)?;
+    context.cipher_update_inplace(payload, payload.len())?;
+    context.cipher_final(&mut [0; 16])?;
+    context.tag(tag)
 }
 
 /// RFC 7714 §9.2: the header in the clear, then the `E` flag and index.
@@ -250,6 +295,20 @@ mod tests {
         let cm =
             MediaKey { profile: Profile::AesCm128HmacSha1_80, key: vec![3; 16], salt: [7; 14], auth_key: vec![9; 20] };
         [gcm(Profile::AeadAes128Gcm), gcm(Profile::AeadAes256Gcm), cm]
+    }
+
+    #[test]
+    fn openssl_seals_as_ring_does() {
+        for key in &keys()[..2] {
+            let (ring, openssl) = (Cipher::new(key).unwrap(), Cipher::sealed_by(key, Sealer::OpenSsl).unwrap());
+            for (index, payload) in [0, 1, 15, 16, 100, 1100].into_iter().enumerate() {
+                let packet: Vec<u8> = (0..12 + payload + 16).map(|at| at as u8).collect();
+                let [mut one, mut other] = [packet.clone(), packet];
+                assert!(ring.seal_rtp(&mut one, 12, 5, ExtendedSeq(index as u64)));
+                assert!(openssl.seal_rtp(&mut other, 12, 5, ExtendedSeq(index as u64)));
+                assert_eq!(one, other, "{payload} bytes");
+            }
+        }
     }
 
     #[test]

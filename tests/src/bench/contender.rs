@@ -20,11 +20,14 @@ pub enum Contender {
     Socket,
     /// The same with UDP GSO.
     SocketGso,
+    /// By sendmmsg, with packets sealed by OpenSSL's EVP instead of ring.
+    SocketOpenssl,
 }
 
 impl Contender {
     /// All, in the order of the report.
-    pub const ALL: &'static [Self] = &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso];
+    pub const ALL: &'static [Self] =
+        &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso, Self::SocketOpenssl];
 
     /// As the command line names it.
     pub const fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Contender {
             Self::Xdp => "xdp",
             Self::Socket => "socket",
             Self::SocketGso => "socket-gso",
+            Self::SocketOpenssl => "socket-openssl",
         }
     }
 
@@ -45,6 +49,7 @@ impl Contender {
             Self::Xdp => "userspace, XDP",
             Self::Socket => "userspace, sendmmsg",
             Self::SocketGso => "userspace, GSO",
+            Self::SocketOpenssl => "userspace, sendmmsg, OpenSSL",
         }
     }
 
@@ -52,7 +57,7 @@ impl Contender {
     pub const fn arrival(self) -> Arrival {
         match self {
             Self::Limit | Self::Kernel | Self::Xdp => Arrival::Xdp,
-            Self::Socket | Self::SocketGso => Arrival::Stack,
+            Self::Socket | Self::SocketGso | Self::SocketOpenssl => Arrival::Stack,
         }
     }
 
@@ -63,7 +68,7 @@ impl Contender {
         match self {
             Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
             Self::Kernel => matches!(case.origin, Origin::Srtp),
-            Self::Xdp | Self::Socket | Self::SocketGso => true,
+            Self::Xdp | Self::Socket | Self::SocketGso | Self::SocketOpenssl => true,
         }
     }
 }

@@ -16,6 +16,7 @@ use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock::engine::{
     Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
     auto::AutoEngine,
+    cipher::Sealer,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
     userspace::{self, Feeder, NewSource, UserspaceEngine},
@@ -109,6 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         publisher_tracks: 1024,
         lease: Duration::from_secs(3600),
         gso: options.contender == Contender::SocketGso,
+        sealer: if options.contender == Contender::SocketOpenssl { Sealer::OpenSsl } else { Sealer::Ring },
         ..userspace::Config::default()
     };
     // Nobody is in control here: what is not media is dropped.

@@ -27,7 +27,7 @@ use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
 use super::{
     Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
-    cipher::Cipher,
+    cipher::{Cipher, Sealer},
     io::{MediaSockets, Worker},
     kernel::clock::boottime_ns,
     slots::Slots,
@@ -49,6 +49,7 @@ pub struct Config {
     pub lease: Duration,
     /// Several packets to one peer in one system call (UDP GSO).
     pub gso: bool,
+    pub sealer: Sealer,
 }
 
 impl Default for Config {
@@ -60,6 +61,7 @@ impl Default for Config {
             viewers_per_stream: 2048,
             lease: Duration::from_nanos(LEASE_NS),
             gso: true,
+            sealer: Sealer::default(),
         }
     }
 }
@@ -259,7 +261,7 @@ impl Engine for UserspaceEngine {
 
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
         let socket = self.0.socket(new.transport)?;
-        let cipher = Cipher::new(&new.key).ok_or_else(|| EngineError::Kernel {
+        let cipher = Cipher::sealed_by(&new.key, self.0.config.sealer).ok_or_else(|| EngineError::Kernel {
             what: "taking a session key",
             source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),
         })?;
