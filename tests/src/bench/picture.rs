@@ -22,6 +22,7 @@ const fn colour(contender: Contender) -> RGBColor {
         Contender::Xdp => RGBColor(60, 160, 100),
         Contender::Socket => RGBColor(214, 120, 30),
         Contender::SocketGso => RGBColor(236, 178, 110),
+        Contender::SocketOpenssl => RGBColor(140, 86, 75),
     }
 }
 
