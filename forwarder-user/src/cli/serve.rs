@@ -93,7 +93,7 @@ pub struct Options {
     transmitter: Option<TransmitterChoice>,
 
     /// Directory for the maps' pins (kernel.pin_dir)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "PENSTOCK_PIN_DIR")]
     pin_dir: Option<PathBuf>,
 
     /// Log level or directives (log.level)
