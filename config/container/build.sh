@@ -11,6 +11,8 @@ set -eu
 
 tag=${1:-penstock:latest}
 engine=${ENGINE:-podman}
+# For podman: the format of OCI has no health checks.
+export BUILDAH_FORMAT=docker
 cd "$(dirname "$0")/../.."
 
 if [ -n "${BINARY:-}" ]; then
@@ -20,6 +22,8 @@ if [ -n "${BINARY:-}" ]; then
     version=$("$BINARY" version)
     set -- --build-context "build=$folder"
     context=$folder
+    # Nothing to reuse, so one layer is enough.
+    export BUILDAH_LAYERS=false
 else
     commit=$(git rev-parse HEAD)
     [ -z "$(git status --porcelain --untracked-files=no)" ] || commit=$commit-dirty
@@ -31,8 +35,6 @@ else
 fi
 
 field() { printf '%s\n' "$version" | sed -n "s/^$1 *//p"; }
-# The Docker format: that of OCI has no health checks.
-case $engine in podman* | buildah*) set -- "$@" --format docker ;; esac
 $engine build "$@" --tag "$tag" --file config/container/Dockerfile \
     --label "org.opencontainers.image.title=penstock" \
     --label "org.opencontainers.image.description=WebRTC media forwarder whose datapath runs in XDP" \

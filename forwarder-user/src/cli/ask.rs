@@ -41,6 +41,21 @@ impl Address {
         })
     }
 
+    /// The same for questions to a server that runs: a mistake that was made in the file since its start is told on
+    /// standard error, and stands in nobody's way.
+    ///
+    /// # Errors
+    /// The environment is wrong.
+    pub fn config_as_far_as_it_goes(&self) -> anyhow::Result<Config> {
+        let error = match (self.config(), &self.config) {
+            (Err(error), Some(_)) => error,
+            (other, _) => return other,
+        };
+        eprintln!("penstock: a server would not start with this: {error:#}");
+        let text = self.config.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        Ok(salvage(&text.unwrap_or_default()))
+    }
+
     /// The server that `--url` or the configuration names.
     ///
     /// # Errors
@@ -52,6 +67,19 @@ impl Address {
         };
         Server::new(&url, Tokens { api: config.auth.api_token.expose().to_owned(), ..Tokens::default() })
     }
+}
+
+/// The sections that say where a server is, as far as they can be read.
+fn salvage(text: &str) -> Config {
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let section = |name: &str| {
+        let alone = toml::Table::from_iter([(name.to_owned(), table.get(name)?.clone())]);
+        alone.try_into::<Config>().ok()
+    };
+    let http = section("http").unwrap_or_default().http;
+    let kernel = section("kernel").unwrap_or_default().kernel;
+    let auth = section("auth").unwrap_or_default().auth;
+    Config { http, kernel, auth, ..Config::default() }
 }
 
 /// URL by which this host reaches a listening address.
@@ -78,6 +106,14 @@ pub fn within_patience<T>(question: impl Future<Output = anyhow::Result<T>>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_bad_section_does_not_hide_the_others() {
+        let config = salvage("[http]\nlisten = [\"127.0.0.1:81\"]\n[kernel]\nmode = 3\n[auth]\napi_token = \"x\"\n");
+        assert_eq!((config.http.listen[0].port(), config.auth.api_token.expose()), (81, "x"));
+        assert_eq!(config.kernel.pin_dir, Config::default().kernel.pin_dir);
+        assert_eq!(salvage("[http\n").http.listen, Config::default().http.listen);
+    }
 
     #[test]
     fn addresses_that_stand_for_all_are_asked_on_loopback() {

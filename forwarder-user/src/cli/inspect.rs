@@ -52,7 +52,7 @@ pub struct MapOptions {
 impl Options {
     /// `ask`: whether the server's own answer is wanted.
     fn resolve(&self, ask: bool) -> anyhow::Result<inspect::Options> {
-        let config = self.address.config()?;
+        let config = self.address.config_as_far_as_it_goes()?;
         let server = self.address.server(&config)?;
         let state = if ask {
             within_patience(server.state()).map_err(|error| format!("{error:#}"))

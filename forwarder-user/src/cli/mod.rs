@@ -12,6 +12,7 @@ mod limits;
 mod logging;
 mod reload;
 mod serve;
+mod signal;
 mod verify;
 mod version;
 
@@ -63,6 +64,8 @@ enum Command {
     Verify(Box<verify::Options>),
     /// Exit with 0 if a running server takes sessions: for the health check of a container
     Healthcheck(ask::Address),
+    /// Make a running server read its configuration again: SIGHUP
+    Reload(signal::Options),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -89,6 +92,7 @@ pub fn run() -> ExitCode {
         Command::Maps(options) => inspect::maps(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Healthcheck(address) => healthcheck::run(&address),
+        Command::Reload(options) => signal::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Config(ConfigCommand::Import(options)) => import::run(&options),
         Command::Version(options) => version::run(&options),

@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 pub use self::{
     entries::{MapView, entries, map_views},
     read::Pinned,
+    told::pid,
     view::{Interface, Liveness, ServerView, SessionView, Snapshot, StreamView, TrackView},
 };
 
