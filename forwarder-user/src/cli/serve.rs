@@ -195,7 +195,9 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut running = start(&config).await?;
-    let mut reload = Reload { config, level, control: running.control.clone(), settings: running.settings.clone() };
+    let sources = config.streams.len();
+    let (control, settings) = (running.control.clone(), running.settings.clone());
+    let mut reload = Reload { config, level, control, settings, sources };
     tracing::info!("ready");
     let name = loop {
         tokio::select! {
