@@ -104,7 +104,9 @@ impl Podman {
         all.extend_from_slice(options);
         all.push(IMAGE.into());
         all.extend(arguments.iter().map(ToString::to_string));
-        let id = checked(&mut self.command(place, all))?.trim().to_owned();
+        // With `--replace`, the name of the former one comes first.
+        let printed = checked(&mut self.command(place, all))?;
+        let id = printed.lines().last().context("podman told no id")?.to_owned();
         let container = Container { podman: self, place, id };
         container.wait_log("ready", START)?;
         Ok(container)
@@ -211,7 +213,7 @@ impl Container<'_> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.ask(&["rm", "--force", "--time", "0"]) {
+        if let Err(error) = self.ask(&["rm", "--force", "--ignore", "--time", "0"]) {
             eprintln!("{error:#}");
         }
     }

@@ -224,3 +224,25 @@ fn without_any_right_the_userspace_engine_serves() -> Result<()> {
     ensure!(container.bpf_objects()?.is_empty());
     scene.stop(container, &peers, &before)
 }
+
+#[test]
+fn another_image_takes_over_in_one_command_and_so_does_the_former() -> Result<()> {
+    let scene = Scene::new("")?;
+    let before = scene.links()?;
+    let mut options = ["--privileged", "--replace", "--name", "penstock"].map(String::from).to_vec();
+    options.extend(["--stop-timeout", "20"].map(String::from));
+    options.extend(scene.configuration_mounted());
+    let mut container = scene.podman.start(&scene.host, &options, &[])?;
+    let mut peers = scene.play()?;
+    for _ in ["upgrade", "roll back"] {
+        let objects = container.bpf_objects()?;
+        container = scene.podman.start(&scene.host, &options, &[])?;
+        wait_until("the peers of the former server saw close_notify", PATIENCE, || {
+            let closed = peers.1.stats().iter().all(|one| one.closed.is_some()) && peers.0.stats().closed.is_some();
+            Ok(closed.then_some(()))
+        })?;
+        wait_freed(&objects)?;
+        peers = scene.play()?;
+    }
+    scene.stop(container, &peers, &before)
+}
