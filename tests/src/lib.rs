@@ -6,6 +6,7 @@ pub mod browser;
 pub mod camera;
 pub mod cameras;
 pub mod clip;
+pub mod container;
 pub mod demo;
 pub mod engine;
 pub mod frame;

@@ -141,6 +141,27 @@ impl Drop for Peer {
     }
 }
 
+/// Its Python, with what `tests/python/requirements.txt` names.
+///
+/// # Errors
+/// It is missing.
+pub fn python() -> Result<PathBuf> {
+    let python = venv(Path::new(env!("CARGO_MANIFEST_DIR"))).join("bin/python");
+    ensure!(python.exists(), "{} is missing: `cargo xtask setup` brings it", python.display());
+    Ok(python)
+}
+
+/// The documents of a YAML file.
+///
+/// # Errors
+/// There is no such file, or it is not YAML.
+pub fn yaml(path: &Path) -> Result<Vec<Value>> {
+    const SCRIPT: &str = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let output = std::process::Command::new(python()?).args(["-c", SCRIPT]).arg(path).output()?;
+    ensure!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 /// `target/venv` beside the sources, or where `PENSTOCK_VENV` points.
 fn venv(tests: &Path) -> PathBuf {
     std::env::var_os("PENSTOCK_VENV").map_or_else(|| tests.join("../target/venv"), PathBuf::from)

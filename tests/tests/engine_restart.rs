@@ -34,7 +34,12 @@ fn child(lab: &Lab, pin_dir: &Path) -> Result<Running> {
 }
 
 fn options(pin_dir: &Path) -> inspect::Options {
-    inspect::Options { pin_dir: pin_dir.to_owned(), json: false, show_secrets: false }
+    inspect::Options {
+        pin_dir: pin_dir.to_owned(),
+        json: false,
+        show_secrets: false,
+        answer: inspect::Answer::not_asked(),
+    }
 }
 
 fn json(text: &str) -> Result<Value> {

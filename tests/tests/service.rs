@@ -1,13 +1,16 @@
 //! The systemd unit: its syntax, how much it leaves open, and that a server works with its rights. Needs root.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use penstock_tests::container::folder;
 use penstock_tests::netns::{End, NetNs, Running, veth};
 use penstock_tests::server::binary;
+use serde_json::Value;
 
 /// What `systemd-analyze security` may find at most: 0 is nothing open, 10 everything.
 const EXPOSURE: f64 = 3.0;
@@ -42,6 +45,34 @@ fn systemd_understands_it_and_little_is_left_open() -> Result<()> {
     let exposure = text.split("Overall exposure level for penstock.service: ").nth(1);
     let exposure: f64 = exposure.and_then(|rest| rest.split(' ').next()).with_context(|| text.clone())?.parse()?;
     ensure!(exposure < EXPOSURE, "{exposure}\n{text}");
+    Ok(())
+}
+
+/// System calls of a filter of systemd's, those of the groups that it names included.
+fn calls(filter: &str) -> Result<BTreeSet<String>> {
+    let mut calls = BTreeSet::new();
+    for name in filter.split_whitespace() {
+        if !name.starts_with('@') {
+            calls.insert(name.to_owned());
+            continue;
+        }
+        let output = Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", name]).output()?;
+        ensure!(output.status.success(), "{}", said(&output));
+        let text = String::from_utf8(output.stdout)?;
+        let members = text.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#'));
+        calls.extend(self::calls(&members.collect::<Vec<_>>().join(" "))?);
+    }
+    Ok(calls)
+}
+
+/// The container's profile is run by a test, so the unit's filter, which allows no less, is enough too.
+#[test]
+fn its_system_calls_are_those_of_the_container() -> Result<()> {
+    let allowed = calls(&setting("SystemCallFilter")?)?;
+    let profile: Value = serde_json::from_str(&fs::read_to_string(folder().join("seccomp.json"))?)?;
+    let names = profile["syscalls"][0]["names"].as_array().context("no names")?;
+    let missing: Vec<_> = names.iter().filter_map(Value::as_str).filter(|name| !allowed.contains(*name)).collect();
+    ensure!(names.len() > 200 && missing.is_empty(), "the unit does not allow {missing:?}");
     Ok(())
 }
 

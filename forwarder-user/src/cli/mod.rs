@@ -1,8 +1,10 @@
 //! The command line.
 
 mod announce;
+mod ask;
 mod check;
 mod doctor;
+mod healthcheck;
 mod host;
 mod import;
 mod inspect;
@@ -10,6 +12,7 @@ mod limits;
 mod logging;
 mod reload;
 mod serve;
+mod signal;
 mod verify;
 mod version;
 
@@ -51,14 +54,18 @@ enum Command {
     Serve(Box<serve::Options>),
     /// Tell whether a server can run here, how fast, and what is in its way
     Doctor(Box<doctor::Options>),
-    /// List the live streams of a running server, read from the kernel's maps
+    /// List the streams of a running server, from the kernel's maps and the server itself
     Streams(inspect::Options),
-    /// List its sessions: peer, engine, profile, SSRCs, packets, drops, age, expiry
+    /// List its sessions of both engines: peer, engine, profile, SSRCs, packets, drops, age, expiry
     Sessions(inspect::Options),
     /// List its BPF maps, or print the entries of one
     Maps(inspect::MapOptions),
     /// Publish to a running server, play from it, and judge it: sessions, AES-GCM, loss, latency, CPU, memory
     Verify(Box<verify::Options>),
+    /// Exit with 0 if a running server takes sessions: for the health check of a container
+    Healthcheck(ask::Address),
+    /// Make a running server read its configuration again: SIGHUP
+    Reload(signal::Options),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -84,6 +91,8 @@ pub fn run() -> ExitCode {
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),
         Command::Verify(options) => verify::run(&options),
+        Command::Healthcheck(address) => healthcheck::run(&address),
+        Command::Reload(options) => signal::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Config(ConfigCommand::Import(options)) => import::run(&options),
         Command::Version(options) => version::run(&options),

@@ -19,6 +19,8 @@ pub struct Reload {
     pub level: Level,
     pub control: Control,
     pub settings: http::Settings,
+    /// Streams with a source at the start, which the engine's tables have room for.
+    pub sources: usize,
 }
 
 /// The control task's part of the live keys.
@@ -59,6 +61,14 @@ impl Reload {
         self.settings.set(&config);
         self.control.configure(live(&config), config.streams.clone()).await;
         self.config = config;
+        let more = self.config.streams.len().saturating_sub(self.sources);
+        if more > 0 {
+            tracing::warn!(
+                "SIGHUP: {more} streams with a source more than at the start: until a restart their tracks take room of \
+                 limits.publisher_tracks, which is {}",
+                self.config.limits.publisher_tracks
+            );
+        }
         if !waiting.is_empty() {
             tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
         }

@@ -93,7 +93,7 @@ pub struct Options {
     transmitter: Option<TransmitterChoice>,
 
     /// Directory for the maps' pins (kernel.pin_dir)
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "PENSTOCK_PIN_DIR")]
     pin_dir: Option<PathBuf>,
 
     /// Log level or directives (log.level)
@@ -195,7 +195,9 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut running = start(&config).await?;
-    let mut reload = Reload { config, level, control: running.control.clone(), settings: running.settings.clone() };
+    let sources = config.streams.len();
+    let (control, settings) = (running.control.clone(), running.settings.clone());
+    let mut reload = Reload { config, level, control, settings, sources };
     tracing::info!("ready");
     let name = loop {
         tokio::select! {

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{FAILED, OK};
 use crate::{
     config::{ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN},
     verify::{self, Limits, Plan, Server, Tokens},
 };
+
+/// Columns of a line.
+const WIDTH: u16 = 120;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,7 +105,8 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         println!("{}", serde_json::json!({ "ok": ok, "checks": lines }));
     } else {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(["", "check", "found", "limit"]);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+        table.set_header(["", "check", "found", "limit"]);
         for line in &lines {
             let mark = match line.ok {
                 Some(true) => "✓",

@@ -85,11 +85,21 @@ fn programs(report: &mut Report, port: u16) -> Option<Programs> {
             Some(programs)
         }
         Err(error) => {
-            let mend = "compare the kernel with docs/linux.md; report what the verifier says";
+            let mend = if rights_are_denied(&error) {
+                "the rights above are there, so something else forbids bpf(2): in a container its seccomp profile \
+                 (`--security-opt seccomp=config/container/seccomp.json`), or the kernel's lockdown"
+            } else {
+                "compare the kernel with docs/linux.md; report what the verifier says"
+            };
             report.bad(Need::Kernel, check, error.trim().to_owned(), mend);
             None
         }
     }
+}
+
+/// Whether a message ends in EPERM.
+fn rights_are_denied(message: &str) -> bool {
+    message.contains("Operation not permitted")
 }
 
 /// `None` if it could not be tried.
@@ -108,7 +118,12 @@ fn generic(report: &mut Report, mode: Mode, rights: bool) -> Option<bool> {
             Some(true)
         }
         Err(error) => {
-            report.bad(need, check, error, "use interfaces with native XDP, or a newer kernel");
+            let mend = if rights_are_denied(&error) {
+                "grant CAP_NET_RAW too (`--cap-add NET_RAW`), and let the seccomp profile allow unshare(2)"
+            } else {
+                "use interfaces with native XDP, or a newer kernel"
+            };
+            report.bad(need, check, error, mend);
             Some(false)
         }
     }

@@ -31,7 +31,12 @@ async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
 /// All streams and sessions.
 async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
     auth::require(&app.settings.current().auth.api_token, &headers)?;
-    snapshot(&app).await.map(Json)
+    let mut state = snapshot(&app).await?;
+    // Tells `penstock sessions` whether this is the server whose maps it reads.
+    if let Some(fields) = state.as_object_mut() {
+        fields.insert("pid".into(), std::process::id().into());
+    }
+    Ok(Json(state))
 }
 
 /// Names of the live streams and nothing that concerns their peers, for the index page.

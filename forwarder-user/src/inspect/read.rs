@@ -48,7 +48,7 @@ impl Pinned {
                 io::ErrorKind::PermissionDenied => bail!("{} may not be read: run as root", directory.display()),
                 _ => bail!(
                     "no server has its maps in {}: is one running, and is this its `kernel.pin_dir`? \
-                     (A server without the kernel engine has none: ask it, GET /api/v1/state)",
+                     (A server without the kernel engine has none)",
                     directory.display()
                 ),
             }
@@ -106,9 +106,10 @@ impl Pinned {
         self.add_publisher_tracks(&mut views, now)?;
         self.add_subscriber_tracks(&mut views, now)?;
         Ok(Snapshot {
-            server: self.server_view(now),
+            server: Some(self.server_view(now)),
             sessions: views.into_values().collect(),
             counters: self.counters()?,
+            ..Snapshot::default()
         })
     }
 
@@ -149,16 +150,16 @@ impl Pinned {
     fn session(&self, slot: u32, session: &Session, lease: u64, egress: Option<u32>, now: u64) -> SessionView {
         let role = if session.state == session_state::PUBLISHER { Role::Publisher } else { Role::Subscriber };
         SessionView {
-            slot,
+            slot: Some(slot),
             stream: text(&session.stream),
             id: text(&session.id),
             role,
-            peer: socket_address(session.peer, session.peer_port),
-            local: socket_address(session.local, session.local_port),
+            peer: Some(socket_address(session.peer, session.peer_port)),
+            local: Some(socket_address(session.local, session.local_port)),
             engine: self.engine_of(role, egress),
-            profile: profile(session.profile),
+            profile: Some(profile(session.profile).to_owned()),
             age_seconds: seconds(now.saturating_sub(session.created_ns)),
-            lease_seconds: (lease as i128 - now as i128) as f64 / 1e9,
+            lease_seconds: Some((lease as i128 - now as i128) as f64 / 1e9),
             tracks: Vec::new(),
         }
     }
@@ -186,14 +187,14 @@ impl Pinned {
             let copies = if track.fanout == NONE { 0 } else { lists.get(&track.fanout, 0)?.copies };
             let Some(session) = views.get_mut(&track.session) else { continue };
             let view = TrackView {
-                slot,
+                slot: Some(slot),
                 kind: kind(track.kind),
                 ssrc: track.ssrc,
                 payload_type: track.payload_type,
                 publisher_track: None,
                 index_offset: None,
                 timestamp_offset: None,
-                highest_index: state.replay.highest().0,
+                highest_index: Some(state.replay.highest().0),
                 viewers: Some(copies),
                 packets: state.packets,
                 bytes: state.octets,
@@ -202,7 +203,7 @@ impl Pinned {
                 drops: drops(&PUBLISHER_DROPS, &state.drops),
             };
             // A publisher that is just moving has two flows to one track.
-            if !session.tracks.iter().any(|track| track.slot == slot) {
+            if !session.tracks.iter().any(|track| track.slot == Some(slot)) {
                 session.tracks.push(view);
             }
         }
@@ -224,14 +225,14 @@ impl Pinned {
             let state = states.get(&slot, 0)?;
             let Some(session) = views.get_mut(&track.session) else { continue };
             session.tracks.push(TrackView {
-                slot,
+                slot: Some(slot),
                 kind: kind(track.kind),
                 ssrc: track.ssrc,
                 payload_type: track.payload_type,
                 publisher_track: Some(track.publisher_track),
                 index_offset: Some(track.index_offset as i64),
                 timestamp_offset: Some(track.timestamp_offset),
-                highest_index: state.last_index,
+                highest_index: Some(state.last_index),
                 viewers: None,
                 packets: state.packets,
                 bytes: state.octets,

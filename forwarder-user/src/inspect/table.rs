@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     entries::{Entry, MapView},
-    view::{Liveness, ServerView, SessionView, Snapshot},
+    view::{Liveness, ServerView, SessionView, Snapshot, StreamView, TrackView},
 };
 use crate::engine::Role;
 
@@ -65,7 +65,7 @@ pub fn streams(snapshot: &Snapshot) -> String {
             stream.tracks.iter().map(|track| format!("{}/{}", track.kind, track.payload_type)).collect();
         table.add_row([
             stream.stream.clone(),
-            stream.publisher.map_or_else(|| "none".into(), |peer| peer.to_string()),
+            publisher(stream),
             stream.viewers.to_string(),
             stream.engines.join(", "),
             tracks.join(" "),
@@ -90,14 +90,18 @@ pub fn sessions(snapshot: &Snapshot) -> String {
         &[6, 7, 8, 9, 10],
     );
     for session in &snapshot.sessions {
-        let lease = if session.lease_seconds < 0.0 { "expired".into() } else { duration(session.lease_seconds) };
+        let lease = match session.lease_seconds {
+            None => "-".into(),
+            Some(left) if left < 0.0 => "expired".into(),
+            Some(left) => duration(left),
+        };
         table.add_row([
             session.stream.clone(),
             short(session),
             role(session.role).into(),
-            session.peer.to_string(),
+            session.peer.map_or_else(|| "-".into(), |peer| peer.to_string()),
             session.engine.clone(),
-            session.profile.trim_start_matches("AEAD_").to_owned(),
+            session.profile.as_deref().unwrap_or("-").trim_start_matches("AEAD_").to_owned(),
             session.packets().to_string(),
             bytes(session.bytes()),
             session.drops().to_string(),
@@ -134,11 +138,11 @@ fn tracks(snapshot: &Snapshot) -> String {
                 track.payload_type.to_string(),
                 track.index_offset.map_or_else(|| "-".into(), |offset| format!("{offset:+}")),
                 track.timestamp_offset.map_or_else(|| "-".into(), |offset| format!("{offset:+}")),
-                format!("{}:{}", track.highest_index >> 16, track.highest_index & 0xffff),
+                track.highest_index.map_or_else(|| "-".into(), |index| format!("{}:{}", index >> 16, index & 0xffff)),
                 track.packets.to_string(),
                 bytes(track.bytes),
                 drops(&track.drops),
-                track.idle_seconds.map_or_else(|| "never".into(), duration),
+                idle(track),
             ]);
         }
     }
@@ -219,6 +223,24 @@ fn new(header: &[&str], right: &[usize]) -> Table {
 
 fn finish(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Its address; of a camera's stream, the camera's state.
+fn publisher(stream: &StreamView) -> String {
+    match (stream.publisher, &stream.source) {
+        (Some(peer), _) => peer.to_string(),
+        (None, Some(state)) => format!("source: {state}"),
+        (None, None) => "none".into(),
+    }
+}
+
+/// The userspace engine does not keep the time of a track's last packet.
+fn idle(track: &TrackView) -> String {
+    match (track.slot, track.idle_seconds) {
+        (None, _) => "-".into(),
+        (_, None) => "never".into(),
+        (_, Some(seconds)) => duration(seconds),
+    }
 }
 
 fn short(session: &SessionView) -> String {

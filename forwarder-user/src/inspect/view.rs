@@ -7,10 +7,13 @@ use serde::Serialize;
 use crate::engine::Role;
 
 /// Everything at one moment. Counters are read one after the other, while media goes on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
-    pub server: ServerView,
+    /// None if there are no maps: the server has no kernel engine, or is elsewhere.
+    pub server: Option<ServerView>,
     pub sessions: Vec<SessionView>,
+    /// Streams that come from a camera or an encoder, and their state (`playing`, `waiting`, …).
+    pub sources: BTreeMap<String, String>,
     /// Global counters of the datapath.
     pub counters: BTreeMap<&'static str, u64>,
 }
@@ -51,26 +54,29 @@ pub enum Liveness {
 /// A WHIP or WHEP session.
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionView {
-    pub slot: u32,
+    /// In the map SESSIONS; none if another engine than the kernel's carries it.
+    pub slot: Option<u32>,
     pub stream: String,
     pub id: String,
     pub role: Role,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
-    /// Engine and mode that carry it.
+    /// None before ICE has found one.
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// Engine and mode that carry it, and why not the kernel; `connecting` before there are keys.
     pub engine: String,
     /// SRTP profile.
-    pub profile: &'static str,
+    pub profile: Option<String>,
     pub age_seconds: f64,
     /// Until the kernel stops its media unless the server refreshes it; negative: stopped.
-    pub lease_seconds: f64,
+    pub lease_seconds: Option<f64>,
     pub tracks: Vec<TrackView>,
 }
 
 /// One SSRC, coming in or going out.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrackView {
-    pub slot: u32,
+    /// In PUBLISHER_TRACKS or SUBSCRIBER_TRACKS; none if another engine than the kernel's carries it.
+    pub slot: Option<u32>,
     pub kind: &'static str,
     pub ssrc: u32,
     pub payload_type: u8,
@@ -81,7 +87,7 @@ pub struct TrackView {
     /// Outgoing minus incoming RTP timestamp, modulo 2^32.
     pub timestamp_offset: Option<u32>,
     /// Highest authenticated index, or index of the last copy.
-    pub highest_index: u64,
+    pub highest_index: Option<u64>,
     /// Copies made of each packet of an incoming track.
     pub viewers: Option<u32>,
     /// Authenticated packets, or copies sent, and their payload bytes.
@@ -110,15 +116,17 @@ impl SessionView {
 }
 
 /// A stream: its publisher and viewers together.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamView {
     pub stream: String,
     /// Address of the publisher; none while viewers wait for one.
     pub publisher: Option<SocketAddr>,
+    /// State of the camera or encoder that it comes from.
+    pub source: Option<String>,
     pub viewers: usize,
     /// Engine and mode of each kind of session, without repetition.
     pub engines: Vec<String>,
-    pub profile: Option<&'static str>,
+    pub profile: Option<String>,
     pub tracks: Vec<TrackView>,
     /// Packets opened, copies sealed.
     pub packets_in: u64,
@@ -135,21 +143,11 @@ impl Snapshot {
     /// Sessions by stream, in the order of their names.
     pub fn streams(&self) -> Vec<StreamView> {
         let mut streams: BTreeMap<&str, StreamView> = BTreeMap::new();
+        for (name, state) in &self.sources {
+            streams.entry(name).or_default().source = Some(state.clone());
+        }
         for session in &self.sessions {
-            let stream = streams.entry(&session.stream).or_insert_with(|| StreamView {
-                stream: session.stream.clone(),
-                publisher: None,
-                viewers: 0,
-                engines: Vec::new(),
-                profile: None,
-                tracks: Vec::new(),
-                packets_in: 0,
-                packets_out: 0,
-                bytes_in: 0,
-                bytes_out: 0,
-                drops: BTreeMap::new(),
-                age_seconds: 0.0,
-            });
+            let stream = streams.entry(&session.stream).or_default();
             if !stream.engines.contains(&session.engine) {
                 stream.engines.push(session.engine.clone());
             }
@@ -158,8 +156,8 @@ impl Snapshot {
             }
             match session.role {
                 Role::Publisher => {
-                    stream.publisher = Some(session.peer);
-                    stream.profile = Some(session.profile);
+                    stream.publisher = session.peer;
+                    stream.profile.clone_from(&session.profile);
                     stream.age_seconds = session.age_seconds;
                     stream.tracks.clone_from(&session.tracks);
                     stream.packets_in += session.packets();
@@ -175,6 +173,6 @@ impl Snapshot {
                 }
             }
         }
-        streams.into_values().collect()
+        streams.into_iter().map(|(name, stream)| StreamView { stream: name.to_owned(), ..stream }).collect()
     }
 }

@@ -68,6 +68,11 @@ impl Server {
         Ok(Self { authority: authority.to_string(), address, tokens })
     }
 
+    /// Its URL, without a path.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
     /// Our address towards it.
     ///
     /// # Errors
@@ -112,12 +117,20 @@ impl Server {
         Ok(())
     }
 
+    /// The control plane's own view of streams and sessions.
+    ///
+    /// # Errors
+    /// The server does not tell, without the right token.
+    pub async fn state(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.get("/api/v1/state", &self.tokens.api).await?)?)
+    }
+
     /// Profiles and engines of a stream's sessions.
     ///
     /// # Errors
     /// The server does not tell, without the right token.
     pub async fn sessions(&self, stream: &str) -> anyhow::Result<(Vec<String>, Vec<String>)> {
-        let state: Value = serde_json::from_str(&self.get("/api/v1/state", &self.tokens.api).await?)?;
+        let state = self.state().await?;
         let sessions = state["sessions"].as_array().context("no sessions")?;
         let ours: Vec<&Value> = sessions.iter().filter(|session| session["stream"] == stream).collect();
         let all = |key: &str| ours.iter().map(|session| session[key].as_str().unwrap_or("none").to_owned()).collect();

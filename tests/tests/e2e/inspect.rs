@@ -1,10 +1,11 @@
 //! The inspection commands tell what the peers saw, whether or not the server answers.
 
-use anyhow::{Context, Result};
-use penstock_tests::peer::{Kind, Stats};
+use anyhow::{Context, Result, ensure};
+use penstock_tests::peer::{Kind, Offer, Options, Stats};
+use penstock_tests::server::binary;
 use serde_json::Value;
 
-use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
+use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 
 /// The track of this SSRC in `penstock sessions --json`.
 fn track(sessions: &Value, ssrc: u32) -> Result<&Value> {
@@ -76,5 +77,51 @@ fn keys_are_shown_only_on_demand() -> Result<()> {
     let bits = |text: &str| text.split(|c: char| !c.is_ascii_hexdigit()).map(str::len).max().unwrap_or_default() * 4;
     assert!(bits(&redacted) < 128, "something as long as a key: {redacted}");
     assert!(bits(&shown) >= 128, "no key: {shown}");
+    Ok(())
+}
+
+/// `penstock NAME --json` on the server's own host, where its HTTP can be reached.
+fn on_the_host(stage: &Stage, arguments: &[&str]) -> Result<Value> {
+    let mut command = stage.host.command(binary()?);
+    command.args(arguments).arg("--json").arg("--pin-dir").arg(stage.server.pins());
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Engines of the listed sessions, and how many of them have packets.
+fn engines(listed: &Value) -> Result<(Vec<&str>, usize)> {
+    let sessions = listed["sessions"].as_array().context("no sessions")?;
+    let sent = |session: &&Value| {
+        session["tracks"].as_array().into_iter().flatten().any(|track| track["packets"].as_u64() > Some(0))
+    };
+    let engines = sessions.iter().filter_map(|session| session["engine"].as_str()).collect();
+    Ok((engines, sessions.iter().filter(sent).count()))
+}
+
+#[test]
+fn sessions_of_both_engines_are_listed_while_the_server_answers() -> Result<()> {
+    let stage = Stage::new(Layout::OneNic, "native", "[media]\ntransmitter = \"socket\"\n")?;
+    let source = synthetic(100);
+    let _publisher = stage.publish(&source, stage.publishing())?;
+    let modern = stage.play(2, &source, stage.playing())?;
+    let aged = stage.play(1, &source, Options { profiles: Offer::CmSha1, ..stage.playing() })?;
+    stage.flows(&modern, &[0, 1], Kind::Video, 50)?;
+    stage.flows(&aged, &[0], Kind::Video, 50)?;
+
+    let listed = on_the_host(&stage, &["sessions"])?;
+    let (names, sent) = engines(&listed)?;
+    ensure!(listed["note"].is_null() && names.len() == 4 && sent == 4, "{listed:#}");
+    ensure!(names[..3] == ["kernel native"; 3] && names[3].starts_with("userspace socket: "), "{listed:#}");
+    let streams = on_the_host(&stage, &["streams"])?;
+    let stream = &streams["streams"][0];
+    ensure!(stream["viewers"] == 3 && stream["engines"].as_array().map(Vec::len) == Some(2), "{streams:#}");
+
+    stage.server.signal(libc::SIGSTOP)?;
+    let silent = on_the_host(&stage, &["sessions"]);
+    stage.server.signal(libc::SIGCONT)?;
+    let silent = silent?;
+    ensure!(engines(&silent)?.0 == ["kernel native"; 3], "{silent:#}");
+    ensure!(silent["note"].as_str().is_some_and(|note| note.contains("does not tell")), "{silent:#}");
     Ok(())
 }

@@ -131,3 +131,20 @@ fn cameras_come_change_and_go() -> Result<()> {
     ensure!(source("other")?["connections"] == 1, "another stream was touched: {}", source("other")?);
     Ok(())
 }
+
+#[test]
+fn cameras_beyond_the_tables_are_refused_by_name() -> Result<()> {
+    let limits = "[limits]\npublisher_tracks = 1\n";
+    let stage = Stage::new(Layout::OneNic, "native", limits)?;
+    let behaviour = Behaviour::plain(Content::Clip(Clip::load(&Clip::directory())?));
+    let _camera = Camera::start(&stage.near, CAMERA.parse()?, behaviour)?;
+    let more = format!("{limits}{}", stream("e2e", "tcp"));
+    reload(&stage, &more, "1 streams with a source more than at the start")?;
+    // Video and sound: one track too many.
+    stage.until("the log says what is full", || {
+        Ok(stage.server.logged("the table of incoming tracks is full (1 entries): raise `limits.publisher_tracks`"))
+    })?;
+    let source = stage.source_of("e2e")?;
+    ensure!(source["error"] == "engine", "{source:#}");
+    Ok(())
+}

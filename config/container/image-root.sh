@@ -1,0 +1,28 @@
+#!/bin/sh
+# Puts what the image consists of into a folder: image-root.sh BINARY FOLDER
+#
+# Shared libraries rather than a static binary: glibc's resolver, which finds cameras by name, loads
+# libraries at run time even then. Those of this system are taken, its loader included, so the image does
+# not care on which distribution the binary was linked.
+set -eu
+
+binary=$1
+root=$2
+here=$(dirname "$0")
+
+mkdir -p "$root/usr/local/bin" "$root/etc/penstock" "$root/etc/ssl/certs" "$root/usr/lib/ssl" "$root/run" "$root/tmp"
+# Symbols stay, for profiles; lines of source do not.
+strip --strip-debug -o "$root/usr/local/bin/penstock" "$binary"
+chmod 0755 "$root/usr/local/bin/penstock"
+
+ldd "$binary" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' | while read -r library; do
+    mkdir -p "$root$(dirname "$library")"
+    cp --dereference "$library" "$root$library"
+done
+
+# For cameras by RTSPS: where OpenSSL looks.
+cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+ln -sf /etc/ssl/certs/ca-certificates.crt "$root/usr/lib/ssl/cert.pem"
+printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
+printf 'root:x:0:0:root:/:\nnobody:x:65534:65534:nobody:/:\n' >"$root/etc/passwd"
+cp "$here/../penstock.toml" "$root/etc/penstock/penstock.toml"

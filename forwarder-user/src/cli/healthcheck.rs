@@ -1,0 +1,18 @@
+//! `penstock healthcheck`: the image has no other program that could ask.
+
+use anyhow::Context;
+
+use super::{
+    OK,
+    ask::{Address, within_patience},
+};
+
+/// Asks `GET /healthz`.
+///
+/// # Errors
+/// The server does not answer, or takes no sessions.
+pub fn run(address: &Address) -> anyhow::Result<u8> {
+    let server = address.server(&address.config_as_far_as_it_goes()?)?;
+    within_patience(server.health()).context("not healthy")?;
+    Ok(OK)
+}
