@@ -178,6 +178,17 @@ pub struct Rtsp {
     pub listen: Vec<SocketAddr>,
     /// Open connections.
     pub connections: usize,
+    /// New viewers begin with the last keyframe of what is published here.
+    pub keyframe_cache: bool,
+    /// Most memory for it, for each stream.
+    pub keyframe_cache_kb: usize,
+}
+
+impl Rtsp {
+    /// Size of a stream's keyframe cache; 0: it has none.
+    pub fn kept_bytes(&self) -> usize {
+        if self.keyframe_cache { self.keyframe_cache_kb * 1024 } else { 0 }
+    }
 }
 
 /// Bearer tokens (RFC 6750). An empty token asks for none.
@@ -323,7 +334,12 @@ impl Ingest {
 
 impl Default for Rtsp {
     fn default() -> Self {
-        Self { listen: Vec::new(), connections: 256 }
+        Self {
+            listen: Vec::new(),
+            connections: 256,
+            keyframe_cache: false,
+            keyframe_cache_kb: source::default_keyframe_cache_kb(),
+        }
     }
 }
 

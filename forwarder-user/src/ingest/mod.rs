@@ -219,9 +219,11 @@ impl Ingest {
             };
             let mut all = std::pin::pin!(all);
             while runtime.block_on(local.run_until(async {
+                let behind = feed.borrow().behind();
                 tokio::select! {
                     () = &mut all => false,
                     () = batch(&feed) => true,
+                    () = behind => true,
                 }
             })) {
                 let age = feed.borrow_mut().flush();

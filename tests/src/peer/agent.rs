@@ -425,6 +425,9 @@ impl Agent {
         if stats.payload_type != *packet.header.payload_type {
             stats.mismatches += 1;
         }
+        if stats.decrypted == 0 {
+            stats.first_payload = packet.payload.to_vec();
+        }
         stats.decrypted += 1;
         stats.bytes += packet.payload.len() as u64;
         if let Some(wire) = self.wire.ssrcs.get(&ssrc) {

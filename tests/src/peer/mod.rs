@@ -123,6 +123,8 @@ pub struct MediaStats {
     pub bytes: u64,
     /// Received and decrypted (viewers).
     pub decrypted: u64,
+    /// The first of these.
+    pub first_payload: Vec<u8>,
     /// Sequence numbers that never came, between the first and the highest one (viewers).
     pub lost: u64,
     /// Came twice (viewers).

@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use forwarder_common::{Counter, ExtendedSeq, RtpHeader, maps::MAX_PAYLOAD, rtp::FIXED_LEN, seq::Refused};
@@ -33,18 +33,18 @@ struct Packet {
 }
 
 /// A transmitter, and what of its totals the engine has counted.
-struct Way {
-    transmitter: Box<dyn Transmitter>,
+pub(super) struct Way {
+    pub(super) transmitter: Box<dyn Transmitter>,
     counted: Sent,
 }
 
 /// Forwards the packets of one thread. What is pushed is sent by [`flush`](Self::flush).
 pub struct Feeder {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// Plaintexts of the batch.
     arena: Vec<u8>,
     packets: Vec<Packet>,
-    transmitters: Vec<Way>,
+    pub(super) transmitters: Vec<Way>,
     /// When the batch began, ns of CLOCK_BOOTTIME.
     now_ns: u64,
 }
@@ -59,6 +59,15 @@ impl Feeder {
     /// Takes a packet of a source: its plaintext, with the index that its holder gives it. Each index of
     /// a source is taken once, and none too far behind the highest.
     pub fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+        self.take(track, index, header, payload, false);
+    }
+
+    /// Same for a packet of a frame at which decoding can start.
+    pub fn push_keyframe(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+        self.take(track, index, header, payload, true);
+    }
+
+    fn take(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) {
         if payload.len() > MAX_PAYLOAD {
             self.inner.count(Counter::DropOversize, 1);
             return;
@@ -70,6 +79,12 @@ impl Feeder {
             let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.accept(index));
             if accepted.is_ok() {
                 publisher.account(header, payload.len(), self.now_ns);
+                // Under the same lock as it is accepted: see `Start`.
+                if let Some(kept) = &publisher.kept
+                    && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(index, header, payload, key)
+                {
+                    self.inner.kept.overflows.fetch_add(1, Relaxed);
+                }
             }
             accepted
         };
@@ -117,12 +132,19 @@ impl Feeder {
                     inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
                     continue;
                 }
-                let last = self.transmitters.len() - 1;
-                let reaches = |way: &Way| way.transmitter.reaches(&subscriber.destination);
-                let way = self.transmitters.iter().position(reaches).unwrap_or(last);
+                let way = way_to(&self.transmitters, subscriber);
                 for packet in packets {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
-                    let done = seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
+                    if packet.index.0 < subscriber.start.live_from() {
+                        inner.count(Counter::DropBeforeJoin, 1);
+                        continue;
+                    }
+                    if subscriber.start.is_behind() {
+                        subscriber.start.append(packet.index, &packet.header, payload);
+                        continue;
+                    }
+                    let transmitter = &mut *self.transmitters[way].transmitter;
+                    let done = seal(transmitter, subscriber, packet.index, &packet.header, payload, self.now_ns);
                     match done {
                         Ok(()) => {
                             sealed += 1;
@@ -135,16 +157,7 @@ impl Feeder {
         }
         inner.count(Counter::Sealed, sealed);
         inner.count(Counter::SealedBytes, sealed_bytes);
-        for Way { transmitter, counted } in &mut self.transmitters {
-            transmitter.flush();
-            let sent = transmitter.sent();
-            inner.count(Counter::Transmitted, sent.packets - counted.packets);
-            inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
-            if transmitter.name() == "xdp" {
-                inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
-            }
-            *counted = sent;
-        }
+        transmit(&inner, &mut self.transmitters);
         drop(tables);
         self.packets.clear();
         self.arena.clear();
@@ -174,6 +187,26 @@ impl Feeder {
             }
         }
         Some(())
+    }
+}
+
+/// The first transmitter that reaches a subscriber; the last one reaches everybody.
+pub(super) fn way_to(transmitters: &[Way], subscriber: &Subscriber) -> usize {
+    let reaches = |way: &Way| way.transmitter.reaches(&subscriber.destination);
+    transmitters.iter().position(reaches).unwrap_or(transmitters.len() - 1)
+}
+
+/// Sends what was sealed, and counts what became of it.
+pub(super) fn transmit(inner: &Inner, transmitters: &mut [Way]) {
+    for Way { transmitter, counted } in transmitters {
+        transmitter.flush();
+        let sent = transmitter.sent();
+        inner.count(Counter::Transmitted, sent.packets - counted.packets);
+        inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
+        if transmitter.name() == "xdp" {
+            inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
+        }
+        *counted = sent;
     }
 }
 
@@ -227,26 +260,28 @@ fn refusal(why: Refused) -> Counter {
 ///
 /// One outgoing index never carries two plaintexts under one key and SSRC, for the same reasons as in
 /// `forwarder-ebpf/src/egress.rs`: the replay list lets each incoming index through once, on whatever
-/// thread; each is sealed once per member; the offset is fixed for the life of the track; indices that
-/// the SSRC had used before lie below `first_in`; and an SSRC belongs to one track of one engine at a
-/// time.
-fn seal(
+/// thread; each is sealed once per member, be it as it comes or, kept before, by `catch_up` (there stands
+/// why never by both); the offset is fixed for the life of the track; indices that the SSRC had used
+/// before lie below `first_in`; and an SSRC belongs to one track of one engine at a time.
+pub(super) fn seal(
     transmitter: &mut dyn Transmitter,
     subscriber: &Subscriber,
-    packet: &Packet,
+    index: ExtendedSeq,
+    header: &RtpHeader,
     payload: &[u8],
     now_ns: u64,
 ) -> Result<(), Counter> {
-    if packet.index.0 < subscriber.first_in {
+    if index.0 < subscriber.first_in {
         return Err(Counter::DropBeforeJoin);
     }
-    let index = ExtendedSeq(packet.index.0.wrapping_add(subscriber.index_offset));
+    let timestamp = subscriber.start.timestamp(index, header.timestamp());
+    let index = ExtendedSeq(index.0.wrapping_add(subscriber.index_offset));
     if index > ExtendedSeq::MAX {
         return Err(Counter::DropInternalEgress);
     }
     let track = &subscriber.track;
-    let timestamp = packet.header.timestamp().wrapping_add(track.timestamp_offset);
-    let header = packet.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
+    let timestamp = timestamp.wrapping_add(track.timestamp_offset);
+    let header = header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     let len = FIXED_LEN + payload.len() + subscriber.cipher.tag_len();
     let Some(room) = transmitter.reserve(&subscriber.destination, len) else { return Ok(()) };
     for (place, word) in room.chunks_exact_mut(4).zip(header) {

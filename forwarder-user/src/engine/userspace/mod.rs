@@ -4,17 +4,23 @@
 //! | --- | --- |
 //! | `tables` | sessions and tracks |
 //! | `forward` | the way of a packet |
+//! | `kept` | the group of pictures that a source's track keeps |
+//! | `catch_up` | how a new subscriber gets it |
 //! | `paths` | which sessions the xdp transmitter can serve |
 //! | here | the engine's contract |
 
+mod catch_up;
 mod forward;
+mod kept;
 mod paths;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,8 +28,10 @@ use std::{
 
 use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 
-pub use self::forward::Feeder;
+use self::catch_up::{Behind, Start};
+use self::kept::Kept;
 use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
+pub use self::{forward::Feeder, kept::KeptStats};
 use super::{
     Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
@@ -68,6 +76,8 @@ pub struct NewSource {
     pub clock_rate: u32,
     /// The last index that is not forwarded; 0 for a new source, whose first packet has index 1.
     pub last: ExtendedSeq,
+    /// Most bytes that it keeps of the group of pictures that goes on; 0: it keeps nothing.
+    pub keep: usize,
 }
 
 /// See the module.
@@ -86,6 +96,18 @@ pub(crate) struct Inner {
     xdp: OnceLock<Result<paths::Xdp, String>>,
     /// Packets that the xdp transmitter has sent.
     by_xdp: AtomicU64,
+    /// Subscribers that have not had all yet that was kept for them.
+    behind: Behind,
+    kept: KeptTotals,
+}
+
+/// What keyframe caches have done, all tracks together, those that have gone included.
+#[derive(Default)]
+struct KeptTotals {
+    /// Subscribers that began with a kept keyframe, and those for which there was none.
+    hits: AtomicU64,
+    misses: AtomicU64,
+    overflows: AtomicU64,
 }
 
 impl Inner {
@@ -170,6 +192,8 @@ impl UserspaceEngine {
             feeders: AtomicUsize::new(0),
             xdp: OnceLock::new(),
             by_xdp: AtomicU64::new(0),
+            behind: Behind::default(),
+            kept: KeptTotals::default(),
         }))
     }
 
@@ -214,7 +238,8 @@ impl UserspaceEngine {
     pub fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
         let mut tables = self.0.write();
         let limit = tables.publishers.limit();
-        let publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
+        let mut publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
+        publisher.kept = (source.keep > 0).then(|| Mutex::new(Kept::new(source.keep)));
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
     }
@@ -354,14 +379,26 @@ impl Engine for UserspaceEngine {
         if publisher.members.len() >= limit {
             return Err(EngineError::StreamFull { limit });
         }
-        // Under the write lock nothing is accepted meanwhile: the next packet is the subscriber's first.
+        // Under the write lock nothing is accepted meanwhile: what is kept ends with the highest index, and
+        // the next packet is the first that the subscriber gets as it comes.
         let highest = publisher.replay.highest_accepted();
-        let subscriber = Subscriber::new(entry, (session.0, from.0), track, highest);
+        let kept = publisher.kept.as_mut().map(|kept| kept.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let totals = kept.is_some().then_some(&self.0.kept);
+        let start = Start::new(highest, kept.map(Kept::since_keyframe).unwrap_or_default());
+        let is_behind = start.is_behind();
+        if let Some(totals) = totals {
+            let total = if is_behind { &totals.hits } else { &totals.misses };
+            total.fetch_add(1, Relaxed);
+        }
+        let subscriber = Subscriber::new(entry, (session.0, from.0), track, start);
         let limit = subscribers.limit();
         let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
         let handle = subscribers.insert(subscriber).map_err(full)?;
         entry.subscriber_tracks.insert(handle);
         publisher.members.push(handle);
+        if is_behind {
+            self.0.behind.add(handle);
+        }
         self.0.report(Event::SubscriberTrackStarted { track: SubscriberTrackId(handle) });
         Ok(SubscriberTrackId(handle))
     }
@@ -376,6 +413,12 @@ impl Engine for UserspaceEngine {
 
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
         self.0.read().subscribers.get(track.0).map(Subscriber::stats)
+    }
+
+    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
+        let tables = self.0.read();
+        let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
+        Some(kept.lock().unwrap_or_else(PoisonError::into_inner).stats())
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
@@ -409,6 +452,14 @@ impl Engine for UserspaceEngine {
         };
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed).saturating_sub(refused)));
+        let tables = self.0.read();
+        let kept = tables.publishers.values().filter_map(|publisher| publisher.kept.as_ref());
+        let bytes = kept.map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).stats().bytes as u64).sum();
+        let totals = &self.0.kept;
+        all.push(("keyframe_cache_bytes", bytes));
+        all.push(("keyframe_cache_hits", totals.hits.load(Relaxed)));
+        all.push(("keyframe_cache_misses", totals.misses.load(Relaxed)));
+        all.push(("keyframe_cache_overflows", totals.overflows.load(Relaxed)));
         all
     }
 

@@ -57,6 +57,12 @@ metrics! {
         "Packets left to the network stack, by reason.";
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
+    CACHE_BYTES = "penstock_keyframe_cache_bytes" []
+        "Memory that the keyframe caches of all sources take.";
+    CACHE_STARTS = "penstock_keyframe_cache_starts_total" ["result"]
+        "Viewers' tracks that began with a cached keyframe (hit), and those for which there was none (miss).";
+    CACHE_OVERFLOWS = "penstock_keyframe_cache_overflows_total" []
+        "Groups of pictures that were longer than `keyframe_cache_kb` and were let go.";
     BY_XDP = "penstock_transmitted_by_xdp_total" []
         "Of the userspace engine's, those that XDP sent.";
     BY_ROWS = "penstock_ghash_by_rows_total" ["direction"]

@@ -193,7 +193,8 @@ impl Server {
         let _ = self.place.events.send(Event::Publish { stream: name.to_owned(), handle, reply });
         let busy = || "the server is busy or stops".to_owned();
         timeout(PATIENCE, answer).await.map_err(|_| busy())?.map_err(|_| busy())??;
-        let media = Media::new(name.to_owned(), String::new(), status, self.place.clone());
+        let keep = self.settings.rtsp.kept_bytes();
+        let media = Media::new(name.to_owned(), String::new(), status, self.place.clone(), keep);
         Ok(Published { media, wanted })
     }
 }
