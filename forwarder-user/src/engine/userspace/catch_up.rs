@@ -14,10 +14,9 @@
 //! a viewer is with the others after a fifth of a second. A part grows with the backlog, which so ends even if
 //! more comes meanwhile.
 //!
-//! **With which timestamps.** A jitter buffer that gets ten seconds of video at once, with timestamps ten
-//! seconds apart, plays it ten seconds long: the viewer would stay behind. So the past is pressed together
-//! into the moment before the present. Receivers decode it as fast as they can and show what comes after
-//! without delay.
+//! **With which timestamps.** With their own. Chromium sees frames that come ahead of their time, and moves its
+//! clock; pressed together into the moment before the present, they would seem late, and its jitter buffer
+//! would grow (measured: `docs/decisions/0015-keyframe-cache.md`).
 
 use std::{
     collections::VecDeque,
@@ -46,17 +45,12 @@ const STEPS: usize = 32;
 const PART: std::ops::RangeInclusive<usize> = 16..=128;
 /// Most packets of one step, all subscribers together: a millisecond's work.
 const MAX_STEP: usize = 1024;
-/// By how much the past is pressed together: 10 s of it become 39 ms, and frames keep their distinct
-/// timestamps up to 350 a second.
-const PRESSED: u32 = 256;
 
 /// What a subscriber gets of the past.
 pub struct Start {
     /// First incoming index that was not accepted before it was attached.
     live_from: u64,
     first_in: u64,
-    /// Timestamp of the last packet before `live_from`.
-    present: u32,
     /// Packets of the first part.
     part: usize,
     behind: AtomicBool,
@@ -70,7 +64,6 @@ impl Start {
         Self {
             live_from,
             first_in: backlog.front().map_or(live_from, |first| first.index.0),
-            present: backlog.back().map_or(0, |last| last.header.timestamp()),
             part: backlog.len() / STEPS,
             behind: AtomicBool::new(!backlog.is_empty()),
             backlog: Mutex::new(backlog),
@@ -96,17 +89,6 @@ impl Start {
     /// Puts a packet behind the backlog.
     pub fn append(&self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
         self.lock().push_back(KeptPacket { index, header: *header, payload: payload.into() });
-    }
-
-    /// The timestamp that the subscriber gets, before its offset. It follows from the packet alone, and grows
-    /// in order of the packets' own.
-    pub fn timestamp(&self, index: ExtendedSeq, timestamp: u32) -> u32 {
-        if index.0 >= self.live_from {
-            return timestamp;
-        }
-        // Wraps, and may be ahead by a frame that is shown later than it is sent.
-        let ago = self.present.wrapping_sub(timestamp) as i32;
-        self.present.wrapping_sub((ago / PRESSED as i32) as u32)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<KeptPacket>> {

@@ -274,13 +274,12 @@ pub(super) fn seal(
     if index.0 < subscriber.first_in {
         return Err(Counter::DropBeforeJoin);
     }
-    let timestamp = subscriber.start.timestamp(index, header.timestamp());
     let index = ExtendedSeq(index.0.wrapping_add(subscriber.index_offset));
     if index > ExtendedSeq::MAX {
         return Err(Counter::DropInternalEgress);
     }
     let track = &subscriber.track;
-    let timestamp = timestamp.wrapping_add(track.timestamp_offset);
+    let timestamp = header.timestamp().wrapping_add(track.timestamp_offset);
     let header = header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     let len = FIXED_LEN + payload.len() + subscriber.cipher.tag_len();
     let Some(room) = transmitter.reserve(&subscriber.destination, len) else { return Ok(()) };
