@@ -329,6 +329,12 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// The packet that a subscriber's track has sent under this sequence number, byte for byte as it was sent.
+    /// `None`: none was, or it is not kept any more.
+    fn seal_again(&self, _track: SubscriberTrackId, _seq: u16) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<io::MediaSockets>) {}
 

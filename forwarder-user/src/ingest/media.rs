@@ -20,7 +20,10 @@ use super::{
     status::{Shared, State},
 };
 use crate::{
-    engine::{Kind, PublisherTrackId, userspace::NewSource},
+    engine::{
+        Kind, PublisherTrackId,
+        userspace::{Keep, NewSource},
+    },
     session::codec::Format,
 };
 
@@ -62,7 +65,7 @@ struct Track {
     pipeline: Pipeline,
     /// Where packets may overtake each other.
     reorder: Option<Reorder>,
-    /// Its group of pictures is kept.
+    /// Packets of it are kept.
     kept: bool,
     warned: bool,
 }
@@ -100,7 +103,10 @@ impl Media {
         let mut tracks = vec![];
         for track in &description.tracks {
             let last = ExtendedSeq(0);
-            let keep = if track.format.codec.kind() == Kind::Video { self.keep } else { 0 };
+            let keep = match track.format.codec.kind() {
+                Kind::Video => Keep { group: self.keep, recent: self.place.recent },
+                Kind::Audio => Keep::default(),
+            };
             let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep };
             let id = match self.place.engine.add_source(source) {
                 Ok(id) => id,
@@ -110,7 +116,7 @@ impl Media {
                 }
             };
             let mut pipeline = Pipeline::new(track.format.codec, track.payload_type, &track.sets, last);
-            let (kind, kept) = (track.format.codec.kind(), keep > 0);
+            let (kind, kept) = (track.format.codec.kind(), keep != Keep::default());
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
             }

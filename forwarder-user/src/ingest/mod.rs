@@ -116,6 +116,8 @@ pub struct Settings {
     pub publish_token: Secret,
     /// Most that one source may send.
     pub source_max_kbps: u64,
+    /// What each video track keeps of its last packets, for viewers that lost some.
+    pub recent_bytes: usize,
     /// What comes within this time is read, sealed and sent together.
     pub gather: Duration,
 }
@@ -196,7 +198,8 @@ impl Ingest {
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
             let bytes_per_second = settings.source_max_kbps * 1000 / 8;
             let gather = settings.gather;
-            let place = place::Place { engine, feed: Rc::clone(&feed), scratch, events, bytes_per_second };
+            let recent = settings.recent_bytes;
+            let place = place::Place { engine, feed: Rc::clone(&feed), scratch, events, bytes_per_second, recent };
             let local = LocalSet::new();
             let all = async {
                 let mut tasks = JoinSet::new();

@@ -16,4 +16,6 @@ pub(super) struct Place {
     pub(super) events: mpsc::UnboundedSender<Event>,
     /// What one source may send.
     pub(super) bytes_per_second: u64,
+    /// Bytes that each video track keeps of its last packets.
+    pub(super) recent: usize,
 }

@@ -31,7 +31,10 @@ use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 use self::catch_up::{Behind, Start};
 use self::kept::Kept;
 use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
-pub use self::{forward::Feeder, kept::KeptStats};
+pub use self::{
+    forward::Feeder,
+    kept::{Keep, KeptStats},
+};
 use super::{
     Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
@@ -76,8 +79,8 @@ pub struct NewSource {
     pub clock_rate: u32,
     /// The last index that is not forwarded; 0 for a new source, whose first packet has index 1.
     pub last: ExtendedSeq,
-    /// Most bytes that it keeps of the group of pictures that goes on; 0: it keeps nothing.
-    pub keep: usize,
+    /// What it keeps of its packets.
+    pub keep: Keep,
 }
 
 /// See the module.
@@ -99,6 +102,8 @@ pub(crate) struct Inner {
     /// Subscribers that have not had all yet that was kept for them.
     behind: Behind,
     kept: KeptTotals,
+    /// Packets sealed again.
+    resealed: AtomicU64,
 }
 
 /// What keyframe caches have done, all tracks together, those that have gone included.
@@ -194,6 +199,7 @@ impl UserspaceEngine {
             by_xdp: AtomicU64::new(0),
             behind: Behind::default(),
             kept: KeptTotals::default(),
+            resealed: AtomicU64::new(0),
         }))
     }
 
@@ -239,7 +245,7 @@ impl UserspaceEngine {
         let mut tables = self.0.write();
         let limit = tables.publishers.limit();
         let mut publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
-        publisher.kept = (source.keep > 0).then(|| Mutex::new(Kept::new(source.keep)));
+        publisher.kept = (source.keep != Keep::default()).then(|| Mutex::new(Kept::new(source.keep)));
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
     }
@@ -383,6 +389,7 @@ impl Engine for UserspaceEngine {
         // the next packet is the first that the subscriber gets as it comes.
         let highest = publisher.replay.highest_accepted();
         let kept = publisher.kept.as_mut().map(|kept| kept.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let kept = kept.filter(|kept| kept.keeps_groups());
         let totals = kept.is_some().then_some(&self.0.kept);
         let start = Start::new(highest, kept.map(Kept::since_keyframe).unwrap_or_default());
         let is_behind = start.is_behind();
@@ -418,7 +425,14 @@ impl Engine for UserspaceEngine {
     fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
         let tables = self.0.read();
         let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
-        Some(kept.lock().unwrap_or_else(PoisonError::into_inner).stats())
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.keeps_groups().then(|| kept.stats())
+    }
+
+    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
+        let packet = forward::seal_again(&self.0.read(), track.0, seq)?;
+        self.0.resealed.fetch_add(1, Relaxed);
+        Some(packet)
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
@@ -456,6 +470,7 @@ impl Engine for UserspaceEngine {
         let kept = tables.publishers.values().filter_map(|publisher| publisher.kept.as_ref());
         let bytes = kept.map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).stats().bytes as u64).sum();
         let totals = &self.0.kept;
+        all.push(("sealed_again", self.0.resealed.load(Relaxed)));
         all.push(("keyframe_cache_bytes", bytes));
         all.push(("keyframe_cache_hits", totals.hits.load(Relaxed)));
         all.push(("keyframe_cache_misses", totals.misses.load(Relaxed)));

@@ -38,12 +38,16 @@ type Got = Vec<(u64, u32, Vec<u8>)>;
 
 impl Lab {
     fn new() -> Self {
+        Self::with(Keep { group: 1 << 20, recent: 0 })
+    }
+
+    fn with(keep: Keep) -> Self {
         let (events, received) = mpsc::unbounded_channel();
         let engine = UserspaceEngine::new(Config::default(), events);
         let sockets = Arc::new(MediaSockets::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1 << 20).unwrap());
         engine.set_sockets(&sockets);
         let feeder = UserspaceEngine::feeder(&engine).unwrap();
-        let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(0), keep: 1 << 20 };
+        let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(0), keep };
         let track = UserspaceEngine::add_source(&engine, source).unwrap();
         Self { engine, feeder, track, sockets, events: received, next_in: 1, last: Instant::now() }
     }
@@ -157,6 +161,36 @@ fn a_subscriber_begins_with_the_last_keyframe_and_misses_nothing() {
     assert_eq!(stats.packets, got.len() as u64);
     // Above everything that was used.
     assert_eq!(lab.next_out(track), NEXT_OUT + got.len() as u64);
+}
+
+/// Every packet once more, of the past and of the present: the same bytes.
+#[test]
+fn what_is_sealed_again_is_the_same_to_the_byte() {
+    for keep in [Keep { group: 1 << 20, recent: 0 }, Keep { group: 0, recent: 1 << 20 }] {
+        let mut lab = Lab::with(keep);
+        lab.push(true);
+        (0..50).for_each(|_| lab.push(false));
+        lab.flush();
+        let (socket, track) = lab.join();
+        assert_eq!(lab.engine.seal_again(track, NEXT_OUT as u16), None, "nothing was sent yet");
+        lab.settle();
+        (0..50).for_each(|_| lab.push(false));
+        // Kept, but not sent.
+        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_add(51)), None);
+        lab.flush();
+        let (mut buffer, mut packets) = ([0; 1500], 0);
+        while let Ok(len) = socket.recv(&mut buffer) {
+            let seq = u16::from_be_bytes([buffer[2], buffer[3]]);
+            assert_eq!(lab.engine.seal_again(track, seq).as_deref(), Some(&buffer[..len]), "{seq}");
+            packets += 1;
+        }
+        assert_eq!(packets, if keep.group > 0 { 101 } else { 50 });
+        // One that was never sent, before and after.
+        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_sub(1)), None);
+        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_add(packets)), None);
+        lab.engine.remove_subscriber_track(track);
+        assert_eq!(lab.engine.seal_again(track, NEXT_OUT as u16), None);
+    }
 }
 
 #[test]
