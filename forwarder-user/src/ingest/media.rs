@@ -79,6 +79,7 @@ impl Media {
     /// It has failed: the API and whoever waits for it are told.
     pub(super) fn failed(&self, error: &SourceError) {
         self.status.lock().failed(error);
+        self.place.totals.failed(error);
         let _ = self.place.events.send(Event::Failed { stream: self.name.clone(), why: error.to_string() });
     }
 
@@ -192,6 +193,7 @@ impl Media {
         heard.last_drop = Some(Unfit::TooFast);
         let mut status = self.status.lock();
         status.drop_packet(Unfit::TooFast);
+        self.place.totals.dropped(Unfit::TooFast);
         if !std::mem::replace(&mut heard.too_fast, true) {
             let warning = "it sends more than `limits.source_max_kbps` allows: what is beyond is dropped";
             tracing::warn!(stream = self.name, source = self.origin, "{warning}");
@@ -234,6 +236,7 @@ impl Media {
                 }
                 heard.last_drop = Some(why);
                 status.drop_packet(why);
+                self.place.totals.dropped(why);
             }
         }
         status.lost += track.pipeline.take_lost();

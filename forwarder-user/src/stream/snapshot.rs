@@ -22,6 +22,7 @@ impl Task {
             "engine": self.engine.describe(),
             "streams": streams,
             "rtsp": self.ingest.rtsp.get(),
+            "sources": self.ingest.totals.get(),
             "sessions": sessions,
             "engines": self.engine.figures(),
             "counters": { "control": self.counters.to_json(), "engine": engine },

@@ -47,6 +47,15 @@ metrics! {
     VIEWER_RTT = "penstock_viewer_rtt_seconds" ["at"]
         "Round trip to viewers, by SR and RR: median, 95th percentile and worst track.";
 
+    SOURCES = "penstock_sources" ["state"]
+        "Cameras, encoders and RTSP publishers by state.";
+    SOURCE_FAILURES = "penstock_source_failures_total" ["error"]
+        "Times that a source failed, by the name of the error.";
+    SOURCE_DROPPED = "penstock_source_dropped_total" ["reason"]
+        "Packets of sources that were dropped before they reached an engine, by reason.";
+    RTSP = "penstock_rtsp_events_total" ["event"]
+        "What the RTSP server counts: connections, refusals, and how connections ended.";
+
     PACKETS = "penstock_packets_total" ["engine", "direction"]
         "Media packets opened (in) and sealed (out).";
     BYTES = "penstock_payload_bytes_total" ["engine", "direction"]
