@@ -90,7 +90,8 @@ const NOTE_FRAMES: &str = "
 /// there.
 #[test]
 fn a_browser_begins_at_once_though_keyframes_are_ten_seconds_apart() -> Result<()> {
-    let config = format!("{CONFIG}keyframe_cache = true\n{}", CONFIG.replace(".a]", ".b]"));
+    // A browser must take an answer with NACK and without RTX as well.
+    let config = format!("{CONFIG}keyframe_cache = true\n{}[rtcp]\nnack = true\n", CONFIG.replace(".a]", ".b]"));
     let stage = Stage::with(&config)?;
     let behaviour = Behaviour::plain(Content::H264(H264::long_gop()?));
     let _camera = start(&stage, &behaviour)?;

@@ -31,8 +31,10 @@ use forwarder_common::{Counter, ExtendedSeq, RtpHeader};
 use tokio::sync::Notify;
 
 use super::{
+    Inner,
     forward::{Feeder, seal, transmit, way_to},
     kept::KeptPacket,
+    tables::Publisher,
 };
 use crate::engine::kernel::clock::boottime_ns;
 
@@ -117,6 +119,17 @@ impl Behind {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<u32>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// What a new subscriber of a track gets of the past.
+    pub(super) fn past(&self, publisher: &mut Publisher) -> VecDeque<KeptPacket> {
+        let kept = publisher.kept.as_mut().map(|kept| kept.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let Some(kept) = kept.filter(|kept| kept.keeps_groups()) else { return VecDeque::new() };
+        let past = kept.since_keyframe();
+        self.kept.began(!past.is_empty());
+        past
     }
 }
 

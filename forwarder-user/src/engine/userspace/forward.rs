@@ -83,7 +83,7 @@ impl Feeder {
                 if let Some(kept) = &publisher.kept
                     && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(index, header, payload, key)
                 {
-                    self.inner.kept.overflows.fetch_add(1, Relaxed);
+                    self.inner.kept.overflow();
                 }
             }
             accepted

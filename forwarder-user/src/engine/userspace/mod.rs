@@ -6,6 +6,7 @@
 //! | `forward` | the way of a packet |
 //! | `kept` | the group of pictures that a source's track keeps |
 //! | `catch_up` | how a new subscriber gets it |
+//! | `totals` | what is counted of both |
 //! | `paths` | which sessions the xdp transmitter can serve |
 //! | here | the engine's contract |
 
@@ -16,6 +17,7 @@ mod paths;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,9 +30,12 @@ use std::{
 
 use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 
-use self::catch_up::{Behind, Start};
-use self::kept::Kept;
-use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
+use self::{
+    catch_up::{Behind, Start},
+    kept::Kept,
+    tables::{Origin, Publisher, Session, Subscriber, Tables},
+    totals::Totals,
+};
 pub use self::{
     forward::Feeder,
     kept::{Keep, KeptStats},
@@ -101,18 +106,7 @@ pub(crate) struct Inner {
     by_xdp: AtomicU64,
     /// Subscribers that have not had all yet that was kept for them.
     behind: Behind,
-    kept: KeptTotals,
-    /// Packets sealed again.
-    resealed: AtomicU64,
-}
-
-/// What keyframe caches have done, all tracks together, those that have gone included.
-#[derive(Default)]
-struct KeptTotals {
-    /// Subscribers that began with a kept keyframe, and those for which there was none.
-    hits: AtomicU64,
-    misses: AtomicU64,
-    overflows: AtomicU64,
+    kept: Totals,
 }
 
 impl Inner {
@@ -198,8 +192,7 @@ impl UserspaceEngine {
             xdp: OnceLock::new(),
             by_xdp: AtomicU64::new(0),
             behind: Behind::default(),
-            kept: KeptTotals::default(),
-            resealed: AtomicU64::new(0),
+            kept: Totals::default(),
         }))
     }
 
@@ -388,15 +381,8 @@ impl Engine for UserspaceEngine {
         // Under the write lock nothing is accepted meanwhile: what is kept ends with the highest index, and
         // the next packet is the first that the subscriber gets as it comes.
         let highest = publisher.replay.highest_accepted();
-        let kept = publisher.kept.as_mut().map(|kept| kept.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let kept = kept.filter(|kept| kept.keeps_groups());
-        let totals = kept.is_some().then_some(&self.0.kept);
-        let start = Start::new(highest, kept.map(Kept::since_keyframe).unwrap_or_default());
+        let start = Start::new(highest, self.0.past(publisher));
         let is_behind = start.is_behind();
-        if let Some(totals) = totals {
-            let total = if is_behind { &totals.hits } else { &totals.misses };
-            total.fetch_add(1, Relaxed);
-        }
         let subscriber = Subscriber::new(entry, (session.0, from.0), track, start);
         let limit = subscribers.limit();
         let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
@@ -431,7 +417,7 @@ impl Engine for UserspaceEngine {
 
     fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
         let packet = forward::seal_again(&self.0.read(), track.0, seq)?;
-        self.0.resealed.fetch_add(1, Relaxed);
+        self.0.kept.sealed_again();
         Some(packet)
     }
 
@@ -466,15 +452,7 @@ impl Engine for UserspaceEngine {
         };
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed).saturating_sub(refused)));
-        let tables = self.0.read();
-        let kept = tables.publishers.values().filter_map(|publisher| publisher.kept.as_ref());
-        let bytes = kept.map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).stats().bytes as u64).sum();
-        let totals = &self.0.kept;
-        all.push(("sealed_again", self.0.resealed.load(Relaxed)));
-        all.push(("keyframe_cache_bytes", bytes));
-        all.push(("keyframe_cache_hits", totals.hits.load(Relaxed)));
-        all.push(("keyframe_cache_misses", totals.misses.load(Relaxed)));
-        all.push(("keyframe_cache_overflows", totals.overflows.load(Relaxed)));
+        all.extend(self.0.kept.list(&self.0.read()));
         all
     }
 

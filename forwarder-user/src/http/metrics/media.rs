@@ -158,7 +158,7 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
     page.counter(&names::BY_XDP, by_xdp.map(|count| (vec![], *count as f64)));
     if let Some(userspace) = engines.iter().find(|engine| engine.engine == "userspace") {
         let one = |name: &str| userspace.counters.get(name).map(|count| *count as f64);
-        page.gauge(&names::CACHE_BYTES, one("keyframe_cache_bytes").map(|bytes| (vec![], bytes)));
+        page.gauge(&names::KEPT_BYTES, one("kept_bytes").map(|bytes| (vec![], bytes)));
         let starts = [("keyframe_cache_hits", "hit"), ("keyframe_cache_misses", "miss")];
         let starts = starts.into_iter().filter_map(|(name, result)| Some((vec![result.to_owned()], one(name)?)));
         page.counter(&names::CACHE_STARTS, starts);

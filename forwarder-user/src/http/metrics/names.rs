@@ -66,8 +66,8 @@ metrics! {
         "Packets left to the network stack, by reason.";
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
-    CACHE_BYTES = "penstock_keyframe_cache_bytes" []
-        "Memory that the keyframe caches of all sources take.";
+    KEPT_BYTES = "penstock_kept_bytes" []
+        "Memory that packets of sources take which are kept: keyframe caches, and what may be sent again.";
     CACHE_STARTS = "penstock_keyframe_cache_starts_total" ["result"]
         "Viewers' tracks that began with a cached keyframe (hit), and those for which there was none (miss).";
     CACHE_OVERFLOWS = "penstock_keyframe_cache_overflows_total" []
