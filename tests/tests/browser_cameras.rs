@@ -69,6 +69,69 @@ fn a_browser_plays_a_camera_and_outlives_its_reboot() -> Result<()> {
     stage.explain(outcome)
 }
 
+/// Notes when the connection was up and when the first frame was shown, and of each frame how long ago it was received.
+const NOTE_FRAMES: &str = "
+    window.shown = { connected: null, first: null, delay: 0, frames: 0 };
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+        constructor(...options) {
+            super(...options);
+            this.addEventListener('connectionstatechange', () => {
+                if (this.connectionState === 'connected') shown.connected ??= performance.now();
+            });
+        }
+    };
+    const look = setInterval(() => {
+        const video = document.querySelector('video');
+        if (!video) return;
+        clearInterval(look);
+        const note = (now, frame) => {
+            shown.first ??= performance.now();
+            shown.delay = frame.expectedDisplayTime - frame.receiveTime;
+            shown.frames += 1;
+            video.requestVideoFrameCallback(note);
+        };
+        video.requestVideoFrameCallback(note);
+    }, 5);";
+
+/// The same camera twice, with a keyframe cache and without. How long the first frame takes is printed, next to
+/// how far behind its arrival a frame is shown after some seconds: a browser that was given the past must not stay
+/// there.
+#[test]
+fn a_browser_begins_at_once_though_keyframes_are_ten_seconds_apart() -> Result<()> {
+    // A browser must take an answer with NACK and without RTX as well.
+    let config = format!("{CONFIG}keyframe_cache = true\n{}[rtcp]\nnack = true\n", CONFIG.replace(".a]", ".b]"));
+    let stage = Stage::with(&config)?;
+    let behaviour = Behaviour::plain(Content::H264(H264::long_gop()?));
+    let _camera = start(&stage, &behaviour)?;
+    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let outcome = (|| {
+        wait_until("most of ten seconds are kept", START, || {
+            let kept = source(&stage)?["keyframe_cache"]["packets"].as_u64();
+            Ok((kept > Some(900)).then_some(()))
+        })?;
+        let page = browser.open_with(&format!("{}/a", stage.viewing_origin()), NOTE_FRAMES)?;
+        let first = page.wait_for("shown.first", START)?;
+        let first = first.as_f64().unwrap_or(f64::MAX);
+        println!("with a cache the first frame is shown {first:.0} ms after the page was asked for");
+        for _ in 0..8 {
+            std::thread::sleep(Duration::from_millis(500));
+            println!("  {}", page.evaluate("shown")?);
+        }
+        plays(&page)?;
+        shows_a_moving_picture(&page)?;
+        page.close()?;
+        let page = browser.open_with(&format!("{}/b", stage.viewing_origin()), NOTE_FRAMES)?;
+        page.wait_for("shown.first", START)?;
+        println!("without: {}", page.evaluate("shown")?);
+        ensure!(first < 3000.0, "the first frame took {first} ms");
+        let cache = source(&stage)?["keyframe_cache"].clone();
+        ensure!(cache["hits"] == 1 && cache["overflows"] == 0, "{cache}");
+        ensure!(source_at(&stage, 1)?["keyframe_cache"].is_null());
+        Ok(())
+    })();
+    stage.explain(outcome)
+}
+
 #[test]
 fn b_frames_are_named() -> Result<()> {
     let (stage, _camera, _) = stage_and_camera(2)?;

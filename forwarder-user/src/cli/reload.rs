@@ -7,7 +7,7 @@ use super::{
     serve::Options,
 };
 use crate::{
-    config::{Config, SrtpProfiles},
+    config::{Config, Rtcp, SrtpProfiles},
     http,
     stream::{Control, LiveConfig},
 };
@@ -84,7 +84,9 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
-    config.rtcp = wanted.rtcp.clone();
+    // What tracks keep is decided when they begin.
+    let (nack, nack_kb) = (running.rtcp.nack, running.rtcp.nack_kb);
+    config.rtcp = Rtcp { nack, nack_kb, ..wanted.rtcp.clone() };
     config.auth = wanted.auth.clone();
     config.debug = wanted.debug.clone();
     config.streams = wanted.streams.clone();
@@ -189,6 +191,7 @@ mod tests {
             ("kernel", "mode") => "\"generic\"",
             ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
+            ("rtsp", "keyframe_cache") | ("rtcp", "nack") => "true",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
             ("auth", _) => "\"x\"",
             ("log", "level") => "\"debug\"",

@@ -345,6 +345,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
             rtsp: config.rtsp.clone(),
             publish_token: config.auth.publish_token.clone(),
             source_max_kbps: config.limits.source_max_kbps,
+            recent_bytes: config.rtcp.recent_bytes(),
             gather: config.ingest.gather(),
         },
         ..StreamConfig::new(media.collect())

@@ -7,7 +7,7 @@ use std::{
 
 use forwarder_common::maps::MAX_COPIES;
 
-use super::{Config, Secret, SrtpProfiles, stream_name_problem};
+use super::{Config, Secret, SrtpProfiles, source::KEYFRAME_CACHE_KB, stream_name_problem};
 
 /// Overrides `auth.publish_token`.
 pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
@@ -123,7 +123,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 20] = [
+        let ranges: [(&'static str, u64, u64, u64); 22] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -139,10 +139,12 @@ impl Config {
             ("media.socket_buffer_kb", self.media.socket_buffer_kb as u64, 64, 1 << 20),
             ("limits.source_max_kbps", limits.source_max_kbps, 64, 10_000_000),
             ("rtsp.connections", self.rtsp.connections as u64, 1, 1 << 16),
+            ("rtsp.keyframe_cache_kb", self.rtsp.keyframe_cache_kb as u64, KEYFRAME_CACHE_KB.0, KEYFRAME_CACHE_KB.1),
             ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
             ("rtcp.source_interval_ms", self.rtcp.source_interval_ms, 100, 10_000),
             ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),
             ("rtcp.pli_min_interval_ms", self.rtcp.pli_min_interval_ms, 50, 60_000),
+            ("rtcp.nack_kb", self.rtcp.nack_kb as u64, 16, 1 << 16),
             ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
         ];
         ranges

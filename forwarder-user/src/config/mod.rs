@@ -168,6 +168,10 @@ pub struct Rtcp {
     pub remb_max_kbps: u32,
     /// Least time between two keyframe requests to one publisher.
     pub pli_min_interval_ms: u64,
+    /// Whether viewers of a stream that has a source get again what they lost.
+    pub nack: bool,
+    /// What each video track keeps for it.
+    pub nack_kb: usize,
 }
 
 /// Cameras and encoders that publish by RTSP (ANNOUNCE, RECORD).
@@ -178,6 +182,17 @@ pub struct Rtsp {
     pub listen: Vec<SocketAddr>,
     /// Open connections.
     pub connections: usize,
+    /// New viewers begin with the last keyframe of what is published here.
+    pub keyframe_cache: bool,
+    /// Most memory for it, for each stream.
+    pub keyframe_cache_kb: usize,
+}
+
+impl Rtsp {
+    /// Size of a stream's keyframe cache; 0: it has none.
+    pub fn kept_bytes(&self) -> usize {
+        if self.keyframe_cache { self.keyframe_cache_kb * 1024 } else { 0 }
+    }
 }
 
 /// Bearer tokens (RFC 6750). An empty token asks for none.
@@ -283,7 +298,14 @@ impl Default for Limits {
 
 impl Default for Rtcp {
     fn default() -> Self {
-        Self { interval_ms: 1000, source_interval_ms: 3000, remb_max_kbps: 4_000, pli_min_interval_ms: 500 }
+        Self {
+            interval_ms: 1000,
+            source_interval_ms: 3000,
+            remb_max_kbps: 4_000,
+            pli_min_interval_ms: 500,
+            nack: false,
+            nack_kb: 256,
+        }
     }
 }
 
@@ -294,6 +316,11 @@ impl Rtcp {
 
     pub fn source_interval(&self) -> Duration {
         Duration::from_millis(self.source_interval_ms)
+    }
+
+    /// What each video track keeps of its last packets.
+    pub fn recent_bytes(&self) -> usize {
+        if self.nack { self.nack_kb * 1024 } else { 0 }
     }
 
     pub fn pli_min_interval(&self) -> Duration {
@@ -323,7 +350,12 @@ impl Ingest {
 
 impl Default for Rtsp {
     fn default() -> Self {
-        Self { listen: Vec::new(), connections: 256 }
+        Self {
+            listen: Vec::new(),
+            connections: 256,
+            keyframe_cache: false,
+            keyframe_cache_kb: source::default_keyframe_cache_kb(),
+        }
     }
 }
 

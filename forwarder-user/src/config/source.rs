@@ -34,7 +34,21 @@ pub struct Stream {
     /// SHA-256 of the certificate of an `rtsps` source, in hexadecimal; empty: its name and issuer decide.
     #[serde(default)]
     pub fingerprint: String,
+    /// New viewers begin with the last keyframe instead of waiting for the next one.
+    #[serde(default)]
+    pub keyframe_cache: bool,
+    /// Most memory for it.
+    #[serde(default = "default_keyframe_cache_kb")]
+    pub keyframe_cache_kb: usize,
 }
+
+/// Ten seconds of 3 Mbit/s.
+pub(super) fn default_keyframe_cache_kb() -> usize {
+    4096
+}
+
+/// Least and most memory for a keyframe cache. A keyframe alone takes about the least.
+pub(super) const KEYFRAME_CACHE_KB: (u64, u64) = (64, 1 << 20);
 
 impl Stream {
     /// What is wrong with it.
@@ -56,6 +70,10 @@ impl Stream {
         {
             return Some(format!("`sdp` is malformed: {error}"));
         }
+        let (least, most) = KEYFRAME_CACHE_KB;
+        if !(least..=most).contains(&(self.keyframe_cache_kb as u64)) {
+            return Some(format!("`keyframe_cache_kb` is not between {least} and {most}"));
+        }
         if self.fingerprint.is_empty() || self.certificate_hash().is_some() {
             None
         } else {
@@ -66,6 +84,11 @@ impl Stream {
     /// Whether an encoder sends here unasked.
     pub fn is_plain_rtp(&self) -> bool {
         self.source.is_absent()
+    }
+
+    /// Size of its keyframe cache; 0: it has none.
+    pub fn kept_bytes(&self) -> usize {
+        if self.keyframe_cache { self.keyframe_cache_kb * 1024 } else { 0 }
     }
 
     /// Where the media comes from, for log and API.
@@ -270,6 +293,8 @@ mod tests {
         }
         let text = "[streams.cam]\nsource = \"rtsps://host/\"\nfingerprint = \"12\"\n";
         assert!(Config::parse(text, "t").unwrap_err().to_string().contains("SHA-256"));
+        let text = "[streams.cam]\nsource = \"rtsp://host/\"\nkeyframe_cache = true\nkeyframe_cache_kb = 63\n";
+        assert!(Config::parse(text, "t").unwrap_err().to_string().contains("between 64"));
         let text = "[streams.\"a b\"]\nsource = \"rtsp://host/\"\n";
         assert!(Config::parse(text, "t").unwrap_err().to_string().contains("a b"));
     }

@@ -28,7 +28,7 @@ use super::{
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
     slots::{MAX_SLOTS, Slots, USERSPACE},
-    userspace::{Feeder, NewSource, UserspaceEngine},
+    userspace::{Feeder, Keep, KeptStats, NewSource, UserspaceEngine},
 };
 
 /// See the module.
@@ -119,7 +119,7 @@ impl AutoEngine {
             return Ok(*source);
         }
         let (clock_rate, last) = kernel.source(track).ok_or(EngineError::Unknown("publisher track"))?;
-        let source = self.userspace.add_source(NewSource { clock_rate, last })?;
+        let source = self.userspace.add_source(NewSource { clock_rate, last, keep: Keep::default() })?;
         if let Err(error) = kernel.set_tap(track, true) {
             self.userspace.remove_publisher_track(source);
             return Err(error);
@@ -356,6 +356,14 @@ impl Engine for AutoEngine {
             Some(kernel) if !is_userspace(track.0) => kernel.subscriber_stats(track),
             _ => self.userspace.subscriber_stats(track),
         }
+    }
+
+    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
+        self.userspace.kept_stats(track)
+    }
+
+    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
+        self.userspace.seal_again(track, seq)
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {

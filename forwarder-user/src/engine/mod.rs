@@ -165,8 +165,9 @@ pub struct NewSubscriberTrack {
     pub ssrc: u32,
     pub kind: Kind,
     pub payload_type: u8,
-    /// Outgoing index of the packet after the publisher's currently highest one. Must be above
-    /// every index that this SSRC has used: the engine turns it into the fixed offset.
+    /// Outgoing index of the first packet: of the one after the publisher's currently highest, or of the
+    /// first that the engine has kept for new subscribers. Must be above every index that this SSRC has
+    /// used: the engine turns it into the fixed offset.
     pub next_out: ExtendedSeq,
     /// Added (wrapping) to the RTP timestamp.
     pub timestamp_offset: u32,
@@ -322,6 +323,17 @@ pub trait Engine: Send + Sync {
 
     /// Reads counters; `None` for an unknown handle.
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// What a source's track keeps for new subscribers; `None` if nothing.
+    fn kept_stats(&self, _track: PublisherTrackId) -> Option<userspace::KeptStats> {
+        None
+    }
+
+    /// The packet that a subscriber's track has sent under this sequence number, byte for byte as it was sent.
+    /// `None`: none was, or it is not kept any more.
+    fn seal_again(&self, _track: SubscriberTrackId, _seq: u16) -> Option<Vec<u8>> {
+        None
+    }
 
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<io::MediaSockets>) {}

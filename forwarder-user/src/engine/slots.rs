@@ -67,6 +67,11 @@ impl<T> Slots<T> {
         entry.1.take()
     }
 
+    /// What the taken slots hold.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|(_, value)| value.as_ref())
+    }
+
     /// All slots.
     pub fn limit(&self) -> usize {
         self.entries.len()

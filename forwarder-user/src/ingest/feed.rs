@@ -18,15 +18,29 @@ pub(super) struct Feed {
     packets: usize,
     /// When the first packet of the last batch was pushed.
     began: Instant,
+    /// When new subscribers got the last part of what they lack.
+    caught_up: Instant,
 }
 
 impl Feed {
     pub(super) fn new(feeder: Feeder) -> Self {
-        Self { feeder, bell: Rc::default(), packets: 0, began: Instant::now() }
+        let now = Instant::now();
+        Self { feeder, bell: Rc::default(), packets: 0, began: now, caught_up: now }
     }
 
-    pub(super) fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
-        self.feeder.push(track, index, header, payload);
+    /// `key`: decoding can start at the packet's frame.
+    pub(super) fn push(
+        &mut self,
+        track: PublisherTrackId,
+        index: ExtendedSeq,
+        header: &RtpHeader,
+        payload: &[u8],
+        key: bool,
+    ) {
+        match key {
+            true => self.feeder.push_keyframe(track, index, header, payload),
+            false => self.feeder.push(track, index, header, payload),
+        }
         if self.packets == 0 {
             self.began = Instant::now();
             self.bell.notify_one();
@@ -44,10 +58,21 @@ impl Feed {
         self.packets
     }
 
-    /// Sends what was pushed; the time since the first of it.
+    /// Sends what was pushed, and what new subscribers lack; the time since the first of what was pushed.
     pub(super) fn flush(&mut self) -> Duration {
         self.packets = 0;
         self.feeder.flush();
+        self.feeder.catch_up(&mut self.caught_up);
         self.began.elapsed()
+    }
+
+    /// Waits until new subscribers are to get something of what they lack.
+    pub(super) fn behind(&self) -> impl Future<Output = ()> + use<> {
+        self.feeder.behind(self.caught_up)
+    }
+
+    /// What a track has kept is of no use any more.
+    pub(super) fn forget(&self, track: PublisherTrackId) {
+        self.feeder.forget(track);
     }
 }

@@ -15,12 +15,15 @@ use super::{
     error::SourceError,
     pace::Pace,
     place::Place,
-    rtp::{Pipeline, Reorder, Unfit},
+    rtp::{Pipeline, Reorder, Unfit, is_key},
     sender_report,
     status::{Shared, State},
 };
 use crate::{
-    engine::{PublisherTrackId, userspace::NewSource},
+    engine::{
+        Kind, PublisherTrackId,
+        userspace::{Keep, NewSource},
+    },
     session::codec::Format,
 };
 
@@ -52,6 +55,8 @@ pub(super) struct Media {
     place: Place,
     tracks: Vec<Track>,
     pace: Pace,
+    /// Bytes of its keyframe cache, or 0.
+    keep: usize,
 }
 
 struct Track {
@@ -60,18 +65,21 @@ struct Track {
     pipeline: Pipeline,
     /// Where packets may overtake each other.
     reorder: Option<Reorder>,
+    /// Packets of it are kept.
+    kept: bool,
     warned: bool,
 }
 
 impl Media {
-    pub(super) fn new(name: String, origin: String, status: Shared, place: Place) -> Self {
+    pub(super) fn new(name: String, origin: String, status: Shared, place: Place, keep: usize) -> Self {
         let pace = Pace::new(place.bytes_per_second);
-        Self { name, origin, status, place, tracks: vec![], pace }
+        Self { name, origin, status, place, tracks: vec![], pace, keep }
     }
 
     /// It has failed: the API and whoever waits for it are told.
     pub(super) fn failed(&self, error: &SourceError) {
         self.status.lock().failed(error);
+        self.place.totals.failed(error);
         let _ = self.place.events.send(Event::Failed { stream: self.name.clone(), why: error.to_string() });
     }
 
@@ -96,7 +104,11 @@ impl Media {
         let mut tracks = vec![];
         for track in &description.tracks {
             let last = ExtendedSeq(0);
-            let source = NewSource { clock_rate: track.format.codec.clock_rate(), last };
+            let keep = match track.format.codec.kind() {
+                Kind::Video => Keep { group: self.keep, recent: self.place.recent },
+                Kind::Audio => Keep::default(),
+            };
+            let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep };
             let id = match self.place.engine.add_source(source) {
                 Ok(id) => id,
                 Err(error) => {
@@ -105,11 +117,11 @@ impl Media {
                 }
             };
             let mut pipeline = Pipeline::new(track.format.codec, track.payload_type, &track.sets, last);
-            let kind = track.format.codec.kind();
+            let (kind, kept) = (track.format.codec.kind(), keep != Keep::default());
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
             }
-            tracks.push(Track { format: track.format.clone(), id, pipeline, reorder: None, warned: false });
+            tracks.push(Track { format: track.format.clone(), id, pipeline, reorder: None, kept, warned: false });
         }
         self.tracks = tracks;
         self.status.lock().warnings.clear();
@@ -124,6 +136,14 @@ impl Media {
         from: &mut impl Packets,
         gone: impl Future<Output = ()>,
     ) -> Result<(), SourceError> {
+        let played = self.take(from, gone).await;
+        // Whoever comes later must not be shown what was before.
+        let feed = self.place.feed.borrow();
+        self.tracks.iter().filter(|track| track.kept).for_each(|track| feed.forget(track.id));
+        played
+    }
+
+    async fn take(&mut self, from: &mut impl Packets, gone: impl Future<Output = ()>) -> Result<(), SourceError> {
         for (index, track) in self.tracks.iter_mut().enumerate() {
             track.reorder = from.is_unordered(index).then(Reorder::default);
         }
@@ -173,6 +193,7 @@ impl Media {
         heard.last_drop = Some(Unfit::TooFast);
         let mut status = self.status.lock();
         status.drop_packet(Unfit::TooFast);
+        self.place.totals.dropped(Unfit::TooFast);
         if !std::mem::replace(&mut heard.too_fast, true) {
             let warning = "it sends more than `limits.source_max_kbps` allows: what is beyond is dropped";
             tracing::warn!(stream = self.name, source = self.origin, "{warning}");
@@ -184,9 +205,9 @@ impl Media {
     fn rtp(&mut self, index: usize, bytes: &[u8], now: Instant, heard: &mut Heard) {
         let Some(track) = self.tracks.get_mut(index) else { return };
         let mut feed = self.place.feed.borrow_mut();
-        let id = track.id;
+        let (id, codec, kept) = (track.id, track.format.codec, track.kept);
         let result = track.pipeline.packet(bytes, now, &mut |index, header, payload| {
-            feed.push(id, index, header, payload);
+            feed.push(id, index, header, payload, kept && is_key(codec, payload));
         });
         let mut status = self.status.lock();
         status.packets += 1;
@@ -215,6 +236,7 @@ impl Media {
                 }
                 heard.last_drop = Some(why);
                 status.drop_packet(why);
+                self.place.totals.dropped(why);
             }
         }
         status.lost += track.pipeline.take_lost();

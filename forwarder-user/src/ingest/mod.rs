@@ -12,7 +12,7 @@
 //! | `description` | what its SDP says |
 //! | `rtp` | makes its RTP fit for browsers |
 //! | `feed` | into the engine, in batches |
-//! | `status`, `error` | what log and API say |
+//! | `status`, `error`, `totals` | what log, API and metrics say |
 //!
 //! All sources live on one thread. It reads what has arrived on all connections, has it sealed and sent in
 //! one batch, and lets some milliseconds pass before it looks at the sockets again.
@@ -29,6 +29,7 @@ mod rtsp;
 mod sender_report;
 mod source;
 mod status;
+mod totals;
 mod udp;
 
 use std::{
@@ -47,6 +48,7 @@ use tokio::{
 };
 
 pub use status::{State, Status};
+pub use totals::Totals;
 
 use crate::{
     config::{self, Secret},
@@ -116,6 +118,8 @@ pub struct Settings {
     pub publish_token: Secret,
     /// Most that one source may send.
     pub source_max_kbps: u64,
+    /// What each video track keeps of its last packets, for viewers that lost some.
+    pub recent_bytes: usize,
     /// What comes within this time is read, sealed and sent together.
     pub gather: Duration,
 }
@@ -126,6 +130,8 @@ pub struct Ingest {
     pub sources: BTreeMap<String, Handle>,
     /// What the RTSP server has done, by name.
     pub rtsp: rtsp::push::Counters,
+    /// What all sources have met.
+    pub totals: Totals,
     settings: Settings,
     events: Option<mpsc::UnboundedReceiver<Event>>,
     /// To the thread; dropped, the thread ends with its last source.
@@ -190,13 +196,16 @@ impl Ingest {
         let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
         let (running, stop) = watch::channel(());
         let (engine, settings, counted) = (Arc::clone(engine), self.settings.clone(), self.rtsp.clone());
+        let totals = self.totals.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             let scratch = Rc::new(RefCell::new(vec![]));
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
             let bytes_per_second = settings.source_max_kbps * 1000 / 8;
             let gather = settings.gather;
-            let place = place::Place { engine, feed: Rc::clone(&feed), scratch, events, bytes_per_second };
+            let recent = settings.recent_bytes;
+            let feed_of_all = Rc::clone(&feed);
+            let place = place::Place { engine, feed: feed_of_all, scratch, events, totals, bytes_per_second, recent };
             let local = LocalSet::new();
             let all = async {
                 let mut tasks = JoinSet::new();
@@ -219,9 +228,11 @@ impl Ingest {
             };
             let mut all = std::pin::pin!(all);
             while runtime.block_on(local.run_until(async {
+                let behind = feed.borrow().behind();
                 tokio::select! {
                     () = &mut all => false,
                     () = batch(&feed) => true,
+                    () = behind => true,
                 }
             })) {
                 let age = feed.borrow_mut().flush();

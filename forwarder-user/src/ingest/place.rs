@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use super::{Event, feed::Feed, rtsp::connection::Scratch};
+use super::{Event, Totals, feed::Feed, rtsp::connection::Scratch};
 use crate::engine::Engine;
 
 /// What all sources of a thread share.
@@ -14,6 +14,9 @@ pub(super) struct Place {
     pub(super) feed: Rc<RefCell<Feed>>,
     pub(super) scratch: Scratch,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) totals: Totals,
     /// What one source may send.
     pub(super) bytes_per_second: u64,
+    /// Bytes that each video track keeps of its last packets.
+    pub(super) recent: usize,
 }

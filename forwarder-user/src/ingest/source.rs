@@ -42,7 +42,8 @@ impl Source {
         status: Shared,
         wanted: watch::Receiver<bool>,
     ) -> Self {
-        let media = Media::new(name, config.origin(), status, place.clone());
+        let keep = config.kept_bytes();
+        let media = Media::new(name, config.origin(), status, place.clone(), keep);
         Self { config, place, wanted, media }
     }
 

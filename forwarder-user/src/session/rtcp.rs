@@ -2,8 +2,8 @@
 //! draft-alvestrand-rmcat-remb-03).
 
 use rtcp_types::{
-    Bye, Compound, Fir, PayloadFeedback, Pli, ReceiverReport, ReportBlock, ReportBlockBuilder, RtcpPacketParser,
-    RtcpPacketWriterExt, RtcpWriteError, Sdes, SdesChunk, SdesItem, SenderReport,
+    Bye, Compound, Fir, Nack, PayloadFeedback, Pli, ReceiverReport, ReportBlock, ReportBlockBuilder, RtcpPacketParser,
+    RtcpPacketWriterExt, RtcpWriteError, Sdes, SdesChunk, SdesItem, SenderReport, TransportFeedback,
 };
 
 /// What a peer told us.
@@ -13,6 +13,8 @@ pub enum Incoming {
     SenderReport { ssrc: u32, ntp: u64, rtp: u32 },
     /// How our `ssrc` arrives at the peer.
     Reception(Reception),
+    /// The peer lacks a packet of `ssrc` (generic NACK).
+    Missing { ssrc: u32, seq: u16 },
     /// The peer cannot decode `ssrc` without a keyframe (PLI or FIR).
     KeyframeRequest { ssrc: u32 },
 }
@@ -62,12 +64,21 @@ pub fn parse(mut compound: &[u8]) -> Result<Vec<Incoming>, Malformed> {
                 let report = ReceiverReport::parse(packet).map_err(|_| Malformed)?;
                 found.extend(report.report_blocks().map(|block| Incoming::Reception(reception(&block))));
             }
+            205 if header[0] & 0x1f == 1 => read_nack(packet, &mut found)?,
             206 => read_feedback(packet, &mut found)?,
             _ => {}
         }
         compound = rest;
     }
     if compound.is_empty() { Ok(found) } else { Err(Malformed) }
+}
+
+/// RFC 4585 §6.2.1.
+fn read_nack(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
+    let feedback = TransportFeedback::parse(packet).map_err(|_| Malformed)?;
+    let nack = feedback.parse_fci::<Nack>().map_err(|_| Malformed)?;
+    found.extend(nack.entries().map(|seq| Incoming::Missing { ssrc: feedback.media_ssrc(), seq }));
+    Ok(())
 }
 
 fn read_feedback(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
@@ -251,6 +262,15 @@ mod tests {
             panic!("no report block")
         };
         assert_eq!(read.cumulative_lost, 0x7f_ffff, "24 bits, held at the limit");
+    }
+
+    #[test]
+    fn generic_nacks_name_packets_one_by_one() {
+        // SSRC 1 lacks of SSRC 2: 65,534, the two after it, and the sixteenth.
+        let nack = [0x81, 205, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 0xfe, 0x80, 0x03];
+        let missing = |seq| Incoming::Missing { ssrc: 2, seq };
+        assert_eq!(parse(&nack).unwrap(), [65_534, 65_535, 0, 14].map(missing));
+        assert_eq!(parse(&nack[..12]), Err(Malformed));
     }
 
     #[test]

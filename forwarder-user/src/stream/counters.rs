@@ -80,6 +80,16 @@ counters! {
     keyframe_requests_received;
     /// Keyframe requests for streams whose source cannot be asked.
     keyframe_requests_to_sources;
+    /// Packets sent again to viewers that asked (NACK).
+    retransmissions;
+    /// Packets that viewers asked for and that are not kept (any more).
+    retransmissions_not_kept;
+    /// Packets that viewers asked for again within a round trip.
+    retransmissions_too_soon;
+    /// Packets that viewers asked for beyond what one may have again in a second.
+    retransmissions_rate_limited;
+    /// Packets that viewers asked for although that was not offered to them.
+    retransmissions_not_offered;
     /// Engine events that fit no track.
     engine_events_unmatched;
 }

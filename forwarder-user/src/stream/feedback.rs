@@ -79,6 +79,7 @@ impl Task {
                     track.report.received(reception, now);
                 }
             }
+            Incoming::Missing { ssrc, seq } => self.missing(key, ssrc, seq, now),
             Incoming::KeyframeRequest { ssrc } => {
                 if let Some(track) = session.viewer_tracks().iter().position(|track| track.ssrc == ssrc) {
                     self.counters.keyframe_requests_received += 1;

@@ -230,7 +230,14 @@ impl Task {
         let on_demand = source.on_demand && status.state != State::Waiting;
         let live = status.state == State::Playing || on_demand;
         let codecs: Vec<String> = self.sent(stream).iter().map(|track| track.format.to_string()).collect();
-        let mut value = json!({ "url": source.url, "on_demand": source.on_demand, "codecs": codecs });
+        let sources = self.sent(stream).iter().filter_map(|track| track.source.as_ref());
+        let cache = sources.clone().find_map(|source| self.engine.kept_stats(source.id));
+        let mut value = json!({
+            "url": source.url,
+            "on_demand": source.on_demand,
+            "codecs": codecs,
+            "keyframe_cache": cache,
+        });
         if let (Some(all), Ok(Value::Object(status))) = (value.as_object_mut(), serde_json::to_value(&status)) {
             all.extend(status);
         }

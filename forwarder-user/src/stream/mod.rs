@@ -10,6 +10,7 @@ mod keyframe;
 mod media;
 mod owners;
 mod report;
+mod resend;
 mod session;
 mod signalling;
 mod snapshot;

@@ -7,6 +7,7 @@ use forwarder_common::ExtendedSeq;
 
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
+use super::resend::Resend;
 use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use crate::session::codec::Format;
 use crate::session::peer::{Pair, Peer};
@@ -148,6 +149,8 @@ pub(super) struct ViewerTrack {
     /// Copies and payload bytes of former attachments.
     pub(super) sent_before: (u64, u64),
     pub(super) report: ViewerReport,
+    /// What is lost of it is sent again: its source keeps packets, and the viewer offered to ask.
+    pub(super) resend: Option<Resend>,
 }
 
 impl ViewerTrack {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ids::{random, random_hex, random_ssrc};
 use super::keyframe::Keyframes;
 use super::report::ViewerReport;
+use super::resend::Resend;
 use super::session::{Attachment, Key, PublisherTrack, Session, Tracks, ViewerTrack};
 use super::task::Task;
 use super::{Answer, Command, Patched, Refusal};
@@ -147,10 +148,11 @@ impl Task {
         let internal = |error: crate::session::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
-        let (tracks, sources) = tracks(role, plans);
+        let retransmits = self.config.ingest.recent_bytes > 0 && self.sourced.contains_key(&stream);
+        let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
-        let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, cname: &cname, sdp_id };
+        let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
         let sdp = answer.to_text();
         let (name, id) = self.new_id();
         let etag = random_hex::<8>();
@@ -230,7 +232,8 @@ impl Task {
     }
 }
 
-fn tracks(role: Role, plans: &[Plan]) -> (Tracks, Vec<OutgoingSource>) {
+/// `retransmits`: what is lost is sent again from now on.
+fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
     let active = plans.iter().enumerate().filter_map(|(section, plan)| match plan {
         Plan::Active(format) => Some((section, format.clone())),
         Plan::Inactive(_) | Plan::Rejected => None,
@@ -249,6 +252,7 @@ fn tracks(role: Role, plans: &[Plan]) -> (Tracks, Vec<OutgoingSource>) {
             let (mut tracks, mut sources) = (vec![], vec![]);
             for (section, format) in active {
                 let ssrc = random_ssrc();
+                let resend = retransmits.filter(|_| sdp::asks_again(&format)).map(Resend::new);
                 sources.push(OutgoingSource { section, ssrc });
                 tracks.push(ViewerTrack {
                     format,
@@ -261,6 +265,7 @@ fn tracks(role: Role, plans: &[Plan]) -> (Tracks, Vec<OutgoingSource>) {
                     left_at: None,
                     sent_before: (0, 0),
                     report: ViewerReport::default(),
+                    resend,
                 });
             }
             (Tracks::Viewer(tracks), sources)

@@ -22,6 +22,7 @@ impl Task {
             "engine": self.engine.describe(),
             "streams": streams,
             "rtsp": self.ingest.rtsp.get(),
+            "sources": self.ingest.totals.get(),
             "sessions": sessions,
             "engines": self.engine.figures(),
             "counters": { "control": self.counters.to_json(), "engine": engine },
@@ -123,5 +124,7 @@ fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {
         "loss": last.map(|last| f64::from(last.fraction_lost) / 256.0),
         "jitter_ms": last.map(|last| f64::from(last.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate())),
         "rtt_ms": track.report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "nack": track.resend.is_some(),
+        "retransmitted": track.resend.as_ref().map(|resend| resend.packets),
     })
 }

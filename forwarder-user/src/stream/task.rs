@@ -99,6 +99,11 @@ impl Task {
         mut events: mpsc::UnboundedReceiver<Event>,
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
+        if self.config.ingest.recent_bytes > 0 {
+            tracing::info!(
+                "rtcp.nack: lost video of streams with a source is sent again, that of WHIP publishers is not"
+            );
+        }
         loop {
             let deadline =
                 self.timers.first().map_or_else(|| Instant::now() + Duration::from_secs(60), |first| first.0);

@@ -23,7 +23,7 @@ pub enum Content {
     H264(Arc<H264>),
 }
 
-/// Two seconds of H.264 that are repeated.
+/// Some seconds of H.264 that are repeated.
 #[derive(Debug)]
 pub struct H264 {
     /// One NAL unit each.
@@ -33,14 +33,27 @@ pub struct H264 {
 }
 
 impl H264 {
-    /// Has ffmpeg encode a test picture, with so many B-frames in a row.
+    /// Two seconds, a keyframe each second, and so many B-frames in a row.
     ///
     /// # Errors
     /// ffmpeg is missing or fails.
     pub fn encode(b_frames: u32) -> Result<Arc<Self>> {
+        Self::encode_picture("testsrc2=size=640x480:rate=25", 2, 1, b_frames)
+    }
+
+    /// Twenty seconds at about a megabit a second, a keyframe every ten.
+    ///
+    /// # Errors
+    /// ffmpeg is missing or fails.
+    pub fn long_gop() -> Result<Arc<Self>> {
+        Self::encode_picture("testsrc2=size=640x480:rate=25,noise=alls=10:allf=t", 20, 10, 0)
+    }
+
+    fn encode_picture(picture: &str, seconds: usize, gop_seconds: u32, b_frames: u32) -> Result<Arc<Self>> {
         let mut ffmpeg = Command::new("ffmpeg");
-        ffmpeg.args(["-hide_banner", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc2=size=640x480:rate=25"]);
-        ffmpeg.args(["-t", "2", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "veryfast", "-g", "25"]);
+        ffmpeg.args(["-hide_banner", "-loglevel", "error", "-f", "lavfi", "-i", picture]);
+        ffmpeg.args(["-t", &seconds.to_string(), "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "veryfast"]);
+        ffmpeg.args(["-g", &(25 * gop_seconds).to_string(), "-sc_threshold", "0", "-b:v", "1M"]);
         ffmpeg.args(["-bf", &b_frames.to_string(), "-threads", "1", "-f", "h264", "pipe:1"]);
         let output = ffmpeg.output().context("ffmpeg is missing: `cargo xtask setup` installs it")?;
         ensure!(output.status.success(), "ffmpeg: {}", String::from_utf8_lossy(&output.stderr));
@@ -54,7 +67,7 @@ impl H264 {
                 _ => {}
             }
         }
-        ensure!(frames.len() == 50 && !sets[0].is_empty(), "{} frames", frames.len());
+        ensure!(frames.len() == 25 * seconds && !sets[0].is_empty(), "{} frames", frames.len());
         let [sps, pps] = sets.map(|set| base64(&set));
         Ok(Arc::new(Self { frames, sps, pps }))
     }

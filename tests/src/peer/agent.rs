@@ -19,7 +19,7 @@ use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig}
 use super::source::{Source, Track};
 use super::verify::{Incoming, Verifier};
 use super::wire::Wire;
-use super::{Codec, Kind, Options, ReceiverReport, SenderReport, Stats, ice, profile};
+use super::{Codec, Kind, Loss, Options, ReceiverReport, SenderReport, Stats, ice, profile};
 
 /// Which way the media goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub(crate) struct Agent {
     /// When str0m wants to be called.
     timeout: Instant,
     answer: String,
+    loses: Option<Loss>,
+    rtp_packets: u64,
     pending: Option<SdpPendingOffer>,
 }
 
@@ -118,6 +120,8 @@ impl Agent {
             paused: false,
             timeout: now,
             answer: String::new(),
+            loses: options.loses,
+            rtp_packets: 0,
             pending: None,
         };
         agent.add_sockets(sockets)?;
@@ -250,6 +254,9 @@ impl Agent {
 
     fn datagram(&mut self, local: SocketAddr, from: SocketAddr, bytes: &[u8]) {
         if self.way == Way::Play {
+            if self.goes_astray(bytes) {
+                return;
+            }
             self.wire.count(bytes);
         }
         let Ok(receive) = Receive::new(Protocol::Udp, from, local, bytes) else { return };
@@ -258,6 +265,17 @@ impl Agent {
             self.fail(error.to_string());
         }
         self.poll();
+    }
+
+    fn goes_astray(&mut self, bytes: &[u8]) -> bool {
+        let Some(Loss { every, in_all }) = self.loses else { return false };
+        // RFC 7983 and RFC 5761 §4.
+        let is_rtp = matches!(bytes, [128..=191, second, ..] if !(64..96).contains(&(second & 0x7f)));
+        self.rtp_packets += u64::from(is_rtp);
+        let mut stats = lock(&self.stats);
+        let lost = is_rtp && stats.video.gone_astray < in_all && self.rtp_packets.is_multiple_of(every);
+        stats.video.gone_astray += u64::from(lost);
+        lost
     }
 
     /// Sends what is due and lets str0m's clock go on.
@@ -397,7 +415,11 @@ impl Agent {
             let mut api = self.rtc.direct_api();
             let ssrc = match self.way {
                 Way::Publish => api.stream_tx_by_mid(mid, None).map(|stream| *stream.ssrc()),
-                Way::Play => api.stream_rx_by_mid(mid, None).map(|stream| *stream.ssrc()),
+                Way::Play => api.stream_rx_by_mid(mid, None).map(|stream| {
+                    // str0m asks by itself only where lost packets come by RTX (RFC 4588).
+                    stream.suppress_nack(!self.answer.contains(" nack\r\n"));
+                    *stream.ssrc()
+                }),
             };
             let Some(ssrc) = ssrc else { continue };
             self.by_ssrc.insert(ssrc, at);
@@ -424,6 +446,9 @@ impl Agent {
         let stats = all.media_mut(section.kind);
         if stats.payload_type != *packet.header.payload_type {
             stats.mismatches += 1;
+        }
+        if stats.decrypted == 0 {
+            stats.first_payload = packet.payload.to_vec();
         }
         stats.decrypted += 1;
         stats.bytes += packet.payload.len() as u64;

@@ -51,6 +51,15 @@ pub struct Options {
     pub trickle: bool,
     /// Bearer token.
     pub token: Option<String>,
+    /// Viewers: media that goes astray on the way.
+    pub loses: Option<Loss>,
+}
+
+/// Every so many RTP packets one, until so many are lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub every: u64,
+    pub in_all: u64,
 }
 
 impl Default for Options {
@@ -63,6 +72,7 @@ impl Default for Options {
             audio: vec![Codec::Opus],
             trickle: false,
             token: None,
+            loses: None,
         }
     }
 }
@@ -123,6 +133,10 @@ pub struct MediaStats {
     pub bytes: u64,
     /// Received and decrypted (viewers).
     pub decrypted: u64,
+    /// The first of these.
+    pub first_payload: Vec<u8>,
+    /// Lost by [`Options::loses`], of whatever kind (viewers, with the video).
+    pub gone_astray: u64,
     /// Sequence numbers that never came, between the first and the highest one (viewers).
     pub lost: u64,
     /// Came twice (viewers).

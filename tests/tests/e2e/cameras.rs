@@ -166,6 +166,12 @@ fn failures_are_named() -> Result<()> {
     ensure!(stage.source_of("stalled6")?["error_text"].to_string().contains("payload_type"));
     stage.until("dns", || Ok(stage.source_of("nameless")?["error"] == "dns"))?;
     stage.until("unreachable", || Ok(stage.source_of("nobody")?["error"] == "unreachable"))?;
+    let metrics = stage.server.get_text("/metrics")?;
+    for name in faults.iter().map(|(_, name)| *name).chain(["dns", "unreachable"]) {
+        let counter = format!("penstock_source_failures_total{{error=\"{name}\"}} ");
+        ensure!(metrics.contains(&counter), "no {counter} in {metrics}");
+    }
+    ensure!(metrics.contains("penstock_source_dropped_total{reason=\"payload_type\"} "), "{metrics}");
     let url = stage.whep().replace("e2e", "nobody");
     let refusal = Viewers::start(&url, 1, Source::None, stage.playing());
     let refusal = refusal.err().map(|error| format!("{error:#}")).unwrap_or_default();

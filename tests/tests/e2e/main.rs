@@ -4,6 +4,8 @@
 //! loss is asserted to be zero, no ring on the way can overflow: packets come one at a time.
 
 mod cameras;
+mod cameras_cache;
+mod cameras_nack;
 mod cameras_push;
 mod cameras_rtp;
 mod engines;

@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use forwarder_common::{Counter, ExtendedSeq, RtpHeader, maps::MAX_PAYLOAD, rtp::FIXED_LEN, seq::Refused};
@@ -33,18 +33,18 @@ struct Packet {
 }
 
 /// A transmitter, and what of its totals the engine has counted.
-struct Way {
-    transmitter: Box<dyn Transmitter>,
+pub(super) struct Way {
+    pub(super) transmitter: Box<dyn Transmitter>,
     counted: Sent,
 }
 
 /// Forwards the packets of one thread. What is pushed is sent by [`flush`](Self::flush).
 pub struct Feeder {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// Plaintexts of the batch.
     arena: Vec<u8>,
     packets: Vec<Packet>,
-    transmitters: Vec<Way>,
+    pub(super) transmitters: Vec<Way>,
     /// When the batch began, ns of CLOCK_BOOTTIME.
     now_ns: u64,
 }
@@ -59,6 +59,15 @@ impl Feeder {
     /// Takes a packet of a source: its plaintext, with the index that its holder gives it. Each index of
     /// a source is taken once, and none too far behind the highest.
     pub fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+        self.take(track, index, header, payload, false);
+    }
+
+    /// Same for a packet of a frame at which decoding can start.
+    pub fn push_keyframe(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+        self.take(track, index, header, payload, true);
+    }
+
+    fn take(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) {
         if payload.len() > MAX_PAYLOAD {
             self.inner.count(Counter::DropOversize, 1);
             return;
@@ -70,6 +79,12 @@ impl Feeder {
             let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.accept(index));
             if accepted.is_ok() {
                 publisher.account(header, payload.len(), self.now_ns);
+                // Under the same lock as it is accepted: see `Start`.
+                if let Some(kept) = &publisher.kept
+                    && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(index, header, payload, key)
+                {
+                    self.inner.kept.overflow();
+                }
             }
             accepted
         };
@@ -117,12 +132,19 @@ impl Feeder {
                     inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
                     continue;
                 }
-                let last = self.transmitters.len() - 1;
-                let reaches = |way: &Way| way.transmitter.reaches(&subscriber.destination);
-                let way = self.transmitters.iter().position(reaches).unwrap_or(last);
+                let way = way_to(&self.transmitters, subscriber);
                 for packet in packets {
                     let payload = &self.arena[packet.start..packet.start + packet.len];
-                    let done = seal(&mut *self.transmitters[way].transmitter, subscriber, packet, payload, self.now_ns);
+                    if packet.index.0 < subscriber.start.live_from() {
+                        inner.count(Counter::DropBeforeJoin, 1);
+                        continue;
+                    }
+                    if subscriber.start.is_behind() {
+                        subscriber.start.append(packet.index, &packet.header, payload);
+                        continue;
+                    }
+                    let transmitter = &mut *self.transmitters[way].transmitter;
+                    let done = seal(transmitter, subscriber, packet.index, &packet.header, payload, self.now_ns);
                     match done {
                         Ok(()) => {
                             sealed += 1;
@@ -135,17 +157,7 @@ impl Feeder {
         }
         inner.count(Counter::Sealed, sealed);
         inner.count(Counter::SealedBytes, sealed_bytes);
-        for Way { transmitter, counted } in &mut self.transmitters {
-            transmitter.flush();
-            let sent = transmitter.sent();
-            inner.count(Counter::Transmitted, sent.packets - counted.packets);
-            inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
-            if transmitter.name() == "xdp" {
-                inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
-                inner.resent.fetch_add(sent.resent - counted.resent, Relaxed);
-            }
-            *counted = sent;
-        }
+        transmit(&inner, &mut self.transmitters);
         drop(tables);
         self.packets.clear();
         self.arena.clear();
@@ -175,6 +187,27 @@ impl Feeder {
             }
         }
         Some(())
+    }
+}
+
+/// The first transmitter that reaches a subscriber; the last one reaches everybody.
+pub(super) fn way_to(transmitters: &[Way], subscriber: &Subscriber) -> usize {
+    let reaches = |way: &Way| way.transmitter.reaches(&subscriber.destination);
+    transmitters.iter().position(reaches).unwrap_or(transmitters.len() - 1)
+}
+
+/// Sends what was sealed, and counts what became of it.
+pub(super) fn transmit(inner: &Inner, transmitters: &mut [Way]) {
+    for Way { transmitter, counted } in transmitters {
+        transmitter.flush();
+        let sent = transmitter.sent();
+        inner.count(Counter::Transmitted, sent.packets - counted.packets);
+        inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
+        if transmitter.name() == "xdp" {
+            inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
+            inner.resent.fetch_add(sent.resent - counted.resent, Relaxed);
+        }
+        *counted = sent;
     }
 }
 
@@ -228,38 +261,85 @@ fn refusal(why: Refused) -> Counter {
 ///
 /// One outgoing index never carries two plaintexts under one key and SSRC, for the same reasons as in
 /// `forwarder-ebpf/src/egress.rs`: the replay list lets each incoming index through once, on whatever
-/// thread; each is sealed once per member; the offset is fixed for the life of the track; indices that
-/// the SSRC had used before lie below `first_in`; and an SSRC belongs to one track of one engine at a
-/// time.
-fn seal(
+/// thread; each is sealed once per member, be it as it comes or, kept before, by `catch_up` (there stands
+/// why never by both); the offset is fixed for the life of the track; indices that the SSRC had used
+/// before lie below `first_in`; and an SSRC belongs to one track of one engine at a time. `seal_again`
+/// seals the same plaintext under the same index once more.
+pub(super) fn seal(
     transmitter: &mut dyn Transmitter,
     subscriber: &Subscriber,
-    packet: &Packet,
+    index: ExtendedSeq,
+    header: &RtpHeader,
     payload: &[u8],
     now_ns: u64,
 ) -> Result<(), Counter> {
-    if packet.index.0 < subscriber.first_in {
-        return Err(Counter::DropBeforeJoin);
-    }
-    let index = ExtendedSeq(packet.index.0.wrapping_add(subscriber.index_offset));
-    if index > ExtendedSeq::MAX {
-        return Err(Counter::DropInternalEgress);
-    }
-    let track = &subscriber.track;
-    let timestamp = packet.header.timestamp().wrapping_add(track.timestamp_offset);
-    let header = packet.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
+    let out = Outgoing::new(subscriber, index, header)?;
     let len = FIXED_LEN + payload.len() + subscriber.cipher.tag_len();
     let Some(room) = transmitter.reserve(&subscriber.destination, len) else { return Ok(()) };
-    for (place, word) in room.chunks_exact_mut(4).zip(header) {
-        place.copy_from_slice(&word.to_ne_bytes());
-    }
-    room[FIXED_LEN..FIXED_LEN + payload.len()].copy_from_slice(payload);
-    if !subscriber.cipher.seal_rtp(room, FIXED_LEN, track.ssrc, index) {
+    if !out.write(subscriber, payload, room) {
         transmitter.cancel();
         return Err(Counter::DropInternalEgress);
     }
-    subscriber.account(payload.len(), index, timestamp, now_ns);
+    subscriber.account(payload.len(), out.index, out.timestamp, now_ns);
     Ok(())
+}
+
+/// The packet that a subscriber's track has sent under a sequence number, as its viewer lost it.
+///
+/// It is the same to the byte, so that the one index has one plaintext still: an incoming index is kept once,
+/// when the replay list accepts it, with the header and payload that are sealed for all subscribers, and never
+/// changed after; and what `Outgoing` makes of them follows from them and from values that are fixed for the
+/// life of the track. Indices that the track has not sent yet are refused, and those that its SSRC had used
+/// under other offsets lie below `first_in`.
+pub(super) fn seal_again(tables: &Tables, track: u32, seq: u16) -> Option<Vec<u8>> {
+    let subscriber = tables.subscribers.get(track)?;
+    let kept = tables.publishers.get(subscriber.from)?.kept.as_ref()?;
+    if subscriber.expires.load(Relaxed) <= boottime_ns() {
+        return None;
+    }
+    if subscriber.stats().packets == 0 {
+        return None;
+    }
+    let last = ExtendedSeq(subscriber.last_index.load(Relaxed));
+    let sent = last.estimate(seq).filter(|index| *index <= last)?;
+    let index = ExtendedSeq(sent.0.wrapping_sub(subscriber.index_offset));
+    let packet = kept.lock().unwrap_or_else(PoisonError::into_inner).find(index)?.clone();
+    let out = Outgoing::new(subscriber, packet.index, &packet.header).ok()?;
+    let mut room = vec![0; FIXED_LEN + packet.payload.len() + subscriber.cipher.tag_len()];
+    out.write(subscriber, &packet.payload, &mut room).then_some(room)
+}
+
+/// What an incoming packet becomes for one subscriber: a function of the packet and of what is fixed for the
+/// life of the subscriber's track.
+struct Outgoing {
+    index: ExtendedSeq,
+    timestamp: u32,
+    header: [u32; 3],
+}
+
+impl Outgoing {
+    fn new(subscriber: &Subscriber, index: ExtendedSeq, header: &RtpHeader) -> Result<Self, Counter> {
+        if index.0 < subscriber.first_in {
+            return Err(Counter::DropBeforeJoin);
+        }
+        let index = ExtendedSeq(index.0.wrapping_add(subscriber.index_offset));
+        if index > ExtendedSeq::MAX {
+            return Err(Counter::DropInternalEgress);
+        }
+        let track = &subscriber.track;
+        let timestamp = header.timestamp().wrapping_add(track.timestamp_offset);
+        let header = header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
+        Ok(Self { index, timestamp, header })
+    }
+
+    /// Fills `room`, which is as long as the packet. `false`: it is not.
+    fn write(&self, subscriber: &Subscriber, payload: &[u8], room: &mut [u8]) -> bool {
+        for (place, word) in room.chunks_exact_mut(4).zip(self.header) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        room[FIXED_LEN..FIXED_LEN + payload.len()].copy_from_slice(payload);
+        subscriber.cipher.seal_rtp(room, FIXED_LEN, subscriber.track.ssrc, self.index)
+    }
 }
 
 /// Whether any subscriber of a track is left.

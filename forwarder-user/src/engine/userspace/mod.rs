@@ -4,17 +4,25 @@
 //! | --- | --- |
 //! | `tables` | sessions and tracks |
 //! | `forward` | the way of a packet |
+//! | `kept` | the group of pictures that a source's track keeps |
+//! | `catch_up` | how a new subscriber gets it |
+//! | `totals` | what is counted of both |
 //! | `paths` | which sessions the xdp transmitter can serve |
 //! | here | the engine's contract |
 
+mod catch_up;
 mod forward;
+mod kept;
 mod paths;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod totals;
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,8 +30,16 @@ use std::{
 
 use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 
-pub use self::forward::Feeder;
-use self::tables::{Origin, Publisher, Session, Subscriber, Tables};
+use self::{
+    catch_up::{Behind, Start},
+    kept::Kept,
+    tables::{Origin, Publisher, Session, Subscriber, Tables},
+    totals::Totals,
+};
+pub use self::{
+    forward::Feeder,
+    kept::{Keep, KeptStats},
+};
 use super::{
     Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
@@ -74,6 +90,8 @@ pub struct NewSource {
     pub clock_rate: u32,
     /// The last index that is not forwarded; 0 for a new source, whose first packet has index 1.
     pub last: ExtendedSeq,
+    /// What it keeps of its packets.
+    pub keep: Keep,
 }
 
 /// See the module.
@@ -94,6 +112,9 @@ pub(crate) struct Inner {
     by_xdp: AtomicU64,
     /// Sent once more by XDP, after a full ring.
     resent: AtomicU64,
+    /// Subscribers that have not had all yet that was kept for them.
+    behind: Behind,
+    kept: Totals,
 }
 
 impl Inner {
@@ -179,6 +200,8 @@ impl UserspaceEngine {
             xdp: OnceLock::new(),
             by_xdp: AtomicU64::new(0),
             resent: AtomicU64::new(0),
+            behind: Behind::default(),
+            kept: Totals::default(),
         }))
     }
 
@@ -234,7 +257,8 @@ impl UserspaceEngine {
     pub fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
         let mut tables = self.0.write();
         let limit = tables.publishers.limit();
-        let publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
+        let mut publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
+        publisher.kept = (source.keep != Keep::default()).then(|| Mutex::new(Kept::new(source.keep)));
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
     }
@@ -374,14 +398,20 @@ impl Engine for UserspaceEngine {
         if publisher.members.len() >= limit {
             return Err(EngineError::StreamFull { limit });
         }
-        // Under the write lock nothing is accepted meanwhile: the next packet is the subscriber's first.
+        // Under the write lock nothing is accepted meanwhile: what is kept ends with the highest index, and
+        // the next packet is the first that the subscriber gets as it comes.
         let highest = publisher.replay.highest_accepted();
-        let subscriber = Subscriber::new(entry, (session.0, from.0), track, highest);
+        let start = Start::new(highest, self.0.past(publisher));
+        let is_behind = start.is_behind();
+        let subscriber = Subscriber::new(entry, (session.0, from.0), track, start);
         let limit = subscribers.limit();
         let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
         let handle = subscribers.insert(subscriber).map_err(full)?;
         entry.subscriber_tracks.insert(handle);
         publisher.members.push(handle);
+        if is_behind {
+            self.0.behind.add(handle);
+        }
         self.0.report(Event::SubscriberTrackStarted { track: SubscriberTrackId(handle) });
         Ok(SubscriberTrackId(handle))
     }
@@ -396,6 +426,19 @@ impl Engine for UserspaceEngine {
 
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
         self.0.read().subscribers.get(track.0).map(Subscriber::stats)
+    }
+
+    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
+        let tables = self.0.read();
+        let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.keeps_groups().then(|| kept.stats())
+    }
+
+    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
+        let packet = forward::seal_again(&self.0.read(), track.0, seq)?;
+        self.0.kept.sealed_again();
+        Some(packet)
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
@@ -421,6 +464,7 @@ impl Engine for UserspaceEngine {
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed)));
         all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
+        all.extend(self.0.kept.list(&self.0.read()));
         all
     }
 

@@ -5,13 +5,14 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp};
 
+use super::{catch_up::Start, kept::Kept};
 use crate::engine::{
     NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, cipher::Cipher, slots::Slots,
     transmit::Destination,
@@ -67,6 +68,8 @@ pub struct Publisher {
     last_arrival_ns: AtomicU64,
     last_timestamp: AtomicU32,
     jitter_q4: AtomicU32,
+    /// What it keeps for subscribers to come, if anything.
+    pub kept: Option<Mutex<Kept>>,
     /// Subscriber tracks in the order of joining.
     pub members: Vec<u32>,
 }
@@ -85,6 +88,7 @@ impl Publisher {
             last_arrival_ns: AtomicU64::new(0),
             last_timestamp: AtomicU32::new(0),
             jitter_q4: AtomicU32::new(0),
+            kept: None,
             members: Vec::new(),
         }
     }
@@ -133,6 +137,8 @@ pub struct Subscriber {
     pub index_offset: u64,
     /// First incoming index that is for this subscriber.
     pub first_in: u64,
+    /// What it gets of the past, before what comes.
+    pub start: Start,
     packets: AtomicU64,
     octets: AtomicU64,
     /// Outgoing index of the last copy.
@@ -142,8 +148,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub fn new(session: &Session, ids: (u32, u32), track: NewSubscriberTrack, highest: ExtendedSeq) -> Self {
-        let first_in = highest.0 + 1;
+    pub fn new(session: &Session, ids: (u32, u32), track: NewSubscriberTrack, start: Start) -> Self {
+        let first_in = start.first_in();
         Self {
             session: ids.0,
             from: ids.1,
@@ -153,6 +159,7 @@ impl Subscriber {
             destination: session.destination(),
             index_offset: track.next_out.0.wrapping_sub(first_in),
             first_in,
+            start,
             packets: AtomicU64::new(0),
             octets: AtomicU64::new(0),
             last_index: AtomicU64::new(0),

@@ -158,6 +158,14 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
         let counts = engines.iter().filter_map(|engine| engine.counters.get(counter));
         page.counter(metric, counts.map(|count| (vec![], *count as f64)));
     }
+    if let Some(userspace) = engines.iter().find(|engine| engine.engine == "userspace") {
+        let one = |name: &str| userspace.counters.get(name).map(|count| *count as f64);
+        page.gauge(&names::KEPT_BYTES, one("kept_bytes").map(|bytes| (vec![], bytes)));
+        let starts = [("keyframe_cache_hits", "hit"), ("keyframe_cache_misses", "miss")];
+        let starts = starts.into_iter().filter_map(|(name, result)| Some((vec![result.to_owned()], one(name)?)));
+        page.counter(&names::CACHE_STARTS, starts);
+        page.counter(&names::CACHE_OVERFLOWS, one("keyframe_cache_overflows").map(|count| (vec![], count)));
+    }
     for engine in engines.iter().filter(|engine| engine.engine == "kernel") {
         let by = |(counter, label): (Counter, &str)| (vec![label.to_owned()], engine.of(counter));
         let underruns = [(Counter::KeystreamUnderrunOpen, "in"), (Counter::KeystreamUnderrun, "out")];

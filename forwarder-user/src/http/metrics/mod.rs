@@ -9,6 +9,7 @@ mod media;
 mod names;
 mod page;
 mod requests;
+mod sources;
 
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Resp
 
 /// The whole page, from a snapshot of the control task.
 fn text(snapshot: &serde_json::Value, requests: &Requests) -> anyhow::Result<String> {
+    let sources = sources::Snapshot::deserialize(snapshot)?;
     let snapshot = media::Snapshot::deserialize(snapshot)?;
     let mut page = Page::default();
     let build = build_info::current();
@@ -50,6 +52,7 @@ fn text(snapshot: &serde_json::Value, requests: &Requests) -> anyhow::Result<Str
     page.gauge(&names::BUILD_INFO, [(build.map(str::to_owned).to_vec(), 1.0)]);
     media::sessions(&mut page, &snapshot);
     media::quality(&mut page, &snapshot);
+    sources::add(&mut page, &sources);
     media::engines(&mut page, &snapshot);
     machine::add(&mut page);
     let mut families = page.into_families();

@@ -47,6 +47,15 @@ metrics! {
     VIEWER_RTT = "penstock_viewer_rtt_seconds" ["at"]
         "Round trip to viewers, by SR and RR: median, 95th percentile and worst track.";
 
+    SOURCES = "penstock_sources" ["state"]
+        "Cameras, encoders and RTSP publishers by state.";
+    SOURCE_FAILURES = "penstock_source_failures_total" ["error"]
+        "Times that a source failed, by the name of the error.";
+    SOURCE_DROPPED = "penstock_source_dropped_total" ["reason"]
+        "Packets of sources that were dropped before they reached an engine, by reason.";
+    RTSP = "penstock_rtsp_events_total" ["event"]
+        "What the RTSP server counts: connections, refusals, and how connections ended.";
+
     PACKETS = "penstock_packets_total" ["engine", "direction"]
         "Media packets opened (in) and sealed (out).";
     BYTES = "penstock_payload_bytes_total" ["engine", "direction"]
@@ -57,6 +66,12 @@ metrics! {
         "Packets left to the network stack, by reason.";
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
+    KEPT_BYTES = "penstock_kept_bytes" []
+        "Memory that packets of sources take which are kept: keyframe caches, and what may be sent again.";
+    CACHE_STARTS = "penstock_keyframe_cache_starts_total" ["result"]
+        "Viewers' tracks that began with a cached keyframe (hit), and those for which there was none (miss).";
+    CACHE_OVERFLOWS = "penstock_keyframe_cache_overflows_total" []
+        "Groups of pictures that were longer than `keyframe_cache_kb` and were let go.";
     BY_XDP = "penstock_transmitted_by_xdp_total" []
         "Of the userspace engine's, those that XDP sent.";
     RESENT = "penstock_resent_by_xdp_total" []

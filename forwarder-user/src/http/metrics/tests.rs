@@ -19,7 +19,12 @@ fn snapshot() -> serde_json::Value {
     };
     let unknown = "something new: 192.0.2.7 is far";
     json!({
-        "streams": [{ "name": "name-of-a-stream", "live": true, "viewers": 2 }],
+        "streams": [
+            { "name": "name-of-a-stream", "live": true, "viewers": 2 },
+            { "name": "cam", "live": false, "viewers": 0, "source": { "state": "waiting" } },
+        ],
+        "sources": { "failures": { "dns": 3 }, "dropped": { "payload_type": 9 } },
+        "rtsp": { "connections": 5 },
         "sessions": [session("publisher", "kernel native"), session("subscriber", unknown)],
         "engines": [{
             "engine": "kernel",
@@ -40,6 +45,11 @@ fn numbers_and_units() {
     for line in [
         "penstock_streams{state=\"live\"} 1",
         "penstock_stream_viewers_max 2",
+        "penstock_sources{state=\"waiting\"} 1",
+        "penstock_sources{state=\"playing\"} 0",
+        "penstock_source_failures_total{error=\"dns\"} 3",
+        "penstock_source_dropped_total{reason=\"payload_type\"} 9",
+        "penstock_rtsp_events_total{event=\"connections\"} 5",
         "penstock_sessions{role=\"subscriber\",state=\"connected\"} 1",
         "penstock_sessions{role=\"subscriber\",state=\"connecting\"} 0",
         "penstock_sessions_carried{role=\"publisher\",carrier=\"kernel native\"} 1",

@@ -6,10 +6,12 @@
 //! | `timeline` | one continuous line of sequence numbers and timestamps |
 //! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
 //! | `vp8` | size |
+//! | `keyframe` | where decoding can start |
 //! | here | the way of a packet |
 
 mod h264;
 mod h265;
+mod keyframe;
 mod nal;
 mod reorder;
 mod timeline;
@@ -20,6 +22,7 @@ use std::time::Instant;
 use forwarder_common::{ExtendedSeq, RtpHeader, maps, rtp::FIXED_LEN};
 
 pub use h264::profile_level_id;
+pub use keyframe::is_key;
 pub use reorder::Reorder;
 use timeline::Timeline;
 

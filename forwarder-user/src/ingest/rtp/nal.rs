@@ -271,13 +271,13 @@ fn send_fragments<C: NalCodec>(
 }
 
 /// NAL units of an aggregate; `None` where it is cut off.
-struct Aggregate<'a, C> {
+pub struct Aggregate<'a, C> {
     rest: &'a [u8],
     codec: std::marker::PhantomData<C>,
 }
 
 impl<'a, C: NalCodec> Aggregate<'a, C> {
-    fn new(payload: &'a [u8]) -> Self {
+    pub fn new(payload: &'a [u8]) -> Self {
         Self { rest: payload.get(C::HEADER..).unwrap_or_default(), codec: std::marker::PhantomData }
     }
 }

@@ -27,6 +27,15 @@ pub fn cut(marker: bool, payload: &[u8], send: &mut dyn FnMut(bool, &[u8])) -> R
     Ok(())
 }
 
+/// Whether a keyframe begins in a payload: the first bit of its header (RFC 6386 §9.1) is 0.
+pub fn is_key(payload: &[u8]) -> bool {
+    /// S, and the partition's number.
+    const FIRST_PARTITION: u8 = START | 0x0f;
+    let begins = payload.first().is_some_and(|first| first & FIRST_PARTITION == START);
+    let header = descriptor_len(payload).and_then(|len| payload.get(len));
+    begins && header.is_some_and(|header| header & 1 == 0)
+}
+
 /// Length of the payload descriptor (§4.2), at most 6 bytes.
 fn descriptor_len(payload: &[u8]) -> Option<usize> {
     let first = *payload.first()?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::negotiate::Plan;
 use super::offer::{Offer, Section};
+use crate::engine::Kind;
 use crate::session::codec::Format;
 
 /// Our transport, as the peer must know it.
@@ -35,6 +36,8 @@ pub struct Answer<'a> {
     pub local: &'a LocalDescription,
     /// Viewers: what we send. Empty for publishers.
     pub sources: &'a [OutgoingSource],
+    /// Viewers: what they lost is sent again, if they ask by generic NACK (RFC 4585 §6.2.1).
+    pub retransmits: bool,
     /// Viewers: name of the stream, and of the source in SDES, so that peers play audio and video
     /// of one publisher in step.
     pub cname: &'a str,
@@ -111,12 +114,15 @@ impl Answer<'_> {
         if !fmtp.is_empty() {
             let _ = write!(text, "a=fmtp:{pt} {fmtp}\r\n");
         }
-        // Not `nack` (there is no retransmission to answer it with), not `transport-cc`. REMB is
-        // what we send to publishers; from viewers it would tell us nothing that we act upon.
+        // Not `transport-cc`. REMB is what we send to publishers; from viewers it would tell us nothing
+        // that we act upon.
         for feedback in ["goog-remb", "ccm fir", "nack pli"] {
             if format.offers(feedback) && (feedback != "goog-remb" || source.is_none()) {
                 let _ = write!(text, "a=rtcp-fb:{pt} {feedback}\r\n");
             }
+        }
+        if self.retransmits && source.is_some() && asks_again(format) {
+            let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
         if let Some(OutgoingSource { ssrc, .. }) = source {
             let (cname, media) = (self.cname, &section.media);
@@ -124,6 +130,12 @@ impl Answer<'_> {
             let _ = write!(text, "a=ssrc:{ssrc} msid:{cname} {media}\r\n");
         }
     }
+}
+
+/// Whether a viewer that offered this format can ask for lost packets. Of video: sound that comes later than its
+/// jitter buffer waits is of no use.
+pub fn asks_again(format: &Format) -> bool {
+    format.codec.kind() == Kind::Video && format.offers("nack")
 }
 
 /// `a=candidate` of a host candidate on UDP (RFC 8839 §5.1). The first of the configuration has

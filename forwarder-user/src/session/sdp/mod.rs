@@ -11,7 +11,7 @@ mod offer;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, LocalDescription, OutgoingSource};
+pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again};
 pub use fragment::Fragment;
 pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
 pub use offer::{Offer, RemoteDescription, Section, Setup};

@@ -20,7 +20,22 @@ fn local() -> LocalDescription {
 
 fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
     let local = local();
-    Answer { offer, plans, local: &local, sources, cname: "cname", sdp_id: 1 }.to_text()
+    Answer { offer, plans, local: &local, sources, retransmits: false, cname: "cname", sdp_id: 1 }.to_text()
+}
+
+/// Retransmission is offered where it is to be had: of video, to whom asks, by whom sends.
+#[test]
+fn viewers_may_ask_for_video_again_where_it_is_kept() {
+    let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
+    let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
+    let sources = [OutgoingSource { section: 0, ssrc: 5 }, OutgoingSource { section: 1, ssrc: 6 }];
+    let local = local();
+    let text = |retransmits| {
+        let sources = &sources;
+        Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
+    };
+    assert_eq!(text(true).matches(" nack\r\n").count(), 1, "{}", text(true));
+    assert!(!text(false).contains(" nack\r\n"));
 }
 
 fn actives(plans: &[Plan]) -> Vec<(Codec, u8)> {

@@ -80,7 +80,7 @@ struct Server {
 /// A stream that is published here, or was.
 enum Stream {
     Live,
-    Left(Published, Instant),
+    Left(Box<Published>, Instant),
 }
 
 /// What a stream has: its tracks, and the control task's wish.
@@ -169,7 +169,7 @@ impl Server {
         }
         let former = match self.streams.borrow_mut().insert(name.to_owned(), Stream::Live) {
             Some(Stream::Live) => return Err(format!("{name} has a publisher already")),
-            Some(Stream::Left(published, _)) => Some(published),
+            Some(Stream::Left(published, _)) => Some(*published),
             None => None,
         };
         let mut claim = Claim { server: Rc::clone(self), name: name.to_owned(), published: None };
@@ -193,7 +193,8 @@ impl Server {
         let _ = self.place.events.send(Event::Publish { stream: name.to_owned(), handle, reply });
         let busy = || "the server is busy or stops".to_owned();
         timeout(PATIENCE, answer).await.map_err(|_| busy())?.map_err(|_| busy())??;
-        let media = Media::new(name.to_owned(), String::new(), status, self.place.clone());
+        let keep = self.settings.rtsp.kept_bytes();
+        let media = Media::new(name.to_owned(), String::new(), status, self.place.clone(), keep);
         Ok(Published { media, wanted })
     }
 }
@@ -239,7 +240,7 @@ impl Drop for Claim {
                 status.peer = None;
                 status.state = State::Waiting;
                 drop(status);
-                streams.insert(std::mem::take(&mut self.name), Stream::Left(published, Instant::now()));
+                streams.insert(std::mem::take(&mut self.name), Stream::Left(Box::new(published), Instant::now()));
             }
             None => drop(streams.remove(&self.name)),
         }

@@ -1,0 +1,37 @@
+//! What all sources have met together, by name: for the metrics, whose counters must not fall when a source goes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::{error::SourceError, rtp::Unfit};
+
+/// As they are now.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// Connections that failed, by the name of the error.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Packets that were dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+/// Written by the thread of the sources, read by the control task.
+#[derive(Clone, Debug, Default)]
+pub struct Totals(Arc<Mutex<Figures>>);
+
+impl Totals {
+    pub(super) fn failed(&self, error: &SourceError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).failures.entry(error.name()).or_default() += 1;
+    }
+
+    pub(super) fn dropped(&self, why: Unfit) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped.entry(why.name()).or_default() += 1;
+    }
+
+    pub fn get(&self) -> Figures {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
