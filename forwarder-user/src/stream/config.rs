@@ -46,7 +46,8 @@ pub struct StreamConfig {
     pub keyframe_interval: Duration,
     /// Whether peers may have AES_CM_128_HMAC_SHA1_80. Default true.
     pub counter_mode: bool,
-    /// How often a session with fresh consent renews its lease in the engine. Default 3 s.
+    /// How often a session with fresh consent renews its lease in the engine, and its route is looked
+    /// at. The lease lasts 30 s, counted from here, so media never outlives consent by more. Default 6 s.
     pub refresh_interval: Duration,
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
     /// Default 4 MiB.
@@ -70,7 +71,7 @@ impl StreamConfig {
             remb_max: 4_000_000,
             keyframe_interval: Duration::from_millis(500),
             counter_mode: true,
-            refresh_interval: Duration::from_secs(3),
+            refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,
             ingest: ingest::Settings::default(),
         }

@@ -51,7 +51,13 @@ pub(super) struct Task {
     pub(super) counters: Counters,
     pub(super) next_key: Key,
     timers: BTreeSet<(Instant, Key)>,
+    /// From when the timers of connected sessions count in steps of [`TICK_MS`].
+    started: Instant,
 }
+
+/// What connected sessions wait for (reports, looks at ICE) is due together, in steps of this: hundreds
+/// of sessions wake the task fifty times a second and not a thousand times.
+const TICK_MS: u64 = 20;
 
 /// How a session is found.
 #[derive(Default)]
@@ -90,6 +96,7 @@ impl Task {
             counters: Counters::default(),
             next_key: 0,
             timers: BTreeSet::new(),
+            started: Instant::now(),
         })
     }
 
@@ -174,7 +181,11 @@ impl Task {
             None => (session.created + self.config.connect_timeout).min(session.peer_deadline),
         };
         // What is overdue gets its turn in the next round, not in an endless one.
-        let wanted = wanted.max(now + Duration::from_millis(1));
+        let mut wanted = wanted.max(now + Duration::from_millis(1));
+        if session.media.is_some() {
+            let since = wanted.duration_since(self.started).as_millis() as u64;
+            wanted = self.started + Duration::from_millis((since / TICK_MS + 1) * TICK_MS);
+        }
         if session.armed == Some(wanted) {
             return;
         }
