@@ -44,8 +44,8 @@ pub trait Transmitter: Send {
     /// Room for one RTP packet of exactly `len` bytes (header, ciphertext, tag) to `to`. The caller
     /// fills all of it before its next call. May send what was collected so far, to make room.
     ///
-    /// Packets to one destination keep their order; consecutive packets to one destination may leave
-    /// as one segmented datagram.
+    /// Packets to one destination keep their order, except within a batch that met a full ring and was sent
+    /// again in part; consecutive packets to one destination may leave as one segmented datagram.
     ///
     /// `None`: there is no way to send it; counted as dropped.
     fn reserve(&mut self, to: &Destination, len: usize) -> Option<&mut [u8]>;
