@@ -214,7 +214,7 @@ impl XdpTransmitter {
     /// Counts what a bank's triggers have done. Says whether all are done; what was refused is in
     /// `refused` then.
     fn collect(&mut self, bank: usize) -> bool {
-        let mut all = true;
+        let (mut all, mut refusals) = (true, false);
         for at in 0..self.fired[bank].len() {
             let fired = self.fired[bank][at];
             let progress = self.progress(&fired);
@@ -222,19 +222,29 @@ impl XdpTransmitter {
             self.sent.packets += taken.saturating_sub(fired.counted);
             self.fired[bank][at].counted = taken.max(fired.counted);
             all &= progress.known == fired.frames;
+            refusals |= taken != progress.known;
+        }
+        if all && refusals {
+            self.note_refused(bank);
         }
         if all {
-            for fired in std::mem::take(&mut self.fired[bank]) {
-                let refused = self.progress(&fired).refused;
-                let is_refused = |place: &usize| refused[place / 64] >> (place % 64) & 1 == 1;
-                for place in (0..fired.frames as usize).filter(is_refused) {
-                    // SAFETY: this thread's own trigger, which is done.
-                    let frame = unsafe { (*self.trigger(fired.number)).frames[place] };
-                    self.refused.push((fired.device, frame));
-                }
-            }
+            self.fired[bank].clear();
         }
         all
+    }
+
+    /// Puts down which frames of a bank that is done were refused.
+    fn note_refused(&mut self, bank: usize) {
+        for at in 0..self.fired[bank].len() {
+            let fired = self.fired[bank][at];
+            let refused = self.progress(&fired).refused;
+            let is_refused = |place: &usize| refused[place / 64] >> (place % 64) & 1 == 1;
+            for place in (0..fired.frames as usize).filter(is_refused) {
+                // SAFETY: this thread's own trigger, which is done.
+                let frame = unsafe { (*self.trigger(fired.number)).frames[place] };
+                self.refused.push((fired.device, frame));
+            }
+        }
     }
 
     /// Waits until a bank's frames may be written again.
