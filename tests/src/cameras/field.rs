@@ -36,6 +36,10 @@ const HTTP_PORT: u16 = 8080;
 /// Longest wait for all cameras to play, and for all viewers to connect.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Least time between two interrupts of a device under load, as network cards do it by themselves. A veth
+/// would wake its thread for each frame.
+const MODERATION_NS: u32 = 50_000;
+
 /// The load generator's process. Killed on drop.
 pub struct Cameras {
     running: Running,
@@ -121,14 +125,7 @@ impl Field {
     pub fn new(cameras: u32, opened: u32, config: &str, say: &dyn Fn(&str)) -> Result<Self> {
         let threads = napi_threads();
         let scene = Scene::new(Arrival::Xdp)?;
-        for (namespace, interface) in
-            [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)]
-        {
-            let path = format!("echo 1 > /sys/class/net/{interface}/threaded");
-            // `ip netns exec`, since it shows the namespace's own /sys.
-            let status = Command::new("ip").args(["netns", "exec", namespace.name(), "sh", "-c", &path]).status()?;
-            ensure!(status.success(), "{interface} does not receive in a thread");
-        }
+        wire(&scene)?;
         let mut ports = Ports::attach(&scene.receivers, RECEIVER_INTERFACE)?;
         let mut generator = Cameras::start(&scene, cameras)?;
         let maps = memory::maps();
@@ -141,7 +138,7 @@ impl Field {
             })
             .collect();
         let settings = Settings {
-            interfaces: vec![IN.into(), OUT.into()],
+            interfaces: vec![OUT.into()],
             mode: "native",
             http: vec![(scene::locals()[1].ip(), HTTP_PORT).into()],
             more: format!("{config}\n{streams}"),
@@ -208,6 +205,29 @@ impl Field {
     pub fn memory(&self) -> Result<Memory> {
         memory::of(self.server.pid(), &self.maps)
     }
+}
+
+/// Makes the veth pairs what network cards are: they receive in threads, no more often than under moderated
+/// interrupts; checksums of what comes from cameras are the cards' work; and cameras send segment by segment,
+/// by a congestion control that does not pace.
+fn wire(scene: &Scene) -> Result<()> {
+    for (namespace, interface) in
+        [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)]
+    {
+        let device = format!("/sys/class/net/{interface}");
+        let script = format!(
+            "echo 1 > {device}/threaded && echo 1 > {device}/napi_defer_hard_irqs && \
+             echo {MODERATION_NS} > {device}/gro_flush_timeout"
+        );
+        // `ip netns exec`, since it shows the namespace's own /sys.
+        let status = Command::new("ip").args(["netns", "exec", namespace.name(), "sh", "-c", &script]).status()?;
+        ensure!(status.success(), "{interface} does not receive in a thread");
+    }
+    scene.server.ethtool(["-K", IN, "tx", "on"])?;
+    scene.generator.ethtool(["-K", GENERATOR_INTERFACE, "tx", "on", "tso", "off", "gso", "off"])?;
+    let unpaced = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
+    scene.generator.run(unpaced).context("choosing the congestion control")?;
+    Ok(())
 }
 
 /// Kernel threads that work for interfaces, and those for what softirq leaves over.
