@@ -3,7 +3,8 @@
 //! Tracks outlive connections, so that viewers do.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -37,10 +38,27 @@ pub enum Packet<'a> {
     Rtcp(usize, &'a [u8]),
 }
 
+/// Reads of one connection in a row before others have their turn.
+const READS: usize = 16;
+
 /// A connection that brings packets.
 pub(super) trait Packets {
-    /// Waits for packets, and does meanwhile what keeps them coming.
-    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError>;
+    /// Reads once, and hands out what came. `Ready`: there may be more.
+    fn poll_packets(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> Poll<Result<(), SourceError>>;
+
+    /// When [`attend`](Self::attend) shall be called; a time that has passed means at once.
+    fn attend_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Says what keeps packets coming: signs of life, answers.
+    async fn attend(&mut self) -> Result<(), SourceError> {
+        Ok(())
+    }
 
     /// Whether packets of a track may overtake each other on their way.
     fn is_unordered(&self, track: usize) -> bool;
@@ -147,19 +165,16 @@ impl Media {
         for (index, track) in self.tracks.iter_mut().enumerate() {
             track.reorder = from.is_unordered(index).then(Reorder::default);
         }
-        let mut heard =
-            Heard { at: Instant::now(), playing: false, last_drop: None, first_reports: true, too_fast: false };
+        let mut heard = Heard::new(Instant::now());
         tokio::pin!(gone);
-        // Set anew when it rings, not with every packet: a timer costs as much as a packet.
-        let alarm = tokio::time::sleep_until((heard.at + STALLED).into());
+        // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
+        // costs as much as a packet.
+        let alarm = tokio::time::sleep_until(heard.next_look(from).into());
         tokio::pin!(alarm);
         loop {
-            let mut take = |packet: Packet<'_>| self.packet(packet, &mut heard);
             tokio::select! {
-                received = from.receive(&mut take) => {
-                    received?;
-                    continue;
-                }
+                biased;
+                read = poll_fn(|context| self.poll_read(context, from, &mut heard)) => read?,
                 () = &mut alarm => {}
                 () = &mut gone => return Ok(()),
             }
@@ -167,22 +182,58 @@ impl Media {
                 let seconds = heard.at.elapsed().as_secs();
                 return Err(SourceError::Stalled { seconds, why: heard.last_drop.map(Unfit::name) });
             }
-            alarm.as_mut().reset((heard.at + STALLED).into());
+            if is_due(from.attend_at()) {
+                from.attend().await?;
+            }
+            alarm.as_mut().reset(heard.next_look(from).into());
+        }
+    }
+
+    /// Reads until nothing more is there. `Ready`: the connection has something to say, or has failed.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut impl Packets,
+        heard: &mut Heard,
+    ) -> Poll<Result<(), SourceError>> {
+        let mut read = || {
+            for _ in 0..READS {
+                heard.now = Instant::now();
+                match from.poll_packets(context, &mut |packet| self.packet(packet, heard)) {
+                    Poll::Ready(Ok(())) if is_due(from.attend_at()) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) => {}
+                    end => return end,
+                }
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        };
+        let read = read();
+        self.tell(heard);
+        read
+    }
+
+    /// Adds what has come to what is known of the source, once for all that came together.
+    fn tell(&self, heard: &mut Heard) {
+        if heard.packets > 0 {
+            let mut status = self.status.lock();
+            status.packets += std::mem::take(&mut heard.packets);
+            status.bytes += std::mem::take(&mut heard.bytes);
+            status.lost += std::mem::take(&mut heard.lost);
         }
     }
 
     fn packet(&mut self, packet: Packet<'_>, heard: &mut Heard) {
-        let now = Instant::now();
         let (index, bytes) = match packet {
             Packet::Rtp(index, bytes) => (index, bytes),
-            Packet::Rtcp(index, bytes) => return self.report(index, bytes, now, heard),
+            Packet::Rtcp(index, bytes) => return self.report(index, bytes, heard),
         };
-        if !self.pace.admits(bytes.len(), now) {
+        if !self.pace.admits(bytes.len(), heard.now) {
             return self.too_fast(heard);
         }
         let Some(track) = self.tracks.get_mut(index) else { return };
-        let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, now, heard) };
-        reorder.push(bytes, now, &mut |bytes| self.rtp(index, bytes, now, heard));
+        let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, heard) };
+        reorder.push(bytes, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
         if let Some(track) = self.tracks.get_mut(index) {
             track.reorder = Some(reorder);
         }
@@ -202,21 +253,23 @@ impl Media {
     }
 
     /// A track's packet, in its turn.
-    fn rtp(&mut self, index: usize, bytes: &[u8], now: Instant, heard: &mut Heard) {
+    fn rtp(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(track) = self.tracks.get_mut(index) else { return };
-        let mut feed = self.place.feed.borrow_mut();
         let (id, codec, kept) = (track.id, track.format.codec, track.kept);
-        let result = track.pipeline.packet(bytes, now, &mut |index, header, payload| {
-            feed.push(id, index, header, payload, kept && is_key(codec, payload));
-        });
-        let mut status = self.status.lock();
-        status.packets += 1;
-        status.bytes += bytes.len() as u64;
+        let result = {
+            let mut feed = self.place.feed.borrow_mut();
+            track.pipeline.packet(bytes, heard.now, &mut |index, header, payload| {
+                feed.push(id, index, header, payload, kept && is_key(codec, payload));
+            })
+        };
+        heard.packets += 1;
+        heard.bytes += bytes.len() as u64;
+        heard.lost += track.pipeline.take_lost();
         match result {
             Ok(()) => {
-                heard.at = now;
-                if !heard.playing {
-                    heard.playing = true;
+                heard.at = heard.now;
+                if !std::mem::replace(&mut heard.playing, true) {
+                    let mut status = self.status.lock();
                     status.state = State::Playing;
                     status.connections += 1;
                     tracing::info!(stream = self.name, source = self.origin, "media comes");
@@ -226,24 +279,23 @@ impl Media {
                     let warning = "it sends B-frames, which browsers show in the wrong order: \
                                    choose a profile without them (Baseline, or \"B-frames: 0\")";
                     tracing::warn!(stream = self.name, "{warning}");
-                    status.warn(warning);
+                    self.status.lock().warn(warning);
                 }
             }
             Err(why) => {
                 // A long GOP is no stall.
                 if why == Unfit::BeforeKeyframe {
-                    heard.at = now;
+                    heard.at = heard.now;
                 }
                 heard.last_drop = Some(why);
-                status.drop_packet(why);
+                self.status.lock().drop_packet(why);
                 self.place.totals.dropped(why);
             }
         }
-        status.lost += track.pipeline.take_lost();
     }
 
     /// The source's own clock, by which audio and video stay together.
-    fn report(&mut self, index: usize, bytes: &[u8], now: Instant, heard: &mut Heard) {
+    fn report(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(track) = self.tracks.get(index) else { return };
         let Some(report) = sender_report::first(bytes) else { return };
         let Some(rtp) = track.pipeline.map(report.ssrc, report.rtp) else { return };
@@ -252,7 +304,7 @@ impl Media {
             track: track.id,
             ntp: report.ntp,
             rtp,
-            at: now,
+            at: heard.now,
             first: std::mem::take(&mut heard.first_reports),
         };
         let _ = self.place.events.send(event);
@@ -261,6 +313,9 @@ impl Media {
 
 /// What one connection has brought.
 struct Heard {
+    /// When what is being looked at was read.
+    now: Instant,
+    /// When media came last.
     at: Instant,
     playing: bool,
     last_drop: Option<Unfit>,
@@ -268,4 +323,34 @@ struct Heard {
     first_reports: bool,
     /// Whether it was said that it sends too much.
     too_fast: bool,
+    /// Packets, their bytes, and those that were missing, not yet added to the source's status.
+    packets: u64,
+    bytes: u64,
+    lost: u64,
+}
+
+impl Heard {
+    fn new(now: Instant) -> Self {
+        Self {
+            now,
+            at: now,
+            playing: false,
+            last_drop: None,
+            first_reports: true,
+            too_fast: false,
+            packets: 0,
+            bytes: 0,
+            lost: 0,
+        }
+    }
+
+    /// When something may be due: the end of patience, or words of the connection's own.
+    fn next_look(&self, from: &impl Packets) -> Instant {
+        let stalled = self.at + STALLED;
+        from.attend_at().map_or(stalled, |attend| attend.min(stalled))
+    }
+}
+
+fn is_due(time: Option<Instant>) -> bool {
+    time.is_some_and(|time| time <= Instant::now())
 }

@@ -56,6 +56,9 @@ use crate::{
     session::codec::Format,
 };
 
+/// Connections that are read between two looks at the sockets: one look finds most that a batch consists of.
+const TASKS: u32 = 512;
+
 /// What sources report to the control task.
 #[derive(Debug)]
 pub enum Event {
@@ -197,7 +200,7 @@ impl Ingest {
         let (running, stop) = watch::channel(());
         let (engine, settings, counted) = (Arc::clone(engine), self.settings.clone(), self.rtsp.clone());
         let totals = self.totals.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().event_interval(TASKS).enable_all().build()?;
         let run = move || {
             let scratch = Rc::new(RefCell::new(vec![]));
             let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
@@ -51,15 +51,16 @@ impl Listener {
 }
 
 impl Packets for Listener {
-    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
-        std::future::poll_fn(|context| {
-            let mut any = false;
-            for (index, ports) in self.tracks.iter_mut().enumerate() {
-                any |= ports.poll(context, index, take)?;
-            }
-            if any { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
+    fn poll_packets(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> Poll<Result<(), SourceError>> {
+        let mut any = false;
+        for (index, ports) in self.tracks.iter_mut().enumerate() {
+            any |= ports.poll(context, index, take)?;
+        }
+        if any { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn is_unordered(&self, _track: usize) -> bool {

@@ -211,9 +211,7 @@ impl Field {
 /// interrupts; checksums of what comes from cameras are the cards' work; and cameras send segment by segment,
 /// by a congestion control that does not pace.
 fn wire(scene: &Scene) -> Result<()> {
-    for (namespace, interface) in
-        [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)]
-    {
+    for (namespace, interface) in [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)] {
         let device = format!("/sys/class/net/{interface}");
         let script = format!(
             "echo 1 > {device}/threaded && echo 1 > {device}/napi_defer_hard_irqs && \

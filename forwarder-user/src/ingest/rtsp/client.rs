@@ -2,7 +2,7 @@
 
 use std::{
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http_auth::{PasswordClient, PasswordParams};
@@ -13,7 +13,7 @@ use rtsp_types::{
         WWW_AUTHENTICATE,
     },
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use url::Url;
 
 use super::{
@@ -151,43 +151,6 @@ impl Client {
         let _ = self.connection.send(&request).await;
     }
 
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        take: &mut dyn FnMut(Packet<'_>),
-        refused: &mut Option<SourceError>,
-    ) -> Poll<Result<(), SourceError>> {
-        let mut ready = false;
-        for (index, way) in self.ways.iter_mut().enumerate() {
-            if let Way::Ports(ports) = way {
-                ready |= ports.poll(context, index, take)?;
-            }
-        }
-        let ways = &self.ways;
-        let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
-            Incoming::Frame(channel, frame) => {
-                let found = ways.iter().enumerate().find_map(|(index, way)| match way {
-                    Way::Channel(first) if *first == channel => Some(Packet::Rtp(index, frame)),
-                    Way::Channel(first) if first.checked_add(1) == Some(channel) => Some(Packet::Rtcp(index, frame)),
-                    _ => None,
-                });
-                if let Some(packet) = found {
-                    take(packet);
-                }
-            }
-            // The answer to a sign of life. 454: the session is gone, and media will be soon.
-            Incoming::Message(Message::Response(answer)) if u16::from(answer.status()) == 454 => {
-                *refused = Some(SourceError::SessionNotFound);
-            }
-            Incoming::Message(_) => {}
-        });
-        match read {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending if ready => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
     /// GET_PARAMETER where the server knows it: some cameras answer OPTIONS without taking it for a sign
     /// of life. Its answer comes among the media.
     ///
@@ -284,7 +247,7 @@ impl Client {
                     found = Some(answer);
                 }
             };
-            timeout_at(deadline, self.connection.receive(&mut take))
+            timeout_at(deadline.into(), self.connection.receive(&mut take))
                 .await
                 .map_err(|_| SourceError::Timeout(name))??;
         }
@@ -306,15 +269,48 @@ impl Client {
 }
 
 impl Packets for Client {
-    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
-        let mut refused = None;
-        let next_sign = self.next_sign;
-        let received = std::future::poll_fn(|context| self.poll_receive(context, take, &mut refused));
-        match timeout_at(next_sign, received).await {
-            Ok(received) => received?,
-            Err(_) => self.sign_of_life().await?,
+    fn poll_packets(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> Poll<Result<(), SourceError>> {
+        let mut ready = false;
+        for (index, way) in self.ways.iter_mut().enumerate() {
+            if let Way::Ports(ports) = way {
+                ready |= ports.poll(context, index, take)?;
+            }
         }
-        refused.map_or(Ok(()), Err)
+        let (ways, mut refused) = (&self.ways, None);
+        let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
+            Incoming::Frame(channel, frame) => {
+                let found = ways.iter().enumerate().find_map(|(index, way)| match way {
+                    Way::Channel(first) if *first == channel => Some(Packet::Rtp(index, frame)),
+                    Way::Channel(first) if first.checked_add(1) == Some(channel) => Some(Packet::Rtcp(index, frame)),
+                    _ => None,
+                });
+                if let Some(packet) = found {
+                    take(packet);
+                }
+            }
+            // The answer to a sign of life. 454: the session is gone, and media will be soon.
+            Incoming::Message(Message::Response(answer)) if u16::from(answer.status()) == 454 => {
+                refused = Some(SourceError::SessionNotFound);
+            }
+            Incoming::Message(_) => {}
+        });
+        match (read, refused) {
+            (Poll::Ready(Ok(())), Some(refused)) => Poll::Ready(Err(refused)),
+            (Poll::Pending, _) if ready => Poll::Ready(Ok(())),
+            (read, _) => read,
+        }
+    }
+
+    fn attend_at(&self) -> Option<Instant> {
+        Some(self.next_sign)
+    }
+
+    async fn attend(&mut self) -> Result<(), SourceError> {
+        self.sign_of_life().await
     }
 
     fn is_unordered(&self, track: usize) -> bool {

@@ -4,17 +4,14 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rtsp_types::{
     Message, Method, Request, Response, StatusCode, Version,
     headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::{net::TcpStream, time::timeout_at};
 use url::Url;
 
 use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
@@ -67,6 +64,8 @@ struct Conversation<'a> {
     announced: Option<Announced>,
     tracks: Vec<Track>,
     recording: bool,
+    /// What came among the media and has no answer yet.
+    requests: Vec<Request<Vec<u8>>>,
 }
 
 /// A refusal: name of its counter, status, words.
@@ -86,6 +85,7 @@ pub(super) async fn run(server: &Rc<Server>, stream: TcpStream, local: SocketAdd
         announced: None,
         tracks: vec![],
         recording: false,
+        requests: vec![],
     };
     let error = match conversation.prepare().await {
         Ok(()) => match conversation.record().await {
@@ -113,7 +113,7 @@ impl Conversation<'_> {
                     requests.push(request);
                 }
             };
-            let received = timeout_at(deadline, self.connection.receive(&mut take)).await;
+            let received = timeout_at(deadline.into(), self.connection.receive(&mut take)).await;
             received.map_err(|_| SourceError::Timeout("the wait for RECORD"))??;
             for request in requests {
                 self.request(&request).await?;
@@ -290,12 +290,13 @@ impl Conversation<'_> {
         self.tracks.push(Track { index, way });
         Ok(answer)
     }
+}
 
-    fn poll(
+impl Packets for Conversation<'_> {
+    fn poll_packets(
         &mut self,
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
-        requests: &mut Vec<Request<Vec<u8>>>,
     ) -> Poll<Result<(), SourceError>> {
         let mut ready = false;
         for track in &mut self.tracks {
@@ -303,7 +304,7 @@ impl Conversation<'_> {
                 ready |= ports.poll(context, track.index, take)?;
             }
         }
-        let tracks = &self.tracks;
+        let (tracks, requests) = (&self.tracks, &mut self.requests);
         let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
             Incoming::Frame(channel, frame) => {
                 let found = tracks.iter().find_map(|track| match track.way {
@@ -320,13 +321,13 @@ impl Conversation<'_> {
         });
         if read.is_pending() && ready { Poll::Ready(Ok(())) } else { read }
     }
-}
 
-impl Packets for Conversation<'_> {
-    async fn receive(&mut self, take: &mut dyn FnMut(Packet<'_>)) -> Result<(), SourceError> {
-        let mut requests = vec![];
-        std::future::poll_fn(|context| self.poll(context, take, &mut requests)).await?;
-        for request in requests {
+    fn attend_at(&self) -> Option<Instant> {
+        (!self.requests.is_empty()).then(Instant::now)
+    }
+
+    async fn attend(&mut self) -> Result<(), SourceError> {
+        for request in std::mem::take(&mut self.requests) {
             self.request(&request).await?;
         }
         Ok(())
