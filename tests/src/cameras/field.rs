@@ -221,8 +221,10 @@ fn wire(scene: &Scene) -> Result<()> {
         let status = Command::new("ip").args(["netns", "exec", namespace.name(), "sh", "-c", &script]).status()?;
         ensure!(status.success(), "{interface} does not receive in a thread");
     }
-    scene.server.ethtool(["-K", IN, "tx", "on"])?;
-    scene.generator.ethtool(["-K", GENERATOR_INTERFACE, "tx", "on", "tso", "off", "gso", "off"])?;
+    for (namespace, interface) in [(&scene.server, IN), (&scene.generator, GENERATOR_INTERFACE)] {
+        // With TSO a veth hands packets to the backlog of the CPU that sends, not to the other end's thread.
+        namespace.ethtool(["-K", interface, "tx", "on", "tso", "off", "gso", "off"])?;
+    }
     let unpaced = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
     scene.generator.run(unpaced).context("choosing the congestion control")?;
     Ok(())
