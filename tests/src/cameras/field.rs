@@ -208,8 +208,7 @@ impl Field {
 }
 
 /// Makes the veth pairs what network cards are: they receive in threads, no more often than under moderated
-/// interrupts; checksums of what comes from cameras are the cards' work; and cameras send segment by segment,
-/// by a congestion control that does not pace.
+/// interrupts, and checksums of what comes from cameras are the cards' work. Cameras send segment by segment.
 fn wire(scene: &Scene) -> Result<()> {
     for (namespace, interface) in [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)] {
         let device = format!("/sys/class/net/{interface}");
@@ -225,8 +224,6 @@ fn wire(scene: &Scene) -> Result<()> {
         // With TSO a veth hands packets to the backlog of the CPU that sends, not to the other end's thread.
         namespace.ethtool(["-K", interface, "tx", "on", "tso", "off", "gso", "off"])?;
     }
-    let unpaced = || fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno");
-    scene.generator.run(unpaced).context("choosing the congestion control")?;
     Ok(())
 }
 
