@@ -68,6 +68,7 @@ impl Task {
             role: session.role,
             key: media_key.clone(),
             transport,
+            of_source: session.role == Role::Subscriber && self.sourced.contains_key(&session.stream),
         });
         let engine = match added {
             Ok(engine) => engine,

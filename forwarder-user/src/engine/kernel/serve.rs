@@ -285,6 +285,13 @@ impl KernelEngine {
         tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))
     }
 
+    /// Has this session tracks, be it such that stop and are not over yet?
+    pub fn has_tracks(&self, session: SessionId) -> bool {
+        let state = self.shared.lock();
+        let tracks = |session: &state::Session| session.publisher_tracks.len() + session.subscriber_tracks.len();
+        state.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
+    }
+
     /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
     pub fn take_taps(&self) -> Option<RingBuf<MapData>> {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner).take()
