@@ -74,6 +74,11 @@ impl<T> Slots<T> {
         entry.1.take()
     }
 
+    /// The slot that was never taken, if it is the next one.
+    pub fn untouched(&self) -> Option<usize> {
+        Some(self.entries.len()).filter(|slot| self.free.is_empty() && *slot < self.limit)
+    }
+
     /// What the taken slots hold.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|(_, value)| value.as_ref())
