@@ -12,8 +12,8 @@
 //! | `SESSIONS` | array | slot → [`Session`] | userspace | egress, CLI |
 //! | `PATHS` | array | slot → [`Path`] | userspace, while the slot is unused | egress |
 //! | `LEASES` | array | session slot → expiry, ns of CLOCK_BOOTTIME (`u64`) | userspace | ingress, egress |
-//! | `KEYS` | array | session slot → [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
-//! | `TOWERS` | array | session slot → [`tower::KeyTable`] | userspace, before and after `KEYS` | ingress, egress |
+//! | `KEYS` | array of maps | session slot / [`KEY_CHUNK`] → array of so many [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
+//! | `TOWERS` | array of maps | session slot / [`KEY_CHUNK`] → array of so many [`tower::KeyTable`] | userspace, before and after `KEYS` | ingress, egress |
 //! | `TOWER_TABLES` | array of 1 | → [`tower::Tables`] | userspace, once | ingress, egress |
 //! | `PUBLISHER_KEYSTREAMS` | array of maps | publisher-track slot → ring of [`crate::keystream::Entry`] | producer and ingress, by the entry's state | both |
 //! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
@@ -46,6 +46,10 @@ pub const MAX_EGRESS: usize = 4;
 
 /// Largest RTP payload in bytes, without header and tag.
 pub const MAX_PAYLOAD: usize = 1400;
+
+/// Sessions whose keys lie in one inner map of `KEYS` and of `TOWERS`: 1 MB together. Userspace adds such maps as
+/// sessions come and takes none away.
+pub const KEY_CHUNK: usize = 64;
 
 /// A lease lasts this long: RFC 7675 §5.1 lets consent last 30 seconds.
 pub const LEASE_NS: u64 = 30_000_000_000;
@@ -427,7 +431,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]

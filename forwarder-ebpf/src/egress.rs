@@ -10,7 +10,7 @@ use crate::{
     ahead,
     counters::{self, shared_add},
     fanout::{self, PASS_OFFSET},
-    maps::{FANOUT_LISTS, KEYS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
+    maps::{self, FANOUT_LISTS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     packet::Frame,
     rewrite, seal,
     tower::Tower,
@@ -113,7 +113,7 @@ fn subscriber(
         return Err(BROKEN);
     }
     let path = path(frame, track.session).ok_or(BROKEN)?;
-    let key: &SessionKey = KEYS.get(track.session).ok_or(BROKEN)?;
+    let key: &SessionKey = maps::key(track.session).ok_or(BROKEN)?;
     if key.rounds == 0 {
         return Err(BROKEN);
     }

@@ -61,10 +61,14 @@ pub static PATHS: Array<layout::Path, { 2 * MAX_SESSIONS }> = Array::new();
 pub static LEASES: Array<u64, MAX_SESSIONS> = Array::new();
 
 #[btf_map]
-pub static KEYS: Array<SessionKey, MAX_SESSIONS> = Array::new();
+pub static KEYS: ArrayOfMaps<Array<SessionKey, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
+    ArrayOfMaps::new();
 
 #[btf_map]
-pub static TOWERS: Array<tower::KeyTable, MAX_SESSIONS> = Array::new();
+pub static TOWERS: ArrayOfMaps<
+    Array<tower::KeyTable, { layout::KEY_CHUNK }>,
+    { MAX_SESSIONS / layout::KEY_CHUNK },
+> = ArrayOfMaps::new();
 
 #[btf_map]
 pub static TOWER_TABLES: Array<tower::Tables, 1> = Array::new();
@@ -107,6 +111,18 @@ pub static ROWS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// Of no use to the datapath: here so that all maps come from one object.
 #[btf_map]
 pub static SERVER: Array<layout::Server, 1> = Array::new();
+
+/// The key of a session, if there is room for it at all; one without rounds is no key.
+#[inline(always)]
+pub fn key(session: u32) -> Option<&'static SessionKey> {
+    KEYS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+}
+
+/// What is derived from the key of a session for GHASH by rows.
+#[inline(always)]
+pub fn tower(session: u32) -> Option<&'static tower::KeyTable> {
+    TOWERS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+}
 
 /// When the lease of a session ends, ns of CLOCK_BOOTTIME; 0 in a free slot.
 #[inline(always)]

@@ -15,7 +15,7 @@ use crate::{
     classify::Rtp,
     counters::{self, shared_add},
     gcm,
-    maps::{KEYS, lease},
+    maps::{self, lease},
     packet::Frame,
     tower,
 };
@@ -54,7 +54,7 @@ pub fn open(
     // No index can fit a packet before the first one, or after the last one of the key.
     let index = replay.highest().estimate(rtp.header.seq()).ok_or(Counter::DropTooOld)?;
     replay.check(index).map_err(refused)?;
-    let key = KEYS.get(track.session).ok_or(Counter::DropInternalIngress)?;
+    let key = maps::key(track.session).ok_or(Counter::DropInternalIngress)?;
     if key.rounds == 0 {
         return Err(Counter::DropInternalIngress);
     }

@@ -18,7 +18,7 @@ use forwarder_common::{
 
 use crate::{
     gcm::{Layout, Sealed},
-    maps::{ROWS, ROWS_NUMBER, TOWER_TABLES, TOWER_WORK, TOWERS},
+    maps::{self, ROWS, ROWS_NUMBER, TOWER_TABLES, TOWER_WORK},
     packet::Frame,
 };
 
@@ -89,7 +89,7 @@ impl Draft {
         let expected: Block = frame.read(offset + layout.payload_len)?;
         crypt::<false>(frame, entry, offset, layout.payload_len)?;
         self.fill(frame, offset, layout.payload_len)?;
-        let tower = Tower { rows: self.rows, key: TOWERS.get(session)? };
+        let tower = Tower { rows: self.rows, key: maps::tower(session)? };
         let blocks = layout.payload_len.div_ceil(TAG_LEN);
         tower_total(tower.rows, tower.key, tower::groups(blocks) as u64);
         let mut walk =
@@ -128,7 +128,7 @@ impl Tower {
         if unsafe { (*rows).number } != number {
             return None;
         }
-        Some(Self { rows, key: TOWERS.get(session)? })
+        Some(Self { rows, key: maps::tower(session)? })
     }
 
     /// Encrypts a copy with the RTP header `rtp` in place and writes its tag. `None`: the frame is too

@@ -16,14 +16,12 @@ use aya::{
 use forwarder_common::{
     Counter, ExtendedSeq, SessionKey,
     maps::{
-        self as layout, EgressGroup, FanoutList, FlowKey, LEASE_NS, MAX_COPIES, MAX_EGRESS, PublisherState,
+        self as layout, EgressGroup, FanoutList, FlowKey, KEY_CHUNK, LEASE_NS, MAX_COPIES, MAX_EGRESS, PublisherState,
         PublisherStateBytes, PublisherTrack, Session, SubscriberState, SubscriberTrack, session_state,
     },
-    tower::{
-        self, KeyTable,
-        derive::{Basis, h_of},
-    },
+    tower::{self, derive::Basis},
 };
+use penstock::engine::kernel::keys::{Keys, Outer};
 
 use crate::{
     keystream::{Ring, Rings},
@@ -119,9 +117,7 @@ pub struct Datapath {
     sessions: Array<MapData, Session>,
     paths: Array<MapData, layout::Path>,
     leases: Array<MapData, u64>,
-    keys: Array<MapData, SessionKey>,
-    towers: Array<MapData, KeyTable>,
-    basis: Box<Basis>,
+    keys: Keys,
     publisher_rings: Rings,
     subscriber_rings: Rings,
     counters: PerCpuArray<MapData, u64>,
@@ -165,8 +161,8 @@ impl Datapath {
             .map_max_entries("SUBSCRIBER_STATE", Self::SUBSCRIBERS)
             .map_max_entries("SESSIONS", sessions)
             .map_max_entries("LEASES", sessions)
-            .map_max_entries("KEYS", sessions)
-            .map_max_entries("TOWERS", sessions)
+            .map_max_entries("KEYS", sessions.div_ceil(KEY_CHUNK as u32))
+            .map_max_entries("TOWERS", sessions.div_ceil(KEY_CHUNK as u32))
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
             .override_global("TOWER_WORK", &tower_work, true)
@@ -178,6 +174,10 @@ impl Datapath {
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
         array::<tower::Tables>(&mut ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
+        let (chunks, mut keys) = (Outer::take(&mut ebpf)?, Keys::new(basis));
+        for place in 0..(sessions as usize).div_ceil(KEY_CHUNK) {
+            keys.push(chunks.add(place)?);
+        }
         Ok(Self {
             egress,
             flows: take(&mut ebpf, "FLOWS")?,
@@ -190,9 +190,7 @@ impl Datapath {
             sessions: array(&mut ebpf, "SESSIONS")?,
             paths: array(&mut ebpf, "PATHS")?,
             leases: array(&mut ebpf, "LEASES")?,
-            keys: array(&mut ebpf, "KEYS")?,
-            towers: array(&mut ebpf, "TOWERS")?,
-            basis,
+            keys,
             publisher_rings: take(&mut ebpf, "PUBLISHER_KEYSTREAMS")?,
             subscriber_rings: take(&mut ebpf, "SUBSCRIBER_KEYSTREAMS")?,
             counters: take(&mut ebpf, "COUNTERS")?,
@@ -263,10 +261,7 @@ impl Datapath {
 
     fn set_session(&mut self, slot: u32, key: &Key, state: u8, path: u32) -> Result<()> {
         let expanded = SessionKey::new(&key.key, key.salt).context("key of 16 or 32 bytes")?;
-        let mut table = Box::new(KeyTable::EMPTY);
-        self.basis.derive(h_of(&expanded.ghash), &mut table);
-        self.towers.set(slot, table.as_ref(), 0)?;
-        self.keys.set(slot, expanded, 0)?;
+        self.keys.set(slot, &expanded)?;
         let session = Session { path, state, profile: if key.key.len() == 16 { 7 } else { 8 }, ..Session::FREE };
         self.sessions.set(slot, session, 0)?;
         self.set_lease(slot, Lease::Fresh)
@@ -277,7 +272,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel says.
     pub fn set_key(&mut self, slot: u32, key: SessionKey) -> Result<()> {
-        Ok(self.keys.set(slot, key, 0)?)
+        Ok(self.keys.set(slot, &key)?)
     }
 
     /// Puts a ring into a publisher track's place.

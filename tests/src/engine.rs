@@ -266,6 +266,7 @@ impl Publisher {
             role: Role::Publisher,
             key: media_key(&key),
             transport: Transport { local, peer: own },
+            of_source: false,
         })?;
         let (ssrc, first) = (0x1000_0000 | u32::from(own.port()), 65_500);
         let track = server.engine.add_publisher_track(
@@ -368,6 +369,7 @@ impl Viewer {
             role: Role::Subscriber,
             key: media_key(key),
             transport: Transport { local, peer: own },
+            of_source: false,
         })?)
     }
 

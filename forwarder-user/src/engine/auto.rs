@@ -5,30 +5,29 @@
 //! those that it cannot serve in userspace, which gets one copy of each plaintext packet for all of
 //! them (a *tap*). Opened in userspace: all subscribers are sealed in userspace.
 //!
+//! A session is in the engines that its tracks need, and in one while it has none: a viewer of a camera never
+//! costs the kernel engine a key, a lease and looks at routes.
+//!
 //! A session's key may be in both engines, but an SSRC under it has one owner at a time: a track is
 //! added to one engine, and to another one only after the first has reported that it stopped, with
 //! indices from where that report says. The control task keeps that rule for every change of publisher
 //! already, and it is all that a change of engine needs.
 
+mod taps;
+
 use std::{
     collections::HashMap,
-    io::{self, Read as _},
-    os::{fd::AsFd as _, unix::net::UnixStream},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{MapData, RingBuf};
-use forwarder_common::maps::TapRecord;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
+use self::taps::{Reader, Taps};
 use super::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     SessionId, SubscriberStats, SubscriberTrackId, Transport,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
     slots::{MAX_SLOTS, Slots, USERSPACE},
-    userspace::{Feeder, Keep, KeptStats, NewSource, UserspaceEngine},
+    userspace::{Feeder, KeptStats, NewSource, UserspaceEngine},
 };
 
 /// See the module.
@@ -54,19 +53,8 @@ struct Session {
     new: NewSession,
     kernel: Option<SessionId>,
     userspace: Option<SessionId>,
-    /// Why not the kernel engine.
+    /// Why not the kernel engine, if it could not be.
     reason: Option<String>,
-    /// Tracks that userspace carries although the session is in the kernel.
-    moved: usize,
-}
-
-/// Sources of the userspace engine by the kernel track that feeds them.
-type Taps = RwLock<HashMap<PublisherTrackId, PublisherTrackId>>;
-
-/// The thread that carries plaintext from the kernel to the userspace engine.
-struct Reader {
-    bell: Option<UnixStream>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl AutoEngine {
@@ -86,20 +74,22 @@ impl AutoEngine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_reader(&self) -> io::Result<()> {
-        let Some(taps) = self.kernel.as_ref().and_then(|kernel| kernel.take_taps()) else { return Ok(()) };
-        let feeder = self.userspace.feeder_beside_the_kernel().ok_or_else(|| io::Error::other("no media sockets"))?;
-        let (bell, rung) = UnixStream::pair()?;
-        let sources = Arc::clone(&self.taps);
-        let run = move || {
-            if let Err(error) = carry(taps, feeder, &sources, rung) {
-                tracing::error!("plaintext from the kernel is not read any more: {error}");
+    /// The kernel engine's id of a session; it is added there at the first need. `None`: that engine cannot
+    /// serve it.
+    fn in_kernel(&self, session: &mut Session) -> Result<Option<SessionId>, EngineError> {
+        if session.kernel.is_some() {
+            return Ok(session.kernel);
+        }
+        match self.kernel.as_ref().map(|kernel| kernel.add_session(session.new.clone())) {
+            Some(Ok(id)) => (session.kernel, session.reason) = (Some(id), None),
+            Some(Err(EngineError::Profile { profile })) => {
+                session.reason = Some(format!("the peer offered only {profile}"));
             }
-        };
-        let thread = thread::Builder::new().name("penstock-taps".into()).spawn(run)?;
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        *reader = Some(Reader { bell: Some(bell), thread: Some(thread) });
-        Ok(())
+            Some(Err(EngineError::Unreachable { reason, .. })) => session.reason = Some(reason),
+            Some(Err(error)) => return Err(error),
+            None => session.reason = Some(self.why.clone()),
+        }
+        Ok(session.kernel)
     }
 
     /// The userspace engine's id of a session; it is added there at the first need.
@@ -112,70 +102,21 @@ impl AutoEngine {
         Ok(id)
     }
 
-    /// The source that a kernel track feeds, which begins to if it does not yet.
-    fn tap(&self, kernel: &KernelEngine, track: PublisherTrackId) -> Result<PublisherTrackId, EngineError> {
-        let mut taps = self.taps.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = taps.get(&track) {
-            return Ok(*source);
+    /// Takes a session out of the kernel engine, if only the other one carries tracks of it. Those that stop
+    /// here are over when that engine has reported it, and until then it stays.
+    fn leave_kernel(&self, session: &mut Session) {
+        if let Some(kernel) = &self.kernel
+            && let Some(id) = session.kernel.take_if(|id| !kernel.has_tracks(*id))
+        {
+            kernel.remove_session(id);
+            session.reason = None;
         }
-        let (clock_rate, last) = kernel.source(track).ok_or(EngineError::Unknown("publisher track"))?;
-        let source = self.userspace.add_source(NewSource { clock_rate, last, keep: Keep::default() })?;
-        if let Err(error) = kernel.set_tap(track, true) {
-            self.userspace.remove_publisher_track(source);
-            return Err(error);
-        }
-        taps.insert(track, source);
-        Ok(source)
     }
 
-    /// Ends the tap of a kernel track, if nobody needs it any more.
-    fn untap(&self, track: PublisherTrackId, in_any_case: bool) {
-        let mut taps = self.taps.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(source) = taps.get(&track).copied() else { return };
-        if !in_any_case && self.userspace.is_wanted(source) {
-            return;
-        }
-        taps.remove(&track);
-        drop(taps);
-        if let Some(kernel) = &self.kernel {
-            // Fails when the track has ended, and then nothing is tapped.
-            let _ = kernel.set_tap(track, false);
-        }
-        self.userspace.remove_publisher_track(source);
-    }
-}
-
-/// Runs until the bell's other end is closed.
-fn carry(mut taps: RingBuf<MapData>, mut feeder: Feeder, sources: &Taps, mut bell: UnixStream) -> io::Result<()> {
-    loop {
-        let mut files = [PollFd::new(taps.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut files, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if files[1].revents().is_some_and(|events| !events.is_empty()) && bell.read(&mut [0])? == 0 {
-            return Ok(());
-        }
-        // What has arrived together is one batch.
-        while let Some(record) = taps.next() {
-            let Some((tap, index, header, payload)) = TapRecord::parse(&record) else { continue };
-            let track = KernelEngine::tapped(tap);
-            let source = sources.read().unwrap_or_else(PoisonError::into_inner).get(&track).copied();
-            if let Some(source) = source {
-                feeder.push(source, index, &header, payload);
-            }
-        }
-        feeder.flush();
-    }
-}
-
-impl Drop for AutoEngine {
-    fn drop(&mut self) {
-        let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(reader) = reader else { return };
-        drop(reader.bell.take());
-        if reader.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that reads taps had panicked");
+    /// The same of the userspace engine.
+    fn leave_userspace(&self, session: &mut Session) {
+        if let Some(id) = session.userspace.take_if(|id| !self.userspace.has_tracks(*id)) {
+            self.userspace.remove_session(id);
         }
     }
 }
@@ -196,7 +137,7 @@ impl Engine for AutoEngine {
         let state = self.lock();
         let Some(entry) = state.sessions.get(session.0) else { return "closed".into() };
         match (&self.kernel, entry.kernel, entry.userspace) {
-            (_, _, Some(id)) if entry.kernel.is_none() || entry.moved > 0 => {
+            (_, _, Some(id)) if entry.kernel.is_none() || self.userspace.has_tracks(id) => {
                 let why = entry.reason.as_deref().unwrap_or("its publisher is served in userspace");
                 let socket = self.userspace.why_socket(id).filter(|reason| !why.contains(reason.as_str()));
                 let socket = socket.map(|reason| format!("; no xdp: {reason}")).unwrap_or_default();
@@ -208,17 +149,10 @@ impl Engine for AutoEngine {
     }
 
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
-        let mut session = Session { new: new.clone(), kernel: None, userspace: None, reason: None, moved: 0 };
-        match self.kernel.as_ref().map(|kernel| kernel.add_session(new)) {
-            Some(Ok(id)) => session.kernel = Some(id),
-            Some(Err(EngineError::Profile { profile })) => {
-                session.reason = Some(format!("the peer offered only {profile}"));
-            }
-            Some(Err(EngineError::Unreachable { reason, .. })) => session.reason = Some(reason),
-            Some(Err(error)) => return Err(error),
-            None => session.reason = Some(self.why.clone()),
-        }
-        if session.kernel.is_none() {
+        // A source's packets arise in userspace. If its stream ever gets another publisher, see `add_subscriber_track`.
+        let of_source = new.of_source;
+        let mut session = Session { new, kernel: None, userspace: None, reason: None };
+        if of_source || self.in_kernel(&mut session)?.is_none() {
             self.in_userspace(&mut session)?;
         }
         let mut state = self.lock();
@@ -299,14 +233,15 @@ impl Engine for AutoEngine {
         let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
         match &self.kernel {
             Some(kernel) if !is_userspace(from.0) => {
-                if let Some(id) = entry.kernel {
+                if let Some(id) = self.in_kernel(entry)? {
                     match kernel.add_subscriber_track(id, from, track) {
                         // The kernel's passes are full: the others are sealed here.
                         Err(EngineError::StreamFull { limit }) => {
                             entry.reason = Some(format!("the kernel serves {limit} viewers of the stream already"));
                         }
                         added => {
-                            (entry.moved, entry.reason) = (0, None);
+                            entry.reason = None;
+                            self.leave_userspace(entry);
                             return added;
                         }
                     }
@@ -315,10 +250,7 @@ impl Engine for AutoEngine {
                 let source = self.tap(kernel, from)?;
                 let added = self.userspace.add_subscriber_track(id, source, track);
                 match added {
-                    Ok(subscriber) => {
-                        entry.moved += usize::from(entry.kernel.is_some());
-                        tapping.insert(subscriber, from);
-                    }
+                    Ok(subscriber) => drop(tapping.insert(subscriber, from)),
                     Err(_) => self.untap(from, false),
                 }
                 added
@@ -326,7 +258,7 @@ impl Engine for AutoEngine {
             _ => {
                 let id = self.in_userspace(entry)?;
                 let added = self.userspace.add_subscriber_track(id, from, track)?;
-                entry.moved += usize::from(entry.kernel.is_some());
+                self.leave_kernel(entry);
                 Ok(added)
             }
         }

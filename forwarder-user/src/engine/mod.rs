@@ -144,6 +144,9 @@ pub struct NewSession {
     pub role: Role,
     pub key: MediaKey,
     pub transport: Transport,
+    /// It plays what a source of ours sends ([`Engine::add_source`]), as far as can be known now: an engine
+    /// that takes no sources need not prepare for it.
+    pub of_source: bool,
 }
 
 /// An incoming SSRC that userspace has learnt from an authenticated packet.

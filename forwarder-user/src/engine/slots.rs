@@ -9,10 +9,12 @@ pub const MAX_SLOTS: usize = 1 << 16;
 ///
 /// A handle is the slot number and, above it, a generation of 15 bits that changes with every reuse:
 /// a late call or event for a former occupant can never hit the new one. The slot that was freed
-/// longest ago is reused first.
+/// longest ago is reused first. A slot that was never taken is taken, and has memory, only when none
+/// is free below it: so what a table holds decides its size, and the limit does not.
 pub struct Slots<T> {
     entries: Vec<(u16, Option<T>)>,
     free: VecDeque<u16>,
+    limit: usize,
     /// Set in every handle of this table.
     mark: u32,
 }
@@ -23,9 +25,7 @@ pub const USERSPACE: u32 = 1 << 31;
 impl<T> Slots<T> {
     /// A table of `limit` slots (at most [`MAX_SLOTS`]).
     pub fn new(limit: usize) -> Self {
-        let limit = limit.min(MAX_SLOTS);
-        let entries = (0..limit).map(|_| (0, None)).collect();
-        Self { entries, free: (0..limit).map(|slot| slot as u16).collect(), mark: 0 }
+        Self { entries: Vec::new(), free: VecDeque::new(), limit: limit.min(MAX_SLOTS), mark: 0 }
     }
 
     /// The same, with handles of the userspace engine.
@@ -40,7 +40,14 @@ impl<T> Slots<T> {
 
     /// Takes a slot; gives the value back if none is free.
     pub fn insert(&mut self, value: T) -> Result<u32, T> {
-        let Some(slot) = self.free.pop_front() else { return Err(value) };
+        let Some(slot) = self.free.pop_front() else {
+            let slot = self.entries.len();
+            if slot == self.limit {
+                return Err(value);
+            }
+            self.entries.push((0, Some(value)));
+            return Ok(self.mark | slot as u32);
+        };
         let entry = &mut self.entries[usize::from(slot)];
         entry.1 = Some(value);
         Ok(self.mark | u32::from(entry.0) << 16 | u32::from(slot))
@@ -67,6 +74,11 @@ impl<T> Slots<T> {
         entry.1.take()
     }
 
+    /// The slot that was never taken, if it is the next one.
+    pub fn untouched(&self) -> Option<usize> {
+        Some(self.entries.len()).filter(|slot| self.free.is_empty() && *slot < self.limit)
+    }
+
     /// What the taken slots hold.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|(_, value)| value.as_ref())
@@ -74,7 +86,7 @@ impl<T> Slots<T> {
 
     /// All slots.
     pub fn limit(&self) -> usize {
-        self.entries.len()
+        self.limit
     }
 }
 
@@ -93,6 +105,15 @@ mod tests {
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn freed_slots_are_taken_before_new_ones() {
+        let mut slots = Slots::new(1 << 16);
+        let handles: Vec<u32> = (0..2).map(|n| slots.insert(n).unwrap()).collect();
+        slots.remove(handles[0]);
+        let numbers: Vec<u32> = (2..4).map(|n| Slots::<i32>::slot(slots.insert(n).unwrap())).collect();
+        assert_eq!((numbers, slots.entries.len(), slots.limit()), (vec![0, 2], 3, 1 << 16));
     }
 
     #[test]

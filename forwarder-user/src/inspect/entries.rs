@@ -13,7 +13,7 @@ use aya::{
 use forwarder_common::{
     Counter, SessionKey,
     maps::{
-        FanoutList, FlowKey, PUBLISHER_DROPS, Path, PublisherState, PublisherStateBytes, PublisherTrack,
+        FanoutList, FlowKey, KEY_CHUNK, PUBLISHER_DROPS, Path, PublisherState, PublisherStateBytes, PublisherTrack,
         SUBSCRIBER_DROPS, Server, Session, SubscriberState, SubscriberTrack,
     },
 };
@@ -94,7 +94,7 @@ pub fn entries(pinned: &Pinned, name: &str, show_secrets: bool) -> Result<Vec<En
         "SERVER" => array(pinned, name, server),
         "SESSIONS" => array(pinned, name, session),
         "LEASES" => array(pinned, name, |lease: &u64| (*lease != 0).then(|| json!(lease))),
-        "KEYS" => array(pinned, name, |session_key| key(session_key, show_secrets)),
+        "KEYS" => keys(pinned, show_secrets),
         "PATHS" => array(pinned, name, path),
         "FLOWS" => flows(pinned),
         "PUBLISHER_TRACKS" => array(pinned, name, publisher_track),
@@ -115,6 +115,20 @@ fn array<V: Pod>(pinned: &Pinned, name: &str, decode: impl Fn(&V) -> Option<Valu
     for slot in 0..map.len() {
         if let Some(value) = decode(&map.get(&slot, 0)?) {
             entries.push(Entry { key: json!(slot), value });
+        }
+    }
+    Ok(entries)
+}
+
+fn keys(pinned: &Pinned, show_secrets: bool) -> Result<Vec<Entry>> {
+    let map: ArrayOfMaps<MapData, Array<MapData, SessionKey>> = pinned.map("KEYS")?;
+    let mut entries = Vec::new();
+    for place in 0..map.len() {
+        // Places are filled as sessions come.
+        let Ok(chunk) = map.get(&place, 0) else { continue };
+        for slot in 0..chunk.len() {
+            let value = key(&chunk.get(&slot, 0)?, show_secrets);
+            entries.extend(value.map(|value| Entry { key: json!(place * KEY_CHUNK as u32 + slot), value }));
         }
     }
     Ok(entries)

@@ -3,7 +3,7 @@
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 use zeroize::Zeroizing;
 
-use super::capture::Keying;
+use super::dtls::Keying;
 use crate::engine::{MediaKey, Profile};
 use str0m::crypto::dtls::SrtpProfile;
 

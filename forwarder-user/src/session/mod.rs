@@ -3,9 +3,9 @@
 //! Everything here is sans-IO: time and datagrams come in as arguments, datagrams and events come
 //! out. `stream` owns the sockets, the clock and the calls to the engine.
 
-pub mod capture;
 mod client_hello;
 pub mod codec;
+pub mod dtls;
 pub mod kdf;
 mod openssl;
 pub mod peer;

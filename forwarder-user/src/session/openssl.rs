@@ -1,7 +1,7 @@
 //! DTLS by OpenSSL, for peers that offer no SRTP profile but AES_CM_128_HMAC_SHA1_80.
 //!
 //! These are GStreamer and old devices, and their certificates are often RSA, which str0m's own DTLS
-//! refuses. What a peer offers stands in its ClientHello, so `capture` looks at that (`client_hello`)
+//! refuses. What a peer offers stands in its ClientHello, so `dtls` looks at that (`client_hello`)
 //! before the handshake begins, and gives such peers an [`Instance`]. All others stay with str0m's DTLS.
 
 use std::collections::VecDeque;

@@ -1,21 +1,21 @@
-//! ICE and DTLS with one peer: str0m without media, and without keys.
+//! ICE and DTLS with one peer: str0m's ICE agent, and DTLS beside it.
+//!
+//! Not str0m's `Rtc`: that would also keep buffers, statistics and timers of media, which never passes here,
+//! 20 KB a session (decision 21).
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use str0m::change::SdpOffer;
-use str0m::config::{DtlsCert, DtlsVersion};
-use str0m::ice::{IceCreds, StunMessage};
-use str0m::net::{Protocol, Receive};
-use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig};
+use str0m::config::DtlsCert;
+use str0m::ice::{IceAgent, IceAgentEvent, IceCreds, StunMessage, StunPacket};
+use str0m::net::Protocol;
+use str0m::{Candidate, IceConnectionState};
 
-use super::capture::{self, KeySlot, Keying};
+use super::dtls::{self, Dtls, DtlsEvent, Keying};
 use super::sdp::{LocalDescription, RemoteDescription, Setup};
-
-/// How often str0m tells which address pair it has nominated; that is how long media may go to an
-/// old address after the peer has moved.
-const STATS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A datagram to send.
 #[derive(Debug)]
@@ -55,80 +55,98 @@ pub struct Polled {
     pub deadline: Option<Instant>,
 }
 
-/// str0m failed in a way that ends the session. The text is for the log.
+/// ICE or DTLS failed in a way that ends the session. The text is for the log.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PeerError(String);
 
 /// ICE and DTLS with one peer.
 pub struct Peer {
-    rtc: Rtc,
-    keys: KeySlot,
+    ice: IceAgent,
+    dtls: Dtls,
+    /// What DTLS sends before ICE has nominated a pair.
+    unsent: VecDeque<Vec<u8>>,
     /// Our sockets' addresses as peers see them; the index is that of the socket.
-    locals: Vec<SocketAddr>,
+    locals: Arc<[SocketAddr]>,
+    /// As the offer says, with the credentials of the latest restart.
     remote: Option<RemoteDescription>,
+    /// SHA-256 of our certificate, with its name.
+    fingerprint: String,
     nominated: Option<Pair>,
     connected: bool,
     consent: Option<Instant>,
+    /// Time as it was told last: it never goes back.
+    now: Instant,
 }
 
 impl Peer {
-    /// ICE-lite, DTLS 1.2 (in 1.3 the client chooses the SRTP profile, and Chromium's first choice
-    /// is not GCM), no bandwidth estimation, which would send padding of its own.
+    /// ICE-lite: we answer checks and send none.
     ///
     /// # Errors
     /// A local address is none that ICE can use.
-    pub fn new(now: Instant, certificate: DtlsCert, locals: &[SocketAddr]) -> Result<Self, PeerError> {
-        let config = RtcConfig::new()
-            .set_ice_lite(true)
-            .set_rtp_mode(true)
-            .set_dtls_cert(certificate)
-            .set_dtls_version(DtlsVersion::Dtls12)
-            .clear_extension_map()
-            .set_stats_interval(Some(STATS_INTERVAL));
-        let (mut rtc, keys) = guard(|| Ok(capture::build(config, now)))?;
-        for local in locals {
-            let candidate = Candidate::host(*local, "udp").map_err(failed)?;
-            rtc.add_local_candidate(candidate);
+    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[SocketAddr]>) -> Result<Self, PeerError> {
+        let mut ice = IceAgent::with_hmac(IceCreds::new(), dtls::provider().sha1_hmac_provider);
+        ice.set_ice_lite(true);
+        for local in locals.iter() {
+            ice.add_local_candidate(Candidate::host(*local, "udp").map_err(failed)?);
         }
-        let locals = locals.to_vec();
-        Ok(Self { rtc, keys, locals, remote: None, nominated: None, connected: false, consent: None })
-    }
-
-    /// Takes the offerer's transport. Called again with other ICE credentials it restarts ICE:
-    /// our credentials change too, DTLS and its keys stay.
-    ///
-    /// # Errors
-    /// str0m refuses.
-    pub fn accept(&mut self, remote: &RemoteDescription) -> Result<LocalDescription, PeerError> {
-        let offer = transport_offer(remote);
-        guard(|| {
-            let offer = SdpOffer::from_sdp_string(&offer).map_err(failed)?;
-            self.rtc.sdp_api().accept_offer(offer).map_err(failed)
-        })?;
-        self.remote = Some(remote.clone());
-        let credentials = self.credentials();
-        Ok(LocalDescription {
-            ufrag: credentials.ufrag,
-            pwd: credentials.pass,
-            fingerprint: self.rtc.direct_api().local_dtls_fingerprint().to_string(),
-            active: remote.setup == Setup::Passive,
-            candidates: self.locals.clone(),
+        Ok(Self {
+            ice,
+            dtls: guard(|| Dtls::new(certificate, now).map_err(failed))?,
+            unsent: VecDeque::new(),
+            locals: Arc::clone(locals),
+            remote: None,
+            fingerprint: String::new(),
+            nominated: None,
+            connected: false,
+            consent: None,
+            now,
         })
     }
 
-    /// As [`accept`](Self::accept), with new ICE credentials of the same peer.
+    /// Takes the offerer's transport, once.
     ///
     /// # Errors
-    /// str0m refuses.
-    pub fn restart(&mut self, ufrag: String, pwd: String) -> Result<LocalDescription, PeerError> {
-        let remote = self.remote.clone().ok_or_else(|| PeerError("ICE restart before the offer".into()))?;
-        self.accept(&RemoteDescription { ufrag, pwd, ..remote })
+    /// ICE or DTLS refuse.
+    pub fn accept(&mut self, remote: &RemoteDescription) -> Result<LocalDescription, PeerError> {
+        let now = self.now;
+        guard(|| {
+            self.ice.set_remote_credentials(IceCreds { ufrag: remote.ufrag.clone(), pass: remote.pwd.clone() });
+            self.ice.handle_timeout(now);
+            let active = remote.setup == Setup::Passive;
+            self.fingerprint = self.dtls.start(now, active, &remote.fingerprint).map_err(failed)?;
+            Ok(())
+        })?;
+        self.remote = Some(remote.clone());
+        Ok(self.describe(remote))
     }
 
-    /// Our ICE credentials.
-    pub fn credentials(&mut self) -> IceCreds {
-        self.rtc.direct_api().local_ice_credentials()
+    /// Restarts ICE for other credentials of the same peer: ours change too, DTLS and its keys stay.
+    ///
+    /// # Errors
+    /// There was no offer, or ICE refuses.
+    pub fn restart(&mut self, ufrag: String, pwd: String) -> Result<LocalDescription, PeerError> {
+        let remote = self.remote.take().ok_or_else(|| PeerError("ICE restart before the offer".into()))?;
+        let remote = RemoteDescription { ufrag, pwd, ..remote };
+        guard(|| {
+            self.ice.ice_restart(IceCreds::new(), true);
+            self.ice.set_remote_credentials(IceCreds { ufrag: remote.ufrag.clone(), pass: remote.pwd.clone() });
+            Ok(())
+        })?;
+        let local = self.describe(&remote);
+        self.remote = Some(remote);
+        Ok(local)
+    }
+
+    fn describe(&self, remote: &RemoteDescription) -> LocalDescription {
+        let credentials = self.ice.local_credentials();
+        LocalDescription {
+            ufrag: credentials.ufrag.clone(),
+            pwd: credentials.pass.clone(),
+            fingerprint: self.fingerprint.clone(),
+            active: remote.setup == Setup::Passive,
+            candidates: self.locals.to_vec(),
+        }
     }
 
     /// The peer's ICE username fragment.
@@ -146,36 +164,40 @@ impl Peer {
         self.consent
     }
 
-    /// Takes a STUN message. `false`: its integrity is not that of our password, nothing changed.
+    /// Takes a check of the peer. `false`: its integrity is not that of our password, nothing changed.
     ///
     /// # Errors
     /// The session is over.
-    pub fn stun(
-        &mut self,
-        now: Instant,
-        from: Pair,
-        bytes: &[u8],
-        message: &StunMessage<'_>,
-    ) -> Result<bool, PeerError> {
-        let password = self.credentials().pass;
-        let hmac = |key: &[u8], parts: &[&[u8]]| capture::provider().sha1_hmac_provider.sha1_hmac(key, parts);
-        if !message.is_binding_request() || !message.verify(password.as_bytes(), hmac) {
+    pub fn stun(&mut self, now: Instant, from: Pair, message: StunMessage<'_>) -> Result<bool, PeerError> {
+        let Some(local) = self.locals.get(from.socket).copied() else {
+            return Err(PeerError("no such socket".into()));
+        };
+        if !message.is_binding_request() {
             return Ok(false);
         }
-        self.consent = Some(now);
-        self.receive(now, from, bytes)?;
-        Ok(true)
+        self.now = self.now.max(now);
+        let packet = StunPacket { proto: Protocol::Udp, source: from.peer, destination: local, message };
+        let authentic = guard(|| {
+            // The agent checks the user names and the integrity before all else.
+            let authentic = self.ice.handle_packet(now, packet);
+            if authentic {
+                self.ice.handle_timeout(self.now);
+            }
+            Ok(authentic)
+        })?;
+        if authentic {
+            self.consent = Some(now);
+        }
+        Ok(authentic)
     }
 
-    /// Takes DTLS (and STUN, once it is authenticated).
+    /// Takes DTLS.
     ///
     /// # Errors
     /// The session is over.
-    pub fn receive(&mut self, now: Instant, from: Pair, bytes: &[u8]) -> Result<(), PeerError> {
-        let local = self.locals.get(from.socket).copied().ok_or_else(|| PeerError("no such socket".into()))?;
-        // A datagram that does not even look like its protocol is no reason to end a session.
-        let Ok(receive) = Receive::new(Protocol::Udp, from.peer, local, bytes) else { return Ok(()) };
-        guard(|| self.rtc.handle_input(Input::Receive(now, receive)).map_err(failed))
+    pub fn receive(&mut self, now: Instant, bytes: &[u8]) -> Result<(), PeerError> {
+        self.now = self.now.max(now);
+        guard(|| self.dtls.receive(self.now, bytes).map_err(failed))
     }
 
     /// Takes the passing of time.
@@ -183,75 +205,73 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn timeout(&mut self, now: Instant) -> Result<(), PeerError> {
-        guard(|| self.rtc.handle_input(Input::Timeout(now)).map_err(failed))
+        self.now = self.now.max(now);
+        guard(|| {
+            self.ice.handle_timeout(self.now);
+            Ok(())
+        })
     }
 
     /// Sends DTLS close_notify with the next [`poll`](Self::poll).
     pub fn close(&mut self) {
-        if let Err(error) = guard(|| self.rtc.close().map_err(failed)) {
+        if let Err(error) = guard(|| self.dtls.close().map_err(failed)) {
             tracing::debug!(%error, "close");
         }
     }
 
-    /// Everything that str0m has to say. Must be called after each other call.
+    /// Everything that ICE and DTLS have to say. Must be called after each other call.
     ///
     /// # Errors
     /// The session is over.
     pub fn poll(&mut self) -> Result<Polled, PeerError> {
         let mut polled = Polled::default();
-        loop {
-            match guard(|| self.rtc.poll_output().map_err(failed))? {
-                Output::Timeout(deadline) => {
-                    polled.deadline = Some(deadline);
-                    return Ok(polled);
-                }
-                Output::Transmit(transmit) => {
-                    let Some(socket) = self.socket(transmit.source) else { continue };
-                    let pair = Pair { socket, peer: transmit.destination };
-                    let bytes: Vec<u8> = transmit.contents.into();
-                    match bytes.first() {
-                        // RFC 7983. DTLS goes to the nominated pair; STUN goes wherever it is asked from.
-                        Some(20..=63) => self.nominate(pair, &mut polled),
-                        Some(0..=3) => {}
-                        // Without keys str0m has nothing else to send. If it ever had, it must not.
-                        _ => continue,
-                    }
-                    polled.datagrams.push(Datagram { socket, peer: pair.peer, bytes });
-                }
-                Output::Event(event) => self.event(event, &mut polled)?,
-            }
-        }
+        guard(|| {
+            self.poll_ice(&mut polled);
+            self.poll_dtls(&mut polled)
+        })?;
+        Ok(polled)
     }
 
-    fn event(&mut self, event: Event, polled: &mut Polled) -> Result<(), PeerError> {
-        match event {
-            Event::Connected => {
-                let keying = self.keys.take().ok_or_else(|| PeerError("DTLS without SRTP: no use_srtp".into()))?;
+    fn poll_ice(&mut self, polled: &mut Polled) {
+        while let Some(event) = self.ice.poll_event() {
+            match event {
+                IceAgentEvent::NominatedSend { source, destination, .. } => {
+                    let pair = self.socket(source).map(|socket| Pair { socket, peer: destination });
+                    if pair.is_some() && self.nominated != pair {
+                        self.nominated = pair;
+                        polled.events.extend(pair.filter(|_| self.connected).map(PeerEvent::Moved));
+                    }
+                }
+                IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                    polled.events.push(PeerEvent::Disconnected);
+                }
+                _ => {}
+            }
+        }
+        while let Some(transmit) = self.ice.poll_transmit() {
+            let Some(socket) = self.socket(transmit.source) else { continue };
+            polled.datagrams.push(Datagram { socket, peer: transmit.destination, bytes: transmit.contents.into() });
+        }
+        polled.deadline = self.ice.poll_timeout();
+    }
+
+    fn poll_dtls(&mut self, polled: &mut Polled) -> Result<(), PeerError> {
+        match self.dtls.poll(self.now, &mut self.unsent).map_err(failed)? {
+            Some(DtlsEvent::Connected(keying)) => {
                 let pair = self.nominated.ok_or_else(|| PeerError("DTLS without a nominated pair".into()))?;
                 self.connected = true;
                 polled.events.push(PeerEvent::Connected(keying, pair));
             }
-            Event::PeerStats(stats) => {
-                let pair = stats.selected_candidate_pair.and_then(|selected| {
-                    Some(Pair { socket: self.socket(selected.local.addr)?, peer: selected.remote.addr })
-                });
-                if let Some(pair) = pair {
-                    self.nominate(pair, polled);
-                }
-            }
-            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                polled.events.push(PeerEvent::Disconnected);
-            }
-            Event::Closed => polled.events.push(PeerEvent::Closed),
-            _ => {}
+            Some(DtlsEvent::Closed) => polled.events.push(PeerEvent::Closed),
+            None => {}
         }
+        if let Some(Pair { socket, peer }) = self.nominated {
+            polled.datagrams.extend(self.unsent.drain(..).map(|bytes| Datagram { socket, peer, bytes }));
+            // Nothing is sent after the handshake but the end.
+            self.unsent.shrink_to_fit();
+        }
+        polled.deadline = [polled.deadline, self.dtls.deadline()].into_iter().flatten().min();
         Ok(())
-    }
-
-    fn nominate(&mut self, pair: Pair, polled: &mut Polled) {
-        if self.nominated.replace(pair) != Some(pair) && self.connected {
-            polled.events.push(PeerEvent::Moved(pair));
-        }
     }
 
     fn socket(&self, local: SocketAddr) -> Option<usize> {
@@ -259,28 +279,11 @@ impl Peer {
     }
 }
 
-/// An offer with the peer's transport and one section without media: what str0m needs for ICE and
-/// DTLS, free of everything else that a foreign offer may contain.
-fn transport_offer(remote: &RemoteDescription) -> String {
-    let setup = match remote.setup {
-        Setup::ActPass => "actpass",
-        Setup::Active => "active",
-        Setup::Passive => "passive",
-    };
-    let RemoteDescription { ufrag, pwd, fingerprint, .. } = remote;
-    format!(
-        "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
-         m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=inactive\r\na=rtcp-mux\r\n\
-         a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\na=fingerprint:sha-256 {fingerprint}\r\na=setup:{setup}\r\n\
-         a=rtpmap:111 opus/48000/2\r\n"
-    )
-}
-
 fn failed(error: impl std::fmt::Display) -> PeerError {
     PeerError(error.to_string())
 }
 
-/// One session's bug must not end the others: a panic inside str0m becomes an error of this session.
+/// One session's bug must not end the others: a panic in ICE or DTLS becomes an error of this session.
 fn guard<T>(call: impl FnOnce() -> Result<T, PeerError>) -> Result<T, PeerError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(PeerError("internal error in ICE or DTLS".into())))
 }

@@ -47,7 +47,7 @@ impl Task {
     }
 
     fn publisher(&self, stream: &str) -> Option<&Session> {
-        self.sessions.get(&self.streams.get(stream)?.publisher?)
+        self.sessions.get(&self.streams.get(stream)?.publisher?).map(Box::as_ref)
     }
 
     /// Has it a source that nothing is known of yet?

@@ -15,7 +15,7 @@ use crate::engine::{
     EngineError, Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, Role, SubscriberTrackId,
     Transport,
 };
-use crate::session::capture::Keying;
+use crate::session::dtls::Keying;
 use crate::session::kdf;
 use crate::session::peer::Pair;
 use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
@@ -68,6 +68,7 @@ impl Task {
             role: session.role,
             key: media_key.clone(),
             transport,
+            of_source: session.role == Role::Subscriber && self.sourced.contains_key(&session.stream),
         });
         let engine = match added {
             Ok(engine) => engine,
@@ -299,8 +300,10 @@ impl Task {
             })
         };
         let viewers = self.streams.get(stream).into_iter().flat_map(|stream| &stream.viewers);
-        let gone: Vec<Key> =
-            viewers.filter(|viewer| self.sessions.get(viewer).is_some_and(mismatched)).copied().collect();
+        let gone: Vec<Key> = viewers
+            .filter(|viewer| self.sessions.get(viewer).is_some_and(|viewer| mismatched(viewer)))
+            .copied()
+            .collect();
         for viewer in gone {
             self.close(viewer, "the stream's new publisher sends another codec");
         }
@@ -310,7 +313,7 @@ impl Task {
         let viewers: Vec<Key> =
             self.streams.get(stream).into_iter().flat_map(|stream| &stream.viewers).copied().collect();
         for viewer in viewers {
-            let tracks = self.sessions.get(&viewer).map_or(&[][..], Session::viewer_tracks);
+            let tracks = self.sessions.get(&viewer).map_or(&[][..], |session| session.viewer_tracks());
             let track = tracks.iter().position(|track| track.kind() == kind);
             if let Some(track) = track {
                 self.attach(viewer, track, now);

@@ -183,7 +183,7 @@ impl Task {
             cname,
         };
         self.update_demand(&session.stream);
-        self.sessions.insert(key, session);
+        self.sessions.insert(key, Box::new(session));
         self.counters.sessions_opened += 1;
         self.flush(key, now);
         Ok(Answer { session: id, sdp, etag })

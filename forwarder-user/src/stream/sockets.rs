@@ -20,7 +20,7 @@ const MAX_THREADS: usize = 4;
 pub(super) struct Sockets {
     media: Arc<MediaSockets>,
     /// What peers are told.
-    advertised: Vec<SocketAddr>,
+    advertised: Arc<[SocketAddr]>,
     inbox: mpsc::Receiver<Datagram>,
     threads: Threads,
 }
@@ -46,7 +46,7 @@ impl Sockets {
     }
 
     /// Addresses of all sockets as peers see them.
-    pub(super) fn advertised(&self) -> &[SocketAddr] {
+    pub(super) fn advertised(&self) -> &Arc<[SocketAddr]> {
         &self.advertised
     }
 

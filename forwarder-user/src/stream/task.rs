@@ -21,7 +21,7 @@ use super::{Command, StreamConfig};
 use crate::engine::io::Datagram;
 use crate::engine::{Engine, Event};
 use crate::ingest::Ingest;
-use crate::session::capture;
+use crate::session::dtls;
 use crate::session::peer::{Pair, PeerEvent};
 
 /// Datagrams read before timers and commands get their turn.
@@ -41,7 +41,7 @@ pub(super) struct Task {
     pub(super) sockets: Sockets,
     pub(super) certificate: DtlsCert,
     pub(super) ntp: NtpClock,
-    pub(super) sessions: HashMap<Key, Session>,
+    pub(super) sessions: HashMap<Key, Box<Session>>,
     pub(super) index: Index,
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) ingest: Ingest,
@@ -80,7 +80,7 @@ impl Task {
         let sockets = Sockets::bind(&config.media, config.socket_buffer, &*engine)?;
         let ingest = Ingest::start(&config.ingest, &engine)?;
         let sourced: BTreeMap<_, _> = ingest.sources.keys().map(|name| (name.clone(), Sourced::default())).collect();
-        let certificate = capture::provider().dtls_provider.generate_certificate();
+        let certificate = dtls::provider().dtls_provider.generate_certificate();
         Ok(Self {
             sockets,
             certificate: certificate.ok_or_else(|| io::Error::other("no DTLS certificate could be made"))?,
@@ -257,15 +257,15 @@ impl Task {
                 match of_a_session {
                     Protocol::Rtcp => self.rtcp(key, bytes, now),
                     Protocol::Rtp => self.rtp(key, pair, bytes, now),
-                    _ => self.dtls(key, pair, bytes, now),
+                    _ => self.dtls(key, bytes, now),
                 }
             }
         }
     }
 
-    fn dtls(&mut self, key: Key, pair: Pair, bytes: &[u8], now: Instant) {
+    fn dtls(&mut self, key: Key, bytes: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        match session.peer.receive(now, pair, bytes) {
+        match session.peer.receive(now, bytes) {
             Ok(()) => self.flush(key, now),
             Err(error) => self.failed(key, &error),
         }
@@ -282,7 +282,7 @@ impl Task {
             self.counters.stun_unknown_username += 1;
             return;
         };
-        match session.peer.stun(now, pair, bytes, &message) {
+        match session.peer.stun(now, pair, message) {
             Ok(true) => {
                 self.remember(key, pair, now);
                 self.consent(key, pair, now);

@@ -173,6 +173,7 @@ fn fill<E: Engine>(
                 role: Role::Subscriber,
                 key: media_key(&scene::viewer_key(viewer)),
                 transport: Transport { local: scene::locals()[1], peer: scene::viewer(viewer) },
+                of_source: case.origin == Origin::Source,
             })?;
             sessions.push(session);
             let track = NewSubscriberTrack {
@@ -201,6 +202,7 @@ fn add_publisher<E: Engine>(engine: &E, stream: u32) -> Result<PublisherTrackId>
         role: Role::Publisher,
         key: media_key(&scene::publisher_key(stream)),
         transport: Transport { local: scene::locals()[0], peer: scene::publisher(stream) },
+        of_source: false,
     })?;
     let track = NewPublisherTrack {
         ssrc: scene::publisher_ssrc(stream),

@@ -41,6 +41,8 @@ fn shows_the_clip(stage: &Stage) -> Result<()> {
     let viewers = stage.play(2, &clip()?, stage.playing())?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 40)?;
     stage.flows(&viewers, &[0, 1], Kind::Audio, 100)?;
+    let in_kernel = stage.server.inspect(&["sessions"])?;
+    ensure!(in_kernel["sessions"].as_array().is_some_and(Vec::is_empty), "the kernel has no use for: {in_kernel:#}");
     assert_all_exact(&viewers.stop()?, &BOTH);
     ensure!(!stage.server.log().contains("s3cret"), "the password is in the log");
     Ok(())

@@ -15,6 +15,15 @@ fn all_start_with(carriers: &[String], start: &str) -> Result<()> {
     Ok(())
 }
 
+/// Roles of the sessions that the kernel's maps have.
+fn in_kernel(stage: &Stage) -> Result<Vec<String>> {
+    let listed = stage.server.inspect(&["sessions"])?;
+    let roles = listed["sessions"].as_array().into_iter().flatten().filter_map(|one| one["role"].as_str());
+    let mut roles: Vec<String> = roles.map(str::to_owned).collect();
+    roles.sort();
+    Ok(roles)
+}
+
 /// A publisher and three viewers get everything through.
 fn serves(stage: &Stage, source: &Source, publishing: Options, playing: Options) -> Result<()> {
     let publisher = stage.publish(source, publishing)?;
@@ -108,12 +117,17 @@ fn viewers_follow_their_publisher_from_engine_to_engine() -> Result<()> {
     let viewers = stage.play(2, &source, stage.playing())?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
     all_start_with(&stage.carriers("subscriber")?, "kernel native")?;
+    ensure!(in_kernel(&stage)? == ["publisher", "subscriber", "subscriber"]);
     first.stop()?;
     for (publishing, carrier) in [(old(stage.publishing()), "userspace xdp"), (stage.publishing(), "kernel native")] {
         let publisher = stage.publish(&source, publishing)?;
         stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
         stage.flows(&viewers, &[0, 1], Kind::Audio, 25)?;
         all_start_with(&stage.carriers("subscriber")?, carrier)?;
+        // A session that one engine carries is in that one alone: key, lease and all.
+        let expected: &[&str] =
+            if carrier == "kernel native" { &["publisher", "subscriber", "subscriber"] } else { &[] };
+        stage.until("the kernel has the sessions that it serves", || Ok(in_kernel(&stage)? == expected))?;
         publisher.stop()?;
     }
     for (number, stats) in viewers.stop()?.iter().enumerate() {

@@ -27,6 +27,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aya::{
@@ -50,21 +51,39 @@ use super::{
 };
 use crate::engine::{Event, Events, PublisherTrackId, SubscriberTrackId, Transport, route::Sessions};
 
+/// Longest wait for room for a key: some rounds of the fan-out thread.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The engine's state, and the bell that wakes the fan-out thread.
 pub struct Shared {
     state: Mutex<State>,
     pub bell: Condvar,
+    /// Rings when there is room for more keys.
+    grown: Condvar,
 }
 
 impl Shared {
     pub fn new(state: State) -> Self {
-        Self { state: Mutex::new(state), bell: Condvar::new() }
+        Self { state: Mutex::new(state), bell: Condvar::new(), grown: Condvar::new() }
     }
 
     /// The state. A thread that panicked while it held the lock has written its map entries or not;
     /// either way the others must still be able to stop media.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, with room for the key of one more session. Waits only when sessions have come faster than
+    /// the fan-out thread has made room; without any after [`PATIENCE`], the state says so.
+    pub fn with_room(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.has_room() {
+            return state;
+        }
+        state.work.grow = true;
+        self.bell.notify_one();
+        let waited = self.grown.wait_timeout_while(state, PATIENCE, |state| !state.has_room());
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -134,12 +153,26 @@ struct Round {
     sessions: BTreeSet<u32>,
     /// Sessions whose path slot is to be flipped.
     paths: Vec<(u32, CurrentPath)>,
+    /// Room is to be made for more keys.
+    grow: bool,
+}
+
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.plans.is_empty() && self.sessions.is_empty() && self.paths.is_empty()
+    }
 }
 
 impl Worker {
     /// Runs until the engine is dropped.
     pub fn run(mut self) {
         while let Some(mut round) = self.next_round() {
+            if round.grow {
+                self.grow();
+                if round.is_empty() {
+                    continue;
+                }
+            }
             self.install(&mut round.plans);
             self.flip(&round);
             if let Err(error) = self.grace_period() {
@@ -166,7 +199,7 @@ impl Worker {
         }
         let state = &mut *state;
         let work = std::mem::take(&mut state.work);
-        let mut round = Round { sessions: work.sessions, ..Round::default() };
+        let mut round = Round { sessions: work.sessions, grow: work.grow, ..Round::default() };
         let mut publishers = work.publishers;
         for (session, path) in work.paths {
             if let Some(change) = change_path(state, session, path, &mut publishers) {
@@ -175,6 +208,19 @@ impl Worker {
         }
         round.plans = publishers.into_iter().filter_map(|publisher| plan(state, publisher, &round.paths)).collect();
         Some(round)
+    }
+
+    /// Makes room for more keys. Only this thread does, so the place is free until it is done.
+    fn grow(&self) {
+        let place = self.shared.lock().tables.keys.chunks();
+        match self.fanouts.keys.add(place) {
+            Ok(chunk) => {
+                self.shared.lock().tables.keys.push(chunk);
+                self.shared.grown.notify_all();
+            }
+            // Sessions that need it are refused, and ask again.
+            Err(error) => tracing::error!("no room for the keys of more sessions: {error}"),
+        }
     }
 
     /// Puts the plans' lists and devmaps into their spare slots. What fails moves to `failed`.
@@ -452,7 +498,7 @@ fn release_session(state: &mut State, handle: u32) {
         return;
     }
     let slot = Slots::<()>::slot(handle);
-    if let Err(error) = state.tables.wipe_key(slot) {
+    if let Err(error) = state.tables.keys.wipe(slot) {
         tracing::error!("key of a closed session not wiped: {}", describe(&error));
     }
     if let Err(error) = state.tables.sessions.set(slot, layout::Session::FREE, 0) {

@@ -5,6 +5,7 @@ use aya::{
     programs::{Program, ProgramError, ProgramFd, Xdp},
 };
 
+use forwarder_common::maps::KEY_CHUNK;
 use sha1::{Digest as _, Sha1};
 
 use super::{Limits, StartError};
@@ -51,8 +52,8 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
         .map_max_entries("SUBSCRIBER_STATE", subscriber_tracks)
         .map_max_entries("SESSIONS", sessions)
         .map_max_entries("LEASES", sessions)
-        .map_max_entries("KEYS", sessions)
-        .map_max_entries("TOWERS", sessions)
+        .map_max_entries("KEYS", key_chunks(limits))
+        .map_max_entries("TOWERS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
         .load(OBJECT)
@@ -68,6 +69,11 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
 /// Two fan-outs for each publisher track, used in turn, and the last one for grace periods.
 pub fn fanout_slots(limits: &Limits) -> u32 {
     2 * limits.publisher_tracks as u32 + 1
+}
+
+/// Places for keys of all sessions; they have room as sessions come.
+fn key_chunks(limits: &Limits) -> u32 {
+    limits.sessions.div_ceil(KEY_CHUNK) as u32
 }
 
 /// A record of every publisher track fits, 24 bytes each with its header; the kernel wants a power of

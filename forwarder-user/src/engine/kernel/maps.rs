@@ -7,17 +7,14 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use forwarder_common::{
-    SessionKey,
     maps::{
         FanoutList, FlowKey, Path, PublisherState, PublisherStateBytes, PublisherTrack, Server, Session,
         SubscriberState, SubscriberTrack,
     },
-    tower::{
-        self, KeyTable,
-        derive::{Basis, h_of},
-    },
+    tower::{self, derive::Basis},
 };
 
+use super::keys::{self, Keys};
 use crate::engine::EngineError;
 
 /// Every map, in the order in which they are shown to people.
@@ -48,9 +45,7 @@ pub struct Tables {
     pub sessions: Array<MapData, Session>,
     pub paths: Array<MapData, Path>,
     pub leases: Array<MapData, u64>,
-    keys: Array<MapData, SessionKey>,
-    towers: Array<MapData, KeyTable>,
-    basis: Box<Basis>,
+    pub keys: Keys,
 }
 
 /// The maps of the fan-out thread.
@@ -58,6 +53,8 @@ pub struct Fanouts {
     /// An array of devmaps.
     pub fanouts: Map,
     pub lists: Array<MapData, FanoutList>,
+    /// To which it adds room.
+    pub keys: keys::Outer,
 }
 
 /// All handles.
@@ -79,6 +76,8 @@ impl Maps {
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
         array::<tower::Tables>(ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
+        let (chunks, mut keys) = (keys::Outer::take(ebpf)?, Keys::new(basis));
+        keys.push(chunks.add(0).map_err(MapError::IoError)?);
         Ok(Self {
             tables: Tables {
                 flows: take(ebpf, "FLOWS")?,
@@ -89,11 +88,9 @@ impl Maps {
                 sessions: array(ebpf, "SESSIONS")?,
                 paths: array(ebpf, "PATHS")?,
                 leases: array(ebpf, "LEASES")?,
-                keys: array(ebpf, "KEYS")?,
-                towers: array(ebpf, "TOWERS")?,
-                basis,
+                keys,
             },
-            fanouts: Fanouts { fanouts: take_map(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")? },
+            fanouts: Fanouts { fanouts: take_map(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")?, keys: chunks },
             server: array(ebpf, "SERVER")?,
             counters: take(ebpf, "COUNTERS")?,
             taps: take(ebpf, "TAPS")?,
@@ -105,7 +102,11 @@ fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
     take_map(ebpf, name)?.try_into()
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
+/// A map of the object.
+///
+/// # Errors
+/// There is none of this name.
+pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
     ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
 }
 
@@ -114,28 +115,6 @@ fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V
 }
 
 impl Tables {
-    /// Installs the key of a session slot that nothing refers to, and what is derived from it.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn set_key(&mut self, slot: u32, key: &SessionKey) -> Result<(), MapError> {
-        let mut table = Box::new(KeyTable::EMPTY);
-        self.basis.derive(h_of(&key.ghash), &mut table);
-        let set = self.towers.set(slot, table.as_ref(), 0);
-        table.wipe();
-        // The datapath takes a slot without rounds for empty: so the key comes last.
-        set.and_then(|()| self.keys.set(slot, key, 0))
-    }
-
-    /// Overwrites the key of a session slot, and what was derived from it.
-    ///
-    /// # Errors
-    /// What the kernel says; it has been asked for both.
-    pub fn wipe_key(&mut self, slot: u32) -> Result<(), MapError> {
-        let wiped = self.keys.set(slot, SessionKey::EMPTY, 0);
-        wiped.and(self.towers.set(slot, KeyTable::EMPTY, 0))
-    }
-
     /// A copy of what the kernel knows of an incoming SSRC.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! | file | does |
 //! | --- | --- |
 //! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
-//! | `maps`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
+//! | `maps`, `keys`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
 //! | `housekeeping`, `clock` | thread: heartbeat and program log |
@@ -14,6 +14,7 @@ mod check;
 pub mod clock;
 pub mod fanout;
 mod housekeeping;
+pub mod keys;
 pub mod keystream;
 pub mod load;
 pub mod maps;

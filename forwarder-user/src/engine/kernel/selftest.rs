@@ -134,7 +134,7 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
     for session in 0..=COPIES {
         let (key, salt) = key(session);
         let key = SessionKey::new(&key, salt).ok_or(MapError::KeyNotFound)?;
-        tables.set_key(session, &key)?;
+        tables.keys.set(session, &key)?;
         tables.leases.set(session, u64::MAX, 0)?;
         if session == 0 {
             continue;

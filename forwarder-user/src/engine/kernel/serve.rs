@@ -55,8 +55,11 @@ impl Engine for KernelEngine {
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
         let path = self.find_path(new.role, new.transport)?;
         let mut key = session_key(&new)?;
-        let mut state = self.shared.lock();
+        let mut state = self.shared.with_room();
         let added = self.install_session(&mut state, new, &key, path);
+        if state.want_room() {
+            self.shared.bell.notify_one();
+        }
         drop(state);
         key.wipe();
         let (session, resolved) = added?;
@@ -285,6 +288,13 @@ impl KernelEngine {
         tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))
     }
 
+    /// Has this session tracks, be it such that stop and are not over yet?
+    pub fn has_tracks(&self, session: SessionId) -> bool {
+        let state = self.shared.lock();
+        let tracks = |session: &state::Session| session.publisher_tracks.len() + session.subscriber_tracks.len();
+        state.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
+    }
+
     /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
     pub fn take_taps(&self) -> Option<RingBuf<MapData>> {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -357,7 +367,7 @@ impl KernelEngine {
         let handle = state.sessions.insert(session).map_err(full)?;
         if let Err(error) = self.write_session(state, handle, key) {
             state.sessions.remove(handle);
-            if let Err(error) = state.tables.wipe_key(Slots::<()>::slot(handle)) {
+            if let Err(error) = state.tables.keys.wipe(Slots::<()>::slot(handle)) {
                 tracing::error!("key of a failed session not wiped: {}", super::load::describe(&error));
             }
             return Err(refused("installing a session")(error));
@@ -368,7 +378,7 @@ impl KernelEngine {
     fn write_session(&self, state: &mut State, handle: u32, key: &SessionKey) -> Result<(), MapError> {
         let slot = Slots::<()>::slot(handle);
         let Some(session) = state.sessions.get(handle) else { return Ok(()) };
-        state.tables.set_key(slot, key)?;
+        state.tables.keys.set(slot, key)?;
         if let Some(current) = session.path {
             state.tables.paths.set(2 * slot + current.side, current.path, 0)?;
         }

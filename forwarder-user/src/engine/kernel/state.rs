@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use forwarder_common::maps::Path;
+use forwarder_common::maps::{KEY_CHUNK, Path};
 
 use super::{
     keystream::{self, Key},
@@ -92,6 +92,9 @@ pub struct State {
     pub keystream: Option<keystream::Handle>,
 }
 
+/// Room for keys is wanted when no more slots than these are left of it.
+const AHEAD: usize = KEY_CHUNK / 2;
+
 /// What waits for the fan-out thread.
 #[derive(Default)]
 pub struct Work {
@@ -101,13 +104,15 @@ pub struct Work {
     pub sessions: BTreeSet<u32>,
     /// New paths of sessions.
     pub paths: BTreeMap<u32, Path>,
+    /// Sessions to come need room for their keys.
+    pub grow: bool,
     /// The engine is being dropped.
     pub stop: bool,
 }
 
 impl Work {
     pub fn is_empty(&self) -> bool {
-        self.publishers.is_empty() && self.sessions.is_empty() && self.paths.is_empty()
+        self.publishers.is_empty() && self.sessions.is_empty() && self.paths.is_empty() && !self.grow
     }
 }
 
@@ -117,6 +122,18 @@ impl State {
         if let Some(keystream) = &self.keystream {
             keystream.send(command);
         }
+    }
+
+    /// Has the next new session room for its key, so far as there is a slot for it?
+    pub fn has_room(&self) -> bool {
+        self.sessions.untouched().is_none_or(|slot| slot < self.tables.keys.room())
+    }
+
+    /// Asks for more room before it is needed; says whether it has asked.
+    pub fn want_room(&mut self) -> bool {
+        let more = self.sessions.untouched().is_some_and(|slot| slot + AHEAD >= self.tables.keys.room());
+        self.work.grow |= more && self.tables.keys.room() < self.sessions.limit();
+        self.work.grow
     }
 
     /// Marks a subscriber track for removal; says whether it was alive.

@@ -263,6 +263,13 @@ impl UserspaceEngine {
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
     }
 
+    /// Does this session receive or send anything?
+    pub fn has_tracks(&self, session: SessionId) -> bool {
+        let tables = self.0.read();
+        let tracks = |session: &Session| session.publisher_tracks.len() + session.subscriber_tracks.len();
+        tables.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
+    }
+
     /// Has this track subscribers?
     pub fn is_wanted(&self, track: PublisherTrackId) -> bool {
         forward::has_members(&self.0.read(), track.0)

@@ -70,7 +70,7 @@ impl Lab {
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let transport = Transport { local: self.sockets.bound()[0], peer: socket.local_addr().unwrap() };
         let (id, stream) = ("a".into(), "b".into());
-        let new = NewSession { id, stream, role: Role::Subscriber, key: key(), transport };
+        let new = NewSession { id, stream, role: Role::Subscriber, key: key(), transport, of_source: true };
         let session = self.engine.add_session(new).unwrap();
         let track = NewSubscriberTrack {
             ssrc: SSRC,

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::engine::Event;
-use crate::session::capture::Keying;
+use crate::session::dtls::Keying;
 use crate::session::kdf::{self, Keys};
 use crate::session::peer::Pair;
 use crate::session::rtcp::{self, Incoming};

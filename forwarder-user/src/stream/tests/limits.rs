@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
 use super::*;
-use crate::session::capture::Keying;
+use crate::session::dtls::Keying;
 use crate::session::peer::Pair;
 use crate::stream::Refusal;
 
