@@ -337,8 +337,7 @@ impl Outgoing {
         for (place, word) in room.chunks_exact_mut(4).zip(self.header) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
-        room[FIXED_LEN..FIXED_LEN + payload.len()].copy_from_slice(payload);
-        subscriber.cipher.seal_rtp(room, FIXED_LEN, subscriber.track.ssrc, self.index)
+        subscriber.cipher.seal_rtp(room, FIXED_LEN, payload, subscriber.track.ssrc, self.index)
     }
 }
 
