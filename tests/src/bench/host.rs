@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         publisher_tracks: 1024,
         lease: Duration::from_secs(3600),
         gso: options.contender == Contender::SocketGso,
-        sealer: if options.contender == Contender::SocketOpenssl { Sealer::OpenSsl } else { Sealer::Ring },
+        sealer: if options.contender == Contender::SocketOpenssl { Sealer::OpenSsl } else { Sealer::default() },
         ..userspace::Config::default()
     };
     // Nobody is in control here: what is not media is dropped.

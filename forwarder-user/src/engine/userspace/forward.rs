@@ -126,7 +126,10 @@ impl Feeder {
             if members.is_empty() {
                 inner.count(Counter::DropNoSubscriber, packets.len() as u64);
             }
-            for member in members {
+            for (place, member) in members.iter().enumerate() {
+                if let Some(next) = members.get(place + 1).and_then(|next| tables.subscribers.get(*next)) {
+                    next.cipher.prefetch();
+                }
                 let Some(subscriber) = tables.subscribers.get(*member) else { continue };
                 if subscriber.expires.load(Relaxed) <= self.now_ns {
                     inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
@@ -337,8 +340,7 @@ impl Outgoing {
         for (place, word) in room.chunks_exact_mut(4).zip(self.header) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
-        room[FIXED_LEN..FIXED_LEN + payload.len()].copy_from_slice(payload);
-        subscriber.cipher.seal_rtp(room, FIXED_LEN, subscriber.track.ssrc, self.index)
+        subscriber.cipher.seal_rtp(room, FIXED_LEN, payload, subscriber.track.ssrc, self.index)
     }
 }
 
