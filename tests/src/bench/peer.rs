@@ -186,16 +186,18 @@ impl Drop for Processes {
     }
 }
 
-/// The processes of a group (proc_pid_stat(5)).
+/// The living processes of a group (proc_pid_stat(5)).
 fn in_group(group: i32) -> Vec<i32> {
     let ids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let group_of = |id: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // A name may have spaces and brackets.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse::<i32>().ok()
+    let is_in_it = |id: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // Behind the name, which may have spaces and brackets: state, parent, group.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let fields: Vec<&str> = fields.split_whitespace().take(3).collect();
+        matches!(fields[..], [state, _, its] if state != "Z" && its.parse() == Ok(group))
     };
-    ids.filter(|id| group_of(id) == Some(group)).collect()
+    ids.filter(is_in_it).collect()
 }
 
 /// What part of the viewers opens what it gets.
@@ -252,9 +254,9 @@ mod tests {
             assert!(std::time::Instant::now() < give_up, "{:?}: {}", processes.ids(), processes.log());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        let sleeper = processes.ids().into_iter().find(|id| *id != processes.id).unwrap();
+        let group = processes.id;
         drop(processes);
-        while in_group(sleeper).contains(&sleeper) {
+        while !in_group(group).is_empty() {
             assert!(std::time::Instant::now() < give_up);
         }
     }

@@ -144,7 +144,8 @@ impl Field {
         let all = u64::from(plan.streams);
         if let (Feed::Whip(publishers), Subject::Peer(peer)) = (&mut self.feed, plan.subject) {
             for stream in 0..plan.streams {
-                publishers.push(patiently(|| feed::publish(peer, stream, plan, self.scene.as_ref()))?);
+                let publish = || feed::publish(peer, stream, plan, self.scene.as_ref());
+                publishers.push(patiently(&self.server, publish)?);
             }
         }
         // Another server may play a camera only once somebody watches it.
@@ -182,7 +183,9 @@ impl Field {
                 self.viewers.join_stream(&server.url(&format!("cam{stream}"), "whep"), source())?
             }
             // It may have to find its stream first, and is not told to wait by anybody.
-            (_, Subject::Peer(peer)) => patiently(|| self.viewers.join_stream(&peer.whep(stream), source()))?,
+            (server, Subject::Peer(peer)) => {
+                patiently(server, || self.viewers.join_stream(&peer.whep(stream), source()))?
+            }
             (Server::Peer(_), Subject::Penstock { .. }) => anyhow::bail!("another server than was wanted"),
         };
         if let (Some(ports), Some(_)) = (&mut self.ports, &watch) {
@@ -316,12 +319,13 @@ fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Tries until it succeeds, or the time is over.
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+/// Tries until it succeeds, the server ends, or the time is over.
+fn patiently<T>(server: &Server, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match attempt() {
             Ok(result) => return Ok(result),
+            Err(error) if server.ids().is_empty() => return Err(error.context("the server has ended")),
             Err(error) if Instant::now() >= give_up => return Err(error),
             Err(_) => thread::sleep(Duration::from_millis(200)),
         }
