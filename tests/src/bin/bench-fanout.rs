@@ -36,7 +36,7 @@ struct Options {
     /// Only this case, as VIEWERSxPAYLOAD, STREAMS-publishers or STREAMS-sources (may be given several times).
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
-    /// Rounds; each figure is their median, with the lowest and the highest. [default: 5, with --quick 2]
+    /// Rounds; each figure is their median, with the lowest and the highest. [default: 3, with --quick 2]
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds that are measured in each run. [default: 2, with --quick 1]
@@ -87,7 +87,7 @@ fn main() -> Result<()> {
     let peer = options.peer.peer()?;
     let seconds = options.seconds.unwrap_or(if options.quick { 1.0 } else { 2.0 });
     ensure!((0.1..=20.0).contains(&seconds), "--seconds takes 0.1 to 20: leases and sequence numbers must last");
-    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).max(1);
+    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 }).max(1);
     let warm_up = Duration::from_millis(if options.quick { 600 } else { 1000 });
     let times = Times { warm_up, measured: Duration::from_secs_f64(seconds) };
     let bench = Bench { options, start: Instant::now(), rounds, times, peer, progress: Progress::default() };
