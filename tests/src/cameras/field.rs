@@ -133,7 +133,7 @@ impl Field {
         let namespace = scene.as_ref().map(|scene| scene.receivers.name().to_owned());
         let options = Options { namespace, video: vec![Codec::H264], audio: vec![], ..Options::default() };
         let viewers = Viewers::start("", 0, Source::None, options)?;
-        let mut field = Self { feed, server, viewers, watches: vec![], ports, threads, maps, scene: scene };
+        let mut field = Self { feed, server, viewers, watches: vec![], ports, threads, maps, scene };
         match field.connect(plan, say) {
             Ok(()) => Ok(field),
             Err(error) => Err(error.context(format!("the server's log ends with\n{}", field.server.log()))),
