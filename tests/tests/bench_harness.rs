@@ -1,14 +1,18 @@
 //! The benchmark itself: it counts right, it sees loss, and it looks at what it counts. Nothing here says
 //! how fast anything is.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::Result;
-use penstock_tests::bench::{
-    case::{Case, Origin},
-    contender::Contender,
-    load::Load,
-    run::{Look, Measured, Subject, Times, run},
+use penstock_tests::{
+    bench::{
+        case::{Case, Origin},
+        contender::Contender,
+        load::Load,
+        peer::{self, Feed, How, Opened, Peer, Processes},
+        run::{Look, Measured, Subject, Times, run},
+    },
+    server,
 };
 
 const TIMES: Times = Times { warm_up: Duration::from_millis(100), measured: Duration::from_millis(300) };
@@ -69,4 +73,78 @@ fn segments_are_counted_as_packets() -> Result<()> {
     let measured = measure(Subject::Contender(Contender::SocketGso), &case, Look::Plain)?;
     assert_eq!(measured.lost, 0, "{measured:?}");
     Ok(())
+}
+
+/// Two streams of three viewers each.
+fn streams() -> Case {
+    Case { streams: 2, ..slow(3) }
+}
+
+/// `penstock serve` without rights, as if it were another server.
+const CONFIG: &str = "[media]\nengine = \"userspace\"\ntransmitter = \"socket\"\n";
+
+fn check(peer: &Peer) -> Result<Measured> {
+    let measured = peer::run(peer, &streams(), TIMES, Opened::All, false)?;
+    let verdict = measured.verdict.clone().unwrap_or_default();
+    assert!(verdict.right > 6 * 20 && verdict.wrong == 0, "{}: {measured:?}", peer.name);
+    assert!(measured.expected > 6 * 20 && measured.lost == 0, "{}: {measured:?}", peer.name);
+    assert!(measured.alone.is_some_and(|cores| cores > 0.0 && cores >= measured.process), "{measured:?}");
+    assert!(measured.memory.process > 1 << 20 && measured.latency.quantile(0.5).is_some(), "{measured:?}");
+    Ok(measured)
+}
+
+/// In the benchmark's own networks, from a command, by both ways in.
+#[test]
+fn another_server_is_measured_like_ours() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (config, script) = (directory.path().join("penstock.toml"), directory.path().join("run"));
+    fs::write(&config, CONFIG)?;
+    let cameras = "for n in $(seq 0 $((STREAMS - 1))); do \
+                   printf '[streams.cam%s]\nsource = \"%s%s\"\n' $n $CAMERAS $n; done";
+    let serve = format!("exec {} serve --config {}", server::binary()?.display(), config.display());
+    fs::write(&script, format!("{cameras} >> {}\n{serve}\n", config.display()))?;
+    let peer = |feed, whep: &str| Peer {
+        name: format!("penstock, {feed:?}"),
+        how: How::Command(if feed == Feed::Rtsp { format!("sh {}", script.display()) } else { serve.clone() }),
+        feed,
+        whep: whep.into(),
+        whip: whep.replace("whep", "whip"),
+    };
+    check(&peer(Feed::Whip, "http://10.82.0.1:8080/live{}/whep"))?;
+    check(&peer(Feed::Rtsp, "http://10.82.0.1:8080/cam{}/whep"))?;
+    Ok(())
+}
+
+/// On this machine's loopback, where somebody else has started it.
+#[test]
+fn another_server_that_runs_already_is_measured() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("penstock.toml");
+    fs::write(&config, format!("[http]\nlisten = [\"127.0.0.1:18080\"]\n{CONFIG}port = 18443\n"))?;
+    let mut command = std::process::Command::new(server::binary()?);
+    command.arg("serve").arg("--config").arg(&config);
+    let processes = Processes::start(command, false)?;
+    let measured = check(&Peer {
+        name: "penstock, outside".into(),
+        how: How::Process(processes.ids()[0]),
+        feed: Feed::Whip,
+        whep: "http://127.0.0.1:18080/live{}/whep".into(),
+        whip: "http://127.0.0.1:18080/live{}/whip".into(),
+    })?;
+    assert_eq!(measured.alone, Some(measured.process));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_does_not_start_says_why() {
+    let peer = Peer {
+        name: "nobody".into(),
+        how: How::Command("echo no such luck; exit 1".into()),
+        feed: Feed::Rtsp,
+        whep: "http://10.82.0.1:8080/cam{}/whep".into(),
+        whip: String::new(),
+    };
+    let error = peer::run(&peer, &streams(), TIMES, Opened::All, false).expect_err("nobody serves");
+    let error = format!("{error:#}");
+    assert!(error.contains("no such luck") && error.contains("has ended"), "{error}");
 }

@@ -28,6 +28,7 @@ usage: cargo xtask COMMAND
   bench datapath [...]    ns per packet of the BPF programs (BPF_PROG_TEST_RUN)
   bench fanout [...]      what forwarding costs the machine, both engines and the limit; --quick: under two minutes
   bench cameras [...]     what 64, 256 and 512 RTSP cameras cost the machine; --quick: under two minutes
+                          --peer-url, --peer-command: another WHEP server next to ours, in both
   load cameras [...]      any number of RTSP cameras in one process, for whichever server
   soak cameras [...]      64 cameras with a viewer each for three minutes: loss, latency, every packet opened
 ";

@@ -22,10 +22,13 @@ pub enum Contender {
     SocketGso,
     /// By sendmmsg, with packets sealed by OpenSSL's EVP instead of ring.
     SocketOpenssl,
+    /// A server of another make, whole: HTTP, ICE, DTLS and RTCP are in its figures.
+    #[value(skip)]
+    Peer,
 }
 
 impl Contender {
-    /// All, in the order of the report.
+    /// All of ours, in the order of the report.
     pub const ALL: &'static [Self] =
         &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso, Self::SocketOpenssl];
 
@@ -38,6 +41,7 @@ impl Contender {
             Self::Socket => "socket",
             Self::SocketGso => "socket-gso",
             Self::SocketOpenssl => "socket-openssl",
+            Self::Peer => "peer",
         }
     }
 
@@ -50,6 +54,7 @@ impl Contender {
             Self::Socket => "userspace, sendmmsg",
             Self::SocketGso => "userspace, GSO",
             Self::SocketOpenssl => "userspace, sendmmsg, OpenSSL",
+            Self::Peer => "other server",
         }
     }
 
@@ -57,7 +62,7 @@ impl Contender {
     pub const fn arrival(self) -> Arrival {
         match self {
             Self::Limit | Self::Kernel | Self::Xdp => Arrival::Xdp,
-            Self::Socket | Self::SocketGso | Self::SocketOpenssl => Arrival::Stack,
+            Self::Socket | Self::SocketGso | Self::SocketOpenssl | Self::Peer => Arrival::Stack,
         }
     }
 
@@ -68,7 +73,7 @@ impl Contender {
         match self {
             Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
             Self::Kernel => matches!(case.origin, Origin::Srtp),
-            Self::Xdp | Self::Socket | Self::SocketGso | Self::SocketOpenssl => true,
+            Self::Xdp | Self::Socket | Self::SocketGso | Self::SocketOpenssl | Self::Peer => true,
         }
     }
 }

@@ -11,7 +11,7 @@ use aya::maps::{MapData, loaded_maps};
 /// Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident pages of the process, without BPF maps that it has in its memory.
+    /// Resident pages of its processes, without BPF maps that it has in its memory.
     pub process: u64,
     /// All BPF maps.
     pub maps: u64,
@@ -22,13 +22,13 @@ pub fn maps() -> BTreeSet<u32> {
     loaded_maps().flatten().map(|info| info.id()).collect()
 }
 
-/// What the process has, and maps that are in none of `others`.
+/// What processes have, and maps that are in none of `others`.
 ///
 /// # Errors
-/// When the process is gone.
-pub fn of(pid: u32, others: &BTreeSet<u32>) -> Result<Memory> {
+/// When a process is gone.
+pub fn of(ids: &[i32], others: &BTreeSet<u32>) -> Result<Memory> {
     let maps = maps().difference(others).filter_map(|id| size(*id)).sum();
-    Ok(Memory { process: resident(pid)?, maps })
+    Ok(Memory { process: ids.iter().map(|id| resident(*id)).sum::<Result<u64>>()?, maps })
 }
 
 /// What the kernel has allocated for a map. `None`: it is gone.
@@ -38,7 +38,7 @@ fn size(id: u32) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
 }
 
-fn resident(pid: u32) -> Result<u64> {
+fn resident(pid: i32) -> Result<u64> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).with_context(|| format!("process {pid}"))?;
     let mut ours = false;
     let mut sum = 0;

@@ -1,102 +1,278 @@
-//! Any server that speaks WHIP and WHEP, fed with the clip: what its process costs per packet that its
-//! viewers got. Run it on the binary `penstock` too, for a comparison.
+//! Another server: what the command line says of it, its process, and a run with the load of a case.
 
 use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    fs::File,
+    io::Read as _,
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::cpu::{self, Cpu};
+use super::{
+    case::Case,
+    checker::Verdict,
+    load,
+    receivers::Histogram,
+    run::{Measured, Times},
+};
 use crate::{
-    cameras::Watch,
-    clip::Clip,
-    peer::{Codec, Options, Publisher, Source, Stats, Viewers},
+    cameras::{
+        field::{Field, Plan, Subject},
+        media::Shape,
+        run::measure,
+    },
+    netns::Running,
 };
 
-/// Longest wait for ICE and DTLS of everybody.
-const CONNECT: Duration = Duration::from_secs(20);
+/// How media gets into another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Feed {
+    /// It plays our RTSP cameras.
+    Rtsp,
+    /// We publish by WHIP.
+    Whip,
+}
 
-/// What the server did.
+/// Another server on the command line.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Another server in the same rounds: its WHEP URL, with {} where the number of the stream stands.
+    #[arg(long, value_name = "URL", requires = "peer")]
+    peer_url: Option<String>,
+    /// Starts that server, by a shell, for each run, in the networks of the benchmark: viewers reach it at
+    /// 10.82.0.1. In its environment, STREAMS is the number of streams, and CAMERAS with a number from 0 behind
+    /// it the RTSP URL of one.
+    #[arg(long, value_name = "COMMAND", group = "peer", requires = "peer_url")]
+    peer_command: Option<String>,
+    /// Process of that server, which runs already and plays rtsp://127.0.0.1:8554/cam0, cam1, … as soon as they
+    /// are there. Only the CPU time of this process is seen.
+    #[arg(long, value_name = "PID", group = "peer", requires = "peer_url")]
+    peer_pid: Option<i32>,
+    /// How media gets into it: from our RTSP cameras, or published by WHIP.
+    #[arg(long, value_enum, value_name = "WAY", default_value = "rtsp")]
+    peer_feed: Feed,
+    /// Where it is published by WHIP. [default: --peer-url with `whip` in place of `whep`]
+    #[arg(long, value_name = "URL")]
+    peer_whip_url: Option<String>,
+    /// Its name in the report.
+    #[arg(long, value_name = "NAME", default_value = "other server")]
+    peer_name: String,
+}
+
+/// Another server.
 #[derive(Clone, Debug)]
-pub struct Figures {
-    pub viewers: usize,
-    /// Packets that viewers received and decrypted, per second.
-    pub packets: f64,
-    pub lost: u64,
-    /// The server's process, and everything that is neither idle nor stolen by `/proc/stat`, in cores.
-    pub process: f64,
-    pub machine: f64,
+pub struct Peer {
+    /// For people.
+    pub name: String,
+    pub how: How,
+    pub feed: Feed,
+    /// With `{}` in the stream's place.
+    pub whep: String,
+    pub whip: String,
 }
 
-/// Publishes the clip at `URL/whip`, plays it at `URL/whep`, and looks at the process `id`.
-///
-/// # Errors
-/// When the server refuses, or somebody does not connect.
-pub fn measure(url: &str, id: i32, viewers: usize, length: Duration) -> Result<Figures> {
-    cpu::of_process(id)?;
-    let source = Source::Clip(Clip::load(&Clip::directory())?);
-    let publisher = Publisher::start(&format!("{url}/whip"), source.clone(), Options::default())?;
-    wait("the publisher connects", || publisher.stats().connected.is_some())?;
-    let viewers = Viewers::start(&format!("{url}/whep"), viewers, source, Options::default())?;
-    wait("the viewers get media", || viewers.stats().iter().all(|stats| decrypted(stats) > 0))?;
-
-    let figures = watch(&viewers, id, length)?;
-    viewers.stop()?;
-    publisher.stop()?;
-    Ok(figures)
+/// Who runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// We, in the networks of the benchmark.
+    Command(String),
+    /// Somebody else, on this machine.
+    Process(i32),
 }
 
-/// Plays cameras, each with a viewer that opens everything, at a WHEP URL with `{}` in the camera's place,
-/// and looks at the process `id`.
-///
-/// # Errors
-/// As [`measure`].
-pub fn measure_cameras(url: &str, id: i32, cameras: u32, length: Duration) -> Result<Figures> {
-    let options = Options { video: vec![Codec::H264], audio: vec![], ..Options::default() };
-    let mut viewers = Viewers::start(url, 0, Source::None, options)?;
-    for camera in 0..cameras {
-        let source = Source::Camera(Arc::new(Watch::new(camera)));
-        viewers.join_stream(&url.replace("{}", &camera.to_string()), source)?;
+impl Options {
+    /// `None`: there is none.
+    ///
+    /// # Errors
+    /// An URL in which no stream has a place.
+    pub fn peer(&self) -> Result<Option<Peer>> {
+        let Some(whep) = &self.peer_url else { return Ok(None) };
+        let how = match (&self.peer_command, self.peer_pid) {
+            (Some(command), _) => How::Command(command.clone()),
+            (None, Some(id)) => {
+                super::cpu::of_process(id)?;
+                How::Process(id)
+            }
+            (None, None) => anyhow::bail!("--peer-url needs --peer-command or --peer-pid"),
+        };
+        let whip = self.peer_whip_url.clone().unwrap_or_else(|| whep.replace("whep", "whip"));
+        for url in [whep, &whip] {
+            ensure!(url.contains("{}"), "{url} has no {{}} where the number of the stream stands");
+        }
+        let way = match self.peer_feed {
+            Feed::Rtsp => "by RTSP",
+            Feed::Whip => "by WHIP",
+        };
+        let name = format!("{}, fed {way}", self.peer_name);
+        Ok(Some(Peer { name, how, feed: self.peer_feed, whep: whep.clone(), whip }))
     }
-    wait("the viewers get media", || viewers.stats().iter().all(|stats| decrypted(stats) > 0))?;
-    let figures = watch(&viewers, id, length)?;
-    viewers.stop()?;
-    Ok(figures)
 }
 
-fn watch(viewers: &Viewers, id: i32, length: Duration) -> Result<Figures> {
-    let (before, start) = (viewers.stats(), Instant::now());
-    let (cpu, process) = (Cpu::read(Some(id))?, cpu::of_process(id)?);
-    thread::sleep(length);
-    let (after, seconds) = (viewers.stats(), start.elapsed().as_secs_f64());
-    let machine = Cpu::read(Some(id))?.since(&cpu).not_idle;
-    let process = (cpu::of_process(id).context("the server has ended")? - process) / seconds;
-    let sum = |stats: &[Stats], of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
-    Ok(Figures {
-        viewers: after.len(),
-        packets: sum(&after, decrypted).saturating_sub(sum(&before, decrypted)) as f64 / seconds,
-        lost: sum(&after, lost).saturating_sub(sum(&before, lost)),
-        process,
-        machine,
+impl Peer {
+    /// WHEP URL of a stream.
+    pub fn whep(&self, stream: u32) -> String {
+        self.whep.replace("{}", &stream.to_string())
+    }
+
+    /// WHIP URL of a stream.
+    pub fn whip(&self, stream: u32) -> String {
+        self.whip.replace("{}", &stream.to_string())
+    }
+}
+
+/// The processes of another server. If they are ours, they are killed on drop.
+pub struct Processes {
+    running: Option<Running>,
+    id: i32,
+    log: Option<File>,
+}
+
+impl Processes {
+    /// Starts `command`, which runs a shell, as a group of processes of its own. `one_core`: on the second CPU.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(mut command: Command, one_core: bool) -> Result<Self> {
+        let log = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
+        if one_core {
+            // SAFETY: between fork and exec, this is one system call on memory of the stack.
+            unsafe {
+                command.pre_exec(|| {
+                    load::stay_on(1);
+                    Ok(())
+                });
+            }
+        }
+        let running = Running::start(&mut command)?;
+        let id = running.id() as i32;
+        Ok(Self { running: Some(running), id, log: Some(log) })
+    }
+
+    /// One that runs already.
+    pub fn attach(id: i32) -> Self {
+        Self { running: None, id, log: None }
+    }
+
+    /// All that there are now.
+    pub fn ids(&self) -> Vec<i32> {
+        match self.running {
+            None => vec![self.id],
+            Some(_) => in_group(self.id),
+        }
+    }
+
+    /// The end of what they have printed.
+    pub fn log(&self) -> String {
+        let mut text = vec![];
+        if let Some(log) = &self.log {
+            use std::io::{Seek as _, SeekFrom};
+            let mut log = log;
+            let length = log.metadata().map_or(0, |file| file.len());
+            let _ = log.seek(SeekFrom::Start(length.saturating_sub(4000)));
+            let _ = log.read_to_end(&mut text);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            // SAFETY: no memory; the group is that of our child, which nobody has waited for.
+            unsafe { libc::kill(-self.id, libc::SIGKILL) };
+        }
+    }
+}
+
+/// The living processes of a group (proc_pid_stat(5)).
+fn in_group(group: i32) -> Vec<i32> {
+    let ids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_in_it = |id: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // Behind the name, which may have spaces and brackets: state, parent, group.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let fields: Vec<&str> = fields.split_whitespace().take(3).collect();
+        matches!(fields[..], [state, _, its] if state != "Z" && its.parse() == Ok(group))
+    };
+    ids.filter(is_in_it).collect()
+}
+
+/// What part of the viewers opens what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// One of 16, as many as there are samples of the latency.
+    Some,
+    All,
+}
+
+/// Runs another server under the load of a case.
+///
+/// # Errors
+/// When it refuses, when somebody does not connect, when a viewer gets nothing; with the end of its log.
+pub fn run(peer: &Peer, case: &Case, times: Times, opened: Opened, one_core: bool) -> Result<Measured> {
+    let shape = Shape { payload: case.payload, rate: case.rate, burst: case.burst };
+    let opened = match opened {
+        Opened::Some => case.all_viewers().div_ceil(16),
+        Opened::All => case.all_viewers(),
+    };
+    let plan =
+        Plan { streams: case.streams, viewers: case.viewers, shape, opened, one_core, subject: Subject::Peer(peer) };
+    let mut field = Field::new(&plan, &|_| ()).with_context(|| peer.name.clone())?;
+    std::thread::sleep(times.warm_up);
+    let run = measure(&mut field, times.measured, &mut |_| ())
+        .with_context(|| format!("{}; its log ends with\n{}", peer.name, field.server.log()))?;
+    let mut latency = Histogram::default();
+    run.delays.iter().for_each(|delay| latency.add(u64::from(*delay) * 1000));
+    Ok(Measured {
+        alone: Some(run.server()),
+        process: run.cores.process,
+        copies: (run.expected - run.lost) as f64 / run.seconds,
+        expected: run.expected,
+        lost: run.lost + run.left_out,
+        latency,
+        memory: run.memory,
+        late: run.late,
+        verdict: Some(Verdict { right: run.right, wrong: run.wrong, ..Verdict::default() }),
+        ..Measured::default()
     })
 }
 
-fn decrypted(stats: &Stats) -> u64 {
-    stats.video.decrypted + stats.audio.decrypted
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn lost(stats: &Stats) -> u64 {
-    stats.video.lost + stats.audio.lost
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let give_up = Instant::now() + CONNECT;
-    while !done() {
-        ensure!(Instant::now() < give_up, "in {CONNECT:?} it did not happen that {what}");
-        thread::sleep(Duration::from_millis(20));
+    #[test]
+    fn groups_have_their_processes() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 20 & echo there; wait"]);
+        let processes = Processes::start(command, false).unwrap();
+        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while processes.ids().len() < 2 || !processes.log().contains("there") {
+            assert!(std::time::Instant::now() < give_up, "{:?}: {}", processes.ids(), processes.log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let group = processes.id;
+        drop(processes);
+        while !in_group(group).is_empty() {
+            assert!(std::time::Instant::now() < give_up);
+        }
     }
-    Ok(())
+
+    #[test]
+    fn urls_have_a_place_for_the_stream() {
+        let options = |url: &str| Options {
+            peer_url: Some(url.into()),
+            peer_command: Some("true".into()),
+            peer_pid: None,
+            peer_feed: Feed::Whip,
+            peer_whip_url: None,
+            peer_name: "x".into(),
+        };
+        let peer = options("http://h/cam{}/whep").peer().unwrap().unwrap();
+        assert_eq!((peer.whep(7), peer.whip(7)), ("http://h/cam7/whep".into(), "http://h/cam7/whip".into()));
+        assert!(options("http://h/whep").peer().is_err());
+    }
 }

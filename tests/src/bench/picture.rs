@@ -23,6 +23,7 @@ const fn colour(contender: Contender) -> RGBColor {
         Contender::Socket => RGBColor(214, 120, 30),
         Contender::SocketGso => RGBColor(236, 178, 110),
         Contender::SocketOpenssl => RGBColor(140, 86, 75),
+        Contender::Peer => RGBColor(120, 80, 160),
     }
 }
 
@@ -54,7 +55,7 @@ pub fn draw(report: &Report, path: &Path) -> Result<()> {
             let Some(cost) = outcome.cost(entry.contender, report.idle) else { continue };
             let (top, bottom) = (y as i32 + 2, (y + BAR) as i32 - 2);
             let middle = (top + bottom) / 2;
-            area.draw(&text(entry.contender.title().into(), 40, y + 2, 13))?;
+            area.draw(&text(report.title(entry.contender).into(), 40, y + 2, 13))?;
             let bar = [(LEFT as i32, top), (x(cost.median), bottom)];
             area.draw(&Rectangle::new(bar, colour(entry.contender).filled()))?;
             area.draw(&PathElement::new(vec![(x(cost.min), middle), (x(cost.max), middle)], BLACK))?;

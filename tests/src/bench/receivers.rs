@@ -123,7 +123,22 @@ fn monotonic_ns() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram(pub Vec<u64>);
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self(vec![0; BUCKETS])
+    }
+}
+
 impl Histogram {
+    /// Adds a sample in ns, into the bucket in which the receivers' program puts it.
+    pub fn add(&mut self, ns: u64) {
+        let exponent = ns.max(8).ilog2();
+        let bucket = exponent as usize * 8 + (ns.max(8) >> (exponent - 3) & 7) as usize;
+        if let Some(samples) = self.0.get_mut(bucket) {
+            *samples += 1;
+        }
+    }
+
     /// What came since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self(self.0.iter().zip(&before.0).map(|(now, before)| now - before).collect())
@@ -148,7 +163,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_the_upper_ends_of_buckets() {
-        let mut samples = Histogram(vec![0; BUCKETS]);
+        let mut samples = Histogram::default();
         assert_eq!(samples.quantile(0.5), None);
         // 1,024 to 1,151 ns, and 1,048,576 to 1,179,647 ns.
         samples.0[80] = 99;
@@ -156,5 +171,15 @@ mod tests {
         assert_eq!(samples.quantile(0.5), Some(Duration::from_nanos(1152)));
         assert_eq!(samples.quantile(0.99), Some(Duration::from_nanos(1152)));
         assert_eq!(samples.quantile(1.0), Some(Duration::from_nanos(1_179_648)));
+    }
+
+    #[test]
+    fn samples_lie_in_their_buckets() {
+        for ns in [8, 100, 1024, 1151, 1152, 5_000_000, 1 << 40] {
+            let mut samples = Histogram::default();
+            samples.add(ns);
+            let end = samples.quantile(1.0).unwrap().as_nanos() as u64;
+            assert!(end > ns && end <= ns + ns / 8 + 1, "{ns}: {end}");
+        }
     }
 }

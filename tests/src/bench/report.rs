@@ -56,6 +56,8 @@ pub struct Outcome {
 pub struct Report {
     pub machine: String,
     pub method: String,
+    /// Name of the other server, if there is one.
+    pub peer: Option<String>,
     pub idle: Busy,
     pub outcomes: Vec<Outcome>,
     /// Copies per second without loss, by case.
@@ -76,6 +78,9 @@ pub struct Table {
 impl Outcome {
     /// The machine's ns per copy of one run, without what it does when idle and without the generator.
     fn ns(&self, run: &Measured, idle: Busy) -> f64 {
+        if let Some(alone) = run.alone {
+            return alone * 1e9 / run.copies.max(1.0);
+        }
         // The generator's figure has the idle machine in it already.
         let others = self.generator.map_or(idle.cores, |generator| generator.median);
         (run.busy.cores - others).max(0.0) * 1e9 / run.copies.max(1.0)
@@ -104,6 +109,11 @@ impl Entry {
 }
 
 impl Report {
+    /// What a contender is called in it.
+    pub fn title(&self, contender: Contender) -> &str {
+        self.peer.as_deref().filter(|_| contender == Contender::Peer).unwrap_or(contender.title())
+    }
+
     /// All tables.
     pub fn tables(&self) -> Vec<Table> {
         let mut tables: Vec<Table> = self.outcomes.iter().map(|outcome| self.case_table(outcome)).collect();
@@ -125,7 +135,7 @@ impl Report {
             let microseconds = |part| entry.latency(part).map_or_else(|| "–".into(), |figure| figure.text(0));
             let measured_memory = entry.runs.iter().any(|run| run.memory.process > 0);
             vec![
-                entry.contender.title().into(),
+                self.title(entry.contender).into(),
                 cost.map_or_else(|| "–".into(), |cost| cost.text(0)),
                 ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}")),
                 cores.text(1),
@@ -133,7 +143,8 @@ impl Report {
                 microseconds(0.99),
                 if measured_memory { entry.megabytes().text(1) } else { "–".into() },
                 format!("{lost} of {expected}"),
-                underruns.to_string(),
+                // There is no keystream ahead of time in it.
+                if entry.contender == Contender::Peer { "–".into() } else { underruns.to_string() },
             ]
         };
         let generator = match outcome.generator {
@@ -160,7 +171,7 @@ impl Report {
     fn highest_table(&self) -> Option<Table> {
         let rows = self.highest.iter().map(|(case, contender, copies)| {
             let gigabits = copies * (case.payload as f64 + 70.0) * 8.0 / 1e9;
-            vec![case.title(), contender.title().into(), format!("{copies:.0}"), format!("{gigabits:.2}")]
+            vec![case.title(), self.title(*contender).into(), format!("{copies:.0}"), format!("{gigabits:.2}")]
         });
         (!self.highest.is_empty()).then(|| Table {
             title: "Highest rate without loss on one core".into(),
@@ -174,7 +185,7 @@ impl Report {
             let verdict = run.verdict.clone().unwrap_or_default();
             vec![
                 format!("{}, {:.0} copies/s", case.title(), case.copies()),
-                contender.title().into(),
+                self.title(*contender).into(),
                 run.expected.to_string(),
                 verdict.right.to_string(),
                 (verdict.wrong + verdict.repeated).to_string(),
@@ -193,7 +204,7 @@ impl Report {
             run.programs.iter().map(move |program| {
                 vec![
                     case.title(),
-                    contender.title().into(),
+                    self.title(*contender).into(),
                     program.name.clone(),
                     format!("{:.0}", program.runs),
                     format!("{:.0}", program.ns),
@@ -231,6 +242,7 @@ impl Report {
         json!({
             "machine": self.machine,
             "method": self.method,
+            "other_server": self.peer,
             "idle_cores": { "scheduler": self.idle.cores, "proc_stat": self.idle.not_idle },
             "outcomes": outcomes.collect::<Vec<_>>(),
             "highest_rate": self.highest.iter().map(|(case, contender, copies)| json!({
@@ -259,6 +271,7 @@ impl Report {
             "ns_per_copy": each(&|run| outcome.ns(run, self.idle)),
             "machine_cores": each(&|run| run.busy.cores),
             "machine_cores_by_proc_stat": each(&|run| run.busy.not_idle),
+            "server_alone_cores": entry.runs.iter().map(|run| run.alone).collect::<Option<Vec<_>>>().map(|cores| Figure::of(cores).json()),
             "process_cores": each(&|run| run.process),
             "copies_per_s": each(&|run| run.copies),
             "latency_us": { "p50": entry.latency(0.5).map(|f| f.json()), "p99": entry.latency(0.99).map(|f| f.json()) },
@@ -314,8 +327,16 @@ fn targets(outcome: &Outcome, idle: Busy, rows: &mut Vec<Vec<String>>) {
         let ratio = xdp / limit;
         row("userspace by XDP to the limit, CPU", format!("{ratio:.2}"), "≤ 3.00", ratio <= 3.0);
     }
+    if let Some(peer) = cost(Contender::Peer) {
+        for ours in [Contender::Kernel, Contender::Xdp] {
+            let Some(ratio) = cost(ours).map(|ours| ours / peer) else { continue };
+            let what = format!("{} to the other server, CPU", ours.title());
+            row(&what, format!("{ratio:.2}"), "≤ 0.33", ratio <= 1.0 / 3.0);
+        }
+    }
     let cameras = case.origin == Origin::Source && case.streams == 512;
-    for entry in outcome.entries.iter().filter(|_| cameras) {
+    let ours = |entry: &&Entry| cameras && entry.contender != Contender::Peer;
+    for entry in outcome.entries.iter().filter(ours) {
         let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, idle))).median;
         row(&format!("{}, CPU", entry.contender.title()), format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
         let megabytes = entry.megabytes().median;

@@ -59,10 +59,12 @@ impl Times {
 }
 
 /// What a run showed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// The machine.
     pub busy: Busy,
+    /// The server alone, in cores, where it is told apart from load and viewers: another server.
+    pub alone: Option<f64>,
     /// The process under test, in cores: what an observer of processes sees of it.
     pub process: f64,
     /// Copies per second that arrived.
@@ -175,6 +177,7 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
     let seconds = (after.at - before.at).as_secs_f64();
     Ok(Measured {
         busy: after.cpu.since(&before.cpu),
+        alone: None,
         process: (after.process - before.process) / seconds,
         copies: (after.copies - before.copies) as f64 / seconds,
         expected,
@@ -199,7 +202,8 @@ fn watch(
     let before = stage.read()?;
     thread::sleep(times.measured);
     let after = stage.read()?;
-    let memory = stage.process.as_ref().map(|process| memory::of(process.id(), maps)).transpose()?.unwrap_or_default();
+    let memory =
+        stage.process.as_ref().map(|process| memory::of(&[process.id() as i32], maps)).transpose()?.unwrap_or_default();
     Ok((before, after, memory))
 }
 

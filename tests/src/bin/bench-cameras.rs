@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use penstock_tests::{
-    bench::peer,
+    bench::peer::{self, Peer},
     cameras::{
-        field::Field,
+        field::{Field, Plan, Subject},
+        media::Shape,
         report::{self, Case, Entry},
         run::{Measured, measure},
     },
@@ -41,13 +42,11 @@ struct Options {
     /// [default: by XDP, by sockets]
     #[arg(long, value_name = "NAME=FILE")]
     way: Vec<String>,
-    /// Another server next to it: its WHEP URL, with {} where the number of the camera stands. It must play
-    /// the cameras of `cargo xtask load cameras` already.
-    #[arg(long, value_name = "URL", requires = "peer_pid")]
-    peer_url: Option<String>,
-    /// Process of that server.
-    #[arg(long, value_name = "PID")]
-    peer_pid: Option<i32>,
+    /// How our server gets the cameras' packets: in the RTSP connection, or by UDP.
+    #[arg(long, value_name = "WAY", default_value = "tcp", value_parser = ["tcp", "udp"])]
+    transport: String,
+    #[command(flatten)]
+    peer: peer::Options,
     /// Writes everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -71,11 +70,11 @@ fn main() -> Result<()> {
     let say = |text: &str| eprintln!("{:>4.0} s  {text}", start.elapsed().as_secs_f64());
     let numbers = if options.cameras.is_empty() { vec![64, 256, 512] } else { options.cameras.clone() };
     ensure!(numbers.iter().all(|number| (1..=1000).contains(number)), "--cameras takes 1 to 1000");
-    let ways = ways(&options)?;
+    let (ways, peer) = (ways(&options)?, options.peer.peer()?);
     let mut cases = vec![];
     for cameras in numbers {
         say(&format!("{cameras} cameras"));
-        cases.push(case(&options, cameras, &ways, &say)?);
+        cases.push(case(&options, cameras, &ways, peer.as_ref(), &say)?);
     }
     let tables = report::tables(&cases);
     for table in &tables {
@@ -121,33 +120,43 @@ fn ways(options: &Options) -> Result<Vec<(String, String)>> {
     Ok(ways.map(|(name, toml)| ((*name).to_owned(), (*toml).to_owned())).collect())
 }
 
-/// All rounds with so many cameras, the ways in turn.
-fn case(options: &Options, cameras: u32, ways: &[(String, String)], say: &dyn Fn(&str)) -> Result<Case> {
-    let mut entries: Vec<Entry> = ways.iter().map(|(name, _)| Entry { name: name.clone(), runs: vec![] }).collect();
+/// All rounds with so many cameras, the ways and the other server in turn.
+fn case(
+    options: &Options,
+    cameras: u32,
+    ways: &[(String, String)],
+    peer: Option<&Peer>,
+    say: &dyn Fn(&str),
+) -> Result<Case> {
+    let transport = &options.transport;
+    let ours = ways.iter().map(|(name, config)| (name.as_str(), Subject::Penstock { config, transport }));
+    let subjects: Vec<_> = ours.chain(peer.map(|peer| (peer.name.as_str(), Subject::Peer(peer)))).collect();
+    let entry = |(name, subject): &(&str, Subject<'_>)| Entry {
+        name: (*name).to_owned(),
+        is_peer: matches!(subject, Subject::Peer(_)),
+        runs: vec![],
+    };
+    let mut entries: Vec<Entry> = subjects.iter().map(entry).collect();
     for _ in 0..rounds(options) {
-        for (entry, (name, toml)) in entries.iter_mut().zip(ways) {
-            let mut field = Field::new(cameras, options.opened.min(cameras), toml, &|_| ())?;
+        for (entry, (name, subject)) in entries.iter_mut().zip(&subjects) {
+            let (opened, shape) = (options.opened.min(cameras), Shape::default());
+            let plan = Plan { streams: cameras, viewers: 1, shape, opened, one_core: false, subject: *subject };
+            let mut field = Field::new(&plan, &|_| ()).with_context(|| (*name).to_owned())?;
             std::thread::sleep(WARM_UP);
-            let run = measure(&mut field, Duration::from_secs_f64(seconds(options)), &mut |_| ())?;
+            let run = measure(&mut field, Duration::from_secs_f64(seconds(options)), &mut |_| ())
+                .with_context(|| format!("{name}; its log ends with\n{}", field.server.log()))?;
             say(&describe(name, &run));
             entry.runs.push(run);
         }
     }
-    let peer = match (&options.peer_url, options.peer_pid) {
-        (Some(url), Some(id)) => {
-            say("the other server");
-            Some(peer::measure_cameras(url, id, cameras, Duration::from_secs_f64(seconds(options)))?)
-        }
-        _ => None,
-    };
-    Ok(Case { cameras, entries, peer })
+    Ok(Case { cameras, transport: transport.clone(), entries })
 }
 
 /// A run in a line.
 fn describe(name: &str, run: &Measured) -> String {
     let percent = |cores: f64| 100.0 * cores;
     format!(
-        "  {name:<12} {:>5.1} % (process {:.1}, receiving {:.1}, ksoftirqd {:.1}), {:.1} MB, p50 {:.1} p99 {:.1} ms, \
+        "  {name:<24} {:>5.1} % (process {:.1}, receiving {:.1}, ksoftirqd {:.1}), {:.1} MB, p50 {:.1} p99 {:.1} ms, \
          lost {} of {}, late {:.1?}; generator {:.1} %, viewers {:.1} %",
         percent(run.server()),
         percent(run.cores.process),

@@ -1,6 +1,7 @@
 //! `cargo xtask bench fanout`: what forwarding costs the machine. Method and figures: `docs/benchmarks.md`.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,7 +14,8 @@ use penstock_tests::bench::{
     contender::Contender,
     cpu,
     load::Load,
-    peer, picture,
+    peer::{self, Opened, Peer},
+    picture,
     report::{Entry, Figure, Outcome, Report},
     run::{Look, Measured, Subject, Times, run},
     search,
@@ -34,7 +36,7 @@ struct Options {
     /// Only this case, as VIEWERSxPAYLOAD, STREAMS-publishers or STREAMS-sources (may be given several times).
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
-    /// Rounds; each figure is their median, with the lowest and the highest. [default: 5, with --quick 2]
+    /// Rounds; each figure is their median, with the lowest and the highest. [default: 3, with --quick 2]
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds that are measured in each run. [default: 2, with --quick 1]
@@ -43,16 +45,8 @@ struct Options {
     /// Looks for the highest rate without loss, with --quick too.
     #[arg(long)]
     highest: bool,
-    /// Only another server: publishes the clip at URL/whip by WHIP, plays it at URL/whep by WHEP, and prints
-    /// what the process of --peer-pid costs.
-    #[arg(long, value_name = "URL", requires = "peer_pid")]
-    peer_url: Option<String>,
-    /// Process of that server.
-    #[arg(long, value_name = "PID")]
-    peer_pid: Option<i32>,
-    /// Viewers of that server.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    peer_viewers: usize,
+    #[command(flatten)]
+    peer: peer::Options,
     /// Writes everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -71,6 +65,15 @@ struct Bench {
     start: Instant,
     rounds: usize,
     times: Times,
+    peer: Option<Peer>,
+    progress: Progress,
+}
+
+/// Runs until now, and in all.
+#[derive(Default)]
+struct Progress {
+    done: Cell<u32>,
+    all: Cell<u32>,
 }
 
 fn main() -> Result<()> {
@@ -81,15 +84,13 @@ fn main() -> Result<()> {
     );
     // SAFETY: no arguments, no memory.
     ensure!(unsafe { libc::geteuid() } == 0, "network namespaces and XDP need root");
-    if let (Some(url), Some(id)) = (&options.peer_url, options.peer_pid) {
-        return other_server(url, id, &options);
-    }
+    let peer = options.peer.peer()?;
     let seconds = options.seconds.unwrap_or(if options.quick { 1.0 } else { 2.0 });
     ensure!((0.1..=20.0).contains(&seconds), "--seconds takes 0.1 to 20: leases and sequence numbers must last");
-    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).max(1);
+    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 }).max(1);
     let warm_up = Duration::from_millis(if options.quick { 600 } else { 1000 });
     let times = Times { warm_up, measured: Duration::from_secs_f64(seconds) };
-    let bench = Bench { options, start: Instant::now(), rounds, times };
+    let bench = Bench { options, start: Instant::now(), rounds, times, peer, progress: Progress::default() };
     let report = bench.report()?;
     for table in report.tables() {
         println!("{}", table.text());
@@ -117,20 +118,51 @@ impl Bench {
     fn contenders(&self, case: &Case) -> Vec<Contender> {
         let wanted =
             |contender: &Contender| self.options.contender.is_empty() || self.options.contender.contains(contender);
-        Contender::ALL.iter().copied().filter(|contender| wanted(contender) && contender.serves(case)).collect()
+        let ours = Contender::ALL.iter().copied().filter(wanted);
+        ours.chain(self.peer.as_ref().map(|_| Contender::Peer)).filter(|contender| contender.serves(case)).collect()
     }
 
+    /// With the time since the start, and an estimate of what is left.
     fn say(&self, text: &str) {
-        eprintln!("{:>4.0} s  {text}", self.start.elapsed().as_secs_f64());
+        let (passed, done, all) = (self.start.elapsed(), self.progress.done.get(), self.progress.all.get());
+        let left = match done {
+            0 => String::new(),
+            done => format!(
+                ", {:.0} min left",
+                passed.as_secs_f64() / 60.0 * f64::from(all.saturating_sub(done)) / f64::from(done)
+            ),
+        };
+        eprintln!("{:>4.0} s  [{done}/{all}{left}]  {text}", passed.as_secs_f64());
+    }
+
+    /// A run of any contender. `opened`: by another server's viewers.
+    fn run(&self, contender: Contender, case: &Case, load: &Load, times: Times, look: Look) -> Result<Measured> {
+        match (&self.peer, contender) {
+            (Some(server), Contender::Peer) => {
+                let opened = if look == Look::Check { Opened::All } else { Opened::Some };
+                peer::run(server, case, times, opened, look == Look::OneCore)
+            }
+            _ => run(Subject::Contender(contender), case, load, times, look),
+        }
+    }
+
+    fn title(&self, contender: Contender) -> &str {
+        match (&self.peer, contender) {
+            (Some(peer), Contender::Peer) => &peer.name,
+            _ => contender.title(),
+        }
     }
 
     fn report(&self) -> Result<Report> {
+        let cases = self.cases()?;
+        let runs = cases.iter().map(|case| self.contenders(case).len() + usize::from(case.origin == Origin::Srtp));
+        self.progress.all.set((runs.sum::<usize>() * self.rounds) as u32);
         self.say("the idle machine");
         let idle = cpu::idle(Duration::from_secs(if self.options.quick { 1 } else { 5 }))?;
-        let cases = self.cases()?;
         let mut report = Report {
             machine: machine(),
             method: format!("{} rounds of {:.1} s", self.rounds, self.times.measured.as_secs_f64()),
+            peer: self.peer.as_ref().map(|peer| peer.name.clone()),
             idle,
             outcomes: Vec::new(),
             highest: Vec::new(),
@@ -156,12 +188,13 @@ impl Bench {
         for _ in 0..self.rounds {
             if case.origin == Origin::Srtp {
                 generator.push(run(Subject::Nobody, case, &load, self.times, Look::Plain)?.busy.cores);
+                self.progress.done.update(|done| done + 1);
             }
             let others = generator.last().copied().unwrap_or(idle.cores);
             for entry in &mut entries {
-                let subject = Subject::Contender(entry.contender);
-                let measured = run(subject, case, &load, self.times, Look::Plain)?;
-                self.say(&describe(entry.contender, &measured, others));
+                let measured = self.run(entry.contender, case, &load, self.times, Look::Plain)?;
+                self.progress.done.update(|done| done + 1);
+                self.say(&self.describe(entry.contender, &measured, others));
                 entry.runs.push(measured);
             }
         }
@@ -185,46 +218,45 @@ impl Bench {
         let slow = Case { rate: 150.0, ..main_case() };
         let load = Load::seal(&slow, times.load());
         for contender in self.contenders(&slow).into_iter().filter(|contender| *contender != Contender::Limit) {
-            self.say(&format!("every copy opened: {}", contender.title()));
-            let measured = run(Subject::Contender(contender), &slow, &load, times, Look::Check)?;
+            self.say(&format!("every copy opened: {}", self.title(contender)));
+            let measured = self.run(contender, &slow, &load, times, Look::Check)?;
             report.checked.push((slow, contender, measured));
         }
         let load = Load::seal(&main_case(), times.load());
-        for contender in [Contender::Limit, Contender::Kernel] {
+        let timed = [Contender::Limit, Contender::Kernel];
+        for contender in self.contenders(&main_case()).into_iter().filter(|contender| timed.contains(contender)) {
             self.say(&format!("BPF programs timed: {}", contender.title()));
             let measured = run(Subject::Contender(contender), &main_case(), &load, times, Look::Programs)?;
             report.programs.push((main_case(), contender, measured));
         }
         if self.options.highest || !self.options.quick {
             for contender in self.contenders(&main_case()) {
-                let copies = search::highest_rate(contender, &main_case())?;
-                self.say(&format!("highest rate: {}: {copies:.0} copies/s", contender.title()));
+                let copies = self.highest(contender)?;
+                self.say(&format!("highest rate: {}: {copies:.0} copies/s", self.title(contender)));
                 report.highest.push((main_case(), contender, copies));
             }
         }
         Ok(())
     }
-}
 
-/// Figures of a server that is not ours, or is.
-fn other_server(url: &str, id: i32, options: &Options) -> Result<()> {
-    let length = Duration::from_secs_f64(options.seconds.unwrap_or(10.0));
-    eprintln!("{} viewers of {url} join, then {length:?} are measured", options.peer_viewers);
-    let figures = peer::measure(url.trim_end_matches('/'), id, options.peer_viewers, length)?;
-    let peer::Figures { viewers, packets, lost, process, machine } = figures;
-    let ns = process * 1e9 / packets.max(1.0);
-    println!("viewers {viewers}, packets received {packets:.0} /s, lost {lost}");
-    println!("process {:.1} % of a core, {ns:.0} ns per packet (XDP and softirq are not in it)", 100.0 * process);
-    println!("machine {:.1} % of a core, publisher and viewers included", 100.0 * machine);
-    Ok(())
-}
+    fn highest(&self, contender: Contender) -> Result<f64> {
+        let factor = if self.options.quick { 1.3 } else { 1.13 };
+        search::highest_rate(&main_case(), factor, |case| {
+            let load = if contender == Contender::Peer { Duration::ZERO } else { search::TIMES.load() };
+            let measured = self.run(contender, case, &Load::seal(case, load), search::TIMES, Look::OneCore)?;
+            let (copies, Measured { lost, expected, late, .. }) = (case.copies(), &measured);
+            self.say(&format!("  {copies:.0} copies/s: lost {lost} of {expected}, generator late {late:.1?}"));
+            Ok(measured)
+        })
+    }
 
-/// A run in a line.
-fn describe(contender: Contender, run: &Measured, others: f64) -> String {
-    let ns = (run.busy.cores - others).max(0.0) * 1e9 / run.copies.max(1.0);
-    let p99 = run.latency.quantile(0.99).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6);
-    let Measured { lost, expected, .. } = run;
-    format!("  {:<34} {ns:>7.0} ns per copy, p99 {p99:>6.0} µs, lost {lost} of {expected}", contender.title())
+    /// A run in a line.
+    fn describe(&self, contender: Contender, run: &Measured, others: f64) -> String {
+        let ns = run.alone.unwrap_or((run.busy.cores - others).max(0.0)) * 1e9 / run.copies.max(1.0);
+        let p99 = run.latency.quantile(0.99).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6);
+        let (title, Measured { lost, expected, .. }) = (self.title(contender), run);
+        format!("  {title:<34} {ns:>7.0} ns per copy, p99 {p99:>6.0} µs, lost {lost} of {expected}")
+    }
 }
 
 /// Kernel and processor, in a line.

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser;
-use penstock_tests::cameras::{Generator, Progress};
+use penstock_tests::cameras::{Generator, Progress, media::Shape};
 
-/// Cameras that send 1 Mbit/s each by RTSP, RTP in the same TCP connection: rtsp://ADDRESS/cam0, cam1, …
-/// Four packets of 1,100 bytes 27.5 times a second, the cameras spread evenly over the time. What they send
-/// has the form of H.264, but is no picture.
+/// Cameras that send 1 Mbit/s each by RTSP, in the same TCP connection or by UDP as the client asks:
+/// rtsp://ADDRESS/cam0, cam1, … Four packets of 1,100 bytes 27.5 times a second, the cameras spread evenly over
+/// the time. What they send has the form of H.264, but is no picture.
 #[derive(Parser)]
 #[command(name = "load cameras")]
 struct Options {
@@ -24,6 +24,15 @@ struct Options {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8554")]
     listen: SocketAddr,
+    /// Bytes of each packet's payload.
+    #[arg(long, default_value_t = Shape::default().payload)]
+    payload: usize,
+    /// Packets per second of each camera.
+    #[arg(long, default_value_t = Shape::default().rate)]
+    rate: f64,
+    /// Packets that leave together, as those of a frame.
+    #[arg(long, default_value_t = Shape::default().burst)]
+    burst: u32,
     /// Answers each line on standard input with a line of JSON, and ends with its input.
     #[arg(long)]
     driven: bool,
@@ -31,7 +40,8 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let generator = Generator::bind(options.listen, options.cameras)?;
+    let shape = Shape { payload: options.payload, rate: options.rate, burst: options.burst };
+    let generator = Generator::bind(options.listen, options.cameras, shape)?;
     let progress = generator.progress();
     if !options.driven {
         println!("rtsp://{}/cam0 to cam{}; Ctrl-C ends it", options.listen, options.cameras.saturating_sub(1));

@@ -7,19 +7,34 @@ use super::media;
 /// Longest request.
 const MAX_REQUEST: usize = 16 << 10;
 
+/// How a client wants its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In the connection; the first of its channels.
+    Interleaved(u8),
+    /// To this UDP port of the client.
+    Udp(u16),
+}
+
 /// What a client has asked for so far.
 #[derive(Debug, Default)]
 pub struct Conversation {
     received: Vec<u8>,
+    /// UDP port from which packets come, if the client wants them by UDP.
+    server_port: u16,
     /// Number of the camera in the path.
     pub camera: Option<u32>,
-    /// First of the interleaved channels.
-    pub channel: u8,
+    pub transport: Option<Transport>,
     pub playing: bool,
     pub ended: bool,
 }
 
 impl Conversation {
+    /// `server_port`: from which UDP port packets will come.
+    pub fn new(server_port: u16) -> Self {
+        Self { server_port, ..Self::default() }
+    }
+
     /// Takes what has arrived; appends the answers.
     ///
     /// # Errors
@@ -50,11 +65,19 @@ impl Conversation {
             ("DESCRIBE", Some(_)) => {
                 (200, format!("Content-Type: application/sdp\r\nContent-Base: {url}/\r\n"), Some(media::sdp()))
             }
-            ("SETUP", Some(camera)) => match interleaved(field("transport")) {
-                Some(channel) => {
-                    (self.camera, self.channel) = (Some(camera), channel);
-                    let transport = format!("Transport: RTP/AVP/TCP;unicast;interleaved={channel}-{}\r\n", channel + 1);
-                    (200, session + &transport, None)
+            ("SETUP", Some(camera)) => match transport(field("transport")) {
+                Some(transport) => {
+                    (self.camera, self.transport) = (Some(camera), Some(transport));
+                    let from = self.server_port;
+                    let transport = match transport {
+                        Transport::Interleaved(channel) => {
+                            format!("/TCP;unicast;interleaved={channel}-{}", channel + 1)
+                        }
+                        Transport::Udp(port) => {
+                            format!(";unicast;client_port={port}-{};server_port={from}-{}", port + 1, from + 1)
+                        }
+                    };
+                    (200, format!("{session}Transport: RTP/AVP{transport}\r\n"), None)
                 }
                 None => (461, String::new(), None),
             },
@@ -78,10 +101,18 @@ impl Conversation {
     }
 }
 
-/// First channel of a transport within the connection; its second one must exist too.
-fn interleaved(transport: &str) -> Option<u8> {
-    let channels = transport.split(';').find_map(|part| part.trim().strip_prefix("interleaved="))?;
-    channels.split('-').next()?.parse().ok().filter(|first| *first < u8::MAX)
+/// The first one of a client's transports that we have; the second channel or port must exist too.
+fn transport(header: &str) -> Option<Transport> {
+    header.split(',').find_map(|transport| {
+        let first = |name: &str| {
+            let pair = transport.split(';').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))?;
+            pair.split('-').next()?.parse::<u16>().ok()
+        };
+        if let Some(channel) = first("interleaved") {
+            return u8::try_from(channel).ok().filter(|channel| *channel < u8::MAX).map(Transport::Interleaved);
+        }
+        first("client_port").filter(|port| *port < u16::MAX).map(Transport::Udp)
+    })
 }
 
 #[cfg(test)]
@@ -104,6 +135,18 @@ mod tests {
         assert!(ask(&mut talk, setup).is_empty());
         assert!(ask(&mut talk, "interleaved=4-5\r\n\r\n").contains("CSeq: 3\r\n"));
         ask(&mut talk, "PLAY rtsp://h/cam1/ RTSP/1.0\r\nCSeq: 4\r\n\r\n");
-        assert_eq!((talk.camera, talk.channel, talk.playing), (Some(1), 4, true));
+        assert_eq!((talk.camera, talk.transport, talk.playing), (Some(1), Some(Transport::Interleaved(4)), true));
+    }
+
+    #[test]
+    fn tells_transports_apart() {
+        assert_eq!(transport("RTP/AVP;unicast;client_port=5000-5001"), Some(Transport::Udp(5000)));
+        assert_eq!(transport("RTP/AVP;multicast, RTP/AVP/TCP;interleaved=0-1"), Some(Transport::Interleaved(0)));
+        for wrong in ["", "RTP/AVP;multicast", "RTP/AVP/TCP;interleaved=255", "RTP/AVP;client_port=65535"] {
+            assert_eq!(transport(wrong), None, "{wrong}");
+        }
+        let mut talk = Conversation::new(9000);
+        let setup = "SETUP rtsp://h/cam1/track/0 RTSP/1.0\r\nTransport: RTP/AVP;unicast;client_port=5000-5001\r\n\r\n";
+        assert!(ask(&mut talk, setup).contains("client_port=5000-5001;server_port=9000-9001\r\n"));
     }
 }

@@ -1,112 +1,114 @@
-//! Cameras, `penstock serve` and viewers, each in a network namespace of its own, each a process of its
-//! own.
+//! Load, a server and viewers, each in a network namespace of its own, each a process of its own. The server
+//! is `penstock serve` or another one; one that runs already stays where it is, and is measured as well as that
+//! allows.
 //!
-//! The interfaces of cameras and server receive in threads of the kernel (`napi/…`), one for each, as the
+//! The interfaces of load and server receive in threads of the kernel (`napi/…`), one for each, as the
 //! interrupts of a network card would: so what a side costs can be told apart, and nobody pays for the other's
-//! half of a packet. That of the viewers receives where the server sends: its ring has 256 frames, fewer than
+//! half of a packet. Like cards they are moderated in how often they interrupt, and check sums. That of the viewers receives where the server sends: its ring has 256 frames, fewer than
 //! a batch of hundreds of cameras, and a thread that has to wait for a CPU loses what a network card would not.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    process::{ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use super::{Watch, ports::Ports};
+use super::{
+    Watch,
+    feed::{self, Cameras, Feed},
+    media::Shape,
+    ports::{Count, Ports},
+};
 use crate::{
     bench::{
         cpu,
         memory::{self, Memory},
+        peer::{self, How, Peer, Processes},
         scene::{self, Arrival, GENERATOR_INTERFACE, IN, OUT, RECEIVER_INTERFACE, Scene},
     },
-    netns::Running,
     peer::{Codec, Options, Source, Viewers},
     server::{self, Settings},
 };
 
-const CAMERA_PORT: u16 = 8554;
 const HTTP_PORT: u16 = 8080;
+/// Least time between two interrupts of a device under load, as network cards do it by themselves. A veth would
+/// wake its thread for each frame.
+const MODERATION_NS: u32 = 50_000;
 /// Longest wait for all cameras to play, and for all viewers to connect.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Least time between two interrupts of a device under load, as network cards do it by themselves. A veth
-/// would wake its thread for each frame.
-const MODERATION_NS: u32 = 50_000;
-
-/// The load generator's process. Killed on drop.
-pub struct Cameras {
-    running: Running,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+/// Who serves.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// `penstock serve` with so much TOML in its configuration, the cameras by `tcp` or `udp`.
+    Penstock {
+        config: &'a str,
+        transport: &'a str,
+    },
+    Peer(&'a Peer),
 }
 
-/// What the load generator says of itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Load {
-    pub playing: u64,
-    pub packets: u64,
-    pub left_out: u64,
-    /// Longest delay since the last question.
-    pub late: Duration,
+/// What is wanted.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    pub streams: u32,
+    /// Of each stream.
+    pub viewers: u32,
+    pub shape: Shape,
+    /// Viewers that open what they get, spread over all.
+    pub opened: u32,
+    /// The server on the second CPU, cameras on the first.
+    pub one_core: bool,
+    pub subject: Subject<'a>,
 }
 
-impl Cameras {
-    fn start(scene: &Scene, cameras: u32) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        // Tests lie one directory deeper.
-        let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("load-cameras"));
-        let program = places.find(|path| path.is_file()).context("no load-cameras: build it")?;
-        let mut command = scene.generator.command(program);
-        let address = format!("{}:{CAMERA_PORT}", scene::publisher(0).ip());
-        command.args(["--driven", "--listen", &address, "--cameras", &cameras.to_string()]);
-        let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let child = running.child().context("no process")?;
-        let (input, output) = (child.stdin.take().context("pipe")?, child.stdout.take().context("pipe")?);
-        let mut cameras = Self { running, input, output: BufReader::new(output) };
-        cameras.ask().context("the load generator did not start")?;
-        Ok(cameras)
+/// The server under test.
+pub enum Server {
+    Penstock(server::Server),
+    Peer(Processes),
+}
+
+impl Server {
+    /// What it has said.
+    pub fn log(&self) -> String {
+        match self {
+            Self::Penstock(server) => server.log(),
+            Self::Peer(processes) => processes.log(),
+        }
     }
 
-    /// Asks how it goes.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn ask(&mut self) -> Result<Load> {
-        writeln!(self.input)?;
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        let answer: Value = serde_json::from_str(&line).context("the load generator has ended")?;
-        let number = |name: &str| answer[name].as_u64().unwrap_or(0);
-        let late = Duration::from_micros(number("late_us"));
-        Ok(Load { playing: number("playing"), packets: number("packets"), left_out: number("left_out"), late })
+    fn ids(&self) -> Vec<i32> {
+        match self {
+            Self::Penstock(server) => vec![server.pid() as i32],
+            Self::Peer(processes) => processes.ids(),
+        }
     }
 }
 
 /// Everything. Dropping it ends the processes and removes the networks.
 pub struct Field {
-    pub cameras: Cameras,
-    pub server: server::Server,
-    pub viewers: Viewers,
+    pub feed: Feed,
+    pub server: Server,
+    viewers: Viewers,
     /// By viewer: those whose packets are opened.
     pub watches: Vec<Option<Arc<Watch>>>,
-    pub ports: Ports,
+    /// Of viewers in a network of their own.
+    ports: Option<Ports>,
     /// Receiving threads of the kernel that were there before.
     threads: BTreeMap<i32, String>,
-    maps: std::collections::BTreeSet<u32>,
-    _scene: Scene,
+    maps: BTreeSet<u32>,
+    scene: Option<Scene>,
 }
 
 /// CPU time of each side in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clocks {
-    /// The server's process, and all that the kernel does within its system calls.
+    /// The server's processes, and all that the kernel does within their system calls.
     pub process: f64,
     /// Receiving on the server's interfaces.
     pub receiving: f64,
@@ -118,59 +120,106 @@ pub struct Clocks {
 }
 
 impl Field {
-    /// Starts everything; returns when all viewers are connected. Of the viewers, `opened` open what they get.
+    /// Starts everything; returns when all viewers are connected and, of another server, get media.
     ///
     /// # Errors
     /// Without root, and whatever does not start.
-    pub fn new(cameras: u32, opened: u32, config: &str, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn new(plan: &Plan<'_>, say: &dyn Fn(&str)) -> Result<Self> {
         let threads = napi_threads();
-        let scene = Scene::new(Arrival::Xdp)?;
-        wire(&scene)?;
-        let mut ports = Ports::attach(&scene.receivers, RECEIVER_INTERFACE)?;
-        let mut generator = Cameras::start(&scene, cameras)?;
+        let outside = matches!(plan.subject, Subject::Peer(Peer { how: How::Process(_), .. }));
+        let scene = if outside { None } else { Some(networks()?) };
+        let ports = scene.as_ref().map(|scene| Ports::attach(&scene.receivers, RECEIVER_INTERFACE)).transpose()?;
+        let by_whip = matches!(plan.subject, Subject::Peer(Peer { feed: peer::Feed::Whip, .. }));
+        let feed = if by_whip { Feed::Whip(vec![]) } else { Feed::Rtsp(Cameras::start(scene.as_ref(), plan)?) };
         let maps = memory::maps();
-        let host = scene::publisher(0).ip();
-        let streams: String = (0..cameras)
-            .map(|camera| {
-                format!(
-                    "[streams.cam{camera}]\nsource = \"rtsp://{host}:{CAMERA_PORT}/cam{camera}\"\ntransport = \"tcp\"\n"
-                )
-            })
-            .collect();
-        let settings = Settings {
-            interfaces: vec![OUT.into()],
-            mode: "native",
-            http: vec![(scene::locals()[1].ip(), HTTP_PORT).into()],
-            more: format!("{config}\n{streams}"),
-            unprivileged: false,
-        };
-        let server = server::Server::start(&scene.server, &settings)?;
-        wait("all cameras play", || Ok(generator.ask()?.playing == u64::from(cameras)))?;
-        say("cameras play");
+        let server = start(plan, scene.as_ref())?;
+        let namespace = scene.as_ref().map(|scene| scene.receivers.name().to_owned());
+        let options = Options { namespace, video: vec![Codec::H264], audio: vec![], ..Options::default() };
+        let viewers = Viewers::start("", 0, Source::None, options)?;
+        let mut field = Self { feed, server, viewers, watches: vec![], ports, threads, maps, scene };
+        match field.connect(plan, say) {
+            Ok(()) => Ok(field),
+            Err(error) => Err(error.context(format!("the server's log ends with\n{}", field.server.log()))),
+        }
+    }
 
-        let options = Options { video: vec![Codec::H264], audio: vec![], ..Options::within(scene.receivers.name()) };
-        let mut viewers = Viewers::start(&server.url("cam0", "whep"), 0, Source::None, options)?;
-        let mut watches = vec![];
-        for camera in 0..cameras {
-            // Spread over the cameras, and so over the time between two frames.
-            let watch = (u64::from(camera) * u64::from(opened) % u64::from(cameras) < u64::from(opened))
-                .then(|| Arc::new(Watch::new(camera)));
-            let source = watch.clone().map_or(Source::None, Source::Camera);
-            let number = viewers.join_stream(&server.url(&format!("cam{camera}"), "whep"), source)?;
-            if watch.is_some() {
-                ports.want(viewers.address(number).port())?;
+    fn connect(&mut self, plan: &Plan<'_>, say: &dyn Fn(&str)) -> Result<()> {
+        let all = u64::from(plan.streams);
+        if let (Feed::Whip(publishers), Subject::Peer(peer)) = (&mut self.feed, plan.subject) {
+            for stream in 0..plan.streams {
+                let publish = || feed::publish(peer, stream, plan, self.scene.as_ref());
+                publishers.push(patiently(&self.server, publish)?);
             }
-            watches.push(watch);
+        }
+        // Another server may play a camera only once somebody watches it.
+        if matches!(plan.subject, Subject::Penstock { .. }) || matches!(self.feed, Feed::Whip(_)) {
+            wait("all streams are there", || Ok(self.feed.ask()?.playing >= all))?;
+            say("cameras play");
+        }
+        for viewer in 0..plan.streams * plan.viewers {
+            self.join(plan, viewer)?;
         }
         wait("all viewers connect", || {
-            let stats = viewers.stats();
+            let stats = self.viewers.stats();
             if let Some(why) = stats.iter().find_map(|stats| stats.failed.as_ref()) {
                 anyhow::bail!("a viewer failed: {why}");
             }
             Ok(stats.iter().all(|stats| stats.connected.is_some()))
         })?;
+        if matches!(plan.subject, Subject::Peer(_)) {
+            wait("all streams are there", || Ok(self.feed.ask()?.playing >= all))?;
+            wait("all viewers get media", || Ok(self.counts()?.iter().all(|count| count.packets > 0)))?;
+        }
         say("viewers are connected");
-        Ok(Self { cameras: generator, server, viewers, watches, ports, threads, maps, _scene: scene })
+        Ok(())
+    }
+
+    /// Lets a viewer join.
+    fn join(&mut self, plan: &Plan<'_>, viewer: u32) -> Result<()> {
+        let (all, stream) = (plan.streams * plan.viewers, viewer / plan.viewers);
+        // Spread over the streams, and so over the time between two frames.
+        let opened = u64::from(viewer) * u64::from(plan.opened) % u64::from(all) < u64::from(plan.opened);
+        let watch = (opened || self.ports.is_none()).then(|| Arc::new(Watch::new(stream)));
+        let source = || watch.clone().map_or(Source::None, Source::Camera);
+        let number = match (&self.server, plan.subject) {
+            (Server::Penstock(server), _) => {
+                self.viewers.join_stream(&server.url(&format!("cam{stream}"), "whep"), source())?
+            }
+            // It may have to find its stream first, and is not told to wait by anybody.
+            (server, Subject::Peer(peer)) => {
+                patiently(server, || self.viewers.join_stream(&peer.whep(stream), source()))?
+            }
+            (Server::Peer(_), Subject::Penstock { .. }) => anyhow::bail!("another server than was wanted"),
+        };
+        if let (Some(ports), Some(_)) = (&mut self.ports, &watch) {
+            ports.want(self.viewers.address(number).port())?;
+        }
+        self.watches.push(watch);
+        Ok(())
+    }
+
+    /// What came to each viewer so far.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counts(&self) -> Result<Vec<Count>> {
+        match &self.ports {
+            Some(ports) => {
+                (0..self.watches.len()).map(|viewer| ports.count(self.viewers.address(viewer).port())).collect()
+            }
+            None => {
+                let count = |video: crate::peer::MediaStats| {
+                    let packets = video.decrypted - video.duplicates;
+                    Count { packets, expected: packets + video.lost }
+                };
+                Ok(self.viewers.stats().into_iter().map(|stats| count(stats.video)).collect())
+            }
+        }
+    }
+
+    /// Whether the kernel's part of the server's work can be told from that of others.
+    pub fn is_apart(&self) -> bool {
+        self.scene.is_some()
     }
 
     /// Reads all clocks.
@@ -179,12 +228,16 @@ impl Field {
     /// When a process is gone.
     pub fn clocks(&self) -> Result<Clocks> {
         let mut clocks = Clocks {
-            process: cpu::of_process(self.server.pid() as i32)?,
-            generator: cpu::of_process(self.cameras.running.id() as i32)?,
+            generator: self.feed.id().map_or(Ok(0.0), |id| cpu::of_process(id as i32))?,
             viewers: cpu::of_process(std::process::id() as i32)?,
             ..Clocks::default()
         };
-        for (id, name) in kernel_threads() {
+        let ids = self.server.ids();
+        ensure!(!ids.is_empty(), "the server has ended");
+        for id in ids {
+            clocks.process += cpu::of_process(id).context("the server has ended")?;
+        }
+        for (id, name) in kernel_threads().into_iter().filter(|_| self.is_apart()) {
             // One that ended meanwhile is left out.
             let Ok(time) = cpu::of_process(id) else { continue };
             let interface = name.strip_prefix("napi/").and_then(|name| name.split('-').next());
@@ -203,13 +256,13 @@ impl Field {
     /// # Errors
     /// When it is gone.
     pub fn memory(&self) -> Result<Memory> {
-        memory::of(self.server.pid(), &self.maps)
+        memory::of(&self.server.ids(), &self.maps)
     }
 }
 
-/// Makes the veth pairs what network cards are: they receive in threads, no more often than under moderated
-/// interrupts, and checksums of what comes from cameras are the cards' work. Cameras send segment by segment.
-fn wire(scene: &Scene) -> Result<()> {
+/// The networks, with threads that receive, and a way from the load to wherever the server listens.
+fn networks() -> Result<Scene> {
+    let scene = Scene::new(Arrival::Xdp)?;
     for (namespace, interface) in [(&scene.server, IN), (&scene.server, OUT), (&scene.generator, GENERATOR_INTERFACE)] {
         let device = format!("/sys/class/net/{interface}");
         let script = format!(
@@ -224,7 +277,36 @@ fn wire(scene: &Scene) -> Result<()> {
         // With TSO a veth hands packets to the backlog of the CPU that sends, not to the other end's thread.
         namespace.ethtool(["-K", interface, "tx", "on", "tso", "off", "gso", "off"])?;
     }
-    Ok(())
+    scene.generator.ip(["route", "add", "default", "via", &scene::locals()[0].ip().to_string()])?;
+    Ok(scene)
+}
+
+fn start(plan: &Plan<'_>, scene: Option<&Scene>) -> Result<Server> {
+    let cameras = feed::cameras(scene);
+    match (plan.subject, scene) {
+        (Subject::Penstock { config, transport }, Some(scene)) => {
+            let stream = |camera| {
+                format!("[streams.cam{camera}]\nsource = \"{cameras}{camera}\"\ntransport = \"{transport}\"\n")
+            };
+            let streams: String = (0..plan.streams).map(stream).collect();
+            let settings = Settings {
+                // Nothing comes by WebRTC where the cameras are.
+                interfaces: vec![OUT.into()],
+                mode: "native",
+                http: vec![(scene::locals()[1].ip(), HTTP_PORT).into()],
+                more: format!("{config}\n{streams}"),
+                unprivileged: false,
+            };
+            Ok(Server::Penstock(server::Server::start(&scene.server, &settings)?))
+        }
+        (Subject::Peer(Peer { how: How::Command(line), .. }), Some(scene)) => {
+            let mut command = scene.server.command("sh");
+            command.args(["-c", line]).env("STREAMS", plan.streams.to_string()).env("CAMERAS", cameras);
+            Ok(Server::Peer(Processes::start(command, plan.one_core)?))
+        }
+        (Subject::Peer(Peer { how: How::Process(id), .. }), _) => Ok(Server::Peer(Processes::attach(*id))),
+        (_, None) => anyhow::bail!("no networks"),
+    }
 }
 
 /// Kernel threads that work for interfaces, and those for what softirq leaves over.
@@ -247,4 +329,17 @@ fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// Tries until it succeeds, the server ends, or the time is over.
+fn patiently<T>(server: &Server, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(result) => return Ok(result),
+            Err(error) if server.ids().is_empty() => return Err(error.context("the server has ended")),
+            Err(error) if Instant::now() >= give_up => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
 }

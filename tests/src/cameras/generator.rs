@@ -1,9 +1,10 @@
-//! All cameras on one thread: a look at the sockets, and one `write` for each frame that is due.
+//! All cameras on one thread: a look at the sockets, and one `write` for what is due in a connection, or one
+//! datagram for each packet.
 
 use std::{
     collections::HashMap,
     io::{ErrorKind, Read as _, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -17,7 +18,10 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{conversation::Conversation, media};
+use super::{
+    conversation::{Conversation, Transport},
+    media::{self, Shape},
+};
 
 const LISTENER: Token = Token(usize::MAX);
 /// Least time between two looks at clock and sockets: what becomes due meanwhile is sent in a row.
@@ -31,7 +35,8 @@ pub struct Progress {
     /// Clients that play now.
     pub playing: AtomicU64,
     pub packets: AtomicU64,
-    /// Frames that were left out because the client did not read.
+    /// Frames that were left out because the client did not read its connection, and packets that UDP did not
+    /// take.
     pub left_out: AtomicU64,
     /// Longest delay of a frame behind its time, in µs, since somebody set it to 0.
     pub late_us: AtomicU64,
@@ -41,7 +46,10 @@ pub struct Progress {
 pub struct Generator {
     poll: Poll,
     listener: TcpListener,
+    /// For those who want their packets by UDP.
+    datagrams: UdpSocket,
     cameras: u32,
+    shape: Shape,
     clients: HashMap<Token, Client>,
     next: usize,
     progress: Arc<Progress>,
@@ -49,6 +57,7 @@ pub struct Generator {
 
 struct Client {
     stream: TcpStream,
+    host: IpAddr,
     conversation: Conversation,
     /// Not yet taken by the socket.
     waiting: Vec<u8>,
@@ -62,11 +71,15 @@ impl Generator {
     ///
     /// # Errors
     /// The address is in use.
-    pub fn bind(address: SocketAddr, cameras: u32) -> Result<Self> {
+    pub fn bind(address: SocketAddr, cameras: u32, shape: Shape) -> Result<Self> {
+        shape.check()?;
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        Ok(Self { poll, listener, cameras, clients: HashMap::new(), next: 0, progress: Arc::default() })
+        let datagrams = UdpSocket::bind((address.ip(), 0))?;
+        datagrams.set_nonblocking(true)?;
+        let (clients, progress) = (HashMap::new(), Arc::default());
+        Ok(Self { poll, listener, datagrams, cameras, shape, clients, next: 0, progress })
     }
 
     /// Counters, for other threads.
@@ -103,8 +116,8 @@ impl Generator {
 
     fn accept(&mut self) -> Result<()> {
         loop {
-            let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
+            let (mut stream, from) = match self.listener.accept() {
+                Ok(client) => client,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 // A client that has left already.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
@@ -114,17 +127,19 @@ impl Generator {
             let token = Token(self.next);
             self.next += 1;
             self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-            let conversation = Conversation::default();
-            self.clients.insert(token, Client { stream, conversation, waiting: vec![], frame: 0, due: None });
+            let conversation = Conversation::new(self.datagrams.local_addr()?.port());
+            let client = Client { stream, host: from.ip(), conversation, waiting: vec![], frame: 0, due: None };
+            self.clients.insert(token, client);
         }
     }
 
     fn serve(&mut self, token: Token, now: Duration) {
+        let (cameras, interval) = (self.cameras, self.shape.frame_interval());
         let Some(client) = self.clients.get_mut(&token) else { return };
         let was_playing = client.conversation.playing;
-        let alive = client.read(self.cameras).is_ok() && client.flush().is_ok() && !client.conversation.ended;
+        let alive = client.read(cameras).is_ok() && client.flush().is_ok() && !client.conversation.ended;
         if client.conversation.playing && client.due.is_none() {
-            client.due = client.conversation.camera.map(|camera| next_slot(camera, self.cameras, now));
+            client.due = client.conversation.camera.map(|camera| next_slot(camera, cameras, interval, now));
         }
         match (was_playing, client.conversation.playing && alive) {
             (false, true) => _ = self.progress.playing.fetch_add(1, Relaxed),
@@ -137,31 +152,54 @@ impl Generator {
     }
 
     fn send_due(&mut self, start: Instant) {
-        let now = start.elapsed();
+        let (now, shape) = (start.elapsed(), self.shape);
         for client in self.clients.values_mut() {
-            let (Some(due), Some(camera)) = (client.due.filter(|due| *due <= now), client.conversation.camera) else {
+            let (Some(camera), Some(transport)) = (client.conversation.camera, client.conversation.transport) else {
                 continue;
             };
-            client.due = Some(due + media::frame_interval());
-            let frame = client.frame;
-            client.frame += 1;
-            if client.waiting.len() > BACKLOG {
-                self.progress.left_out.fetch_add(1, Relaxed);
-                continue;
+            while let Some(due) = client.due.filter(|due| *due <= now) {
+                client.due = Some(due + shape.frame_interval());
+                let frame = client.frame;
+                client.frame += 1;
+                let late = start.elapsed().saturating_sub(due);
+                self.progress.late_us.fetch_max(late.as_micros() as u64, Relaxed);
+                match transport {
+                    Transport::Interleaved(_) if client.waiting.len() > BACKLOG => {
+                        self.progress.left_out.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    Transport::Interleaved(channel) => {
+                        shape.write_frame(&mut client.waiting, channel, camera, frame, media::now_ns());
+                    }
+                    Transport::Udp(port) => {
+                        let left_out =
+                            send_datagrams(&self.datagrams, (client.host, port).into(), shape, camera, frame);
+                        self.progress.left_out.fetch_add(left_out, Relaxed);
+                    }
+                }
+                self.progress.packets.fetch_add(shape.burst.into(), Relaxed);
             }
-            let late = start.elapsed().saturating_sub(due);
-            self.progress.late_us.fetch_max(late.as_micros() as u64, Relaxed);
-            media::write_frame(&mut client.waiting, client.conversation.channel, camera, frame, media::now_ns());
             // An error shows as an event too.
             let _ = client.flush();
-            self.progress.packets.fetch_add(media::BURST, Relaxed);
         }
     }
 }
 
+/// Sends a frame; how many of its packets were not taken.
+fn send_datagrams(socket: &UdpSocket, to: SocketAddr, shape: Shape, camera: u32, frame: u64) -> u64 {
+    let mut packet = Vec::with_capacity(media::LARGEST);
+    let mut left_out = 0;
+    for number in 0..shape.burst {
+        packet.clear();
+        shape.write_packet(&mut packet, camera, frame, number, media::now_ns());
+        // A client that has gone shows in its connection.
+        left_out += u64::from(socket.send_to(&packet, to).is_err());
+    }
+    left_out
+}
+
 /// The cameras' frames are spread evenly over the time between two frames.
-fn next_slot(camera: u32, cameras: u32, now: Duration) -> Duration {
-    let interval = media::frame_interval();
+fn next_slot(camera: u32, cameras: u32, interval: Duration, now: Duration) -> Duration {
     let phase = interval * camera / cameras.max(1);
     let frames = (now.as_secs_f64() / interval.as_secs_f64()) as u32;
     interval * (frames + 1) + phase

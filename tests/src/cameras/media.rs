@@ -3,26 +3,102 @@
 
 use std::time::Duration;
 
-/// Bytes of RTP payload.
-pub const PAYLOAD: usize = 1100;
-/// Packets of a frame, which leave together.
-pub const BURST: u64 = 4;
-/// Packets of a camera per second: with [`PAYLOAD`], 1 Mbit/s.
-pub const RATE: f64 = 110.0;
+use anyhow::{Result, ensure};
+
 /// Payload type.
 pub const PAYLOAD_TYPE: u8 = 96;
-/// Frames from one keyframe to the next.
-const GOP: u64 = 55;
-/// RTP clock units of a frame.
-const TICKS: u64 = 3273;
-/// Interleaved and RTP headers.
-const HEADERS: usize = 4 + 12;
+/// Largest payload.
+pub const LARGEST: usize = 1400;
+/// RTP clock units per second.
+const CLOCK: f64 = 90_000.0;
+/// Seconds from one keyframe to the next.
+const GOP: f64 = 2.0;
+/// Of RTP.
+const HEADER: usize = 12;
 /// NAL header, the first byte of a slice header, camera, number, time.
 const LABEL: usize = 2 + 4 + 8 + 8;
 
-/// Time between two frames of a camera.
-pub fn frame_interval() -> Duration {
-    Duration::from_secs_f64(BURST as f64 / RATE)
+/// What each camera sends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Bytes of RTP payload.
+    pub payload: usize,
+    /// Packets per second.
+    pub rate: f64,
+    /// Packets of a frame, which leave together.
+    pub burst: u32,
+}
+
+/// One of several that send alike.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Camera {
+    pub number: u32,
+    pub shape: Shape,
+}
+
+/// 1 Mbit/s in four packets a frame.
+impl Default for Shape {
+    fn default() -> Self {
+        Self { payload: 1100, rate: 110.0, burst: 4 }
+    }
+}
+
+impl Shape {
+    /// Checks what a camera cannot send.
+    ///
+    /// # Errors
+    /// Says which limit.
+    pub fn check(&self) -> Result<()> {
+        ensure!((LABEL..=LARGEST).contains(&self.payload), "payloads have {LABEL} to {LARGEST} bytes");
+        ensure!(self.rate > 0.0 && self.rate.is_finite(), "a camera sends more than 0 packets per second");
+        ensure!(self.burst > 0, "a frame has a packet");
+        Ok(())
+    }
+
+    /// Time between two frames of a camera.
+    pub fn frame_interval(&self) -> Duration {
+        Duration::from_secs_f64(f64::from(self.burst) / self.rate)
+    }
+
+    /// RTP timestamp of a frame.
+    pub fn timestamp(&self, frame: u64) -> u32 {
+        (frame as f64 * f64::from(self.burst) / self.rate * CLOCK) as u64 as u32
+    }
+
+    fn is_keyframe(&self, frame: u64) -> bool {
+        let every = (GOP * self.rate / f64::from(self.burst)).round().max(1.0) as u64;
+        frame.is_multiple_of(every)
+    }
+
+    /// Appends the payload of a frame's packet.
+    pub fn write_payload(&self, out: &mut Vec<u8>, camera: u32, frame: u64, packet: u32, sent: u64) {
+        let number = frame * u64::from(self.burst) + u64::from(packet);
+        // A slice of an IDR picture or of any other, type I or P: H.264 §7.3.1, §7.3.3.
+        out.extend(if self.is_keyframe(frame) { [0x65, 0x88] } else { [0x41, 0x98] });
+        out.extend(camera.to_be_bytes());
+        out.extend(number.to_be_bytes());
+        out.extend(sent.to_be_bytes());
+        out.extend_from_slice(PATTERN.get(..self.payload.saturating_sub(LABEL)).unwrap_or(&PATTERN));
+    }
+
+    /// Appends a frame's packet from its RTP header on.
+    pub fn write_packet(&self, out: &mut Vec<u8>, camera: u32, frame: u64, packet: u32, sent: u64) {
+        let number = frame * u64::from(self.burst) + u64::from(packet);
+        out.extend([0x80, PAYLOAD_TYPE | u8::from(packet + 1 == self.burst) << 7]);
+        out.extend((number as u16).to_be_bytes());
+        out.extend(self.timestamp(frame).to_be_bytes());
+        out.extend((0x4000_0000 | camera).to_be_bytes());
+        self.write_payload(out, camera, frame, packet, sent);
+    }
+
+    /// Appends the packets of a frame, as they stand in an interleaved connection (RFC 2326 §10.12).
+    pub fn write_frame(&self, out: &mut Vec<u8>, channel: u8, camera: u32, frame: u64, sent: u64) {
+        for packet in 0..self.burst {
+            out.extend([b'$', channel]);
+            out.extend(((HEADER + self.payload) as u16).to_be_bytes());
+            self.write_packet(out, camera, frame, packet, sent);
+        }
+    }
 }
 
 /// What a packet says of itself.
@@ -35,28 +111,9 @@ pub struct Label {
     pub sent: u64,
 }
 
-/// Appends the packets of a frame, as they stand in an interleaved connection.
-pub fn write_frame(out: &mut Vec<u8>, channel: u8, camera: u32, frame: u64, sent: u64) {
-    for packet in 0..BURST {
-        let number = frame * BURST + packet;
-        out.extend([b'$', channel]);
-        out.extend(((HEADERS - 4 + PAYLOAD) as u16).to_be_bytes());
-        out.extend([0x80, PAYLOAD_TYPE | u8::from(packet == BURST - 1) << 7]);
-        out.extend((number as u16).to_be_bytes());
-        out.extend(((frame * TICKS) as u32).to_be_bytes());
-        out.extend((0x4000_0000 | camera).to_be_bytes());
-        // A slice of an IDR picture or of any other, type I or P: H.264 §7.3.1, §7.3.3.
-        out.extend(if frame.is_multiple_of(GOP) { [0x65, 0x88] } else { [0x41, 0x98] });
-        out.extend(camera.to_be_bytes());
-        out.extend(number.to_be_bytes());
-        out.extend(sent.to_be_bytes());
-        out.extend_from_slice(&PATTERN);
-    }
-}
-
 /// What is behind the label.
-const PATTERN: [u8; PAYLOAD - LABEL] = {
-    let mut pattern = [0; PAYLOAD - LABEL];
+const PATTERN: [u8; LARGEST - LABEL] = {
+    let mut pattern = [0; LARGEST - LABEL];
     let mut at = 0;
     while at < pattern.len() {
         pattern[at] = (at * 7 + 1) as u8;
@@ -69,7 +126,7 @@ const PATTERN: [u8; PAYLOAD - LABEL] = {
 /// sets, or damaged.
 pub fn read(payload: &[u8]) -> Option<Label> {
     let (label, pattern) = payload.split_first_chunk::<LABEL>()?;
-    if pattern != PATTERN || !matches!(label[..2], [0x65, 0x88] | [0x41, 0x98]) {
+    if !PATTERN.starts_with(pattern) || !matches!(label[..2], [0x65, 0x88] | [0x41, 0x98]) {
         return None;
     }
     let camera = u32::from_be_bytes(*label[2..].first_chunk()?);
@@ -77,9 +134,10 @@ pub fn read(payload: &[u8]) -> Option<Label> {
     Some(Label { camera, number, sent: u64::from_be_bytes(*label[14..].first_chunk()?) })
 }
 
-/// Whether a payload holds parameter sets only, which the server puts before keyframes (STAP-A).
+/// Whether a payload holds parameter sets only, which servers put before keyframes: one of them, or
+/// several (STAP-A).
 pub fn is_parameter_sets(payload: &[u8]) -> bool {
-    payload.first().is_some_and(|header| header & 0x1f == 24) && payload.len() < 100
+    payload.first().is_some_and(|header| matches!(header & 0x1f, 7 | 8 | 24)) && payload.len() < 100
 }
 
 /// Description of a camera. Parameter sets are here alone, as with many cameras.
@@ -106,15 +164,26 @@ mod tests {
 
     #[test]
     fn packets_say_what_they_are() {
-        let mut bytes = vec![];
-        write_frame(&mut bytes, 2, 7, 3, 99);
-        let packets: Vec<_> = bytes.chunks(HEADERS + PAYLOAD).collect();
-        assert_eq!(packets.len(), BURST as usize);
-        let labels: Vec<_> = packets.iter().map(|packet| read(&packet[HEADERS..]).unwrap()).collect();
-        assert_eq!(labels[1], Label { camera: 7, number: 13, sent: 99 });
-        let mut damaged = packets[0].to_vec();
-        damaged[HEADERS + 500] ^= 1;
-        assert_eq!(read(&damaged[HEADERS..]), None);
-        assert!((RATE * PAYLOAD as f64 * 8.0 / 1e6 - 1.0).abs() < 0.05);
+        for payload in [100, 500, 1100, 1400] {
+            let shape = Shape { payload, ..Shape::default() };
+            let mut bytes = vec![];
+            shape.write_frame(&mut bytes, 2, 7, 3, 99);
+            let packets: Vec<_> = bytes.chunks(4 + HEADER + payload).collect();
+            assert_eq!(packets.len(), shape.burst as usize);
+            let labels: Vec<_> = packets.iter().map(|packet| read(&packet[4 + HEADER..]).unwrap()).collect();
+            assert_eq!(labels[1], Label { camera: 7, number: 13, sent: 99 });
+            let mut damaged = packets[0].to_vec();
+            damaged[4 + HEADER + 50] ^= 1;
+            assert_eq!(read(&damaged[4 + HEADER..]), None);
+        }
+        let Shape { payload, rate, .. } = Shape::default();
+        assert!((rate * payload as f64 * 8.0 / 1e6 - 1.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn keyframes_come_by_the_clock() {
+        let camera = Shape::default();
+        assert_eq!((0..200).filter(|frame| camera.is_keyframe(*frame)).collect::<Vec<_>>(), [0, 55, 110, 165]);
+        assert_eq!(camera.timestamp(55), 180_000);
     }
 }

@@ -7,13 +7,16 @@
 //! | `generator` | connections and time: sends each frame when it is due |
 //! | `watch` | looks at what a viewer decrypted |
 //! | `ports` | counts what came to all viewers, in BPF |
-//! | `field` | cameras, server and viewers, and what each costs |
+//! | `feed` | the load as a field needs it: cameras in a process, or publishers by WHIP |
+//! | `field` | load, server and viewers, and what each costs |
 //! | `run`, `report` | one measured run; tables, JSON and targets |
 //! | `soak` | the users' checklist, for minutes |
 //!
-//! A camera is named by its path: `/cam0`, `/cam1`, … They send 1 Mbit/s by RTP in the RTSP connection.
+//! A camera is named by its path: `/cam0`, `/cam1`, … They send 1 Mbit/s by RTP, in the
+//! RTSP connection or by UDP.
 
 mod conversation;
+mod feed;
 pub mod field;
 mod generator;
 pub mod media;

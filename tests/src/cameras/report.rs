@@ -3,21 +3,20 @@
 use serde_json::{Value, json};
 
 use super::run::Measured;
-use crate::bench::{
-    peer,
-    report::{Figure, Table},
-};
+use crate::bench::report::{Figure, Table};
 
 /// So many cameras, and what the server showed with them, way by way.
 pub struct Case {
     pub cameras: u32,
+    /// Of our server: `tcp` or `udp`.
+    pub transport: String,
     pub entries: Vec<Entry>,
-    pub peer: Option<peer::Figures>,
 }
 
-/// A way to set the server up.
+/// A way to set the server up, or another server.
 pub struct Entry {
     pub name: String,
+    pub is_peer: bool,
     pub runs: Vec<Measured>,
 }
 
@@ -32,12 +31,14 @@ impl Entry {
 
     fn cells(&self) -> Vec<String> {
         let percent = |of: fn(&Measured) -> f64| self.figure(|run| 100.0 * of(run)).text(1);
+        // Of a server that we did not start, nobody knows what it receives.
+        let apart = self.runs.iter().all(|run| run.apart);
         let millis = |of: fn(&Measured) -> f64| self.figure(of).text(1);
         vec![
             self.name.clone(),
             percent(Measured::server),
             percent(|run| run.cores.process),
-            percent(|run| run.cores.receiving),
+            if apart { percent(|run| run.cores.receiving) } else { "–".into() },
             self.figure(|run| run.server() * 1e9 / (run.expected as f64 / run.seconds)).text(0),
             self.figure(Measured::megabytes).text(1),
             millis(|run| run.p50.as_secs_f64() * 1e3),
@@ -51,6 +52,8 @@ impl Entry {
         let figure = |of: fn(&Measured) -> f64| self.figure(of).json();
         json!({
             "name": self.name,
+            "other_server": self.is_peer,
+            "receiving_is_known": self.runs.iter().all(|run| run.apart),
             "server_cores": figure(Measured::server),
             "process_cores": figure(|run| run.cores.process),
             "receiving_cores": figure(|run| run.cores.receiving),
@@ -74,6 +77,10 @@ impl Entry {
 
     /// `None`: it is right. Else what is not.
     pub fn wrong(&self) -> Option<String> {
+        // Another server may lose or change what it likes: the table shows it.
+        if self.is_peer {
+            return None;
+        }
         let (wrong, right) = (self.sum(|run| run.wrong), self.sum(|run| run.right));
         (wrong > 0 || right == 0).then(|| format!("{}: {wrong} packets wrong, {right} right", self.name))
     }
@@ -91,15 +98,12 @@ pub fn tables(cases: &[Case]) -> Vec<Table> {
 }
 
 fn case_table(case: &Case) -> Table {
-    let mut rows: Vec<_> = case.entries.iter().map(Entry::cells).collect();
-    if let Some(peer) = &case.peer {
-        let mut cells = vec!["the other server".to_owned(), "–".into(), format!("{:.1}", 100.0 * peer.process)];
-        cells.extend(["–".to_owned(), format!("{:.0}", peer.process * 1e9 / peer.packets.max(1.0)), "–".into()]);
-        cells.extend(["–".to_owned(), "–".into(), format!("{} lost", peer.lost), "–".into()]);
-        rows.push(cells);
-    }
     Table {
-        title: format!("{} cameras at 1 Mbit/s by RTSP over TCP, 1 viewer each", case.cameras),
+        title: format!(
+            "{} cameras at 1 Mbit/s by RTSP over {}, 1 viewer each",
+            case.cameras,
+            case.transport.to_uppercase()
+        ),
         header: vec![
             "",
             "% of a core",
@@ -112,12 +116,13 @@ fn case_table(case: &Case) -> Table {
             "lost",
             "opened: right / not",
         ],
-        rows,
+        rows: case.entries.iter().map(Entry::cells).collect(),
     }
 }
 
 fn targets(case: &Case, rows: &mut Vec<Vec<String>>) {
-    for entry in &case.entries {
+    let peer = case.entries.iter().find(|entry| entry.is_peer).map(|peer| peer.figure(Measured::server).median);
+    for entry in case.entries.iter().filter(|entry| !entry.is_peer) {
         let mut row = |what: &str, is: String, shall: &str, met: bool| {
             let verdict = if met { "met" } else { "not met" };
             let title = format!("{} cameras, {}", case.cameras, entry.name);
@@ -133,9 +138,9 @@ fn targets(case: &Case, rows: &mut Vec<Vec<String>>) {
         row("latency, p99", format!("{p99:.1} ms"), "< 100 ms", p99 < 100.0);
         let loss = 100.0 * entry.figure(Measured::loss).max;
         row("loss", format!("{loss:.3} %"), "< 0.1 %", loss < 0.1);
-        if let Some(peer) = &case.peer {
-            let ratio = entry.figure(Measured::server).median / peer.process;
-            row("CPU to the other server's", format!("{ratio:.2}"), "< 0.33", ratio < 0.33);
+        if let Some(peer) = peer {
+            let ratio = entry.figure(Measured::server).median / peer;
+            row("CPU to the other server's", format!("{ratio:.2}"), "≤ 0.33", ratio <= 1.0 / 3.0);
         }
     }
 }
@@ -143,11 +148,8 @@ fn targets(case: &Case, rows: &mut Vec<Vec<String>>) {
 /// Everything, for programs.
 pub fn json(machine: &str, cases: &[Case]) -> Value {
     let case = |case: &Case| {
-        let peer = case.peer.as_ref().map(
-            |peer| json!({ "process_cores": peer.process, "packets_per_second": peer.packets, "lost": peer.lost }),
-        );
         let entries: Vec<Value> = case.entries.iter().map(Entry::json).collect();
-        json!({ "cameras": case.cameras, "entries": entries, "peer": peer })
+        json!({ "cameras": case.cameras, "transport": case.transport, "entries": entries })
     };
     json!({ "machine": machine, "cases": cases.iter().map(case).collect::<Vec<_>>() })
 }

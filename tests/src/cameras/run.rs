@@ -9,7 +9,6 @@ use anyhow::{Result, ensure};
 
 use super::{
     field::{Clocks, Field},
-    ports::Count,
     watch,
 };
 use crate::bench::memory::Memory;
@@ -20,6 +19,8 @@ pub struct Measured {
     pub seconds: f64,
     /// Each side, in cores.
     pub cores: Clocks,
+    /// The kernel's part of the server's work is in them.
+    pub apart: bool,
     pub memory: Memory,
     /// Of all viewers: packets that should have come in the measured time, and those that did not.
     pub expected: u64,
@@ -28,7 +29,9 @@ pub struct Measured {
     pub right: u64,
     pub wrong: u64,
     pub missing: u64,
-    /// Of the opened packets, from the camera's write to the viewer's program.
+    /// Of the opened packets, from the camera's write to the viewer's program, in µs, the shortest first.
+    pub delays: Vec<u32>,
+    /// Of these.
     pub p50: Duration,
     pub p99: Duration,
     pub longest: Duration,
@@ -61,9 +64,9 @@ impl Measured {
 /// # Errors
 /// When somebody has gone, or nothing came.
 pub fn measure(field: &mut Field, length: Duration, tick: &mut dyn FnMut(Duration)) -> Result<Measured> {
-    let load = field.cameras.ask()?;
+    let load = field.feed.ask()?;
     field.watches.iter().flatten().for_each(|watch| drop(watch.take()));
-    let (counts, clocks, start) = (counts(field)?, field.clocks()?, Instant::now());
+    let (counts, clocks, start) = (field.counts()?, field.clocks()?, Instant::now());
     while start.elapsed() < length {
         tick(start.elapsed());
         thread::sleep(Duration::from_millis(500).min(length.saturating_sub(start.elapsed())));
@@ -79,39 +82,37 @@ pub fn measure(field: &mut Field, length: Duration, tick: &mut dyn FnMut(Duratio
     let mut measured = Measured {
         seconds,
         cores,
+        apart: field.is_apart(),
         memory: field.memory()?,
         expected: 0,
         lost: 0,
         right: 0,
         wrong: 0,
         missing: 0,
+        delays: vec![],
         p50: Duration::ZERO,
         p99: Duration::ZERO,
         longest: Duration::ZERO,
         left_out: 0,
         late: Duration::ZERO,
     };
-    for (before, after) in counts.iter().zip(self::counts(field)?) {
+    for (before, after) in counts.iter().zip(field.counts()?) {
         let expected = after.expected - before.expected;
         ensure!(expected > 0, "a viewer got nothing");
         measured.expected += expected;
-        measured.lost += expected.saturating_sub(after.packets - before.packets);
+        measured.lost += expected.saturating_sub(after.packets.saturating_sub(before.packets));
     }
-    let mut delays = vec![];
     for watch in field.watches.iter().flatten() {
         let seen = watch.take();
         measured.right += seen.right;
         measured.wrong += seen.wrong;
         measured.missing += seen.lost;
-        delays.extend(seen.delays);
+        measured.delays.extend(seen.delays);
     }
-    let mut quantile = |part| watch::quantile(&mut delays, part).unwrap_or_default();
-    (measured.p50, measured.p99, measured.longest) = (quantile(0.5), quantile(0.99), quantile(1.0));
-    let after = field.cameras.ask()?;
+    let mut quantile = |part| watch::quantile(&mut measured.delays, part).unwrap_or_default();
+    let (p50, p99, longest) = (quantile(0.5), quantile(0.99), quantile(1.0));
+    (measured.p50, measured.p99, measured.longest) = (p50, p99, longest);
+    let after = field.feed.ask()?;
     (measured.left_out, measured.late) = (after.left_out - load.left_out, after.late);
     Ok(measured)
-}
-
-fn counts(field: &Field) -> Result<Vec<Count>> {
-    (0..field.watches.len()).map(|viewer| field.ports.count(field.viewers.address(viewer).port())).collect()
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{
-    field::Field,
+    field::{Field, Plan, Subject},
+    media::Shape,
     run::{Measured, measure},
 };
 
@@ -21,11 +22,14 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// # Errors
 /// A packet was wrong, too many are missing, they came too late, or the load was not what it should be.
 pub fn soak(cameras: u32, length: Duration, tick: &mut dyn FnMut(Duration)) -> Result<Measured> {
-    let mut field = Field::new(cameras, cameras, "", &|_| ())?;
+    let subject = Subject::Penstock { config: "", transport: "tcp" };
+    let shape = Shape::default();
+    let plan = Plan { streams: cameras, viewers: 1, shape, opened: cameras, one_core: false, subject };
+    let mut field = Field::new(&plan, &|_| ())?;
     std::thread::sleep(WARM_UP);
     let measured = measure(&mut field, length, tick)?;
     // A server that stops reading, and a generator that stops sending, lose nothing.
-    let wanted = super::media::RATE * measured.seconds * f64::from(cameras);
+    let wanted = shape.rate * measured.seconds * f64::from(cameras);
     let log = || field.server.log();
     ensure!(measured.expected as f64 > 0.95 * wanted, "{} packets of {wanted:.0}: {measured:?}", measured.expected);
     ensure!(measured.wrong == 0, "{} packets are not what their camera sent: {measured:?}\n{}", measured.wrong, log());

@@ -75,8 +75,9 @@ mod tests {
     #[test]
     fn sees_loss_and_damage() {
         let mut bytes = vec![];
-        media::write_frame(&mut bytes, 0, 7, 0, media::now_ns());
-        let payloads: Vec<_> = bytes.chunks(16 + media::PAYLOAD).map(|packet| packet[16..].to_vec()).collect();
+        let shape = media::Shape::default();
+        shape.write_frame(&mut bytes, 0, 7, 0, media::now_ns());
+        let payloads: Vec<_> = bytes.chunks(16 + shape.payload).map(|packet| packet[16..].to_vec()).collect();
         let watch = Watch::new(7);
         assert!(watch.look(&payloads[0]) && watch.look(&payloads[3]) && watch.look(&[0x78, 0, 1, 0x67]));
         assert!(!watch.look(&payloads[1][1..]) && !Watch::new(8).look(&payloads[1]));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cameras::Watch;
+use crate::cameras::{Watch, media};
 use crate::clip::{AUDIO_FRAME, Clip};
 
 use super::Kind;
@@ -28,6 +28,8 @@ pub enum Source {
     Synthetic(Synthetic),
     /// A camera of [`crate::cameras`]: only for viewers, each has its own.
     Camera(Arc<Watch>),
+    /// What such a camera sends: only for publishers.
+    Load(media::Camera),
 }
 
 /// Shape of a synthetic stream.
@@ -73,13 +75,15 @@ enum Content {
     Video { clip: Arc<Clip>, next: usize },
     Audio { clip: Arc<Clip>, next: usize },
     Synthetic { shape: Synthetic, run: u32, kind: Kind },
+    Load(media::Camera),
 }
 
 impl Source {
     /// The track of `kind`, starting now. `run` tells one publisher's synthetic packets from another's.
     pub(crate) fn track(&self, kind: Kind, clock_rate: u32, run: u32, now: Instant) -> Option<Track> {
         let (content, interval) = match (self, kind) {
-            (Source::None | Source::Camera(_), _) => return None,
+            (Source::None | Source::Camera(_), _) | (Source::Load(_), Kind::Audio) => return None,
+            (Source::Load(camera), Kind::Video) => (Content::Load(*camera), camera.shape.frame_interval()),
             (Source::Clip(clip), Kind::Video) => (Content::Video { clip: clip.clone(), next: 0 }, clip.video_frame),
             (Source::Clip(clip), Kind::Audio) => (Content::Audio { clip: clip.clone(), next: 0 }, AUDIO_FRAME),
             (Source::Synthetic(shape), Kind::Audio) => (Content::Synthetic { shape: *shape, run, kind }, AUDIO_FRAME),
@@ -95,7 +99,7 @@ impl Source {
         match self {
             Source::Synthetic(shape) => shape.first_sequence,
             // What str0m itself would do: anything in the lower half (RFC 3711 §3.3.1 on wraps).
-            Source::None | Source::Clip(_) | Source::Camera(_) => 1000,
+            Source::None | Source::Clip(_) | Source::Camera(_) | Source::Load(_) => 1000,
         }
     }
 }
@@ -133,6 +137,7 @@ impl Track {
                 vec![Outgoing { payload, marker: false, timestamp }]
             }
             Content::Synthetic { shape, run, kind } => vec![synthetic(*shape, *run, *kind, ticks_sent)],
+            Content::Load(camera) => load_packets(*camera, ticks_sent),
         })
     }
 
@@ -142,6 +147,15 @@ impl Track {
             *next = clip.next_keyframe(*next);
         }
     }
+}
+
+fn load_packets(media::Camera { number, shape }: media::Camera, frame: u64) -> Vec<Outgoing> {
+    let packet = |packet| {
+        let mut payload = Vec::with_capacity(shape.payload);
+        shape.write_payload(&mut payload, number, frame, packet, media::now_ns());
+        Outgoing { payload, marker: packet + 1 == shape.burst, timestamp: shape.timestamp(frame) }
+    };
+    (0..shape.burst).map(packet).collect()
 }
 
 fn vp8_packets(frame: &[u8], timestamp: u32) -> Vec<Outgoing> {

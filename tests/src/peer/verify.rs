@@ -35,7 +35,7 @@ pub(crate) enum Verifier {
 impl Verifier {
     pub fn new(expected: &Source, kind: Kind) -> Self {
         match (expected, kind) {
-            (Source::None, _) => Verifier::None,
+            (Source::None | Source::Load(_), _) => Verifier::None,
             (Source::Camera(watch), _) => Verifier::Camera(watch.clone()),
             (Source::Clip(clip), Kind::Video) => {
                 Verifier::Video(Video { clip: clip.clone(), next: None, partial: None })
