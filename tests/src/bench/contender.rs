@@ -20,7 +20,7 @@ pub enum Contender {
     Socket,
     /// The same with UDP GSO.
     SocketGso,
-    /// By sendmmsg, with packets sealed by OpenSSL's EVP instead of ring.
+    /// By sendmmsg, with packets sealed by OpenSSL's EVP.
     SocketOpenssl,
     /// A server of another make, whole: HTTP, ICE, DTLS and RTCP are in its figures.
     #[value(skip)]

@@ -31,8 +31,8 @@ const LANES: usize = 4;
 /// So many bytes at most are sealed at once; the counter of blocks is far from its end then.
 pub const MAX: usize = 1 << 20;
 
-/// An AES key with what GHASH needs. 512 bytes, and aligned as the allocator does anyway: whole cache lines would
-/// save no time that could be measured, and cost 110 bytes a key. Wiped on drop.
+/// An AES key with what GHASH needs. 500 bytes, and aligned as the allocator does anyway: whole cache lines would
+/// save no time that could be measured, and cost 110 bytes more. Wiped on drop.
 ///
 /// There is one only where the processor has the instructions: see [`Key::new`].
 #[repr(C)]

@@ -32,16 +32,6 @@ impl Gcm {
         Some(Gcm::Ring(Box::new(LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?))))
     }
 
-    /// Asks for the key's cache lines.
-    #[inline]
-    pub fn prefetch(&self) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Gcm::Avx512(key) => prefetch(&**key),
-            Gcm::Ring(key) => prefetch(&**key),
-        }
-    }
-
     /// Seals `plain` into `sealed`, which must be longer by the tag. `None`: it is not.
     ///
     /// The caller uses each nonce for one plaintext only.
@@ -75,18 +65,6 @@ impl Gcm {
             }
         }
     }
-}
-
-#[inline]
-fn prefetch<T>(key: &T) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of::<T>()).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which may name any address; x86-64 has SSE.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(key).cast::<i8>().wrapping_add(at)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = key;
 }
 
 #[cfg(test)]

@@ -70,15 +70,6 @@ impl Cipher {
         Some(Self { salt: key.gcm_salt(), algorithm })
     }
 
-    /// Asks for the key's cache lines. In a large fan-out they have been thrown out since the last packet, and
-    /// can come while the copy before is sealed.
-    #[inline]
-    pub fn prefetch(&self) {
-        if let Algorithm::Gcm(gcm) = &self.algorithm {
-            gcm.prefetch();
-        }
-    }
-
     /// Bytes that sealing adds to an RTP packet.
     pub fn tag_len(&self) -> usize {
         match self.algorithm {

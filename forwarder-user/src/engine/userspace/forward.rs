@@ -126,10 +126,7 @@ impl Feeder {
             if members.is_empty() {
                 inner.count(Counter::DropNoSubscriber, packets.len() as u64);
             }
-            for (place, member) in members.iter().enumerate() {
-                if let Some(next) = members.get(place + 1).and_then(|next| tables.subscribers.get(*next)) {
-                    next.cipher.prefetch();
-                }
+            for member in members {
                 let Some(subscriber) = tables.subscribers.get(*member) else { continue };
                 if subscriber.expires.load(Relaxed) <= self.now_ns {
                     inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
