@@ -198,6 +198,7 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
+    limits::give_back_memory();
     tracing::info!("ready");
     let name = loop {
         tokio::select! {

@@ -89,7 +89,7 @@ impl Task {
             engine,
             profile: media_key.profile,
             pair,
-            rtp: RtpOpener::new(&keys.incoming.rtp),
+            rtp: (session.role == Role::Publisher).then(|| RtpOpener::new(&keys.incoming.rtp)),
             opener: RtcpOpener::new(&keys.incoming.rtcp),
             sealer: RtcpSealer::new(&keys.outgoing.rtcp),
             ssrc: random_ssrc(),
@@ -153,7 +153,8 @@ impl Task {
             return;
         }
         let former = media.former.iter().rev().find(|(ssrc, _)| *ssrc == header.ssrc()).map(|(_, index)| *index);
-        let Some(index) = authenticate(&media.rtp, header.seq(), packet, former) else {
+        let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, former));
+        let Some(index) = index else {
             self.counters.rtp_auth_failed += 1;
             return;
         };

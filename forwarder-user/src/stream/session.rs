@@ -85,7 +85,8 @@ pub(super) struct Media {
     pub(super) profile: Profile,
     /// Where media goes and comes from, as the engine knows it.
     pub(super) pair: Pair,
-    pub(super) rtp: RtpOpener,
+    /// Of a publisher: authenticates RTP of an SSRC that the engine does not know yet.
+    pub(super) rtp: Option<RtpOpener>,
     pub(super) opener: RtcpOpener,
     pub(super) sealer: RtcpSealer,
     /// SSRC of our own reports.
