@@ -116,6 +116,8 @@ counters! {
     OpenedByRows = "opened_by_rows", Work;
     /// Copies whose tag was made of their packet's rows. The others had few fellows, no keystream, or came late.
     SealedByRows = "sealed_by_rows", Work;
+    /// Packets opened and sealed for their only subscriber in one run of the ingress program.
+    Direct = "direct", Work;
     /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.

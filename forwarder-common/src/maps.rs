@@ -14,6 +14,8 @@
 //! | `LEASES` | array | session slot → expiry, ns of CLOCK_BOOTTIME (`u64`) | userspace | ingress, egress |
 //! | `KEYS` | array of maps | session slot / [`KEY_CHUNK`] → array of so many [`crate::key::SessionKey`] | userspace, while the slot is unused | ingress, egress |
 //! | `TOWERS` | array of maps | session slot / [`KEY_CHUNK`] → array of so many [`tower::KeyTable`] | userspace, before and after `KEYS` | ingress, egress |
+//! | `SUBSETS` | array of maps | session slot / [`KEY_CHUNK`] → array of so many [`crate::subsets::Subsets`] | userspace, before and after `KEYS` | ingress |
+//! | `SUMS` | per-CPU array of 1 | → [`crate::subsets::Sums`] | ingress, within one run | |
 //! | `TOWER_TABLES` | array of 1 | → [`tower::Tables`] | userspace, once | ingress, egress |
 //! | `PUBLISHER_KEYSTREAMS` | array of maps | publisher-track slot → ring of [`crate::keystream::Entry`] | producer and ingress, by the entry's state | both |
 //! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
@@ -453,6 +455,10 @@ pub struct Pass {
     pub cursor: [u32; MAX_EGRESS],
     /// [`Rows::number`] of the packet's rows; 0 without.
     pub rows: u64,
+    /// Not 0: the frame is its only subscriber's packet, sealed, but for its first eight bytes.
+    pub finished: u64,
+    /// Those.
+    pub front: u64,
 }
 
 /// Packets of which one CPU keeps the rows. Rows are for packets with several copies, so a device's queue
@@ -531,5 +537,7 @@ mod tests {
         assert_eq!(size_of::<crate::SessionKey>(), 8448);
         assert_eq!(size_of::<tower::KeyTable>(), 7680);
         assert_eq!(size_of::<Rows>(), 7784);
+        assert_eq!(size_of::<crate::subsets::Subsets>(), 2048);
+        assert_eq!(size_of::<crate::subsets::Sums>(), 9496);
     }
 }

@@ -48,14 +48,20 @@ pub fn claim_to_open(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: 
 /// Takes the entry of a subscriber's copy. `None`: it is sealed by AES.
 #[inline(always)]
 pub fn claim_to_seal(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
-    if !has_ring(entries) {
-        return None;
-    }
-    let entry = claim(SUBSCRIBER_KEYSTREAMS.get(slot), index, payload_len);
-    if entry.is_none() {
+    let entry = try_to_seal(slot, entries, index, payload_len);
+    if entry.is_none() && has_ring(entries) {
         counters::add(Counter::KeystreamUnderrun, 1);
     }
     entry
+}
+
+/// The same for who has another way without it: that is no underrun yet.
+#[inline(always)]
+pub fn try_to_seal(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
+    if !has_ring(entries) {
+        return None;
+    }
+    claim(SUBSCRIBER_KEYSTREAMS.get(slot), index, payload_len)
 }
 
 /// Wakes the producer, once, when a publisher track's packets reach the index that it has set.

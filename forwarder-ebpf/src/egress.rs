@@ -9,7 +9,7 @@ use forwarder_common::{
 use crate::{
     ahead,
     counters::{self, shared_add},
-    fanout::{self, PASS_OFFSET},
+    fanout::{self, PASS_OFFSET, PAYLOAD_OFFSET},
     maps::{self, FANOUT_LISTS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     packet::Frame,
     rewrite, seal,
@@ -35,6 +35,10 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
     if pass.id != id {
         return Err(BROKEN);
     }
+    if pass.finished != 0 {
+        // See `direct`: nothing is left to do but what made room for the number.
+        return frame.write(PASS_OFFSET, pass.front).map(|()| xdp_action::XDP_PASS).ok_or(BROKEN);
+    }
     let (member, last) = next_member(frame, pass).ok_or(BROKEN)?;
     let track = SUBSCRIBER_TRACKS.get(member).ok_or(BROKEN)?;
     let state = SUBSCRIBER_STATE.get_ptr_mut(member).ok_or(BROKEN)?;
@@ -56,7 +60,7 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
 #[inline(always)]
 fn kick(frame: &Frame, session: u32) -> Option<()> {
     const MIN_FRAME: usize = 60;
-    let path = path(frame, session)?;
+    let path = path(session, frame.egress_ifindex())?;
     let source: [u8; 6] = *path.header[6..].first_chunk()?;
     frame.adjust_tail(MIN_FRAME as i32 - frame.len() as i32)?;
     frame.write(0, [0u8; MIN_FRAME])?;
@@ -112,7 +116,7 @@ fn subscriber(
     if index > ExtendedSeq::MAX {
         return Err(BROKEN);
     }
-    let path = path(frame, track.session).ok_or(BROKEN)?;
+    let path = path(track.session, frame.egress_ifindex()).ok_or(BROKEN)?;
     let key: &SessionKey = maps::key(track.session).ok_or(BROKEN)?;
     if key.rounds == 0 {
         return Err(BROKEN);
@@ -123,7 +127,7 @@ fn subscriber(
         return Err(BROKEN);
     }
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
-    rewrite::rewrite(frame, path, rtp, payload_len).ok_or(BROKEN)?;
+    rewrite::rewrite(frame, path, rtp, payload_len, PAYLOAD_OFFSET).ok_or(BROKEN)?;
     let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);
     let tower = Tower::of(pass.rows, track.session);
     let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead, tower);
@@ -131,14 +135,14 @@ fn subscriber(
         entry.release();
     }
     sealed.ok_or(BROKEN)?;
-    account(state, pass, index, timestamp);
+    account(state, payload_len, pass.now_ns, index, timestamp);
     Ok(())
 }
 
-/// Path of a session, if it leads by the interface of this copy. (It does not in the moment in which
+/// Path of a session, if it leads by the interface of its copy. (It does not in the moment in which
 /// a peer moves from one interface to another.)
 #[inline(always)]
-fn path(frame: &Frame, session: u32) -> Option<&'static Path> {
+pub fn path(session: u32, ifindex: u32) -> Option<&'static Path> {
     let session = SESSIONS.get_ptr(session)?;
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
     let slot = unsafe { core::ptr::read_volatile(&raw const (*session).path) };
@@ -146,21 +150,21 @@ fn path(frame: &Frame, session: u32) -> Option<&'static Path> {
         return None;
     }
     let path = PATHS.get(slot)?;
-    (path.egress_ifindex == frame.egress_ifindex()).then_some(path)
+    (path.egress_ifindex == ifindex).then_some(path)
 }
 
 /// What the sender reports say. Packets and bytes are exact; the last copy's data may be off by one
 /// packet while two CPUs serve one SSRC.
 #[inline(always)]
-fn account(state: *mut SubscriberState, pass: &Pass, index: ExtendedSeq, timestamp: u32) {
+pub fn account(state: *mut SubscriberState, payload_len: usize, now_ns: u64, index: ExtendedSeq, timestamp: u32) {
     counters::add(Counter::Sealed, 1);
-    counters::add(Counter::SealedBytes, u64::from(pass.payload_len));
+    counters::add(Counter::SealedBytes, payload_len as u64);
     // SAFETY: `state` is a map value that lives as long as this program; all fields are integers.
     unsafe {
         shared_add(&raw mut (*state).packets, 1);
-        shared_add(&raw mut (*state).octets, u64::from(pass.payload_len));
+        shared_add(&raw mut (*state).octets, payload_len as u64);
         (*state).last_index = index.0;
         (*state).last_timestamp = timestamp;
-        (*state).last_sent_ns = pass.now_ns;
+        (*state).last_sent_ns = now_ns;
     }
 }

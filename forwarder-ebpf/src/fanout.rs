@@ -31,7 +31,7 @@ const BROADCAST: u64 = 8;
 #[derive(Clone, Copy)]
 pub struct Fanout {
     /// Fan-out slot, or [`NONE`].
-    slot: u32,
+    pub slot: u32,
     /// Number of subscribers.
     pub copies: u32,
 }
@@ -69,10 +69,20 @@ pub fn send(
     }
     let devmap = FANOUTS.get(fanout.slot).ok_or(Counter::DropInternalIngress)?;
 
-    let id = new_pass(rtp, opened, fanout.slot, now_ns).ok_or(Counter::DropInternalIngress)?;
+    let id = new_pass(rtp, opened, fanout.slot, now_ns, None).ok_or(Counter::DropInternalIngress)?;
     normalise(frame, rtp, opened).ok_or(Counter::DropInternalIngress)?;
     frame.write(PASS_OFFSET, id).ok_or(Counter::DropInternalIngress)?;
     devmap.redirect(0, BROADCAST).map_err(|_| Counter::DropInternalIngress)
+}
+
+/// Sends a frame that is its only subscriber's packet already, past the egress program. `None`: the fan-out is broken.
+#[inline(always)]
+pub fn send_finished(frame: &Frame, rtp: &Rtp, opened: &Opened, fanout: Fanout, now_ns: u64) -> Option<u32> {
+    let devmap = FANOUTS.get(fanout.slot)?;
+    let front: u64 = frame.read(PASS_OFFSET)?;
+    let id = new_pass(rtp, opened, fanout.slot, now_ns, Some(front))?;
+    frame.write(PASS_OFFSET, id)?;
+    devmap.redirect(0, 0).ok()
 }
 
 /// Opens the next pass of this CPU and returns its number.
@@ -83,7 +93,7 @@ pub fn send(
 /// this packet's payload would be sealed under another packet's index, which must not happen at any
 /// price: so the frame carries the whole number, and egress refuses a slot that has another one.
 #[inline(always)]
-fn new_pass(rtp: &Rtp, opened: &Opened, fanout: u32, now_ns: u64) -> Option<u64> {
+fn new_pass(rtp: &Rtp, opened: &Opened, fanout: u32, now_ns: u64, finished: Option<u64>) -> Option<u64> {
     const COUNT_BITS: u32 = 48;
     let number = PASS_NUMBER.get_ptr_mut(0)?;
     // SAFETY: this CPU's own number; programs of one CPU do not interleave.
@@ -105,6 +115,8 @@ fn new_pass(rtp: &Rtp, opened: &Opened, fanout: u32, now_ns: u64) -> Option<u64>
             header: rtp.header,
             cursor: [0; MAX_EGRESS],
             rows: opened.rows,
+            finished: finished.is_some().into(),
+            front: finished.unwrap_or(0),
         };
     }
     Some(id)

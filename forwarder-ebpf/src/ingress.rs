@@ -9,8 +9,8 @@ use forwarder_common::{
 use crate::{
     ahead,
     classify::{Rtp, classify},
-    counters, fanout,
-    maps::{FLOWS, PUBLISHER_STATE, PUBLISHER_TRACKS},
+    counters, direct, fanout,
+    maps::{DIRECT, FLOWS, PUBLISHER_STATE, PUBLISHER_TRACKS},
     open,
     packet::Frame,
     tap,
@@ -42,11 +42,27 @@ fn media(
     // while no flow leads to it, except `fanout`, `keystream` and `tap`, each of which is read once, below.
     let (track, shared) = unsafe { (&*track, &*state) };
     let fanout = fanout::of(track)?;
-    let opened = open::open(frame, rtp, (slot, track), fanout.copies, &shared.replay, now_ns)?;
-    ahead::wake(slot, opened.index);
-    open::account(state, track, rtp, &opened, now_ns);
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
     let tap = unsafe { core::ptr::read_volatile(&raw const track.tap) };
+    let admitted = open::admit(frame, rtp, track, &shared.replay, now_ns)?;
+    let ahead = ahead::claim_to_open(slot, &track.keystream, admitted.index, admitted.payload_len);
+    let direct = match ahead {
+        Some(entry) if tap == 0 && DIRECT.load() != 0 => {
+            direct::find(frame, fanout, track.session, &admitted, entry, now_ns)
+        }
+        _ => None,
+    };
+    let opened = match &direct {
+        Some(direct) => direct.open(frame, rtp, &admitted, &shared.replay)?,
+        None => open::open(frame, rtp, track.session, fanout.copies, &admitted, ahead, &shared.replay)?,
+    };
+    ahead::wake(slot, opened.index);
+    open::account(state, track, rtp, &opened, now_ns);
+    if let Some(direct) = direct
+        && let Some(action) = direct.send(frame, rtp, &opened, fanout, now_ns)?
+    {
+        return Ok(action);
+    }
     if tap != 0 {
         tap::copy(frame, rtp, tap, &opened, now_ns);
     }

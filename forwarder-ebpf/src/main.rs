@@ -13,6 +13,7 @@
 mod ahead;
 mod classify;
 mod counters;
+mod direct;
 mod egress;
 mod fanout;
 mod gcm;
@@ -20,8 +21,10 @@ mod ingress;
 mod maps;
 mod open;
 mod packet;
+mod recrypt;
 mod rewrite;
 mod seal;
+mod subsets;
 mod tap;
 mod tower;
 mod xmit;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout, tower};
+use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout, subsets, tower};
 
 /// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
 pub const MMAPABLE: usize = 0x400;
@@ -22,6 +22,10 @@ pub static MEDIA_PORT: Global<u16> = Global::new(0);
 /// Blocks of all copies of a packet from which GHASH is computed by rows. Tests load it with others.
 #[unsafe(no_mangle)]
 pub static TOWER_WORK: Global<u32> = Global::new(tower::WORK);
+
+/// Whether a packet with one subscriber may go the short way. Tests and benchmarks load it with 0.
+#[unsafe(no_mangle)]
+pub static DIRECT: Global<u32> = Global::new(1);
 
 /// Sessions that the maps hold by default.
 const MAX_SESSIONS: usize = 1024;
@@ -65,10 +69,15 @@ pub static KEYS: ArrayOfMaps<Array<SessionKey, { layout::KEY_CHUNK }>, { MAX_SES
     ArrayOfMaps::new();
 
 #[btf_map]
-pub static TOWERS: ArrayOfMaps<
-    Array<tower::KeyTable, { layout::KEY_CHUNK }>,
-    { MAX_SESSIONS / layout::KEY_CHUNK },
-> = ArrayOfMaps::new();
+pub static TOWERS: ArrayOfMaps<Array<tower::KeyTable, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
+    ArrayOfMaps::new();
+
+#[btf_map]
+pub static SUBSETS: ArrayOfMaps<Array<subsets::Subsets, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
+    ArrayOfMaps::new();
+
+#[btf_map]
+pub static SUMS: PerCpuArray<subsets::Sums, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static TOWER_TABLES: Array<tower::Tables, 1> = Array::new();
@@ -122,6 +131,12 @@ pub fn key(session: u32) -> Option<&'static SessionKey> {
 #[inline(always)]
 pub fn tower(session: u32) -> Option<&'static tower::KeyTable> {
     TOWERS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+}
+
+/// The subsets of a session's key, as [`key`].
+#[inline(always)]
+pub fn subsets(session: u32) -> Option<&'static subsets::Subsets> {
+    SUBSETS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
 }
 
 /// When the lease of a session ends, ns of CLOCK_BOOTTIME; 0 in a free slot.

@@ -3,7 +3,8 @@
 use core::ptr::addr_of;
 
 use forwarder_common::{
-    Counter, ExtendedSeq, ReplayWindow, RtpHeader,
+    Counter, ExtendedSeq, ReplayWindow, RtpHeader, SessionKey,
+    keystream::Entry,
     maps::{MAX_PAYLOAD, PublisherState, PublisherTrack},
     nonce,
     rtp::{self, TAG_LEN},
@@ -11,7 +12,6 @@ use forwarder_common::{
 };
 
 use crate::{
-    ahead,
     classify::Rtp,
     counters::{self, shared_add},
     gcm,
@@ -19,6 +19,15 @@ use crate::{
     packet::Frame,
     tower,
 };
+
+/// A packet that may be opened: what can be said without its key.
+pub struct Admitted {
+    pub index: ExtendedSeq,
+    /// RTP header with CSRCs and extension.
+    pub header_len: usize,
+    pub payload_len: usize,
+    key: &'static SessionKey,
+}
 
 /// An authenticated packet, decrypted in the frame.
 pub struct Opened {
@@ -30,16 +39,15 @@ pub struct Opened {
     pub rows: u64,
 }
 
-/// Authenticates and decrypts the packet in place, and enters it in the replay list.
+/// Checks everything but the tag.
 #[inline(always)]
-pub fn open(
+pub fn admit(
     frame: &Frame,
     rtp: &Rtp,
-    (slot, track): (u32, &PublisherTrack),
-    copies: u32,
+    track: &PublisherTrack,
     replay: &ReplayWindow,
     now_ns: u64,
-) -> Result<Opened, Counter> {
+) -> Result<Admitted, Counter> {
     let header_len = header_len(frame, rtp)?;
     let payload_len = rtp.len - header_len - TAG_LEN;
     if payload_len > MAX_PAYLOAD {
@@ -58,15 +66,30 @@ pub fn open(
     if key.rounds == 0 {
         return Err(Counter::DropInternalIngress);
     }
+    Ok(Admitted { index, header_len, payload_len, key })
+}
+
+/// Authenticates and decrypts the packet in place, and enters it in the replay list. It has the keystream
+/// `ahead`, or else goes by AES.
+#[inline(always)]
+pub fn open(
+    frame: &Frame,
+    rtp: &Rtp,
+    session: u32,
+    copies: u32,
+    admitted: &Admitted,
+    ahead: Option<&'static Entry>,
+    replay: &ReplayWindow,
+) -> Result<Opened, Counter> {
+    let Admitted { index, header_len, payload_len, key } = *admitted;
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
     let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
-    let ahead = ahead::claim_to_open(slot, &track.keystream, index, payload_len);
     // What is decided here must not double the verifier's work on what follows, hence `forget`.
     let wanted = || tower::wanted(frame.forget(copies as usize), frame.forget(payload_len));
     let fits = || tower::fits(frame.forget(header_len), frame.forget(payload_len));
     let draft = if ahead.is_some() && wanted() && fits() { tower::Draft::begin() } else { None };
     let authentic = match (ahead, draft) {
-        (Some(entry), Some(draft)) => draft.open(frame, track.session, entry, layout),
+        (Some(entry), Some(draft)) => draft.open(frame, session, entry, layout),
         _ => gcm::open(frame, key, nonce, layout, ahead),
     };
     if let Some(entry) = ahead {
@@ -103,7 +126,7 @@ fn spread(frame: &Frame, offset: usize, payload_len: usize) -> Option<u64> {
 }
 
 #[inline(always)]
-fn refused(why: Refused) -> Counter {
+pub fn refused(why: Refused) -> Counter {
     match why {
         Refused::Replayed => Counter::DropReplayed,
         Refused::TooOld => Counter::DropTooOld,

@@ -23,7 +23,13 @@ impl Frame {
         Self { ctx: ctx.ctx }
     }
 
-    /// For helpers.
+    /// The frame in a function that got the context.
+    #[inline(always)]
+    pub fn of(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+
+    /// For helpers, and such functions.
     #[inline(always)]
     pub fn context(&self) -> *mut xdp_md {
         self.ctx

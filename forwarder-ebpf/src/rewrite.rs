@@ -6,19 +6,22 @@ use forwarder_common::{
     rtp::{FIXED_LEN, TAG_LEN},
 };
 
-use crate::{fanout::PAYLOAD_OFFSET, packet::Frame};
+use crate::packet::Frame;
 
 const UDP_LEN: usize = 8;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 
-/// Writes everything in front of the payload. `None`: the frame has no room, or the path is broken.
+/// Writes everything in front of the payload, which starts at `payload`. `None`: the frame has no room, or the path is broken.
 ///
 /// The UDP checksum stays 0, which is final for IPv4; over IPv6 `seal` fills it in.
 #[inline(always)]
-pub fn rewrite(frame: &Frame, path: &Path, rtp: [u32; 3], payload_len: usize) -> Option<()> {
+pub fn rewrite(frame: &Frame, path: &Path, rtp: [u32; 3], payload_len: usize, payload: usize) -> Option<()> {
     let header_len = usize::from(path.header_len);
-    frame.adjust_head(PAYLOAD_OFFSET as i32 - (header_len + FIXED_LEN) as i32)?;
+    let surplus = payload as i32 - (header_len + FIXED_LEN) as i32;
+    if surplus != 0 {
+        frame.adjust_head(surplus)?;
+    }
     let udp_len = (UDP_LEN + FIXED_LEN + payload_len + TAG_LEN) as u16;
     // One instance per length, so that every copy has a constant size.
     match header_len {

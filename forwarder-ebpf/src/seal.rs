@@ -32,6 +32,13 @@ pub fn seal(
         }
         _ => gcm::seal(frame, key, nonce::rtp_words(&key.salt, ssrc, index), layout, ahead)?,
     };
+    udp_checksum(frame, path, rtp, payload_len, sealed)
+}
+
+/// Writes the UDP checksum, where there must be one.
+#[inline(always)]
+pub fn udp_checksum(frame: &Frame, path: &Path, rtp: [u32; 3], payload_len: usize, sealed: gcm::Sealed) -> Option<()> {
+    let header_len = usize::from(path.header_len);
     if path.ip_version != 6 {
         return Some(());
     }

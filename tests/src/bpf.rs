@@ -42,6 +42,21 @@ pub fn object_path() -> PathBuf {
     folder.join("penstock-datapath")
 }
 
+/// Which ways packets go.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    /// GHASH by rows for packets with at least so many blocks in all copies together.
+    pub tower_work: u32,
+    /// The short way for packets with one subscriber.
+    pub direct: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { tower_work: tower::WORK, direct: true }
+    }
+}
+
 /// What a test needs to say of a publisher's track. The session slot is the track's slot.
 #[derive(Clone, Debug)]
 pub struct Publisher {
@@ -137,14 +152,14 @@ impl Datapath {
     /// Without root (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), without a built object, or with
     /// the verifier's log when the kernel refuses a program.
     pub fn load() -> Result<Self> {
-        Self::load_with(tower::WORK)
+        Self::load_with(Ways::default())
     }
 
-    /// The same, with GHASH by rows for packets with at least so many blocks in all copies together.
+    /// The same, where packets go other ways than usual.
     ///
     /// # Errors
     /// As [`Datapath::load`].
-    pub fn load_with(tower_work: u32) -> Result<Self> {
+    pub fn load_with(ways: Ways) -> Result<Self> {
         // SAFETY: no arguments, no memory.
         ensure!(unsafe { libc::geteuid() } == 0, "BPF_PROG_TEST_RUN needs root: run the tests as root");
         let path = object_path();
@@ -163,9 +178,11 @@ impl Datapath {
             .map_max_entries("LEASES", sessions)
             .map_max_entries("KEYS", sessions.div_ceil(KEY_CHUNK as u32))
             .map_max_entries("TOWERS", sessions.div_ceil(KEY_CHUNK as u32))
+            .map_max_entries("SUBSETS", sessions.div_ceil(KEY_CHUNK as u32))
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
-            .override_global("TOWER_WORK", &tower_work, true)
+            .override_global("TOWER_WORK", &ways.tower_work, true)
+            .override_global("DIRECT", &u32::from(ways.direct), true)
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;

@@ -13,7 +13,7 @@ use crate::srtp::{Key, Random};
 /// Viewers that come and go.
 const VIEWERS: u16 = 12;
 /// Steps of a script.
-const STEPS: usize = 60;
+const STEPS: usize = 72;
 /// No copy has come for this long: all have.
 const QUIET: Duration = Duration::from_millis(60);
 
@@ -36,7 +36,14 @@ pub enum Step {
 pub fn script(seed: u64) -> Vec<Step> {
     let mut random = Random::new(seed);
     let mut present = [false; VIEWERS as usize];
-    let mut steps = vec![Step::Join(0), Step::Join(1)];
+    // A viewer alone has a way of its own in the kernel: so one, two, one, two.
+    let mut steps = vec![Step::Join(0)];
+    for change in [Some(Step::Join(1)), Some(Step::Leave(1)), Some(Step::Join(1)), None] {
+        for _ in 0..3 {
+            steps.push(Step::Send { distances: burst(&mut random), payload_len: 9 + random.below(1190) });
+        }
+        steps.extend(change);
+    }
     (present[0], present[1]) = (true, true);
     while steps.len() < STEPS {
         let step = match random.below(10) {

@@ -9,10 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-use forwarder_common::tower;
 
 use crate::{
-    bpf::Datapath,
+    bpf::{Datapath, Ways},
     frame::DOT1Q,
     netns::{End, NetNs, veth},
 };
@@ -211,15 +210,15 @@ pub struct Wire {
 /// # Errors
 /// Without root, and whatever fails in between.
 pub fn on_wire(mode: XdpMode, nics: usize, test: impl FnOnce(&mut Wire) -> Result<()> + Send) -> Result<()> {
-    on_wire_with(tower::WORK, mode, nics, test)
+    on_wire_with(Ways::default(), mode, nics, test)
 }
 
-/// The same, with GHASH by rows for packets with at least `tower_work` blocks in all copies together.
+/// The same, where packets go other ways than usual.
 ///
 /// # Errors
 /// As [`on_wire`].
 pub fn on_wire_with(
-    tower_work: u32,
+    ways: Ways,
     mode: XdpMode,
     nics: usize,
     test: impl FnOnce(&mut Wire) -> Result<()> + Send,
@@ -240,7 +239,7 @@ pub fn on_wire_with(
         ends.push((namespace.ifindex(&near)?, namespace.ifindex(&far)?));
     }
     namespace.run(|| {
-        let mut datapath = Datapath::load_with(tower_work)?;
+        let mut datapath = Datapath::load_with(ways)?;
         let taps = ends.iter().map(|(_, far)| Tap::open(*far)).collect::<Result<_>>()?;
         for (near, _) in &ends {
             datapath.attach(*near, mode).with_context(|| format!("{mode:?}"))?;

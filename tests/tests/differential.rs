@@ -13,7 +13,10 @@ const SEEDS: [u64; 2] = [1, 20_261_123];
 fn kernel(seed: u64, key_len: usize) -> Result<Received> {
     let lab = Lab::new(2)?;
     let mut server = lab.start(lab.config())?;
-    play(&lab, &mut server, &script(seed), key_len)
+    let received = play(&lab, &mut server, &script(seed), key_len)?;
+    let [sealed, direct] = ["sealed", "direct"].map(|name| server.counter(name));
+    ensure!(0 < direct && direct < sealed, "{direct} of {sealed} packets were sealed for a viewer alone");
+    Ok(received)
 }
 
 fn by_sockets(seed: u64, key_len: usize, gso: bool) -> Result<Received> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use forwarder_common::Counter;
 
-use crate::{ahead, classify, drops, egress, faults, fixture::counters_of, ring, rows};
+use crate::{ahead, classify, direct, drops, egress, faults, fixture::counters_of, ring, rows};
 
 #[test]
 fn every_counter_is_exercised() {
@@ -12,6 +12,7 @@ fn every_counter_is_exercised() {
     let exercised: HashSet<Counter> = counters_of(&classify::fixtures())
         .into_iter()
         .chain(counters_of(&drops::fixtures()))
+        .chain(direct::EXERCISED)
         .chain(egress::EXERCISED)
         .chain(faults::EXERCISED)
         .chain(ring::EXERCISED)

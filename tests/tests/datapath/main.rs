@@ -7,6 +7,7 @@
 mod ahead;
 mod classify;
 mod counters;
+mod direct;
 mod drops;
 mod egress;
 mod faults;

@@ -5,12 +5,14 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, maps::MAX_PAYLOAD, tower};
 use penstock_tests::{
+    bpf::Ways,
     keystream::{Keystreams, Ring},
     srtp::{Key, Random},
     wire::on_wire_with,
 };
 
 use crate::{
+    direct::direct,
     egress::{Fan, Member},
     fixture::{Media, World, publishers},
     lengths::random_header,
@@ -33,16 +35,19 @@ fn keystreams(fan: &mut Fan<'_>) -> Result<Keystreams> {
     Keystreams::install(&mut fan.wire.datapath, (&publisher.key, publisher.ssrc), tracks, ENTRIES)
 }
 
-/// Loads a datapath that uses rows for every packet.
-const ALWAYS: u32 = 0;
+/// Rows for every packet.
+const ALWAYS: Ways = Ways { tower_work: 0, direct: false };
 
-/// What must move when all keystream is there, and packets with `work` blocks in all copies get rows.
-fn by_rows(work: u32, media: &Media, copies: u64) -> Vec<(Counter, u64)> {
+/// What must move when all keystream is there, and packets go these ways.
+fn by_rows(ways: Ways, media: &Media, copies: u64) -> Vec<(Counter, u64)> {
     let len = media.payload.len();
+    if copies == 1 && ways.direct {
+        return direct(media);
+    }
     if len > Ring::LONGEST {
         return vec![(Counter::KeystreamUnderrun, copies), (Counter::KeystreamUnderrunOpen, 1)];
     }
-    if copies as usize * len.div_ceil(16) < work as usize {
+    if copies as usize * len.div_ceil(16) < ways.tower_work as usize {
         return Vec::new();
     }
     let header = media.rtp.build().len();
@@ -79,13 +84,13 @@ fn every_length() -> Result<()> {
 #[test]
 fn every_fan_out() -> Result<()> {
     let runs = [
-        (XdpMode::Driver, tower::WORK, &[1, 2, 3, 8, 16, 17, 40][..]),
+        (XdpMode::Driver, Ways::default(), &[1, 2, 3, 8, 16, 17, 40][..]),
         (XdpMode::Driver, ALWAYS, &[1, 2, 20]),
-        (XdpMode::Skb, tower::WORK, &[2, 3, 20]),
+        (XdpMode::Skb, Ways::default(), &[2, 3, 20]),
     ];
-    for (mode, work, counts) in runs {
+    for (mode, ways, counts) in runs {
         for count in counts {
-            on_wire_with(work, mode, 1, |wire| {
+            on_wire_with(ways, mode, 1, |wire| {
                 let mut fan = Fan::new(wire, *count)?;
                 let mut keystreams = keystreams(&mut fan)?;
                 let mut random = Random::new(u64::from(*count));
@@ -95,7 +100,7 @@ fn every_fan_out() -> Result<()> {
                     random_header(&mut media, &mut random);
                     media.payload = random.bytes(len);
                     keystreams.fill(media.index)?;
-                    let more = by_rows(work, &media, u64::from(*count));
+                    let more = by_rows(ways, &media, u64::from(*count));
                     let sent = fan.send_counting(&media, &media.bytes(), &more);
                     sent.with_context(|| format!("{mode:?}, {count} copies, {len} bytes"))?;
                 }

@@ -1,7 +1,8 @@
-//! Keys as the datapath reads them: in chunks of [`KEY_CHUNK`] sessions, each two maps within `KEYS` and `TOWERS`.
+//! Keys as the datapath reads them: in chunks of [`KEY_CHUNK`] sessions, each three maps within `KEYS`, `TOWERS`
+//! and `SUBSETS`.
 //!
-//! A session's key and what is derived from it are 16 KB. Room for all sessions that the configuration allows
-//! would be 17 MB from the start, also on servers whose sessions are all in userspace. A new chunk costs two
+//! A session's key and what is derived from it are 18 KB. Room for all sessions that the configuration allows
+//! would be 19 MB from the start, also on servers whose sessions are all in userspace. A new chunk costs three
 //! grace periods, so the fan-out thread adds it, before it is needed.
 
 use std::{io, os::fd::AsFd as _};
@@ -14,6 +15,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use forwarder_common::{
     SessionKey,
     maps::KEY_CHUNK,
+    subsets::{self, Subsets},
     tower::{
         KeyTable,
         derive::{Basis, h_of},
@@ -29,12 +31,14 @@ use super::{
 pub struct Chunk {
     keys: Array<MapData, SessionKey>,
     towers: Array<MapData, KeyTable>,
+    subsets: Array<MapData, Subsets>,
 }
 
-/// The two maps of chunks.
+/// The three maps of chunks.
 pub struct Outer {
     keys: Map,
     towers: Map,
+    subsets: Map,
 }
 
 impl Outer {
@@ -43,7 +47,11 @@ impl Outer {
     /// # Errors
     /// The object lacks one.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        Ok(Self { keys: take_map(ebpf, "KEYS")?, towers: take_map(ebpf, "TOWERS")? })
+        Ok(Self {
+            keys: take_map(ebpf, "KEYS")?,
+            towers: take_map(ebpf, "TOWERS")?,
+            subsets: take_map(ebpf, "SUBSETS")?,
+        })
     }
 
     /// Makes a chunk and puts it into its place, which must have been empty. Waits for grace periods.
@@ -54,6 +62,7 @@ impl Outer {
         Ok(Chunk {
             keys: put(&self.keys, place, "penstock_skeys")?,
             towers: put(&self.towers, place, "penstock_towers")?,
+            subsets: put(&self.subsets, place, "penstock_subset")?,
         })
     }
 }
@@ -108,23 +117,29 @@ impl Keys {
     /// What the kernel says.
     pub fn set(&mut self, slot: u32, key: &SessionKey) -> Result<(), MapError> {
         let mut table = Box::new(KeyTable::EMPTY);
-        self.basis.derive(h_of(&key.ghash), &mut table);
+        let h = h_of(&key.ghash);
+        self.basis.derive(h, &mut table);
+        let mut subsets = Box::new(Subsets::EMPTY);
+        subsets::derive::derive(h, &mut subsets);
         let set = self.chunk(slot).and_then(|(chunk, place)| {
             chunk.towers.set(place, table.as_ref(), 0)?;
+            chunk.subsets.set(place, subsets.as_ref(), 0)?;
             // The datapath takes a slot without rounds for empty: so the key comes last.
             chunk.keys.set(place, key, 0)
         });
         table.wipe();
+        subsets.wipe();
         set
     }
 
     /// Overwrites the key of a session slot, and what was derived from it.
     ///
     /// # Errors
-    /// What the kernel says; it has been asked for both.
+    /// What the kernel says; it has been asked for all of them.
     pub fn wipe(&mut self, slot: u32) -> Result<(), MapError> {
         let (chunk, place) = self.chunk(slot)?;
         let wiped = chunk.keys.set(place, SessionKey::EMPTY, 0);
-        wiped.and(chunk.towers.set(place, KeyTable::EMPTY, 0))
+        let wiped = wiped.and(chunk.towers.set(place, KeyTable::EMPTY, 0));
+        wiped.and(chunk.subsets.set(place, Subsets::EMPTY, 0))
     }
 }

@@ -54,6 +54,7 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
         .map_max_entries("LEASES", sessions)
         .map_max_entries("KEYS", key_chunks(limits))
         .map_max_entries("TOWERS", key_chunks(limits))
+        .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
         .load(OBJECT)

@@ -171,6 +171,7 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
         let underruns = [(Counter::KeystreamUnderrunOpen, "in"), (Counter::KeystreamUnderrun, "out")];
         page.counter(&names::UNDERRUNS, underruns.map(by));
         page.counter(&names::BY_ROWS, [(Counter::OpenedByRows, "in"), (Counter::SealedByRows, "out")].map(by));
+        page.counter(&names::DIRECT, [(vec![], engine.of(Counter::Direct))]);
         page.counter(&names::KICKS, [(vec![], engine.of(Counter::Kicks))]);
         page.counter(&names::TAPPED, [(Counter::Tapped, "taken"), (Counter::TapFull, "full")].map(by));
         let one = |name: &str| engine.counters.get(name).map(|count| (vec![], *count as f64));

@@ -1,6 +1,7 @@
 //! `cargo xtask bench datapath`: what a packet costs in the BPF programs. Method and first figures:
 //! `docs/benchmarks.md`.
 
+mod one;
 mod rows;
 
 use std::{
@@ -43,11 +44,14 @@ struct Options {
     /// Only the comparison of GHASH by table and by rows.
     #[arg(long)]
     only_rows: bool,
+    /// Only the comparison of the two ways of a packet with one subscriber.
+    #[arg(long, conflicts_with = "only_rows")]
+    only_one: bool,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
     /// Replaces the tables in docs/benchmarks.md.
-    #[arg(long, conflicts_with = "only_rows")]
+    #[arg(long, conflicts_with_all = ["only_rows", "only_one"])]
     write_docs: bool,
 }
 
@@ -91,11 +95,16 @@ fn main() -> Result<()> {
         "at most 30000 packets a round: the sequence numbers must not overtake themselves"
     );
     let mut tables = Vec::new();
-    if !options.only_rows {
+    if !options.only_rows && !options.only_one {
         tables.extend([programs()?, open(&options)?]);
         tables.extend(fan_out(&options)?);
     }
-    tables.push(rows::rows(&options)?);
+    if !options.only_one {
+        tables.push(rows::rows(&options)?);
+    }
+    if !options.only_rows {
+        tables.push(one::one(&options)?);
+    }
     if options.json {
         let tables: serde_json::Map<_, _> =
             tables.iter().map(|table| (table.name.to_owned(), json!(table.json))).collect();
