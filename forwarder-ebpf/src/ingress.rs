@@ -43,7 +43,7 @@ fn media(
     let (track, shared) = unsafe { (&*track, &*state) };
     let fanout = fanout::of(track)?;
     let opened = open::open(frame, rtp, (slot, track), fanout.copies, &shared.replay, now_ns)?;
-    ahead::wake(slot, opened.index);
+    ahead::wake(slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, now_ns);
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
     let tap = unsafe { core::ptr::read_volatile(&raw const track.tap) };
