@@ -24,6 +24,7 @@ mod rewrite;
 mod seal;
 mod tap;
 mod tower;
+mod warm;
 mod xmit;
 
 use aya_ebpf::{
