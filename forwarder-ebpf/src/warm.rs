@@ -19,8 +19,8 @@ use forwarder_common::{
 
 use crate::maps::{KEYS, SESSIONS, SUBSCRIBER_KEYSTREAMS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, TOWERS};
 
-/// Copies that are prepared together.
-const TOGETHER: u32 = 8;
+/// Copies that are prepared together: as many as a device's queue makes at once.
+const TOGETHER: u32 = 16;
 
 #[repr(C)]
 struct Walk {
