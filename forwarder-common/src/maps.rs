@@ -149,11 +149,18 @@ pub struct TapRecord {
     pub received_ns: u64,
     /// The fixed part of the RTP header, as it came in.
     pub header: [u8; 12],
-    pub reserved: u32,
+    /// Processor on which it was opened, and its copies are made.
+    pub cpu: u32,
     pub payload: [u8; MAX_PAYLOAD + 8],
 }
 
 impl TapRecord {
+    /// [`TapRecord::cpu`] of a record.
+    pub fn cpu(bytes: &[u8]) -> usize {
+        let cpu = bytes.get(core::mem::offset_of!(Self, cpu)..).and_then(|bytes| bytes.first_chunk());
+        cpu.map_or(usize::MAX, |cpu| u32::from_ne_bytes(*cpu) as usize)
+    }
+
     /// Number, index, RTP header and payload of a record, if it is one.
     pub fn parse(bytes: &[u8]) -> Option<(u32, crate::ExtendedSeq, crate::RtpHeader, &[u8])> {
         let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
