@@ -108,9 +108,9 @@ counters! {
     Sealed = "sealed", Work;
     /// Payload bytes in sealed copies.
     SealedBytes = "sealed_bytes", Work;
-    /// Publisher packets whose keystream was not there in time: opened with AES in BPF.
+    /// Publisher packets whose keystream was not there in time, or not enough of it: opened with AES in BPF.
     KeystreamUnderrunOpen = "keystream_underrun_open", Work;
-    /// Copies whose keystream was not there in time: sealed with AES in BPF.
+    /// Copies whose keystream was not there in time, or not enough of it: sealed with AES in BPF.
     KeystreamUnderrun = "keystream_underrun", Work;
     /// Publisher packets authenticated by the rows of which their copies' tags are made.
     OpenedByRows = "opened_by_rows", Work;

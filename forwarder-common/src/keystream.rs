@@ -11,6 +11,7 @@
 //!            producer                      consumer, for the packet with index i
 //!   FREE ── begin ──► BUSY ── publish(i) ──► READY(i) ── claim(i) ──► BUSY ── release ──► FREE
 //!   READY(stale) ── begin ──► BUSY                                     └── put_back(i) ──► READY(i)
+//!   READY(i) ── claim(i) ──► BUSY ── publish(i) ──► READY(i), longer
 //!   FREE, READY ── close ──► BUSY, for good
 //! ```
 //!
@@ -21,6 +22,17 @@
 //! bytes), the producer leaves the entry for its next round. All transitions are compare-and-swap
 //! operations, which are full barriers in BPF and acquire-release here.
 //!
+//! An entry need not be full: the producer fills in as many blocks as the track's payloads have had
+//! lately, and writes their number into the entry. What lies behind them is keystream of an earlier
+//! index, which must never be used again. It cannot be: the number is written together with the blocks,
+//! between `begin` and `publish`, so whoever has claimed the entry sees the number that belongs to its
+//! index; and [`claim`](Entry::claim) gives the entry back when the payload needs more. Nothing behind
+//! the number is ever read.
+//!
+//! When payloads get longer, the producer claims entries that wait for their packets, as a consumer
+//! would, fills them again and publishes them for the same index. The keystream of an index is the same
+//! however often it is computed.
+//!
 //! The ring does not decide whether an index may be used: that follows from the replay list and the
 //! fixed offset (see `egress.rs`). It only says what the keystream of an index is.
 
@@ -28,28 +40,53 @@ use core::sync::atomic::AtomicU64;
 
 use crate::{ExtendedSeq, atomic, gf128::Block};
 
-/// Blocks of keystream in an entry. Longer payloads go the slow way: WebRTC senders stay below 1,200
-/// bytes.
+/// Most blocks of keystream that are used of an entry. Longer payloads go the slow way: WebRTC senders
+/// stay below 1,200 bytes.
 pub const FAST_BLOCKS: usize = 78;
 
 /// Largest payload that an entry serves, in bytes.
 pub const FAST_PAYLOAD: usize = 16 * FAST_BLOCKS;
 
-/// Everything about one packet that is known before it. 2,528 bytes. Secret.
-#[repr(C)]
+/// Blocks of keystream from one stored GHASH state to the next.
+pub const STEP: usize = 4;
+
+/// Places for blocks in an entry: whole steps, so that a producer may write them at once.
+pub const ROOM: usize = FAST_BLOCKS.next_multiple_of(STEP);
+
+/// Everything about one packet that is known before it. 1,664 bytes, whole cache lines. Secret.
+#[repr(C, align(64))]
 pub struct Entry {
     state: AtomicU64,
     /// In the first entry of a ring: how many it has. The datapath reads it there, so that it sees a
     /// ring and its size change at once. 0 in the place of a track without a ring.
     entries: AtomicU64,
+    /// How many blocks of keystream belong to the index, 1 to [`FAST_BLOCKS`]. Written by the producer
+    /// between `begin` and `publish`; atomic, because it reads it later without a claim.
+    blocks: AtomicU64,
     /// Encrypted counter block 1, which masks the tag.
     pub mask: Block,
+    reserved: [u64; 3],
+    /// GHASH states over the keystream, one for every fourth block: `horner[j]` is the one over the first
+    /// n = 4·j + `first_step` blocks, that is K₁·Hⁿ ⊕ K₂·Hⁿ⁻¹ ⊕ … ⊕ Kₙ·H. The share of m blocks, the
+    /// last one masked to the payload, in the tag is
+    /// `horner[j]`·Hᵐ⁺¹⁻ⁿ ⊕ Kₙ₊₁·Hᵐ⁺¹⁻ⁿ ⊕ … ⊕ Kₘ·H², where n is below m.
+    pub horner: [Block; ROOM / STEP],
     /// Encrypted counter blocks 2, 3, …
-    pub keystream: [Block; FAST_BLOCKS],
-    /// `horner[n]`: GHASH state over the first `n` blocks of keystream, that is
-    /// K₁·Hⁿ ⊕ K₂·Hⁿ⁻¹ ⊕ … ⊕ Kₙ·H. So the share of m blocks, the last one masked to the payload, in
-    /// the tag is `(horner[m - 1] ⊕ Kₘ) · H²`.
-    pub horner: [Block; FAST_BLOCKS],
+    pub keystream: [Block; ROOM],
+}
+
+/// Blocks of an entry that serves payloads of so many bytes.
+#[inline(always)]
+pub const fn blocks_for(payload_len: usize) -> usize {
+    let blocks = payload_len.div_ceil(16);
+    if blocks == 0 { 1 } else { blocks }
+}
+
+/// For an entry of so many blocks: over how many of them the first GHASH state is, 0 to 3. It is chosen
+/// so that the longest payload, which most packets have, needs but one product for its share.
+#[inline(always)]
+pub const fn first_step(blocks: usize) -> usize {
+    (blocks + STEP - 1) % STEP
 }
 
 /// Nobody uses the entry, and it holds nothing.
@@ -127,10 +164,25 @@ impl Entry {
         }
     }
 
-    /// Consumer: takes the entry, if it holds the keystream of `index`.
+    /// Consumer: takes the entry, if it holds the keystream of `index`, and enough of it for `payload_len`
+    /// bytes.
     #[inline(always)]
-    pub fn claim(&self, index: ExtendedSeq) -> bool {
-        self.state.claim(index)
+    pub fn claim(&self, index: ExtendedSeq, payload_len: usize) -> bool {
+        if !self.state.claim(index) {
+            return false;
+        }
+        let enough = payload_len <= 16 * self.blocks();
+        if !enough {
+            self.state.put_back(index);
+        }
+        enough
+    }
+
+    /// How many blocks of keystream the entry has. Says something about the index that the caller has
+    /// claimed; to the producer, who alone changes it, also without that.
+    #[inline(always)]
+    pub fn blocks(&self) -> usize {
+        atomic::load(&self.blocks) as usize
     }
 
     /// Consumer: gives back what it has claimed, used.
@@ -152,6 +204,18 @@ impl Entry {
         self.state.begin(stale_below)
     }
 
+    /// Producer: takes an entry that waits for the packet with `index`, to fill it again with more
+    /// blocks and to publish it for the same index.
+    pub fn begin_again(&self, index: ExtendedSeq) -> bool {
+        self.state.claim(index)
+    }
+
+    /// Producer: the entry that it has begun gets so many blocks.
+    pub fn set_blocks(&self, blocks: usize) {
+        debug_assert!(blocks > 0 && blocks <= FAST_BLOCKS);
+        atomic::store(&self.blocks, blocks as u64);
+    }
+
     /// Producer: the entry that it has begun now holds everything of `index`.
     pub fn publish(&self, index: ExtendedSeq) {
         self.state.publish(index);
@@ -171,8 +235,8 @@ impl Entry {
         // SAFETY: closed, so nobody else touches these. Volatile, so that it is not left out.
         unsafe {
             (&raw mut (*this).mask).write_volatile([0, 0]);
-            (&raw mut (*this).keystream).write_volatile([[0, 0]; FAST_BLOCKS]);
-            (&raw mut (*this).horner).write_volatile([[0, 0]; FAST_BLOCKS]);
+            (&raw mut (*this).keystream).write_volatile([[0, 0]; ROOM]);
+            (&raw mut (*this).horner).write_volatile([[0, 0]; ROOM / STEP]);
         }
     }
 }
@@ -196,8 +260,8 @@ mod tests {
     /// An entry in loom's world: it fails the test when two threads are in `content` at once.
     struct Model {
         state: AtomicU64,
-        /// The index whose keystream the entry holds.
-        content: UnsafeCell<u64>,
+        /// The index whose keystream the entry holds, and how many blocks of it.
+        content: UnsafeCell<(u64, u64)>,
     }
 
     impl State for AtomicU64 {
@@ -217,7 +281,7 @@ mod tests {
 
     impl Model {
         fn new() -> Arc<Self> {
-            Arc::new(Self { state: AtomicU64::new(FREE), content: UnsafeCell::new(u64::MAX) })
+            Arc::new(Self { state: AtomicU64::new(FREE), content: UnsafeCell::new((u64::MAX, 0)) })
         }
 
         /// One round of the producer: the entry is to hold `index`.
@@ -225,10 +289,37 @@ mod tests {
             let begun = State::begin(&self.state, ExtendedSeq(stale_below));
             if begun {
                 // SAFETY: begun.
-                self.content.with_mut(|content| unsafe { *content = index });
+                self.content.with_mut(|content| unsafe { *content = (index, 1) });
                 State::publish(&self.state, ExtendedSeq(index));
             }
             begun
+        }
+
+        /// The producer makes the entry longer that waits for `index`.
+        fn lengthen(&self, index: u64) -> bool {
+            let begun = State::claim(&self.state, ExtendedSeq(index));
+            if begun {
+                // SAFETY: begun.
+                self.content.with_mut(|content| unsafe { *content = (index, 2) });
+                State::publish(&self.state, ExtendedSeq(index));
+            }
+            begun
+        }
+
+        /// The packet with `index`, which needs two blocks. Says whether it had them.
+        fn consume_long(&self, index: u64) -> bool {
+            if !State::claim(&self.state, ExtendedSeq(index)) {
+                return false;
+            }
+            // SAFETY: claimed.
+            let (content, blocks) = self.content.with(|content| unsafe { *content });
+            assert_eq!(content, index, "keystream of another index");
+            if blocks < 2 {
+                State::put_back(&self.state, ExtendedSeq(index));
+            } else {
+                State::release(&self.state);
+            }
+            blocks == 2
         }
 
         /// The packet with `index`; a forged one gives the entry back. Says whether it had keystream.
@@ -237,7 +328,7 @@ mod tests {
                 return false;
             }
             // SAFETY: claimed.
-            let content = self.content.with(|content| unsafe { *content });
+            let (content, _) = self.content.with(|content| unsafe { *content });
             assert_eq!(content, index, "keystream of another index");
             if forged {
                 State::put_back(&self.state, ExtendedSeq(index));
@@ -295,11 +386,37 @@ mod tests {
             let closed = State::close(&entry.state);
             if closed {
                 // SAFETY: closed.
-                entry.content.with_mut(|content| unsafe { *content = 0 });
+                entry.content.with_mut(|content| unsafe { *content = (0, 0) });
             }
             consumer.join().unwrap();
             assert!(!closed || (!entry.consume(3, false) && !entry.produce(4, 4)), "an entry was opened again");
             assert!(closed || State::close(&entry.state));
+        });
+    }
+
+    /// The producer makes an entry longer while one CPU has a packet that is too long for it, and another
+    /// one a packet with the same index that is not; then it takes the place for another index.
+    #[test]
+    fn entries_get_longer_under_packets() {
+        loom::model(|| {
+            let entry = Model::new();
+            entry.produce(5, 0);
+            let producer = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || {
+                    entry.lengthen(5);
+                    entry.produce(14, 6);
+                })
+            };
+            let other = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || entry.consume_long(5))
+            };
+            let short = entry.consume(5, false);
+            producer.join().unwrap();
+            let long = other.join().unwrap();
+            assert!(!(short && long), "two packets got the keystream of one index");
+            assert_ne!(State::load(&entry.state), BUSY, "an entry was lost");
         });
     }
 

@@ -101,8 +101,8 @@ pub struct PublisherTrack {
 }
 
 /// When the producer of a publisher track's keystreams, its own and its subscribers', wants to be
-/// woken, and how far its packets are. 16 bytes; one for the whole fan-out, because all its rings advance
-/// together.
+/// woken, how far its packets are and how long. 32 bytes; one for the whole fan-out, because all its rings
+/// advance together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
@@ -112,6 +112,11 @@ pub struct Window {
     /// Highest incoming index that was opened. The producer looks here after it has set `low`: packets
     /// that came in between have woken nobody.
     pub highest: u64,
+    /// Longest payload that was opened since the producer has last set this to 0, in bytes. As the others
+    /// here it moves only after authentication.
+    pub longest: u64,
+    /// Payload that the producer's entries serve, in bytes. A longer one wakes it at once.
+    pub served: u64,
 }
 
 /// A record of `KEYSTREAM_LOW`. 8 bytes. How far the packets are stands in [`Window::highest`]: a record
@@ -146,11 +151,18 @@ pub struct TapRecord {
     pub received_ns: u64,
     /// The fixed part of the RTP header, as it came in.
     pub header: [u8; 12],
-    pub reserved: u32,
+    /// Processor on which it was opened, and its copies are made.
+    pub cpu: u32,
     pub payload: [u8; MAX_PAYLOAD + 8],
 }
 
 impl TapRecord {
+    /// [`TapRecord::cpu`] of a record.
+    pub fn cpu(bytes: &[u8]) -> usize {
+        let cpu = bytes.get(core::mem::offset_of!(Self, cpu)..).and_then(|bytes| bytes.first_chunk());
+        cpu.map_or(usize::MAX, |cpu| u32::from_ne_bytes(*cpu) as usize)
+    }
+
     /// Number, index, RTP header and payload of a record, if it is one.
     pub fn parse(bytes: &[u8]) -> Option<(u32, crate::ExtendedSeq, crate::RtpHeader, &[u8])> {
         let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -528,9 +540,9 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<PublisherTrack>(), 32);
         assert_eq!(size_of::<SubscriberTrack>(), 40);
-        assert_eq!(size_of::<Window>(), 16);
+        assert_eq!(size_of::<Window>(), 32);
         assert_eq!(size_of::<TapRecord>(), 1448);
-        assert_eq!(size_of::<crate::keystream::Entry>(), 2528);
+        assert_eq!(size_of::<crate::keystream::Entry>(), 1664);
         assert_eq!(size_of::<SubscriberState>(), 72);
         assert_eq!(size_of::<Path>(), 80);
         assert_eq!(size_of::<Session>(), 184);

@@ -15,30 +15,41 @@ use crate::{
 type Ring = Array<Entry, 1, { MMAPABLE | INNER_MAP }>;
 
 /// The entry of an index, taken.
+///
+/// `entries` is where to look first: what the track says lies in a line of memory that has been read
+/// already, what the ring says does not. While a ring changes its size the track may be late, and names
+/// another place. There lies another index, which cannot be claimed; then the ring is asked.
 #[inline(always)]
-fn claim(ring: Option<&'static Ring>, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
+fn claim(ring: Option<&'static Ring>, entries: u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
     if payload_len > FAST_PAYLOAD {
         return None;
     }
     let ring = ring?;
+    let first = (index.0 % u64::from(entries)) as u32;
+    if let Some(entry) = ring.get(first).filter(|entry| entry.claim(index, payload_len)) {
+        return Some(entry);
+    }
     let place = ring.get(0)?.place_of(index)?;
-    ring.get(place).filter(|entry| entry.claim(index))
+    if place == first {
+        return None;
+    }
+    ring.get(place).filter(|entry| entry.claim(index, payload_len))
 }
 
-/// Has a track been given a ring? Else it does not count as an underrun that there is no keystream.
+/// Entries of a track's ring. `None`: it has been given none, and then it does not count as an underrun that
+/// there is no keystream.
 #[inline(always)]
-fn has_ring(entries: &u32) -> bool {
+fn ring_of(entries: &u32) -> Option<u32> {
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
-    unsafe { core::ptr::read_volatile(entries) != 0 }
+    let entries = unsafe { core::ptr::read_volatile(entries) };
+    (entries != 0).then_some(entries)
 }
 
 /// Takes the entry of a publisher's packet. `None`: it is opened by AES.
 #[inline(always)]
 pub fn claim_to_open(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
-    if !has_ring(entries) {
-        return None;
-    }
-    let entry = claim(PUBLISHER_KEYSTREAMS.get(slot), index, payload_len);
+    let entries = ring_of(entries)?;
+    let entry = claim(PUBLISHER_KEYSTREAMS.get(slot), entries, index, payload_len);
     if entry.is_none() {
         counters::add(Counter::KeystreamUnderrunOpen, 1);
     }
@@ -49,7 +60,7 @@ pub fn claim_to_open(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: 
 #[inline(always)]
 pub fn claim_to_seal(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
     let entry = try_to_seal(slot, entries, index, payload_len);
-    if entry.is_none() && has_ring(entries) {
+    if entry.is_none() && ring_of(entries).is_some() {
         counters::add(Counter::KeystreamUnderrun, 1);
     }
     entry
@@ -58,26 +69,31 @@ pub fn claim_to_seal(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: 
 /// The same for who has another way without it: that is no underrun yet.
 #[inline(always)]
 pub fn try_to_seal(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
-    if !has_ring(entries) {
-        return None;
-    }
-    claim(SUBSCRIBER_KEYSTREAMS.get(slot), index, payload_len)
+    claim(SUBSCRIBER_KEYSTREAMS.get(slot), ring_of(entries)?, index, payload_len)
 }
 
-/// Wakes the producer, once, when a publisher track's packets reach the index that it has set.
+/// Tells the producer how far and how long the packets of a publisher track are. Wakes it, once, when they
+/// reach the index that it has set, or are longer than its entries.
 #[inline(always)]
-pub fn wake(slot: u32, index: ExtendedSeq) {
+pub fn wake(slot: u32, index: ExtendedSeq, payload_len: usize) {
     let Some(window) = WINDOWS.get_ptr_mut(slot) else { return };
-    // SAFETY: an aligned number in a map value, written here alone while the track lives. Two CPUs that
-    // serve one SSRC at once may leave it a packet low: the next one mends that.
-    let highest = unsafe { core::sync::atomic::AtomicU64::from_ptr(&raw mut (*window).highest) };
+    // SAFETY: aligned numbers in a map value, which userspace changes by atomic operations only. Two CPUs
+    // that serve one SSRC at once may leave one of them a packet low: the next one mends that.
+    let [low, highest, longest, served] = unsafe {
+        [&raw mut (*window).low, &raw mut (*window).highest, &raw mut (*window).longest, &raw mut (*window).served]
+            .map(|number| core::sync::atomic::AtomicU64::from_ptr(number))
+    };
     if index.0 > atomic::load(highest) {
         atomic::store(highest, index.0);
     }
-    // SAFETY: an aligned number in a map value, changed by atomic operations only.
-    let low = unsafe { core::sync::atomic::AtomicU64::from_ptr(&raw mut (*window).low) };
+    let len = payload_len.min(FAST_PAYLOAD) as u64;
+    if len > atomic::load(longest) {
+        atomic::store(longest, len);
+    }
     let at = atomic::load(low);
-    if index.0 >= at && atomic::compare_exchange(low, at, u64::MAX) {
+    if (index.0 >= at || (len > atomic::load(served) && at != u64::MAX))
+        && atomic::compare_exchange(low, at, u64::MAX)
+    {
         // The buffer has room for one record of each track, and a track has one at a time.
         let _ = KEYSTREAM_LOW.output(KeystreamLow { track: slot, reserved: 0 }, 0);
     }

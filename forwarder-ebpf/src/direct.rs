@@ -24,7 +24,7 @@
 use forwarder_common::{
     Counter, ExtendedSeq, ReplayWindow,
     gf128::{self, Block},
-    keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
+    keystream::{Entry, FAST_PAYLOAD},
     maps::{NONE, SubscriberTrack},
     rtp::{FIXED_LEN, TAG_LEN},
 };
@@ -38,7 +38,7 @@ use crate::{
     maps::{self, FANOUT_LISTS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     open::{self, Admitted, Opened},
     packet::Frame,
-    recrypt::{Span, direct_fill, direct_open, direct_reseal, direct_reseal_summing, inside},
+    recrypt::{Span, direct_fill, direct_open, direct_reseal, direct_reseal_summing, direct_share},
     rewrite, seal,
     subsets::{BLOCKS, Packet, Subsets},
 };
@@ -153,20 +153,11 @@ impl Direct {
         Some((tag[0] ^ mask[0] ^ expected[0]) | (tag[1] ^ mask[1] ^ expected[1]) == 0)
     }
 
-    /// Adds the share of a keystream in GHASH to the payload's last block, or takes it away again.
+
+    /// Adds the share of a keystream in GHASH, or takes it away again.
     #[inline(always)]
     fn add_share(&self, entry: &Entry, len: usize) -> Option<()> {
-        if len == 0 {
-            return Some(());
-        }
-        let last = (len - 1) / TAG_LEN;
-        if last >= FAST_BLOCKS {
-            return None;
-        }
-        let inside = inside(len, last);
-        let (horner, keystream) = (entry.horner[last], entry.keystream[last]);
-        self.packet.add(1, [horner[0] ^ keystream[0] & inside[0], horner[1] ^ keystream[1] & inside[1]]);
-        Some(())
+        (direct_share(self.packet.0, entry, len as u64) == 0).then_some(())
     }
 
     /// Seals the packet and sends it. `None`: the subscriber's keystream is not there, and the frame

@@ -14,7 +14,7 @@ use crate::{
     packet::Frame,
     rewrite, seal,
     tower::Tower,
-    xmit,
+    warm, xmit,
 };
 
 /// A drop here is for rare cases: subscribers that are gone leave the fan-out list.
@@ -73,7 +73,7 @@ fn kick(frame: &Frame, session: u32) -> Option<()> {
 /// each interface in the order of the list.
 #[inline(always)]
 fn next_member(frame: &Frame, pass: &mut Pass) -> Option<(u32, bool)> {
-    let list: &FanoutList = FANOUT_LISTS.get(pass.fanout)?;
+    let list: &'static FanoutList = FANOUT_LISTS.get(pass.fanout)?;
     let ifindex = frame.egress_ifindex();
     let mut group = 0;
     while group < MAX_EGRESS {
@@ -83,6 +83,7 @@ fn next_member(frame: &Frame, pass: &mut Pass) -> Option<(u32, bool)> {
             if number >= list.groups[group].len {
                 return None;
             }
+            warm::copies(list, pass, list.groups[group].start, number, list.groups[group].len);
             let place = (list.groups[group].start + number) as usize;
             let last = number + 1 == list.groups[group].len;
             return if place < MAX_COPIES { Some((list.members[place], last)) } else { None };

@@ -56,7 +56,7 @@ fn media(
         Some(direct) => direct.open(frame, rtp, &admitted, &shared.replay)?,
         None => open::open(frame, rtp, track.session, fanout.copies, &admitted, ahead, &shared.replay)?,
     };
-    ahead::wake(slot, opened.index);
+    ahead::wake(slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, now_ns);
     if let Some(direct) = direct
         && let Some(action) = direct.send(frame, rtp, &opened, fanout, now_ns)?

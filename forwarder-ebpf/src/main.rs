@@ -27,6 +27,7 @@ mod seal;
 mod subsets;
 mod tap;
 mod tower;
+mod warm;
 mod xmit;
 
 use aya_ebpf::{

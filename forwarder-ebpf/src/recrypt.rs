@@ -11,9 +11,9 @@ use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_loop};
 use forwarder_common::{
     checksum,
     gf128::{self, Block},
-    keystream::{Entry, FAST_BLOCKS},
+    keystream::{Entry, FAST_BLOCKS, ROOM, STEP, first_step},
     rtp::TAG_LEN,
-    subsets::{self, Sums},
+    subsets::{self, GROUP, Sums},
 };
 
 use crate::packet::Frame;
@@ -99,6 +99,45 @@ pub extern "C" fn direct_reseal_summing(
     let Some(sums) = (unsafe { sums.as_mut() }) else { return 1 };
     let Some(sum) = xor::<true, true>(Frame::of(ctx), opening, sealing, Span(span)) else { return 1 };
     sums.checksum = sum;
+    0
+}
+
+// The blocks that a share is added to lie in the group of the length block, which is summed up anew for each
+// tag in any case.
+const _: () = assert!(STEP < GROUP);
+
+/// Adds the share of an entry's keystream in GHASH, or takes it away again. Not 0: the entry does not reach so
+/// far.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn direct_share(sums: *mut Sums, entry: *const Entry, len: u64) -> u32 {
+    // SAFETY: the callers pass values of maps: this CPU's sums, and an entry that they hold.
+    let (Some(sums), Some(entry)) = (unsafe { (sums.as_mut(), entry.as_ref()) }) else { return 1 };
+    let len = len as usize;
+    let blocks = len.div_ceil(TAG_LEN);
+    let first_step = first_step(entry.blocks());
+    // The last stored state that is over fewer blocks than the payload has; without one, nothing.
+    let (mut state, mut index) = ([0, 0], 0);
+    if blocks > first_step {
+        let number = (blocks - 1 - first_step) / STEP;
+        if number >= ROOM / STEP {
+            return 1;
+        }
+        (state, index) = (entry.horner[number], number * STEP + first_step);
+    }
+    // One block for the longest payloads, up to four for others.
+    let mut n = 0;
+    while n < STEP && index < blocks {
+        if index >= FAST_BLOCKS {
+            return 1;
+        }
+        let (keystream, inside) = (entry.keystream[index], inside(len, index));
+        let share = [state[0] ^ keystream[0] & inside[0], state[1] ^ keystream[1] & inside[1]];
+        // The payload's last block has place 1.
+        subsets::add(sums, blocks - index, share);
+        state = [0, 0];
+        (index, n) = (index + 1, n + 1);
+    }
     0
 }
 

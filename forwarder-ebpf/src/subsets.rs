@@ -27,12 +27,6 @@ impl Packet {
         subsets_put(self.0, place as u64, block[0], block[1]);
     }
 
-    /// Adds to a block.
-    #[inline(always)]
-    pub fn add(&self, place: usize, block: Block) {
-        subsets_add(self.0, place as u64, block[0], block[1]);
-    }
-
     /// All `blocks` are there: sums them up, with zeros behind them.
     #[inline(always)]
     pub fn sum_up(&self, blocks: usize) {
@@ -86,15 +80,6 @@ extern "C" fn subsets_put(sums: *mut Sums, place: u64, first: u64, second: u64) 
     // SAFETY: the callers above pass a value of a map, this CPU's own.
     let Some(sums) = (unsafe { sums.as_mut() }) else { return 1 };
     subsets::put(sums, place as usize, [first, second]);
-    0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn subsets_add(sums: *mut Sums, place: u64, first: u64, second: u64) -> u32 {
-    // SAFETY: as above.
-    let Some(sums) = (unsafe { sums.as_mut() }) else { return 1 };
-    subsets::add(sums, place as usize, [first, second]);
     0
 }
 

@@ -1,7 +1,7 @@
 //! Plaintext for the userspace engine: subscribers that the kernel cannot serve cost one copy of each
 //! packet, however many they are.
 
-use aya_ebpf::helpers::generated::bpf_xdp_load_bytes;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_xdp_load_bytes};
 use forwarder_common::{
     Counter,
     maps::{MAX_PAYLOAD, TapRecord},
@@ -37,7 +37,7 @@ fn fill(frame: &Frame, rtp: &Rtp, tap: u32, opened: &Opened, now_ns: u64, record
         (*record).index = opened.index.0;
         (*record).received_ns = now_ns;
         (*record).header = header;
-        (*record).reserved = 0;
+        (*record).cpu = bpf_get_smp_processor_id();
     }
     let len = frame.forget(opened.payload_len);
     if len == 0 {

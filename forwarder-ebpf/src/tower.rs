@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use forwarder_common::{
     checksum,
     gf128::{self, Block},
-    keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
+    keystream::{self, Entry, FAST_BLOCKS, FAST_PAYLOAD, ROOM, STEP},
     maps::{ROWS_SLOTS, Rows},
     rtp::{FIXED_LEN, TAG_LEN},
     tower::{self, COLUMNS, GROUP, KeyTable, ROWS as TABLE_ROWS},
@@ -21,9 +21,6 @@ use crate::{
     maps::{self, ROWS, ROWS_NUMBER, TOWER_TABLES, TOWER_WORK},
     packet::Frame,
 };
-
-/// Row of the payload's last block, to which the keystream's share belongs.
-const LAST: u64 = 1;
 
 /// Whether a packet with so many copies gets rows.
 #[inline(always)]
@@ -103,7 +100,7 @@ impl Draft {
             let other = gf128::lengths(layout.aad_len as u64, 0)[0] ^ gf128::lengths(FIXED_LEN as u64, 0)[0];
             tower_product(tower.rows, tower.key, other, 0, 0);
         }
-        let tag = finish(&tower, entry, frame.forget(layout.payload_len))?;
+        let tag = finish(frame, &tower, entry, frame.forget(layout.payload_len))?;
         Some((tag[0] ^ expected[0]) | (tag[1] ^ expected[1]) == 0)
     }
 }
@@ -150,7 +147,7 @@ impl Tower {
         tower_total(self.rows, self.key, tower::groups(blocks) as u64);
         let header = u64::from(rtp[0]) | u64::from(rtp[1]) << 32;
         tower_product(self.rows, self.key, header, rtp[2].into(), blocks as u64 + 1);
-        let tag = finish(self, entry, frame.forget(len))?;
+        let tag = finish(frame, self, entry, frame.forget(len))?;
         frame.write(offset + len, tag)?;
         Some(Sealed { tag, sum })
     }
@@ -164,16 +161,32 @@ fn slot(number: u64) -> u32 {
 
 /// Adds the keystream's share, and makes the sum a tag.
 #[inline(always)]
-fn finish(tower: &Tower, entry: &Entry, len: usize) -> Option<Block> {
+fn finish(frame: &Frame, tower: &Tower, entry: &Entry, len: usize) -> Option<Block> {
     if len > 0 {
-        let last = (len - 1) / TAG_LEN;
-        if last >= FAST_BLOCKS {
-            return None;
+        let blocks = len.div_ceil(TAG_LEN);
+        let first_step = keystream::first_step(entry.blocks());
+        // The last stored state that is over fewer blocks than the payload has; without one, nothing.
+        let (mut state, mut first) = ([0, 0], 0);
+        if blocks > first_step {
+            let number = (blocks - 1 - first_step) / STEP;
+            if number >= ROOM / STEP {
+                return None;
+            }
+            (state, first) = (entry.horner[number], number * STEP + first_step);
         }
-        let inside = inside(len, last);
-        let (horner, keystream) = (entry.horner[last], entry.keystream[last]);
-        let share = [horner[0] ^ keystream[0] & inside[0], horner[1] ^ keystream[1] & inside[1]];
-        tower_product(tower.rows, tower.key, share[0], share[1], LAST);
+        // One product for the longest payloads, up to four for others.
+        let (mut index, mut step) = (frame.forget(first), 0);
+        while step < STEP && index < blocks {
+            if index >= FAST_BLOCKS {
+                return None;
+            }
+            let (keystream, inside) = (entry.keystream[index], inside(len, index));
+            let block = [state[0] ^ keystream[0] & inside[0], state[1] ^ keystream[1] & inside[1]];
+            tower_product(tower.rows, tower.key, block[0], block[1], (blocks - index) as u64);
+            state = [0, 0];
+            index += 1;
+            step += 1;
+        }
     }
     tower_gather(tower.rows);
     // SAFETY: this CPU's own rows.

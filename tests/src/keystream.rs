@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use forwarder_common::{
     ExtendedSeq, SessionKey,
-    keystream::{Entry, FAST_PAYLOAD},
+    keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
 };
 use penstock::engine::kernel::keystream::compute::{Backend, Job, Key as ProducerKey, fill};
 
@@ -51,11 +51,22 @@ impl Ring {
     /// # Errors
     /// What the kernel says.
     pub fn fill(&mut self, index: u64) -> Result<()> {
+        self.fill_blocks(index, FAST_BLOCKS)
+    }
+
+    /// The same, but no more than so many blocks. The rest of the entry is full of ones, which a copy must
+    /// never get.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fill_blocks(&mut self, index: u64, blocks: usize) -> Result<()> {
         let mut entry = self.entry();
         ensure!(entry.begin(ExtendedSeq(0)), "a new entry is not free");
+        entry.keystream.fill([!0, !0]);
+        entry.horner.fill([!0, !0]);
         let job = Job { index: ExtendedSeq(index), entry: &raw mut *entry };
         // SAFETY: the entry is ours alone.
-        unsafe { fill(self.backend, &self.key, self.ssrc, &[job]) };
+        unsafe { fill(self.backend, &self.key, self.ssrc, blocks, &[job]) };
         entry.publish(ExtendedSeq(index));
         self.put((index % u64::from(self.entries)) as u32, &entry)
     }
@@ -116,6 +127,18 @@ impl Keystreams {
     /// What the kernel says.
     pub fn fill(&mut self, index: u64) -> Result<()> {
         self.rings.iter_mut().try_for_each(|(ring, offset)| ring.fill(index.wrapping_add(*offset)))
+    }
+
+    /// The same, with as many blocks as are said for the packet and then for each copy.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn fill_blocks(&mut self, index: u64, blocks: &[usize]) -> Result<()> {
+        ensure!(blocks.len() == self.rings.len(), "{} numbers for {} rings", blocks.len(), self.rings.len());
+        let rings = self.rings.iter_mut().zip(blocks);
+        rings
+            .into_iter()
+            .try_for_each(|((ring, offset), blocks)| ring.fill_blocks(index.wrapping_add(*offset), *blocks))
     }
 
     /// The same for the copies alone.

@@ -6,6 +6,7 @@
 
 pub mod auto;
 pub mod cipher;
+mod elsewhere;
 pub mod io;
 pub mod kernel;
 pub mod route;

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-use forwarder_common::{Counter, maps::MAX_PAYLOAD, tower};
+use forwarder_common::{Counter, keystream::FAST_BLOCKS, maps::MAX_PAYLOAD, tower};
 use penstock_tests::{
     bpf::Ways,
     keystream::{Keystreams, Ring},
@@ -109,6 +109,38 @@ fn every_fan_out() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Entries of every length, for payloads of every length: what fits is sealed from them, what does not goes
+/// by AES, and what an entry holds behind its blocks, here ones, never leaves.
+#[test]
+fn entries_of_every_length() -> Result<()> {
+    on_wire_with(ALWAYS, XdpMode::Driver, 1, |wire| {
+        let mut fan = Fan::new(wire, 4)?;
+        let mut keystreams = keystreams(&mut fan)?;
+        let mut random = Random::new(7);
+        for round in 0..600 {
+            let mut media = Media::at(&publishers()[0], World::FIRST + 1 + round);
+            let most = [3, 8, 30, FAST_BLOCKS][random.below(4)];
+            let blocks: Vec<usize> = (0..5).map(|_| 1 + random.below(most)).collect();
+            // Often just what an entry has, or a byte more.
+            let lens = [random.below(16 * most + 1), 16 * blocks[0], 16 * blocks[1], 16 * blocks[2] + 1];
+            let len = lens[random.below(4)].min(Ring::LONGEST);
+            media.payload = random.bytes(len);
+            keystreams.fill_blocks(media.index, &blocks)?;
+            let short: Vec<u64> = blocks.iter().map(|blocks| u64::from(16 * blocks < media.payload.len())).collect();
+            let copies: u64 = short[1..].iter().sum();
+            let more = [
+                (Counter::KeystreamUnderrun, copies),
+                (Counter::KeystreamUnderrunOpen, short[0]),
+                (Counter::OpenedByRows, 1 - short[0]),
+                (Counter::SealedByRows, 4 - copies),
+            ];
+            let sent = fan.send_counting(&media, &media.bytes(), &more);
+            sent.with_context(|| format!("round {round}: {} bytes, entries of {blocks:?}", media.payload.len()))?;
+        }
+        fan.silent()
+    })
 }
 
 /// A packet that is opened by AES still gives its copies rows; copies without keystream do without.

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::AutoEngine;
 use crate::engine::{
     Engine as _, EngineError, PublisherTrackId,
+    elsewhere::Elsewhere,
     kernel::KernelEngine,
     userspace::{Feeder, Keep, NewSource},
 };
@@ -80,6 +81,7 @@ impl AutoEngine {
 
 /// Runs until the bell's other end is closed.
 fn carry(mut taps: RingBuf<MapData>, mut feeder: Feeder, sources: &Taps, mut bell: UnixStream) -> io::Result<()> {
+    let mut place = Elsewhere::new();
     loop {
         let mut files = [PollFd::new(taps.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
         match poll(&mut files, PollTimeout::NONE) {
@@ -92,6 +94,7 @@ fn carry(mut taps: RingBuf<MapData>, mut feeder: Feeder, sources: &Taps, mut bel
         // What has arrived together is one batch.
         while let Some(record) = taps.next() {
             let Some((tap, index, header, payload)) = TapRecord::parse(&record) else { continue };
+            place.came_from(TapRecord::cpu(&record));
             let track = KernelEngine::tapped(tap);
             let source = sources.read().unwrap_or_else(PoisonError::into_inner).get(&track).copied();
             if let Some(source) = source {

@@ -6,14 +6,15 @@ use std::arch::x86_64::{
     _mm_xor_si128,
 };
 
-use forwarder_common::keystream::FAST_BLOCKS;
+use forwarder_common::keystream::{self, STEP};
 
 use super::compute::{Job, Key, nonce_bytes};
 
 /// # Safety
-/// The processor has AES-NI, PCLMULQDQ and SSSE3; the entries are as in [`super::compute::fill`].
+/// The processor has AES-NI, PCLMULQDQ and SSSE3; `blocks` and the entries
+/// are as in [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,ssse3")]
-pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, jobs: &[Job; N]) {
+pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; N]) {
     let rounds = key.session.rounds as usize;
     let mut round_keys = [_mm_setzero_si128(); 15];
     for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {
@@ -41,13 +42,17 @@ pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, jobs: &[Job; N]) {
         unsafe { _mm_storeu_si128((&raw mut (*job.entry).mask).cast(), mask) };
     }
     let mut y = [_mm_setzero_si128(); N];
-    for n in 0..FAST_BLOCKS {
+    let first = keystream::first_step(blocks);
+    for n in 0..blocks {
         let keystream = block(n as u32 + 2);
         for lane in 0..N {
-            // SAFETY: `n` is below the length of both arrays, and the entry is valid and the caller's.
+            // SAFETY: `n` is below the length of the array, as its quarter is of the other, and the entry is
+            // valid and the caller's.
             unsafe {
                 let entry = jobs[lane].entry;
-                _mm_storeu_si128((&raw mut (*entry).horner).cast::<__m128i>().add(n), reverse(y[lane]));
+                if n % STEP == first {
+                    _mm_storeu_si128((&raw mut (*entry).horner).cast::<__m128i>().add(n / STEP), reverse(y[lane]));
+                }
                 _mm_storeu_si128((&raw mut (*entry).keystream).cast::<__m128i>().add(n), keystream[lane]);
             }
             y[lane] = multiply(_mm_xor_si128(y[lane], reverse(keystream[lane])), h);

@@ -8,12 +8,12 @@ use forwarder_common::{
     ExtendedSeq, SessionKey,
     aes::CounterBlock,
     gf128,
-    keystream::{Entry, FAST_BLOCKS},
+    keystream::{self, Entry, FAST_BLOCKS, STEP},
     nonce,
 };
 
 #[cfg(target_arch = "x86_64")]
-use super::{aesni, vaes};
+use super::{aesni, vaes, vaes512};
 
 /// Packets that one call of a fast backend fills together.
 pub const BATCH: usize = 4;
@@ -21,6 +21,8 @@ pub const BATCH: usize = 4;
 /// How entries are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
+    /// VAES and VPCLMULQDQ with AVX-512, four blocks of a packet in a register.
+    Vaes512,
     /// VAES and VPCLMULQDQ, two packets in a register.
     Vaes,
     /// AES-NI and PCLMULQDQ.
@@ -37,6 +39,10 @@ impl Backend {
             let (aes, clmul) = (is_x86_feature_detected!("aes"), is_x86_feature_detected!("pclmulqdq"));
             let narrow = aes && clmul && is_x86_feature_detected!("ssse3");
             let wide = is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq");
+            let full = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            if narrow && wide && full {
+                return Backend::Vaes512;
+            }
             if narrow && wide && is_x86_feature_detected!("avx2") {
                 return Backend::Vaes;
             }
@@ -50,6 +56,7 @@ impl Backend {
     /// For people.
     pub const fn name(self) -> &'static str {
         match self {
+            Backend::Vaes512 => "VAES with AVX-512",
             Backend::Vaes => "VAES",
             Backend::AesNi => "AES-NI",
             Backend::Portable => "portable",
@@ -63,13 +70,20 @@ pub struct Key {
     /// H for the fast backends: times x, in the form of POLYVAL (RFC 8452 §3), which is GHASH's field
     /// with the bytes reversed, so that a carry-less product needs no shift.
     pub(super) h: u128,
+    /// The same of H⁴, H³, H² and H.
+    pub(super) powers: [u128; STEP],
 }
 
 impl Key {
     /// Takes over an expanded session key.
     pub fn new(session: &SessionKey) -> Self {
-        let h = gf128::to_bytes(gf128::multiply(&session.ghash, gf128::from_bytes(ONE)));
-        Self { session: Box::new(*session), h: times_x(u128::from_be_bytes(h)) }
+        let mut power = gf128::from_bytes(ONE);
+        let mut powers = [0; STEP];
+        for place in powers.iter_mut().rev() {
+            power = gf128::multiply(&session.ghash, power);
+            *place = times_x(u128::from_be_bytes(gf128::to_bytes(power)));
+        }
+        Self { session: Box::new(*session), h: powers[STEP - 1], powers }
     }
 }
 
@@ -90,7 +104,10 @@ impl Drop for Key {
     fn drop(&mut self) {
         self.session.wipe();
         // SAFETY: a valid, exclusive place.
-        unsafe { core::ptr::write_volatile(&raw mut self.h, 0) };
+        unsafe {
+            core::ptr::write_volatile(&raw mut self.h, 0);
+            core::ptr::write_volatile(&raw mut self.powers, [0; STEP]);
+        }
     }
 }
 
@@ -102,30 +119,47 @@ pub struct Job {
     pub entry: *mut Entry,
 }
 
-/// Fills the entries of some packets with one SSRC. Their states stay as they are.
+/// Fills the entries of some packets with one SSRC, for payloads of `blocks`, 1 to [`FAST_BLOCKS`]. Their
+/// states stay as they are. What lies behind the blocks keeps what it had, or gets blocks that fill up
+/// what is written at once.
 ///
 /// # Safety
 /// Each entry is valid, and exclusively the caller's until it is published.
-pub unsafe fn fill(backend: Backend, key: &Key, ssrc: u32, jobs: &[Job]) {
+pub unsafe fn fill(backend: Backend, key: &Key, ssrc: u32, blocks: usize, jobs: &[Job]) {
+    let blocks = blocks.clamp(1, FAST_BLOCKS);
     for jobs in jobs.chunks(BATCH) {
+        for job in jobs {
+            // SAFETY: the entries are as the caller promises.
+            unsafe { (*job.entry).set_blocks(blocks) };
+        }
         match (backend, <&[Job; BATCH]>::try_from(jobs)) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `detect` has seen the processor's features, and the entries are as the caller promises.
-            (Backend::Vaes, Ok(jobs)) => unsafe { vaes::fill(key, ssrc, jobs) },
+            (Backend::Vaes512, Ok(jobs)) => unsafe { vaes512::fill(key, ssrc, blocks, jobs) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Backend::AesNi, Ok(jobs)) => unsafe { aesni::fill(key, ssrc, jobs) },
+            (Backend::Vaes, Ok(jobs)) => unsafe { vaes::fill(key, ssrc, blocks, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Backend::AesNi, Ok(jobs)) => unsafe { aesni::fill(key, ssrc, blocks, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            (Backend::Vaes512, Err(_)) => {
+                for job in jobs {
+                    // SAFETY: as above.
+                    unsafe { vaes512::fill(key, ssrc, blocks, &[*job]) };
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             (Backend::Vaes | Backend::AesNi, Err(_)) => {
                 for job in jobs {
                     // SAFETY: as above.
-                    unsafe { aesni::fill(key, ssrc, &[*job]) };
+                    unsafe { aesni::fill(key, ssrc, blocks, &[*job]) };
                 }
             }
             _ => {
                 for job in jobs {
                     // SAFETY: the entries are as the caller promises.
-                    unsafe { portable(key, ssrc, job) };
+                    unsafe { portable(key, ssrc, blocks, job) };
                 }
             }
         }
@@ -134,7 +168,7 @@ pub unsafe fn fill(backend: Backend, key: &Key, ssrc: u32, jobs: &[Job]) {
 
 /// # Safety
 /// As [`fill`].
-unsafe fn portable(key: &Key, ssrc: u32, job: &Job) {
+unsafe fn portable(key: &Key, ssrc: u32, blocks: usize, job: &Job) {
     let session = &*key.session;
     let counter = CounterBlock::new(&session.round_keys, nonce::rtp_words(&session.salt, ssrc, job.index));
     let block = |n| counter.keystream(&session.round_keys, session.rounds, n);
@@ -142,8 +176,10 @@ unsafe fn portable(key: &Key, ssrc: u32, job: &Job) {
     let entry = unsafe { &mut *job.entry };
     entry.mask = block(1);
     let mut y = [0, 0];
-    for n in 0..FAST_BLOCKS {
-        entry.horner[n] = y;
+    for n in 0..blocks {
+        if n % STEP == keystream::first_step(blocks) {
+            entry.horner[n / STEP] = y;
+        }
         entry.keystream[n] = block(n as u32 + 2);
         y = gf128::multiply(&session.ghash, [y[0] ^ entry.keystream[n][0], y[1] ^ entry.keystream[n][1]]);
     }
@@ -167,7 +203,7 @@ mod tests {
 
     fn backends() -> Vec<Backend> {
         let best = Backend::detect();
-        let all = [Backend::Vaes, Backend::AesNi, Backend::Portable];
+        let all = [Backend::Vaes512, Backend::Vaes, Backend::AesNi, Backend::Portable];
         all.into_iter().skip_while(|backend| *backend != best).collect()
     }
 
@@ -178,16 +214,20 @@ mod tests {
             .into()
     }
 
-    fn filled(backend: Backend, key: &Key, first: u64, count: usize) -> Vec<Entry> {
+    /// Entries as a ring has them that was in use before: full of what belongs to another index.
+    fn filled(backend: Backend, key: &Key, first: u64, blocks: usize, count: usize) -> Vec<Entry> {
         // SAFETY: all zeros is a valid entry.
         let mut entries: Vec<Entry> = (0..count).map(|_| unsafe { std::mem::zeroed() }).collect();
+        for entry in &mut entries {
+            (entry.keystream, entry.horner) = ([[0x5a5a, 0xa5a5]; _], [[0x5a5a, 0xa5a5]; _]);
+        }
         let jobs: Vec<Job> = entries
             .iter_mut()
             .enumerate()
             .map(|(n, entry)| Job { index: ExtendedSeq(first + n as u64), entry })
             .collect();
         // SAFETY: the entries are ours, and outlive the call.
-        unsafe { fill(backend, key, SSRC, &jobs) };
+        unsafe { fill(backend, key, SSRC, blocks, &jobs) };
         entries
     }
 
@@ -195,15 +235,17 @@ mod tests {
     fn backends_agree() {
         for (bytes, salt) in keys() {
             let key = Key::new(&SessionKey::new(&bytes, salt).unwrap());
-            for count in [1, 3, 4, 9] {
-                let reference = filled(Backend::Portable, &key, 0xffff_fffe, count);
+            for (blocks, count) in (1..=FAST_BLOCKS).zip([1, 3, 4, 9].into_iter().cycle()) {
+                let reference = filled(Backend::Portable, &key, 0xffff_fffe, blocks, count);
                 for backend in backends() {
                     for (n, (entry, wanted)) in
-                        filled(backend, &key, 0xffff_fffe, count).iter().zip(&reference).enumerate()
+                        filled(backend, &key, 0xffff_fffe, blocks, count).iter().zip(&reference).enumerate()
                     {
+                        let steps = blocks.div_ceil(STEP);
+                        assert_eq!((entry.blocks(), wanted.blocks()), (blocks, blocks));
                         assert_eq!(entry.mask, wanted.mask, "{backend:?} mask {n}");
-                        assert_eq!(entry.keystream, wanted.keystream, "{backend:?} keystream {n}");
-                        assert_eq!(entry.horner, wanted.horner, "{backend:?} horner {n}");
+                        assert_eq!(entry.keystream[..blocks], wanted.keystream[..blocks], "{backend:?} {blocks} {n}");
+                        assert_eq!(entry.horner[..steps], wanted.horner[..steps], "{backend:?} {blocks} horner {n}");
                     }
                 }
             }
@@ -228,12 +270,21 @@ mod tests {
         }
         sealed.truncate(payload.len());
         let blocks = payload.len().div_ceil(16);
-        let mut last = entry.keystream[blocks - 1];
-        if !payload.len().is_multiple_of(16) {
-            let mask = gf128::mask(payload.len() as u32 % 16);
-            last = [last[0] & mask[0], last[1] & mask[1]];
+        // As the datapath does it: the last stored state, and up to four blocks after it.
+        let first_step = keystream::first_step(entry.blocks());
+        let (mut share, first) = match (blocks - 1).checked_sub(first_step) {
+            Some(beyond) => (entry.horner[beyond / STEP], beyond / STEP * STEP + first_step),
+            None => ([0, 0], 0),
+        };
+        assert!(blocks - first <= STEP);
+        for index in first..blocks {
+            let mask = gf128::mask((payload.len() - 16 * index).min(15) as u32);
+            let whole = payload.len() - 16 * index >= 16;
+            let mask = if whole { [!0, !0] } else { mask };
+            let block = [entry.keystream[index][0] & mask[0], entry.keystream[index][1] & mask[1]];
+            share = times_h(xor(share, block));
         }
-        let share = times_h(times_h(xor(entry.horner[blocks - 1], last)));
+        let share = times_h(share);
         let y = xor(times_h(xor(y, gf128::lengths(12, payload.len() as u64))), share);
         sealed.extend(gf128::to_bytes(xor(y, entry.mask)));
         sealed
@@ -248,8 +299,12 @@ mod tests {
             let ring = LessSafeKey::new(UnboundKey::new(algorithm, &bytes).unwrap());
             for backend in backends() {
                 let first = 0x1_0000_fff0;
-                for (n, entry) in filled(backend, &key, first, 8).iter().enumerate() {
-                    for len in [1, 15, 16, 17, 100, 500, 1100, 1247, 1248] {
+                let lens = [1, 15, 16, 17, 40, 70, 100, 500, 1100, 1247, 1248];
+                for (n, (len, more)) in lens.into_iter().flat_map(|len| (0..6).map(move |more| (len, more))).enumerate()
+                {
+                    let first = first + n as u64;
+                    let blocks = (keystream::blocks_for(len) + more).min(FAST_BLOCKS);
+                    for (n, entry) in filled(backend, &key, first, blocks, 5).iter().enumerate() {
                         let header = [0x80, 96, n as u8, 4, 5, 6, 7, 8, 0x12, 0x34, 0x56, 0x78];
                         let payload: Vec<u8> = (0..len).map(|i| (i * 7 + n) as u8).collect();
                         let mut wanted = payload.clone();

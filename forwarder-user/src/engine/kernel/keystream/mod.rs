@@ -2,7 +2,7 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `compute`, `vaes`, `aesni` | the contents of entries |
+//! | `compute`, `vaes512`, `vaes`, `aesni` | the contents of entries |
 //! | `ring` | a track's entries, in a BPF map and in our memory |
 //! | `stream` | a publisher's rings and those of its subscribers, and how they are filled |
 //! | `window` | how many entries |
@@ -18,6 +18,8 @@ mod ring;
 mod stream;
 #[cfg(target_arch = "x86_64")]
 mod vaes;
+#[cfg(target_arch = "x86_64")]
+mod vaes512;
 mod window;
 
 use std::{

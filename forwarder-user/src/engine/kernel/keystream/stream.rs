@@ -9,7 +9,7 @@ use super::{
     install::Owner,
     producer::Source,
     ring::Ring,
-    window::{BEHIND, Rate},
+    window::{BEHIND, Longest, Rate},
 };
 
 /// A publisher track's rings.
@@ -22,6 +22,8 @@ pub struct Stream {
     pub rate: Rate,
     /// Entries that each ring should have, by the rate.
     pub wanted: u32,
+    /// How long payloads are, and so entries.
+    pub longest: Longest,
 }
 
 /// A track's place among them.
@@ -41,6 +43,8 @@ pub struct Filled {
     pub ring: Ring,
     /// Everything below has been produced, in outgoing indices: each index once for a ring.
     pub produced: u64,
+    /// Blocks that the entries produced so far have at least.
+    pub blocks: usize,
 }
 
 impl TrackRing {
@@ -48,21 +52,21 @@ impl TrackRing {
         Self { owner, source, offset, ring: None, before: None }
     }
 
-    /// Fills its rings up to their ends, when the publisher has reached `highest`. Returns how many
-    /// entries that took.
-    pub fn fill_up(&mut self, highest: u64, backend: Backend) -> u64 {
+    /// Fills its rings up to their ends for payloads of `blocks`, when the publisher has reached `highest`.
+    /// Returns how many entries that took.
+    pub fn fill_up(&mut self, highest: u64, blocks: usize, backend: Backend) -> u64 {
         let outgoing = highest.wrapping_add(self.offset);
         // Wrapping can only mean that the publisher is behind the subscriber's first index.
         if outgoing > ExtendedSeq::MAX.0 {
             return 0;
         }
         let rings = self.ring.iter_mut().chain(self.before.iter_mut().map(|(filled, _)| filled));
-        rings.map(|filled| filled.fill_up(&self.source, outgoing, backend)).sum()
+        rings.map(|filled| filled.fill_up(&self.source, outgoing, blocks, backend)).sum()
     }
 }
 
 impl Filled {
-    fn fill_up(&mut self, source: &Source, outgoing: u64, backend: Backend) -> u64 {
+    fn fill_up(&mut self, source: &Source, outgoing: u64, blocks: usize, backend: Backend) -> u64 {
         let ring = &self.ring;
         // Entries below wait for packets that are lost, or so late that AES may have them.
         let stale_below = ExtendedSeq((outgoing + 1).saturating_sub(BEHIND.into()));
@@ -70,6 +74,18 @@ impl Filled {
         let end = (outgoing + 1 + ahead).min(ExtendedSeq::MAX.0 + 1);
         let first = self.produced.max(outgoing + 1);
         let mut jobs = Vec::with_capacity((end.saturating_sub(first)) as usize);
+        if blocks > self.blocks {
+            // Payloads have got longer: what waits ready is made longer too.
+            for index in (outgoing + 1..self.produced).map(ExtendedSeq) {
+                let entry = ring.entry(index);
+                // SAFETY: an entry of the ring. The state is atomic, and so is the number of blocks, which this
+                // thread alone writes.
+                if unsafe { (*entry).blocks() < blocks && (*entry).begin_again(index) } {
+                    jobs.push(Job { index, entry });
+                }
+            }
+        }
+        self.blocks = blocks;
         for index in (first..end).map(ExtendedSeq) {
             let entry = ring.entry(index);
             // SAFETY: an entry of the ring; its state is atomic, and nothing else is touched before `begin`.
@@ -78,7 +94,7 @@ impl Filled {
             }
         }
         // SAFETY: the entries have been begun, so they are ours until they are published.
-        unsafe { compute::fill(backend, &source.key, source.ssrc, &jobs) };
+        unsafe { compute::fill(backend, &source.key, source.ssrc, blocks, &jobs) };
         for job in &jobs {
             // SAFETY: as above.
             unsafe { (*job.entry).publish(job.index) };

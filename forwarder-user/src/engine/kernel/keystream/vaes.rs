@@ -7,7 +7,10 @@ use std::arch::x86_64::{
     _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_xor_si256,
 };
 
-use forwarder_common::{gf128::Block, keystream::FAST_BLOCKS};
+use forwarder_common::{
+    gf128::Block,
+    keystream::{self, STEP},
+};
 
 use super::compute::{BATCH, Job, Key, nonce_bytes};
 
@@ -15,10 +18,11 @@ use super::compute::{BATCH, Job, Key, nonce_bytes};
 const PAIRS: usize = BATCH / 2;
 
 /// # Safety
-/// The processor has AES-NI, PCLMULQDQ, AVX2, VAES and VPCLMULQDQ; the entries are as in
+/// The processor has AES-NI, PCLMULQDQ, AVX2, VAES and VPCLMULQDQ; `blocks` and the entries
+/// are as in
 /// [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,avx2,vaes,vpclmulqdq")]
-pub unsafe fn fill(key: &Key, ssrc: u32, jobs: &[Job; BATCH]) {
+pub unsafe fn fill(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; BATCH]) {
     let rounds = key.session.rounds as usize;
     let mut round_keys = [_mm256_setzero_si256(); 15];
     for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {
@@ -51,14 +55,18 @@ pub unsafe fn fill(key: &Key, ssrc: u32, jobs: &[Job; BATCH]) {
         }
     }
     let mut y = [_mm256_setzero_si256(); PAIRS];
-    for n in 0..FAST_BLOCKS {
+    let first = keystream::first_step(blocks);
+    for n in 0..blocks {
         let keystream = block(n as u32 + 2);
         for pair in 0..PAIRS {
             let horner = reverse(y[pair]);
             for (lane, entry) in [jobs[2 * pair].entry, jobs[2 * pair + 1].entry].into_iter().enumerate() {
-                // SAFETY: `n` is below the length of both arrays, and the entry is valid and the caller's.
+                // SAFETY: `n` is below the length of the array, as its quarter is of the other, and the entry
+                // is valid and the caller's.
                 unsafe {
-                    store((&raw mut (*entry).horner).cast::<Block>().add(n), horner, lane);
+                    if n % STEP == first {
+                        store((&raw mut (*entry).horner).cast::<Block>().add(n / STEP), horner, lane);
+                    }
                     store((&raw mut (*entry).keystream).cast::<Block>().add(n), keystream[pair], lane);
                 }
             }

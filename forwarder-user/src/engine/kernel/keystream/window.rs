@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use forwarder_common::keystream::{FAST_PAYLOAD, blocks_for};
+
 use crate::engine::Kind;
 
 /// Entries that stay behind the highest index, for packets that come late.
@@ -79,6 +81,42 @@ impl Rate {
     }
 }
 
+/// After so many packets it is looked anew how long they are.
+const PERIOD: u64 = 256;
+
+/// How long a publisher track's payloads have been lately, and so what entries must serve.
+#[derive(Debug)]
+pub struct Longest {
+    /// Bytes, in this period and in the one before.
+    now: u64,
+    before: u64,
+    /// Index at which this period began.
+    since: u64,
+}
+
+impl Longest {
+    /// Of a track of which nothing is known: the longest that there are.
+    pub fn new(index: u64) -> Self {
+        Self { now: 0, before: FAST_PAYLOAD as u64, since: index }
+    }
+
+    /// The longest payload of this period is `longest` by now, when the publisher has reached `index`. Says
+    /// whether a new period begins.
+    pub fn seen(&mut self, longest: u64, index: u64) -> bool {
+        self.now = self.now.max(longest).min(FAST_PAYLOAD as u64);
+        let over = index.saturating_sub(self.since) >= PERIOD;
+        if over {
+            (self.before, self.now, self.since) = (self.now, 0, index);
+        }
+        over
+    }
+
+    /// Blocks of entries that are filled now.
+    pub fn blocks(&self) -> usize {
+        blocks_for(self.now.max(self.before) as usize)
+    }
+}
+
 /// Is a ring of `now` entries so far from the `wanted` number that another one pays?
 pub fn misfits(now: u32, wanted: u32) -> bool {
     wanted > now + now / 2 || now > 3 * wanted
@@ -114,6 +152,17 @@ mod tests {
         }
         assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
         assert!(!rate.hurried(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn entries_get_longer_at_once_and_shorter_after_two_periods() {
+        let mut longest = Longest::new(1000);
+        assert_eq!(longest.blocks(), 78);
+        assert!(!longest.seen(160, 1000 + PERIOD - 1) && longest.blocks() == 78);
+        assert!(longest.seen(160, 1000 + PERIOD) && longest.blocks() == 10);
+        assert!(!longest.seen(161, 1001 + PERIOD) && longest.blocks() == 11);
+        assert!(longest.seen(5000, 1000 + 2 * PERIOD) && longest.blocks() == 78);
+        assert!(longest.seen(0, 1000 + 3 * PERIOD) && longest.blocks() == 1);
     }
 
     #[test]
