@@ -49,7 +49,7 @@ pub const MAX_EGRESS: usize = 4;
 /// Largest RTP payload in bytes, without header and tag.
 pub const MAX_PAYLOAD: usize = 1400;
 
-/// Sessions whose keys lie in one inner map of `KEYS` and of `TOWERS`: 1 MB together. Userspace adds such maps as
+/// Sessions whose keys lie in one inner map of `KEYS`, of `TOWERS` and of `SUBSETS`: 1.2 MB together. Userspace adds such maps as
 /// sessions come and takes none away.
 pub const KEY_CHUNK: usize = 64;
 
@@ -445,7 +445,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]
