@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-use forwarder_common::{Counter, subsets};
+use forwarder_common::{Counter, keystream::FAST_BLOCKS, subsets};
 use penstock_tests::{
     bpf::{Datapath, Lease, Publisher},
     frame::DOT1Q,
@@ -136,6 +136,38 @@ fn missing_keystream() -> Result<()> {
                     _ => vec![(Counter::KeystreamUnderrun, 1), (Counter::KeystreamUnderrunOpen, 1)],
                 };
                 one.fan.send_counting(&media, &media.bytes(), &more).with_context(|| format!("round {round}"))?;
+            }
+            one.fan.silent()
+        })?;
+    }
+    Ok(())
+}
+
+/// Entries of every length on both sides: what does not fit goes the long way, and what an entry holds behind
+/// its blocks, here ones, never leaves.
+#[test]
+fn entries_of_every_length() -> Result<()> {
+    for (number, publisher) in [(0, 1), (3, 0)] {
+        on_wire(XdpMode::Driver, 1, |wire| {
+            let mut one = One::new(wire, number, publishers()[publisher].clone())?;
+            let mut random = Random::new(8);
+            for round in 0..600 {
+                let most = [3, 8, 30, FAST_BLOCKS][random.below(4)];
+                let blocks = [1 + random.below(most), 1 + random.below(most)];
+                // Often just what an entry has, or a byte more.
+                let lens = [random.below(16 * most + 1), 16 * blocks[0], 16 * blocks[1], 16 * blocks[1] + 1];
+                let len = lens[random.below(4)].min(Ring::LONGEST);
+                let mut media = one.media(World::FIRST + 1 + round, len, &mut random);
+                media.rtp.extension = None;
+                one.keystreams.fill_blocks(media.index, &blocks)?;
+                let short = blocks.map(|blocks| u64::from(16 * blocks < len));
+                let more = [
+                    (Counter::KeystreamUnderrunOpen, short[0]),
+                    (Counter::KeystreamUnderrun, short[1]),
+                    (Counter::Direct, u64::from(short == [0, 0])),
+                ];
+                let sent = one.fan.send_counting(&media, &media.bytes(), &more);
+                sent.with_context(|| format!("round {round}: {len} bytes, entries of {blocks:?}"))?;
             }
             one.fan.silent()
         })?;

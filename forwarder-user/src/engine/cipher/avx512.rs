@@ -70,7 +70,7 @@ impl Key {
         h = _mm_shuffle_epi8(_mm_aesenclast_si128(h, load(&self.round_keys[self.rounds as usize])), reversed());
         let h = (_mm_extract_epi64(h, 1) as u64 as u128) << 64 | _mm_extract_epi64(h, 0) as u64 as u128;
         // x · H modulo x^128 + x^127 + x^126 + x^121 + 1; without a branch, since H is secret.
-        let h = h << 1 ^ (h >> 127) * (0xc2 << 120 | 1);
+        let h = (h << 1) ^ ((h >> 127) * ((0xc2 << 120) | 1));
         let h = _mm_set_epi64x((h >> 64) as i64, h as i64);
         let mut power = h;
         for place in self.powers.iter_mut().rev() {
@@ -149,7 +149,7 @@ fn expand(key: &[u8], round_keys: &mut [Block; 15]) -> u32 {
         let mut word = words[at - 1];
         if at % n == 0 {
             word = sub_word(word.rotate_right(8)) ^ constant;
-            constant = constant << 1 ^ (constant >> 7) * 0x11b;
+            constant = (constant << 1) ^ ((constant >> 7) * 0x11b);
         } else if n > 6 && at % n == 4 {
             word = sub_word(word);
         }
