@@ -31,9 +31,24 @@ pub struct Datapath {
 
 /// Loads and verifies the programs, attaches nothing yet.
 ///
+/// The short way for streams with one viewer makes up most of what the verifier walks through. A kernel whose
+/// verifier gives up over that gets the programs without it.
+///
 /// # Errors
 /// [`StartError::Load`] with the verifier's log where there is one.
 pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
+    let error = match load_with(limits, media_port, true) {
+        Ok(datapath) => return Ok(datapath),
+        Err(error) => error,
+    };
+    // Whatever else is the matter is the matter again, and the first error has more to say.
+    let Ok(datapath) = load_with(limits, media_port, false) else { return Err(error) };
+    tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
+    tracing::debug!("{error}");
+    Ok(datapath)
+}
+
+fn load_with(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
     let publisher_tracks = limits.publisher_tracks as u32;
     let subscriber_tracks = limits.subscriber_tracks as u32;
     let sessions = limits.sessions as u32;
@@ -57,6 +72,7 @@ pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
         .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
+        .override_global("DIRECT", &u32::from(direct), true)
         .load(OBJECT)
         .map_err(|error| StartError::Load(describe(&error)))?;
     xdp(&mut ebpf, INGRESS)?.load().map_err(program_error)?;
