@@ -9,6 +9,8 @@ pub mod cipher;
 mod elsewhere;
 pub mod io;
 pub mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod polyval;
 pub mod route;
 mod slots;
 pub mod transmit;

@@ -1,14 +1,14 @@
 //! Entries by AES-NI and PCLMULQDQ: `N` packets in step.
 
 use std::arch::x86_64::{
-    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_clmulepi64_si128, _mm_loadu_si128, _mm_set_epi64x,
-    _mm_setzero_si128, _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_slli_si128, _mm_srli_si128, _mm_storeu_si128,
-    _mm_xor_si128,
+    __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_loadu_si128, _mm_set_epi64x, _mm_setzero_si128,
+    _mm_shuffle_epi8, _mm_storeu_si128, _mm_xor_si128,
 };
 
 use forwarder_common::keystream::{self, STEP};
 
 use super::compute::{Job, Key, nonce_bytes};
+use crate::engine::polyval::{multiply, reversed};
 
 /// # Safety
 /// The processor has AES-NI, PCLMULQDQ and SSSE3; `blocks` and the entries
@@ -62,21 +62,5 @@ pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[
 
 #[target_feature(enable = "ssse3")]
 fn reverse(block: __m128i) -> __m128i {
-    _mm_shuffle_epi8(block, _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f))
-}
-
-/// a · b · x^-128 in POLYVAL's field: the product of 256 bits, of which the lower half is taken away in
-/// two steps of 64 bits by adding the right multiples of x^128 + x^127 + x^126 + x^121 + 1.
-#[target_feature(enable = "pclmulqdq,ssse3")]
-fn multiply(a: __m128i, b: __m128i) -> __m128i {
-    let low = _mm_clmulepi64_si128(a, b, 0x00);
-    let high = _mm_clmulepi64_si128(a, b, 0x11);
-    let middle = _mm_xor_si128(_mm_clmulepi64_si128(a, b, 0x01), _mm_clmulepi64_si128(a, b, 0x10));
-    let low = _mm_xor_si128(low, _mm_slli_si128(middle, 8));
-    let high = _mm_xor_si128(high, _mm_srli_si128(middle, 8));
-    // x^63 + x^62 + x^57: the polynomial's middle, 64 bits further down.
-    let polynomial = _mm_set_epi64x(0, 0xc200_0000_0000_0000_u64 as i64);
-    let step =
-        |low: __m128i| _mm_xor_si128(_mm_shuffle_epi32(low, 0b0100_1110), _mm_clmulepi64_si128(low, polynomial, 0x00));
-    _mm_xor_si128(high, step(step(low)))
+    _mm_shuffle_epi8(block, reversed())
 }

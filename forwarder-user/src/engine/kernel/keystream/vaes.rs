@@ -18,8 +18,7 @@ use super::compute::{BATCH, Job, Key, nonce_bytes};
 const PAIRS: usize = BATCH / 2;
 
 /// # Safety
-/// The processor has AES-NI, PCLMULQDQ, AVX2, VAES and VPCLMULQDQ; `blocks` and the entries
-/// are as in
+/// The processor has AES-NI, PCLMULQDQ, AVX2, VAES and VPCLMULQDQ; `blocks` and the entries are as in
 /// [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,avx2,vaes,vpclmulqdq")]
 pub unsafe fn fill(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; BATCH]) {
@@ -95,7 +94,7 @@ fn reverse(blocks: __m256i) -> __m256i {
     _mm256_shuffle_epi8(blocks, both(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f))
 }
 
-/// As in `aesni`, two products at once.
+/// As in `polyval`, two products at once.
 #[target_feature(enable = "avx2,vpclmulqdq")]
 fn multiply(a: __m256i, b: __m256i) -> __m256i {
     let low = _mm256_clmulepi64_epi128(a, b, 0x00);

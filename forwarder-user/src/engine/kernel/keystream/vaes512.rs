@@ -5,17 +5,16 @@
 //! H³, H² and H, so that a packet's chain of multiplications has a quarter of the links.
 
 use std::arch::x86_64::{
-    __m128i, __m512i, _mm_clmulepi64_si128, _mm_loadu_si128, _mm_set_epi64x, _mm_setzero_si128, _mm_shuffle_epi8,
-    _mm_shuffle_epi32, _mm_slli_si128, _mm_srli_si128, _mm_storeu_si128, _mm_xor_si128, _mm256_castsi256_si128,
-    _mm256_extracti128_si256, _mm256_xor_si256, _mm512_add_epi32, _mm512_aesenc_epi128, _mm512_aesenclast_epi128,
-    _mm512_broadcast_i32x4, _mm512_castsi512_si128, _mm512_castsi512_si256, _mm512_clmulepi64_epi128,
-    _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_permutex2var_epi64, _mm512_set_epi32, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_xor_si512, _mm512_zextsi128_si512,
+    __m128i, __m512i, _mm_loadu_si128, _mm_setzero_si128, _mm_shuffle_epi8, _mm_storeu_si128, _mm512_add_epi32,
+    _mm512_aesenc_epi128, _mm512_aesenclast_epi128, _mm512_broadcast_i32x4, _mm512_castsi512_si128, _mm512_loadu_si512,
+    _mm512_permutex2var_epi64, _mm512_set_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_storeu_si512,
+    _mm512_xor_si512, _mm512_zextsi128_si512,
 };
 
 use forwarder_common::keystream::{self, STEP};
 
 use super::compute::{Job, Key, nonce_bytes};
+use crate::engine::polyval::{Product, reversed};
 
 /// # Safety
 /// The processor has AES-NI, PCLMULQDQ, AVX-512 F and BW, VAES and VPCLMULQDQ; `blocks` and the entries
@@ -70,8 +69,10 @@ pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[
                 // of the first group's none, which leaves zeros in front.
                 let hashed = reverse(_mm512_permutex2var_epi64(before[lane], behind, now[lane]));
                 let hashed = _mm512_xor_si512(hashed, _mm512_zextsi128_si512(y[lane]));
-                y[lane] = multiply(hashed, powers);
-                let horner = _mm_shuffle_epi8(y[lane], small_reverse());
+                let mut product = Product::zero();
+                product.add(hashed, powers);
+                y[lane] = product.reduced();
+                let horner = _mm_shuffle_epi8(y[lane], reversed());
                 _mm_storeu_si128((&raw mut (*entry).horner).cast::<__m128i>().add(group), horner);
             }
         }
@@ -93,33 +94,7 @@ fn window(first: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx512f")]
-fn small_reverse() -> __m128i {
-    _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f)
-}
-
 #[target_feature(enable = "avx512f,avx512bw")]
 fn reverse(blocks: __m512i) -> __m512i {
-    _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(small_reverse()))
-}
-
-/// Sum of the four products, as in `aesni`; taken modulo the polynomial once.
-#[target_feature(enable = "avx512f,vpclmulqdq,pclmulqdq,ssse3")]
-fn multiply(a: __m512i, b: __m512i) -> __m128i {
-    let low = folded(_mm512_clmulepi64_epi128(a, b, 0x00));
-    let high = folded(_mm512_clmulepi64_epi128(a, b, 0x11));
-    let middle = folded(_mm512_xor_si512(_mm512_clmulepi64_epi128(a, b, 0x01), _mm512_clmulepi64_epi128(a, b, 0x10)));
-    let low = _mm_xor_si128(low, _mm_slli_si128(middle, 8));
-    let high = _mm_xor_si128(high, _mm_srli_si128(middle, 8));
-    let polynomial = _mm_set_epi64x(0, 0xc200_0000_0000_0000_u64 as i64);
-    let step =
-        |low: __m128i| _mm_xor_si128(_mm_shuffle_epi32(low, 0b0100_1110), _mm_clmulepi64_si128(low, polynomial, 0x00));
-    _mm_xor_si128(high, step(step(low)))
-}
-
-/// Sum of the four lanes.
-#[target_feature(enable = "avx512f")]
-fn folded(lanes: __m512i) -> __m128i {
-    let halves = _mm256_xor_si256(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
-    _mm_xor_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1))
+    _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(reversed()))
 }
