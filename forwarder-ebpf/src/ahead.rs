@@ -91,8 +91,7 @@ pub fn wake(slot: u32, index: ExtendedSeq, payload_len: usize) {
         atomic::store(longest, len);
     }
     let at = atomic::load(low);
-    if (index.0 >= at || (len > atomic::load(served) && at != u64::MAX))
-        && atomic::compare_exchange(low, at, u64::MAX)
+    if (index.0 >= at || (len > atomic::load(served) && at != u64::MAX)) && atomic::compare_exchange(low, at, u64::MAX)
     {
         // The buffer has room for one record of each track, and a track has one at a time.
         let _ = KEYSTREAM_LOW.output(KeystreamLow { track: slot, reserved: 0 }, 0);

@@ -153,7 +153,6 @@ impl Direct {
         Some((tag[0] ^ mask[0] ^ expected[0]) | (tag[1] ^ mask[1] ^ expected[1]) == 0)
     }
 
-
     /// Adds the share of a keystream in GHASH, or takes it away again.
     #[inline(always)]
     fn add_share(&self, entry: &Entry, len: usize) -> Option<()> {

@@ -27,6 +27,7 @@ mod seal;
 mod subsets;
 mod tap;
 mod tower;
+mod walk;
 mod warm;
 mod xmit;
 

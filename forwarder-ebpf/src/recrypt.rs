@@ -5,18 +5,18 @@
 //! its own: the ingress program has none to spare. So its arguments are numbers, the context, and values
 //! of maps; and a frame's bounds are checked here.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_loop};
+use aya_ebpf::bindings::xdp_md;
 use forwarder_common::{
-    checksum,
-    gf128::{self, Block},
-    keystream::{Entry, FAST_BLOCKS, ROOM, STEP, first_step},
+    gf128::Block,
+    keystream::{Entry, FAST_BLOCKS, STEP},
     rtp::TAG_LEN,
     subsets::{self, GROUP, Sums},
 };
 
-use crate::packet::Frame;
+use crate::{
+    packet::Frame,
+    walk::{STRIDE, Step, each, inside, share, stride, xor},
+};
 
 /// Where a packet lies in its frame: offset, length of the header, length of the payload, 16 bits each.
 #[derive(Clone, Copy)]
@@ -71,7 +71,7 @@ pub extern "C" fn direct_fill(ctx: *mut xdp_md, sums: *mut Sums, entry: *const E
 pub extern "C" fn direct_open(ctx: *mut xdp_md, opening: *const Entry, span: u64) -> u32 {
     // SAFETY: the callers pass an entry that they hold.
     let Some(opening) = (unsafe { opening.as_ref() }) else { return 1 };
-    if xor::<false, false>(Frame::of(ctx), opening, opening, Span(span)).is_some() { 0 } else { 1 }
+    if crypt::<false, false>(ctx, opening, opening, span).is_some() { 0 } else { 1 }
 }
 
 /// From the publisher's ciphertext to the subscriber's.
@@ -80,7 +80,7 @@ pub extern "C" fn direct_open(ctx: *mut xdp_md, opening: *const Entry, span: u64
 pub extern "C" fn direct_reseal(ctx: *mut xdp_md, opening: *const Entry, sealing: *const Entry, span: u64) -> u32 {
     // SAFETY: as above.
     let (Some(opening), Some(sealing)) = (unsafe { (opening.as_ref(), sealing.as_ref()) }) else { return 1 };
-    if xor::<false, true>(Frame::of(ctx), opening, sealing, Span(span)).is_some() { 0 } else { 1 }
+    if crypt::<false, true>(ctx, opening, sealing, span).is_some() { 0 } else { 1 }
 }
 
 /// The same, with the result's Internet checksum left in `sums`.
@@ -97,9 +97,21 @@ pub extern "C" fn direct_reseal_summing(
     let (Some(opening), Some(sealing)) = (unsafe { (opening.as_ref(), sealing.as_ref()) }) else { return 1 };
     // SAFETY: this CPU's sums.
     let Some(sums) = (unsafe { sums.as_mut() }) else { return 1 };
-    let Some(sum) = xor::<true, true>(Frame::of(ctx), opening, sealing, Span(span)) else { return 1 };
+    let Some(sum) = crypt::<true, true>(ctx, opening, sealing, span) else { return 1 };
     sums.checksum = sum;
     0
+}
+
+/// XORs the payload, as [`xor`] does.
+#[inline(always)]
+fn crypt<const SUM: bool, const SEAL: bool>(
+    ctx: *mut xdp_md,
+    opening: &Entry,
+    sealing: &Entry,
+    span: u64,
+) -> Option<u64> {
+    let span = Span(span);
+    xor::<SUM, SEAL>(&Frame::of(ctx), opening, sealing, span.offset() + span.header_len(), span.len())
 }
 
 // The blocks that a share is added to lie in the group of the length block, which is summed up anew for each
@@ -113,48 +125,8 @@ const _: () = assert!(STEP < GROUP);
 pub extern "C" fn direct_share(sums: *mut Sums, entry: *const Entry, len: u64) -> u32 {
     // SAFETY: the callers pass values of maps: this CPU's sums, and an entry that they hold.
     let (Some(sums), Some(entry)) = (unsafe { (sums.as_mut(), entry.as_ref()) }) else { return 1 };
-    let len = len as usize;
-    let blocks = len.div_ceil(TAG_LEN);
-    let first_step = first_step(entry.blocks());
-    // The last stored state that is over fewer blocks than the payload has; without one, nothing.
-    let (mut state, mut index) = ([0, 0], 0);
-    if blocks > first_step {
-        let number = (blocks - 1 - first_step) / STEP;
-        if number >= ROOM / STEP {
-            return 1;
-        }
-        (state, index) = (entry.horner[number], number * STEP + first_step);
-    }
-    // One block for the longest payloads, up to four for others.
-    let mut n = 0;
-    while n < STEP && index < blocks {
-        if index >= FAST_BLOCKS {
-            return 1;
-        }
-        let (keystream, inside) = (entry.keystream[index], inside(len, index));
-        let share = [state[0] ^ keystream[0] & inside[0], state[1] ^ keystream[1] & inside[1]];
-        // The payload's last block has place 1.
-        subsets::add(sums, blocks - index, share);
-        state = [0, 0];
-        (index, n) = (index + 1, n + 1);
-    }
-    0
-}
-
-/// Which bits of block `index` of `len` bytes belong to the data.
-#[inline(always)]
-pub fn inside(len: usize, index: usize) -> Block {
-    let rest = len - index * TAG_LEN;
-    if rest < TAG_LEN { gf128::mask(rest as u32) } else { [!0, !0] }
-}
-
-type Step<T> = unsafe extern "C" fn(u32, *mut T) -> i64;
-
-#[inline(always)]
-fn each<T>(walk: &mut T, times: usize, step: Step<T>) {
-    // SAFETY: `step` is a function of this program with the signature that the helper calls, and `walk`
-    // outlives the call. Numbers are far below the helper's limit of 2^23 rounds.
-    unsafe { bpf_loop(times as u32, step as *mut c_void, (&raw mut *walk).cast(), 0) };
+    let added = share(entry, len as usize, |first| first, |place, block| subsets::add(sums, place, block));
+    if added.is_some() { 0 } else { 1 }
 }
 
 /// A walk over the packet, to take it into the sums.
@@ -175,17 +147,12 @@ struct Fill<'a> {
 unsafe extern "C" fn fill_stride(index: u32, walk: *mut Fill<'_>) -> i64 {
     // SAFETY: `each` passes its own walk.
     let walk = unsafe { &mut *walk };
-    let first = walk.frame.forget(index as usize * STRIDE);
-    let Some(words) = walk.frame.words::<{ 2 * STRIDE }>(walk.offset + first * TAG_LEN) else {
+    let Some((first, words)) = stride(&walk.frame, walk.offset, index) else {
         walk.failed = 1;
         return 1;
     };
-    if first > FAST_BLOCKS - STRIDE {
-        walk.failed = 1;
-        return 1;
-    }
     let keystream = &walk.entry.keystream;
-    // SAFETY: `words` has checked that all of them lie within the frame.
+    // SAFETY: `stride` has checked that all of them lie within the frame.
     let plain = |n: usize| unsafe { words.add(n).read_unaligned() } ^ keystream[first + n / 2][n % 2];
     let place = walk.frame.forget(walk.len.div_ceil(TAG_LEN) - first);
     if subsets::put_four(walk.sums, place, plain).is_none() {
@@ -224,92 +191,5 @@ fn fill(walk: &mut Fill<'_>, index: usize, keystream: Block) -> i64 {
     let inside = inside(walk.len, index);
     let place = walk.behind + walk.len.div_ceil(TAG_LEN) - 1 - index;
     subsets::put(walk.sums, place, [(block[0] ^ keystream[0]) & inside[0], (block[1] ^ keystream[1]) & inside[1]]);
-    0
-}
-
-/// A walk over the payload, from one ciphertext to the other.
-#[repr(C)]
-struct Xor<'a> {
-    frame: Frame,
-    opening: &'a Entry,
-    sealing: &'a Entry,
-    offset: usize,
-    len: usize,
-    /// Internet checksum of the result so far.
-    sum: u64,
-    failed: u64,
-}
-
-/// Blocks that one step of the walk takes, as long as there are so many.
-const STRIDE: usize = 4;
-
-/// XORs the payload with its keystream, where `SEAL` says so with the subscriber's too, and returns the
-/// checksum of the result where `SUM` asks for it.
-#[inline(always)]
-fn xor<const SUM: bool, const SEAL: bool>(frame: Frame, opening: &Entry, sealing: &Entry, span: Span) -> Option<u64> {
-    let len = span.len();
-    let mut walk = Xor { frame, opening, sealing, offset: span.offset() + span.header_len(), len, sum: 0, failed: 0 };
-    let strides = len / (STRIDE * TAG_LEN);
-    each(&mut walk, strides, xor_stride::<SUM, SEAL> as Step<Xor>);
-    each(&mut walk, len.div_ceil(TAG_LEN) - strides * STRIDE, xor_rest::<SUM, SEAL> as Step<Xor>);
-    (walk.failed == 0).then_some(walk.sum)
-}
-
-unsafe extern "C" fn xor_stride<const SUM: bool, const SEAL: bool>(index: u32, walk: *mut Xor<'_>) -> i64 {
-    // SAFETY: `each` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    let first = walk.frame.forget(index as usize * STRIDE);
-    let Some(words) = walk.frame.words::<{ 2 * STRIDE }>(walk.offset + first * TAG_LEN) else {
-        walk.failed = 1;
-        return 1;
-    };
-    if first > FAST_BLOCKS - STRIDE {
-        walk.failed = 1;
-        return 1;
-    }
-    let mut n = 0;
-    while n < 2 * STRIDE {
-        let mut keystream = walk.opening.keystream[first + n / 2][n % 2];
-        if SEAL {
-            keystream ^= walk.sealing.keystream[first + n / 2][n % 2];
-        }
-        // SAFETY: `words` has checked that all of them lie within the frame.
-        unsafe {
-            let word = words.add(n);
-            let after = word.read_unaligned() ^ keystream;
-            word.write_unaligned(after);
-            if SUM {
-                walk.sum = checksum::add_block(walk.sum, [after, 0]);
-            }
-        }
-        n += 1;
-    }
-    0
-}
-
-/// One of the blocks behind the last whole stride. Bytes behind the data keep their value.
-unsafe extern "C" fn xor_rest<const SUM: bool, const SEAL: bool>(index: u32, walk: *mut Xor<'_>) -> i64 {
-    // SAFETY: `each` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    let index = walk.len / (STRIDE * TAG_LEN) * STRIDE + index as usize;
-    let at = walk.offset + index * TAG_LEN;
-    let (Some(before), true) = (walk.frame.read::<Block>(at), index < FAST_BLOCKS) else {
-        walk.failed = 1;
-        return 1;
-    };
-    let inside = inside(walk.len, index);
-    let mut keystream = walk.opening.keystream[index];
-    if SEAL {
-        let sealing = walk.sealing.keystream[index];
-        keystream = [keystream[0] ^ sealing[0], keystream[1] ^ sealing[1]];
-    }
-    let after = [before[0] ^ keystream[0] & inside[0], before[1] ^ keystream[1] & inside[1]];
-    if walk.frame.write(at, after).is_none() {
-        walk.failed = 1;
-        return 1;
-    }
-    if SUM {
-        walk.sum = checksum::add_block(walk.sum, [after[0] & inside[0], after[1] & inside[1]]);
-    }
     0
 }

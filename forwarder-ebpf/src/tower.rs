@@ -4,13 +4,9 @@
 //! and the tags of all copies that have theirs, are sums over these rows. Short packets and those with
 //! few copies do without: spreading costs more than it saves (decision 11).
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use forwarder_common::{
-    checksum,
     gf128::{self, Block},
-    keystream::{self, Entry, FAST_BLOCKS, FAST_PAYLOAD, ROOM, STEP},
+    keystream::{Entry, FAST_PAYLOAD},
     maps::{ROWS_SLOTS, Rows},
     rtp::{FIXED_LEN, TAG_LEN},
     tower::{self, COLUMNS, GROUP, KeyTable, ROWS as TABLE_ROWS},
@@ -20,6 +16,7 @@ use crate::{
     gcm::{Layout, Sealed},
     maps::{self, ROWS, ROWS_NUMBER, TOWER_TABLES, TOWER_WORK},
     packet::Frame,
+    walk::{Step, each, inside, share, xor},
 };
 
 /// Whether a packet with so many copies gets rows.
@@ -84,7 +81,7 @@ impl Draft {
     pub fn open(&self, frame: &Frame, session: u32, entry: &'static Entry, layout: Layout) -> Option<bool> {
         let offset = layout.aad_offset + layout.aad_len;
         let expected: Block = frame.read(offset + layout.payload_len)?;
-        crypt::<false>(frame, entry, offset, layout.payload_len)?;
+        xor::<false, false>(frame, entry, entry, offset, layout.payload_len)?;
         self.fill(frame, offset, layout.payload_len)?;
         let tower = Tower { rows: self.rows, key: maps::tower(session)? };
         let blocks = layout.payload_len.div_ceil(TAG_LEN);
@@ -142,8 +139,10 @@ impl Tower {
         let offset = layout.aad_offset + layout.aad_len;
         let len = layout.payload_len;
         let blocks = len.div_ceil(TAG_LEN);
-        let sum =
-            if sum { crypt::<true>(frame, entry, offset, len)? } else { crypt::<false>(frame, entry, offset, len)? };
+        let sum = match sum {
+            true => xor::<true, false>(frame, entry, entry, offset, len)?,
+            false => xor::<false, false>(frame, entry, entry, offset, len)?,
+        };
         tower_total(self.rows, self.key, tower::groups(blocks) as u64);
         let header = u64::from(rtp[0]) | u64::from(rtp[1]) << 32;
         tower_product(self.rows, self.key, header, rtp[2].into(), blocks as u64 + 1);
@@ -162,32 +161,14 @@ fn slot(number: u64) -> u32 {
 /// Adds the keystream's share, and makes the sum a tag.
 #[inline(always)]
 fn finish(frame: &Frame, tower: &Tower, entry: &Entry, len: usize) -> Option<Block> {
-    if len > 0 {
-        let blocks = len.div_ceil(TAG_LEN);
-        let first_step = keystream::first_step(entry.blocks());
-        // The last stored state that is over fewer blocks than the payload has; without one, nothing.
-        let (mut state, mut first) = ([0, 0], 0);
-        if blocks > first_step {
-            let number = (blocks - 1 - first_step) / STEP;
-            if number >= ROOM / STEP {
-                return None;
-            }
-            (state, first) = (entry.horner[number], number * STEP + first_step);
-        }
-        // One product for the longest payloads, up to four for others.
-        let (mut index, mut step) = (frame.forget(first), 0);
-        while step < STEP && index < blocks {
-            if index >= FAST_BLOCKS {
-                return None;
-            }
-            let (keystream, inside) = (entry.keystream[index], inside(len, index));
-            let block = [state[0] ^ keystream[0] & inside[0], state[1] ^ keystream[1] & inside[1]];
-            tower_product(tower.rows, tower.key, block[0], block[1], (blocks - index) as u64);
-            state = [0, 0];
-            index += 1;
-            step += 1;
-        }
-    }
+    share(
+        entry,
+        len,
+        |first| frame.forget(first),
+        |row, block| {
+            tower_product(tower.rows, tower.key, block[0], block[1], row as u64);
+        },
+    )?;
     tower_gather(tower.rows);
     // SAFETY: this CPU's own rows.
     let total = unsafe { &(*tower.rows).total };
@@ -242,22 +223,6 @@ extern "C" fn tower_gather(rows: *mut Rows) -> u32 {
     let Some(tables) = TOWER_TABLES.get(0) else { return 1 };
     [rows.total[0], rows.total[1]] = tower::gather(tables, &rows.total);
     0
-}
-
-/// Which bits of block `index` of `len` bytes belong to the data.
-#[inline(always)]
-fn inside(len: usize, index: usize) -> Block {
-    let rest = len - index * TAG_LEN;
-    if rest < TAG_LEN { gf128::mask(rest as u32) } else { [!0, !0] }
-}
-
-type Step<T> = unsafe extern "C" fn(u32, *mut T) -> i64;
-
-#[inline(always)]
-fn each<T>(walk: &mut T, times: usize, step: Step<T>) {
-    // SAFETY: `step` is a function of this program with the signature that the helper calls, and `walk`
-    // outlives the call. Numbers are far below the helper's limit of 2^23 rounds.
-    unsafe { bpf_loop(times as u32, step as *mut c_void, (&raw mut *walk).cast(), 0) };
 }
 
 /// A walk over a packet's plaintext.
@@ -318,83 +283,5 @@ unsafe extern "C" fn absorb(index: u32, walk: *mut Absorb) -> i64 {
     let inside = inside(walk.len, index);
     let row = (walk.blocks + walk.len.div_ceil(TAG_LEN) - index) as u64;
     tower_product(walk.tower.rows, walk.tower.key, block[0] & inside[0], block[1] & inside[1], row);
-    0
-}
-
-/// A walk over the payload, to encrypt or decrypt it.
-#[repr(C)]
-struct Crypt {
-    frame: Frame,
-    entry: &'static Entry,
-    offset: usize,
-    len: usize,
-    /// Internet checksum of the result so far.
-    sum: u64,
-    failed: u64,
-}
-
-/// Blocks that one step of a walk takes, as long as there are so many.
-const STRIDE: usize = 4;
-
-/// XORs the payload with its keystream, and returns the checksum of the result where `SUM` asks for it.
-#[inline(always)]
-fn crypt<const SUM: bool>(frame: &Frame, entry: &'static Entry, offset: usize, len: usize) -> Option<u64> {
-    let mut walk = Crypt { frame: *frame, entry, offset, len, sum: 0, failed: 0 };
-    let strides = len / (STRIDE * TAG_LEN);
-    each(&mut walk, strides, crypt_stride::<SUM> as Step<Crypt>);
-    each(&mut walk, len.div_ceil(TAG_LEN) - strides * STRIDE, crypt_rest::<SUM> as Step<Crypt>);
-    (walk.failed == 0).then_some(walk.sum)
-}
-
-unsafe extern "C" fn crypt_stride<const SUM: bool>(index: u32, walk: *mut Crypt) -> i64 {
-    // SAFETY: `each` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    let first = walk.frame.forget(index as usize * STRIDE);
-    let at = walk.offset + first * TAG_LEN;
-    let Some(words) = walk.frame.words::<{ 2 * STRIDE }>(at) else {
-        walk.failed = 1;
-        return 1;
-    };
-    if first > FAST_BLOCKS - STRIDE {
-        walk.failed = 1;
-        return 1;
-    }
-    let mut n = 0;
-    while n < 2 * STRIDE {
-        let keystream = walk.entry.keystream[first + n / 2][n % 2];
-        // SAFETY: `words` has checked that all of them lie within the frame.
-        unsafe {
-            let word = words.add(n);
-            let after = word.read_unaligned() ^ keystream;
-            word.write_unaligned(after);
-            if SUM {
-                walk.sum = checksum::add_block(walk.sum, [after, 0]);
-            }
-        }
-        n += 1;
-    }
-    0
-}
-
-/// One of the blocks behind the last whole stride. Bytes behind the data keep their value: in a packet
-/// to open they are its tag.
-unsafe extern "C" fn crypt_rest<const SUM: bool>(index: u32, walk: *mut Crypt) -> i64 {
-    // SAFETY: `each` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    let index = walk.len / (STRIDE * TAG_LEN) * STRIDE + index as usize;
-    let at = walk.offset + index * TAG_LEN;
-    let (Some(before), true) = (walk.frame.read::<Block>(at), index < FAST_BLOCKS) else {
-        walk.failed = 1;
-        return 1;
-    };
-    let (inside, keystream) = (inside(walk.len, index), walk.entry.keystream[index]);
-    let after = [before[0] ^ keystream[0] & inside[0], before[1] ^ keystream[1] & inside[1]];
-    if walk.frame.write(at, after).is_none() {
-        walk.failed = 1;
-        return 1;
-    }
-    if SUM {
-        walk.sum = checksum::add_block(walk.sum, [after[0] & inside[0], after[1] & inside[1]]);
-    }
     0
 }
