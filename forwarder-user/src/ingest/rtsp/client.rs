@@ -20,6 +20,7 @@ use super::{
     connection::{Connection, Incoming, Scratch},
     dial::{Dialled, dial},
     parameter,
+    track::{self, Way},
 };
 use crate::{
     config::{self, RtspTransport},
@@ -37,13 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
 
-/// How a track's packets come.
-enum Way {
-    /// By this channel, and RTCP by the next.
-    Channel(u8),
-    Ports(Ports),
-}
-
 /// A session with a camera.
 pub struct Client {
     connection: Connection,
@@ -53,7 +47,7 @@ pub struct Client {
     auth: Option<PasswordClient>,
     cseq: u32,
     session: Option<String>,
-    ways: Vec<Way>,
+    tracks: Vec<track::Track>,
     /// What the server's OPTIONS named.
     methods: String,
     timeout: Duration,
@@ -76,7 +70,7 @@ impl Client {
             auth: None,
             cseq: 0,
             session: None,
-            ways: vec![],
+            tracks: vec![],
             methods: String::new(),
             timeout: SESSION_TIMEOUT,
             next_sign: Instant::now() + SESSION_TIMEOUT,
@@ -128,7 +122,7 @@ impl Client {
                     // The server may choose other channels.
                     let chosen = parameter(header(&answer, &TRANSPORT), "interleaved");
                     let chosen = chosen.and_then(|pair| pair.split('-').next()?.trim().parse().ok());
-                    self.ways.push(Way::Channel(chosen.unwrap_or(channel)));
+                    self.tracks.push(track::Track { index, way: Way::Channel(chosen.unwrap_or(channel)) });
                     return Ok(());
                 }
                 Err(SourceError::Transport) if self.source.transport == RtspTransport::Auto => {}
@@ -140,7 +134,7 @@ impl Client {
         let transport = format!("RTP/AVP;unicast;client_port={}-{}", ports.first(), ports.first() + 1);
         let answer = self.request(Method::Setup, "SETUP", &url, &[(TRANSPORT, &transport)]).await?;
         ports.connect(parameter(header(&answer, &TRANSPORT), "server_port"));
-        self.ways.push(Way::Ports(ports));
+        self.tracks.push(track::Track { index, way: Way::Ports(ports) });
         Ok(())
     }
 
@@ -274,33 +268,15 @@ impl Packets for Client {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
-        let mut ready = false;
-        for (index, way) in self.ways.iter_mut().enumerate() {
-            if let Way::Ports(ports) = way {
-                ready |= ports.poll(context, index, take)?;
-            }
-        }
-        let (ways, mut refused) = (&self.ways, None);
-        let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
-            Incoming::Frame(channel, frame) => {
-                let found = ways.iter().enumerate().find_map(|(index, way)| match way {
-                    Way::Channel(first) if *first == channel => Some(Packet::Rtp(index, frame)),
-                    Way::Channel(first) if first.checked_add(1) == Some(channel) => Some(Packet::Rtcp(index, frame)),
-                    _ => None,
-                });
-                if let Some(packet) = found {
-                    take(packet);
-                }
-            }
+        let mut refused = None;
+        let read = track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
             // The answer to a sign of life. 454: the session is gone, and media will be soon.
-            Incoming::Message(Message::Response(answer)) if u16::from(answer.status()) == 454 => {
+            if matches!(&message, Message::Response(answer) if u16::from(answer.status()) == 454) {
                 refused = Some(SourceError::SessionNotFound);
             }
-            Incoming::Message(_) => {}
         });
         match (read, refused) {
             (Poll::Ready(Ok(())), Some(refused)) => Poll::Ready(Err(refused)),
-            (Poll::Pending, _) if ready => Poll::Ready(Ok(())),
             (read, _) => read,
         }
     }
@@ -313,8 +289,8 @@ impl Packets for Client {
         self.sign_of_life().await
     }
 
-    fn is_unordered(&self, track: usize) -> bool {
-        matches!(self.ways.get(track), Some(Way::Ports(_)))
+    fn is_unordered(&self, index: usize) -> bool {
+        track::is_unordered(&self.tracks, index)
     }
 }
 

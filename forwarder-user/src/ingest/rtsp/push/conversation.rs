@@ -19,7 +19,10 @@ use crate::ingest::{
     description::Description,
     error::SourceError,
     media::{Packet, Packets},
-    rtsp::connection::{Connection, Incoming},
+    rtsp::{
+        connection::{Connection, Incoming},
+        track::{self, Track, Way},
+    },
     source::gone,
     udp::Ports,
 };
@@ -33,18 +36,6 @@ const MAX_TRACKS: usize = 8;
 /// We live on their media, so this is for clients that want to know.
 const SESSION_TIMEOUT: u64 = 60;
 const METHODS: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
-
-/// How a track's packets come. Those of a track that was left out belong to none.
-struct Track {
-    index: usize,
-    way: Way,
-}
-
-enum Way {
-    /// By this channel, and RTCP by the next.
-    Channel(u8),
-    Ports(Ports),
-}
 
 /// What was announced.
 struct Announced {
@@ -298,28 +289,12 @@ impl Packets for Conversation<'_> {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
-        let mut ready = false;
-        for track in &mut self.tracks {
-            if let Way::Ports(ports) = &mut track.way {
-                ready |= ports.poll(context, track.index, take)?;
+        let requests = &mut self.requests;
+        track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
+            if let Message::Request(request) = message {
+                requests.push(request);
             }
-        }
-        let (tracks, requests) = (&self.tracks, &mut self.requests);
-        let read = self.connection.poll_receive(context, &mut |incoming| match incoming {
-            Incoming::Frame(channel, frame) => {
-                let found = tracks.iter().find_map(|track| match track.way {
-                    Way::Channel(first) if first == channel => Some(Packet::Rtp(track.index, frame)),
-                    Way::Channel(first) if first + 1 == channel => Some(Packet::Rtcp(track.index, frame)),
-                    _ => None,
-                });
-                if let Some(packet) = found {
-                    take(packet);
-                }
-            }
-            Incoming::Message(Message::Request(request)) => requests.push(request),
-            Incoming::Message(_) => {}
-        });
-        if read.is_pending() && ready { Poll::Ready(Ok(())) } else { read }
+        })
     }
 
     fn attend_at(&self) -> Option<Instant> {
@@ -334,7 +309,7 @@ impl Packets for Conversation<'_> {
     }
 
     fn is_unordered(&self, index: usize) -> bool {
-        self.tracks.iter().any(|track| track.index == index && matches!(track.way, Way::Ports(_)))
+        track::is_unordered(&self.tracks, index)
     }
 }
 

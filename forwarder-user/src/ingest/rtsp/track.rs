@@ -1,0 +1,66 @@
+//! The tracks of a conversation, and their packets among its messages.
+
+use std::task::{Context, Poll};
+
+use rtsp_types::Message;
+
+use super::connection::{Connection, Incoming};
+use crate::ingest::{error::SourceError, media::Packet, udp::Ports};
+
+/// A track that was set up.
+pub struct Track {
+    /// Its place in the description. That of one that was left out belongs to none.
+    pub index: usize,
+    pub way: Way,
+}
+
+/// How a track's packets come.
+pub enum Way {
+    /// By this channel, and RTCP by the next.
+    Channel(u8),
+    Ports(Ports),
+}
+
+impl Track {
+    /// What a frame of an interleaved channel is to this track.
+    fn packet<'a>(&self, channel: u8, frame: &'a [u8]) -> Option<Packet<'a>> {
+        match self.way {
+            Way::Channel(first) if first == channel => Some(Packet::Rtp(self.index, frame)),
+            Way::Channel(first) if first.checked_add(1) == Some(channel) => Some(Packet::Rtcp(self.index, frame)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads once from all ports and from the connection; hands out packets, and what else is said.
+///
+/// # Errors
+/// As [`Connection::receive`], and what the ports say.
+pub fn poll_packets(
+    context: &mut Context<'_>,
+    tracks: &mut [Track],
+    connection: &mut Connection,
+    take: &mut dyn FnMut(Packet<'_>),
+    said: &mut dyn FnMut(Message<Vec<u8>>),
+) -> Poll<Result<(), SourceError>> {
+    let mut ready = false;
+    for track in &mut *tracks {
+        if let Way::Ports(ports) = &mut track.way {
+            ready |= ports.poll(context, track.index, take)?;
+        }
+    }
+    let read = connection.poll_receive(context, &mut |incoming| match incoming {
+        Incoming::Frame(channel, frame) => {
+            if let Some(packet) = tracks.iter().find_map(|track| track.packet(channel, frame)) {
+                take(packet);
+            }
+        }
+        Incoming::Message(message) => said(message),
+    });
+    if read.is_pending() && ready { Poll::Ready(Ok(())) } else { read }
+}
+
+/// Whether packets of a track may overtake each other.
+pub fn is_unordered(tracks: &[Track], index: usize) -> bool {
+    tracks.iter().any(|track| track.index == index && matches!(track.way, Way::Ports(_)))
+}
