@@ -260,13 +260,10 @@ fn fan_out_of(
             ensure!(times.len() * 2 >= frames.len(), "the kernel does the work elsewhere: the machine is too busy");
             by_clock.push(Figure::of(times).median);
         } else {
-            let statistics = enable_stats(Stats::RunTime)?;
-            let before = egress_run_time(datapath)?;
-            send_all(datapath, sender, &frames, members)?;
-            let after = egress_run_time(datapath)?;
-            drop(statistics);
-            ensure!(after.1 - before.1 == copies, "{} runs for {copies} copies", after.1 - before.1);
-            in_egress.push((after.0 - before.0) as f64 / copies as f64);
+            let sent = |datapath: &Datapath| send_all(datapath, sender, &frames, members).map(drop);
+            let [_, (ns, runs)] = run_times(datapath, sent)?;
+            ensure!(runs == copies, "{runs} runs for {copies} copies");
+            in_egress.push(ns as f64 / copies as f64);
         }
     }
     Ok([Figure::of(by_clock), Figure::of(in_egress)])
@@ -294,9 +291,18 @@ fn send_all(datapath: &Datapath, sender: &Tap, frames: &[Vec<u8>], members: u32)
     Ok(times)
 }
 
-/// Run time in ns and runs of the egress program.
-fn egress_run_time(datapath: &mut Datapath) -> Result<(u64, u64)> {
-    run_time(datapath, "penstock_egress")
+/// Run time in ns and runs of the ingress and of the egress program during `work`.
+fn run_times(datapath: &mut Datapath, work: impl FnOnce(&Datapath) -> Result<()>) -> Result<[(u64, u64); 2]> {
+    const PROGRAMS: [&str; 2] = ["penstock_ingress", "penstock_egress"];
+    let statistics = enable_stats(Stats::RunTime)?;
+    let before = PROGRAMS.map(|name| run_time(datapath, name));
+    work(datapath)?;
+    let after = PROGRAMS.map(|name| run_time(datapath, name));
+    drop(statistics);
+    let [ingress, egress] = after;
+    let [ingress_before, egress_before] = before;
+    let during = |after: (u64, u64), before: (u64, u64)| (after.0 - before.0, after.1 - before.1);
+    Ok([during(ingress?, ingress_before?), during(egress?, egress_before?)])
 }
 
 /// Run time in ns and runs of a program.

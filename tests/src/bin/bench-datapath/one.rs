@@ -7,10 +7,7 @@
 use std::hint::black_box;
 
 use anyhow::{Result, ensure};
-use aya::{
-    programs::XdpMode,
-    sys::{Stats, enable_stats},
-};
+use aya::programs::XdpMode;
 use forwarder_common::Counter;
 use penstock_tests::{
     bpf::Ways,
@@ -19,7 +16,7 @@ use penstock_tests::{
 };
 use serde_json::json;
 
-use crate::{FIRST, Figure, Options, Table, media, publisher, run_time, send_all, subscriber};
+use crate::{FIRST, Figure, Options, Table, media, publisher, run_times, send_all, subscriber};
 
 const PAYLOADS: [usize; 3] = [100, 500, 1100];
 const KEY_LEN: usize = 16;
@@ -100,17 +97,16 @@ fn one_round(side: &mut Side<'_>, block: u64, payload: usize, memory: &mut [u8])
     let frames: Vec<Vec<u8>> = indices.map(|index| media(&publisher, index, payload)).collect();
     let datapath = &mut side.wire.datapath;
     let counted = datapath.counter(Counter::Direct)?;
-    let statistics = enable_stats(Stats::RunTime)?;
-    let before = [run_time(datapath, "penstock_ingress")?, run_time(datapath, "penstock_egress")?];
-    for frame in frames.chunks(1) {
-        memory.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
-        black_box(&memory);
-        send_all(datapath, &side.sender, frame, 1)?;
-    }
-    let after = [run_time(datapath, "penstock_ingress")?, run_time(datapath, "penstock_egress")?];
-    drop(statistics);
+    let sender = &side.sender;
+    let [(ingress, _), (egress, _)] = run_times(datapath, |datapath| {
+        for frame in frames.chunks(1) {
+            memory.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+            black_box(&memory);
+            send_all(datapath, sender, frame, 1)?;
+        }
+        Ok(())
+    })?;
     let direct = datapath.counter(Counter::Direct)? - counted;
     ensure!(direct == if side.direct { PACKETS } else { 0 }, "{direct} of {PACKETS} packets by the short way");
-    let of = |n: usize| (after[n].0 - before[n].0) as f64 / PACKETS as f64;
-    Ok(of(0) + of(1))
+    Ok((ingress + egress) as f64 / PACKETS as f64)
 }

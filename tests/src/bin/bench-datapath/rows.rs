@@ -2,10 +2,7 @@
 //! in one datapath and by rows in another, and the two take turns.
 
 use anyhow::{Result, ensure};
-use aya::{
-    programs::XdpMode,
-    sys::{Stats, enable_stats},
-};
+use aya::programs::XdpMode;
 use forwarder_common::Counter;
 use penstock_tests::{
     bpf::Ways,
@@ -14,7 +11,7 @@ use penstock_tests::{
 };
 use serde_json::json;
 
-use crate::{FIRST, Figure, Options, Table, media, publisher, run_time, send_all, subscriber};
+use crate::{FIRST, Figure, Options, Table, media, publisher, run_times, send_all, subscriber};
 
 const PAYLOADS: [usize; 3] = [100, 500, 1100];
 const FANOUTS: [u32; 9] = [1, 2, 3, 4, 6, 8, 16, 64, 128];
@@ -130,15 +127,12 @@ fn one_round(
     let frames: Vec<Vec<u8>> = indices.map(|index| media(&publisher, index, payload)).collect();
     let datapath = &mut side.wire.datapath;
     let counted = datapath.counter(Counter::SealedByRows)?;
-    let statistics = enable_stats(Stats::RunTime)?;
-    let before = [run_time(datapath, "penstock_ingress")?, run_time(datapath, "penstock_egress")?];
-    send_all(datapath, &side.sender, &frames, members)?;
-    let after = [run_time(datapath, "penstock_ingress")?, run_time(datapath, "penstock_egress")?];
-    drop(statistics);
+    let sent = |datapath: &_| send_all(datapath, &side.sender, &frames, members).map(drop);
+    let [(ingress, _), (egress, runs)] = run_times(datapath, sent)?;
     let by_rows = datapath.counter(Counter::SealedByRows)? - counted;
     let copies = PACKETS * u64::from(members);
     ensure!(by_rows == if side.by_rows { copies } else { 0 }, "{by_rows} of {copies} copies by rows");
-    ensure!(after[1].1 - before[1].1 == copies, "{} runs for {copies} copies", after[1].1 - before[1].1);
-    let of = |n: usize| (after[n].0 - before[n].0) as f64 / PACKETS as f64;
-    Ok(Round { ingress: of(0), egress: of(1) })
+    ensure!(runs == copies, "{runs} runs for {copies} copies");
+    let a_packet = |ns: u64| ns as f64 / PACKETS as f64;
+    Ok(Round { ingress: a_packet(ingress), egress: a_packet(egress) })
 }
