@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use super::{
     Watch,
     feed::{self, Cameras, Feed},
-    media::Shape,
+    media::{Camera, Shape},
     ports::{Count, Ports},
 };
 use crate::{
@@ -179,7 +179,8 @@ impl Field {
         let (all, stream) = (plan.streams * plan.viewers, viewer / plan.viewers);
         // Spread over the streams, and so over the time between two frames.
         let opened = u64::from(viewer) * u64::from(plan.opened) % u64::from(all) < u64::from(plan.opened);
-        let watch = (opened || self.ports.is_none()).then(|| Arc::new(Watch::new(stream)));
+        let watch = (opened || self.ports.is_none())
+            .then(|| Arc::new(Watch::new(Camera { number: stream, shape: plan.shape })));
         let source = || watch.clone().map_or(Source::None, Source::Camera);
         let number = match (&self.server, plan.subject) {
             (Server::Penstock(server), _) => {

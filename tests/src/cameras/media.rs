@@ -91,6 +91,20 @@ impl Shape {
         self.write_payload(out, camera, frame, packet, sent);
     }
 
+    /// A payload's label, if the payload is right to its last byte. `None`: not one of ours, such as parameter
+    /// sets, or damaged.
+    pub fn read(&self, payload: &[u8]) -> Option<Label> {
+        let (label, pattern) = payload.split_first_chunk::<LABEL>()?;
+        if Some(pattern) != PATTERN.get(..self.payload.saturating_sub(LABEL))
+            || !matches!(label[..2], [0x65, 0x88] | [0x41, 0x98])
+        {
+            return None;
+        }
+        let camera = u32::from_be_bytes(*label[2..].first_chunk()?);
+        let number = u64::from_be_bytes(*label[6..].first_chunk()?);
+        Some(Label { camera, number, sent: u64::from_be_bytes(*label[14..].first_chunk()?) })
+    }
+
     /// Appends the packets of a frame, as they stand in an interleaved connection (RFC 2326 §10.12).
     pub fn write_frame(&self, out: &mut Vec<u8>, channel: u8, camera: u32, frame: u64, sent: u64) {
         for packet in 0..self.burst {
@@ -121,18 +135,6 @@ const PATTERN: [u8; LARGEST - LABEL] = {
     }
     pattern
 };
-
-/// A payload's label, if the payload is right to its last byte. `None`: not one of ours, such as parameter
-/// sets, or damaged.
-pub fn read(payload: &[u8]) -> Option<Label> {
-    let (label, pattern) = payload.split_first_chunk::<LABEL>()?;
-    if !PATTERN.starts_with(pattern) || !matches!(label[..2], [0x65, 0x88] | [0x41, 0x98]) {
-        return None;
-    }
-    let camera = u32::from_be_bytes(*label[2..].first_chunk()?);
-    let number = u64::from_be_bytes(*label[6..].first_chunk()?);
-    Some(Label { camera, number, sent: u64::from_be_bytes(*label[14..].first_chunk()?) })
-}
 
 /// Whether a payload holds parameter sets only, which servers put before keyframes: one of them, or
 /// several (STAP-A).
@@ -170,11 +172,12 @@ mod tests {
             shape.write_frame(&mut bytes, 2, 7, 3, 99);
             let packets: Vec<_> = bytes.chunks(4 + HEADER + payload).collect();
             assert_eq!(packets.len(), shape.burst as usize);
-            let labels: Vec<_> = packets.iter().map(|packet| read(&packet[4 + HEADER..]).unwrap()).collect();
+            let labels: Vec<_> = packets.iter().map(|packet| shape.read(&packet[4 + HEADER..]).unwrap()).collect();
             assert_eq!(labels[1], Label { camera: 7, number: 13, sent: 99 });
             let mut damaged = packets[0].to_vec();
             damaged[4 + HEADER + 50] ^= 1;
-            assert_eq!(read(&damaged[4 + HEADER..]), None);
+            assert_eq!(shape.read(&damaged[4 + HEADER..]), None);
+            assert_eq!(shape.read(&packets[0][4 + HEADER..3 + HEADER + payload]), None, "cut off");
         }
         let Shape { payload, rate, .. } = Shape::default();
         assert!((rate * payload as f64 * 8.0 / 1e6 - 1.0).abs() < 0.05);

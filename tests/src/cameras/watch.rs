@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use super::media::{self, Label};
+use super::media::{self, Camera, Label};
 
 /// Looks at the decrypted packets of one viewer.
 #[derive(Debug)]
 pub struct Watch {
-    camera: u32,
+    camera: Camera,
     seen: Mutex<Seen>,
 }
 
@@ -29,7 +29,7 @@ pub struct Seen {
 }
 
 impl Watch {
-    pub fn new(camera: u32) -> Self {
+    pub fn new(camera: Camera) -> Self {
         Self { camera, seen: Mutex::default() }
     }
 
@@ -37,8 +37,8 @@ impl Watch {
     pub fn look(&self, payload: &[u8]) -> bool {
         let now = media::now_ns();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match media::read(payload) {
-            Some(Label { camera, number, sent }) if camera == self.camera => {
+        match self.camera.shape.read(payload) {
+            Some(Label { camera, number, sent }) if camera == self.camera.number => {
                 seen.right += 1;
                 seen.lost += number.saturating_sub(seen.next.unwrap_or(number));
                 seen.next = Some(seen.next.map_or(0, |next| next.max(number + 1)).max(number + 1));
@@ -78,9 +78,9 @@ mod tests {
         let shape = media::Shape::default();
         shape.write_frame(&mut bytes, 0, 7, 0, media::now_ns());
         let payloads: Vec<_> = bytes.chunks(16 + shape.payload).map(|packet| packet[16..].to_vec()).collect();
-        let watch = Watch::new(7);
+        let [watch, other] = [7, 8].map(|number| Watch::new(Camera { number, shape }));
         assert!(watch.look(&payloads[0]) && watch.look(&payloads[3]) && watch.look(&[0x78, 0, 1, 0x67]));
-        assert!(!watch.look(&payloads[1][1..]) && !Watch::new(8).look(&payloads[1]));
+        assert!(!watch.look(&payloads[1][1..]) && !other.look(&payloads[1]));
         let mut seen = watch.take();
         assert_eq!((seen.right, seen.wrong, seen.lost), (2, 1, 2));
         assert!(quantile(&mut seen.delays, 0.99) < Some(Duration::from_secs(5)));
