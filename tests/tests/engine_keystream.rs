@@ -16,6 +16,8 @@ use penstock_tests::{
 const VIEWERS: u16 = 6;
 /// Packets of a new video stream for which there is keystream.
 const AHEAD: u64 = 72;
+/// As many are left of it when the producer is woken again, after every 9 packets: what a test can wait for at any time.
+const READY: u64 = AHEAD - 8;
 const QUIET: Duration = Duration::from_millis(150);
 const NO_WAIT: Duration = Duration::from_micros(100);
 
@@ -144,20 +146,21 @@ fn longer_payloads_underrun_until_the_producer_has_seen_one() -> Result<()> {
     let mut bench = Bench::new(tiny(80), 16)?;
     bench.publisher.payload_len = 100;
     for sent in (0..600).step_by(40) {
-        bench.stocked(AHEAD + sent)?;
+        bench.stocked(sent + READY)?;
         for _ in 0..40 {
             bench.publisher.send()?;
         }
     }
     bench.all_arrived(600)?;
+    bench.stocked(600 + READY)?;
     let under =
         |bench: &Bench| ["keystream_underrun", "keystream_underrun_open"].map(|name| bench.server.counter(name));
     ensure!(under(&bench) == [0, 0], "underruns of short packets: {:?}", under(&bench));
     let filled = bench.server.counter("keystream_entries_filled");
     bench.publisher.payload_len = 1100;
     bench.publisher.send()?;
-    // All that are ready, at least until the next wake-up that the short packets had asked for.
-    let wanted = filled + (AHEAD - 10) * (u64::from(VIEWERS) + 1);
+    // All that were ready: as many as a stock has at its lowest, made again.
+    let wanted = filled + READY * (u64::from(VIEWERS) + 1);
     let give_up = Instant::now() + Duration::from_secs(5);
     while bench.server.counter("keystream_entries_filled") < wanted {
         ensure!(Instant::now() < give_up, "the producer is stuck: {:?}", bench.server.engine.counters());
