@@ -51,7 +51,7 @@ pub const MAX_PAYLOAD: usize = 1400;
 
 /// Sessions whose keys lie in one inner map of `KEYS`, of `TOWERS` and of `SUBSETS`: 1.2 MB together. Userspace adds such maps as
 /// sessions come and takes none away.
-pub const KEY_CHUNK: usize = 64;
+pub const KEY_CHUNK: usize = 32;
 
 /// A lease lasts this long: RFC 7675 §5.1 lets consent last 30 seconds.
 pub const LEASE_NS: u64 = 30_000_000_000;

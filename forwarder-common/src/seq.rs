@@ -51,7 +51,7 @@ pub enum Refused {
 
 /// Replay list without a lock.
 ///
-/// Slot `index % REPLAY_WINDOW` remembers the last index accepted in its residue class, plus one
+/// Slot `index % N` (`N` is a power of two) remembers the last index accepted in its residue class, plus one
 /// (0: none yet). Slots only grow, so an index can be accepted once at most, on whatever CPUs the
 /// packets of one source arrive: of two CPUs with the same packet one wins the compare-and-swap.
 ///
@@ -60,22 +60,22 @@ pub enum Refused {
 /// not move the state).
 #[repr(C)]
 #[derive(Debug)]
-pub struct ReplayWindow {
+pub struct ReplayWindow<const N: usize = REPLAY_WINDOW> {
     highest: AtomicU64,
-    accepted: [AtomicU64; REPLAY_WINDOW],
+    accepted: [AtomicU64; N],
 }
 
-impl ReplayWindow {
+impl<const N: usize> ReplayWindow<N> {
     /// A list that has accepted `first` and nothing else: the packet from which userspace learnt
     /// the source. Everything at or before it is refused.
     pub const fn starting_after(first: ExtendedSeq) -> Self {
-        let mut accepted = [const { AtomicU64::new(0) }; REPLAY_WINDOW];
+        let mut accepted = [const { AtomicU64::new(0) }; N];
         // Fill each residue class with its last index up to `first`: what came before the session's
         // first packet was never for us, and must not surface behind a subscriber's join point.
         let mut back = 0;
-        while back < REPLAY_WINDOW as u64 && back <= first.0 {
+        while back < N as u64 && back <= first.0 {
             let index = first.0 - back;
-            accepted[(index % REPLAY_WINDOW as u64) as usize] = AtomicU64::new(index + 1);
+            accepted[(index % N as u64) as usize] = AtomicU64::new(index + 1);
             back += 1;
         }
         Self { highest: AtomicU64::new(first.0), accepted }
@@ -96,7 +96,11 @@ impl ReplayWindow {
 
     #[inline(always)]
     fn slot(&self, index: ExtendedSeq) -> &AtomicU64 {
-        &self.accepted[index.0 as usize & (REPLAY_WINDOW - 1)]
+        &self.accepted[index.0 as usize
+            & const {
+                assert!(N.is_power_of_two());
+                N - 1
+            }]
     }
 
     /// May a packet with this index be authenticated? Changes nothing.
@@ -109,7 +113,7 @@ impl ReplayWindow {
         if last == index.0 + 1 {
             return Err(Refused::Replayed);
         }
-        if last > index.0 || index.0 + (REPLAY_WINDOW as u64) <= self.highest().0 {
+        if last > index.0 || index.0 + (N as u64) <= self.highest().0 {
             return Err(Refused::TooOld);
         }
         Ok(())
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn nothing_up_to_the_first_packet_is_accepted() {
         for first in [0, 5, 255, 256, 1000] {
-            let window = ReplayWindow::starting_after(ExtendedSeq(first));
+            let window = <ReplayWindow>::starting_after(ExtendedSeq(first));
             for index in 0..=first {
                 assert!(window.check(ExtendedSeq(index)).is_err());
                 assert!(window.accept(ExtendedSeq(index)).is_err());
@@ -209,12 +213,18 @@ mod tests {
             assert_eq!(window.check(ExtendedSeq(first)), Err(Refused::Replayed));
             assert_eq!(window.accept(ExtendedSeq(first + 1)), Ok(()));
             assert_eq!(window.highest_accepted(), ExtendedSeq(first + 1));
+            let short = ReplayWindow::<16>::starting_after(ExtendedSeq(first));
+            assert!((0..=first).all(|index| short.accept(ExtendedSeq(index)).is_err()));
+            assert_eq!(short.accept(ExtendedSeq(first + 20)), Ok(()));
+            assert_eq!(short.check(ExtendedSeq(first + 4)), Err(Refused::TooOld));
+            assert_eq!(short.accept(ExtendedSeq(first + 5)), Ok(()));
+            assert_eq!(short.accept(ExtendedSeq(first + 5)), Err(Refused::Replayed));
         }
     }
 
     #[test]
     fn check_changes_nothing() {
-        let window = ReplayWindow::starting_after(ExtendedSeq(10));
+        let window = <ReplayWindow>::starting_after(ExtendedSeq(10));
         for index in [11, 500, 70_000] {
             assert_eq!(window.check(ExtendedSeq(index)), Ok(()));
         }
@@ -223,7 +233,7 @@ mod tests {
 
     #[test]
     fn window_edges() {
-        let window = ReplayWindow::starting_after(ExtendedSeq(10));
+        let window = <ReplayWindow>::starting_after(ExtendedSeq(10));
         window.accept(ExtendedSeq(1000)).unwrap();
         let oldest = 1000 - REPLAY_WINDOW as u64 + 1;
         assert_eq!(window.check(ExtendedSeq(oldest - 1)), Err(Refused::TooOld));
@@ -238,7 +248,7 @@ mod tests {
     #[test]
     fn accepts_each_index_once_and_agrees_with_a_list() {
         let mut seen = [false; 5000];
-        let window = ReplayWindow::starting_after(ExtendedSeq(0));
+        let window = <ReplayWindow>::starting_after(ExtendedSeq(0));
         seen[0] = true;
         let (mut x, mut highest) = (7u64, 0usize);
         for _ in 0..100_000 {

@@ -98,7 +98,7 @@ pub static WINDOWS: Array<layout::Window, MAX_PUBLISHER_TRACKS, MMAPABLE> = Arra
 pub static KEYSTREAM_LOW: RingBuf<layout::KeystreamLow, { 32 * MAX_PUBLISHER_TRACKS }> = RingBuf::new();
 
 #[btf_map]
-pub static TAPS: RingBuf<layout::TapRecord, { 1 << 20 }> = RingBuf::new();
+pub static TAPS: RingBuf<layout::TapRecord, { 512 << 10 }> = RingBuf::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();

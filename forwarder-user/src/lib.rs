@@ -10,6 +10,7 @@ pub mod engine;
 pub mod http;
 pub mod ingest;
 pub mod inspect;
+mod memory;
 pub mod session;
 pub mod stream;
 pub mod verify;

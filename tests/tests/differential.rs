@@ -2,7 +2,7 @@
 //! byte. So each engine is the other's oracle.
 
 use anyhow::{Result, ensure};
-use penstock::engine::userspace;
+use penstock::engine::{kernel, userspace};
 use penstock_tests::{
     engine::Lab,
     script::{Received, play, script},
@@ -11,11 +11,16 @@ use penstock_tests::{
 const SEEDS: [u64; 2] = [1, 20_261_123];
 
 fn kernel(seed: u64, key_len: usize) -> Result<Received> {
+    kernel_with(seed, key_len, true)
+}
+
+/// `direct`: with the short way for streams with one viewer, which not every kernel takes.
+fn kernel_with(seed: u64, key_len: usize, direct: bool) -> Result<Received> {
     let lab = Lab::new(2)?;
-    let mut server = lab.start(lab.config())?;
+    let mut server = lab.start(kernel::Config { direct, ..lab.config() })?;
     let received = play(&lab, &mut server, &script(seed), key_len)?;
-    let [sealed, direct] = ["sealed", "direct"].map(|name| server.counter(name));
-    ensure!(0 < direct && direct < sealed, "{direct} of {sealed} packets were sealed for a viewer alone");
+    let [sealed, alone] = ["sealed", "direct"].map(|name| server.counter(name));
+    ensure!(alone < sealed && (alone > 0) == direct, "{alone} of {sealed} packets were sealed for a viewer alone");
     Ok(received)
 }
 
@@ -52,6 +57,12 @@ fn kernel_and_userspace_by_sockets() -> Result<()> {
         same(&kernel(seed, key_len)?, &by_sockets(seed, key_len, gso)?, &format!("seed {seed}, GSO {gso}"))?;
     }
     Ok(())
+}
+
+#[test]
+fn one_viewer_by_the_short_way_and_by_the_long_one() -> Result<()> {
+    let [seed, _] = SEEDS;
+    same(&kernel_with(seed, 16, true)?, &kernel_with(seed, 16, false)?, &format!("seed {seed}, no short way"))
 }
 
 #[test]

@@ -23,13 +23,3 @@ pub fn raise_open_files(connections: usize) {
         );
     }
 }
-
-/// Gives memory back that only the start has used: 3 MB for loading BPF objects, which glibc would keep for
-/// the thread that did it.
-pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and locks each arena while it looks for whole free pages.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

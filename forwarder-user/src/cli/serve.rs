@@ -32,12 +32,13 @@ use crate::{
         kernel::{self, KernelEngine, StartError},
         userspace::{self, UserspaceEngine},
     },
-    http, ingest,
+    http, ingest, memory,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
 
-/// Runtime threads: HTTP and the control task. The datapath runs in the kernel.
-const THREADS: usize = 2;
+/// Runtime threads: HTTP and the control task, which is one task. A second thread would be woken for every timer
+/// that the first one sets, and take turns with it.
+const THREADS: usize = 1;
 
 /// For requests in work when the server stops.
 const HTTP_PATIENCE: Duration = Duration::from_secs(3);
@@ -168,6 +169,7 @@ impl Options {
 /// # Errors
 /// Why it could not start.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
+    memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -198,7 +200,7 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
-    limits::give_back_memory();
+    memory::give_back();
     tracing::info!("ready");
     let name = loop {
         tokio::select! {

@@ -233,18 +233,15 @@ impl Engine for AutoEngine {
         let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
         match &self.kernel {
             Some(kernel) if !is_userspace(from.0) => {
-                if let Some(id) = self.in_kernel(entry)? {
-                    match kernel.add_subscriber_track(id, from, track) {
-                        // The kernel's passes are full: the others are sealed here.
-                        Err(EngineError::StreamFull { limit }) => {
-                            entry.reason = Some(format!("the kernel serves {limit} viewers of the stream already"));
-                        }
-                        added => {
-                            entry.reason = None;
-                            self.leave_userspace(entry);
-                            return added;
-                        }
-                    }
+                if let Some(limit) = kernel.full(from) {
+                    // The kernel's passes are full: the others are sealed here.
+                    self.leave_kernel(entry);
+                    entry.reason = Some(format!("the kernel serves {limit} viewers of the stream already"));
+                } else if let Some(id) = self.in_kernel(entry)? {
+                    let added = kernel.add_subscriber_track(id, from, track)?;
+                    entry.reason = None;
+                    self.leave_userspace(entry);
+                    return Ok(added);
                 }
                 let id = self.in_userspace(entry)?;
                 let source = self.tap(kernel, from)?;

@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use forwarder_common::rtp::{Protocol, protocol};
@@ -29,6 +30,11 @@ const BUFFERS: usize = 8;
 const BUFFER: usize = 1 << 16;
 /// Reads of one socket before the others get their turn.
 const ROUNDS: usize = 4;
+/// What comes for the control task within this time is read together: the checks and reports of hundreds of
+/// viewers come one by one, and would wake this thread and that task for each.
+const GATHER: Duration = Duration::from_millis(5);
+/// A thread that has had media for the engine within this time does not wait: a packet would wait too.
+const MEDIA: Duration = Duration::from_secs(1);
 
 /// A datagram for the control task.
 #[derive(Debug)]
@@ -172,6 +178,7 @@ impl Threads {
                 worker: worker(number),
                 counters: Arc::clone(&this.counters),
                 buffers: (0..BUFFERS).map(|_| vec![0; BUFFER]).collect(),
+                media: None,
             };
             let thread =
                 thread::Builder::new().name(format!("penstock-io-{number}")).spawn(move || reader.run(rung))?;
@@ -207,6 +214,8 @@ struct Reader {
     counters: Arc<IoCounters>,
     /// The pool: every datagram is read into one of these, and opened there.
     buffers: Vec<Vec<u8>>,
+    /// When the engine was last given something.
+    media: Option<Instant>,
 }
 
 impl Reader {
@@ -217,8 +226,13 @@ impl Reader {
                 Ok(None) => return,
                 Err(error) => return tracing::error!("media sockets are not read any more: {error}"),
             };
+            let mut all = true;
             for socket in ready {
-                self.read(socket);
+                all &= self.read(socket);
+            }
+            // Behind what was read, so that what comes after a silence is read at once.
+            if all && self.media.is_none_or(|media| media.elapsed() > MEDIA) {
+                thread::sleep(GATHER);
             }
         }
     }
@@ -244,9 +258,10 @@ impl Reader {
         Ok(Some(ready))
     }
 
-    fn read(&mut self, number: usize) {
+    /// Reads a socket. `false`: there is more.
+    fn read(&mut self, number: usize) -> bool {
         for _ in 0..ROUNDS {
-            let Some(socket) = self.sockets.get(number, self.number) else { return };
+            let Some(socket) = self.sockets.get(number, self.number) else { return true };
             let mut meta = [empty_meta(); BUFFERS];
             let mut buffers = self.buffers.iter_mut();
             let mut slices: [IoSliceMut<'_>; BUFFERS] =
@@ -255,8 +270,9 @@ impl Reader {
                 Ok(count) => count,
                 // An ICMP error of an earlier send: of no use to us, and the queue goes on after it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(_) => return,
+                Err(_) => return true,
             };
+            let mut media = false;
             for (buffer, meta) in self.buffers.iter_mut().zip(&meta).take(count) {
                 let peer = canonical(meta.addr);
                 let Some(filled) = buffer.get_mut(..meta.len) else { continue };
@@ -266,6 +282,7 @@ impl Reader {
                         && protocol(*first, *second) == Protocol::Rtp
                         && worker.rtp(number, peer, datagram)
                     {
+                        media = true;
                         continue;
                     }
                     let datagram = Datagram { socket: number, peer, bytes: datagram.to_vec() };
@@ -277,10 +294,14 @@ impl Reader {
             if let Some(worker) = &mut self.worker {
                 worker.flush();
             }
+            if media {
+                self.media = Some(Instant::now());
+            }
             if count < BUFFERS {
-                return;
+                return true;
             }
         }
+        false
     }
 }
 

@@ -11,6 +11,7 @@ pub mod io;
 pub mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod polyval;
+pub(crate) mod prefetch;
 pub mod route;
 mod slots;
 pub mod transmit;

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::prefetch::prefetch;
+
 /// Most slots of a table: a handle holds the slot in its low 16 bits.
 pub const MAX_SLOTS: usize = 1 << 16;
 
@@ -56,6 +58,13 @@ impl<T> Slots<T> {
     pub fn get(&self, handle: u32) -> Option<&T> {
         let (generation, value) = self.entries.get(Self::slot(handle) as usize)?;
         value.as_ref().filter(|_| self.mark | u32::from(*generation) << 16 == handle & 0xffff_0000)
+    }
+
+    /// Asks for the memory of what a handle names, if anything.
+    pub fn prefetch(&self, handle: u32) {
+        if let Some(entry) = self.entries.get(Self::slot(handle) as usize) {
+            prefetch(entry);
+        }
     }
 
     pub fn get_mut(&mut self, handle: u32) -> Option<&mut T> {

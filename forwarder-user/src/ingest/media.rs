@@ -4,6 +4,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     engine::{
         Kind, PublisherTrackId,
+        prefetch::prefetch,
         userspace::{Keep, NewSource},
     },
     session::codec::Format,
@@ -119,14 +121,14 @@ impl Media {
             return Ok(());
         }
         // The control task takes the former ones out of the engine, when their viewers have left them.
-        let mut tracks = vec![];
+        let mut tracks = Vec::with_capacity(description.tracks.len());
         for track in &description.tracks {
             let last = ExtendedSeq(0);
             let keep = match track.format.codec.kind() {
                 Kind::Video => Keep { group: self.keep, recent: self.place.recent },
                 Kind::Audio => Keep::default(),
             };
-            let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep };
+            let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep, ordered: true };
             let id = match self.place.engine.add_source(source) {
                 Ok(id) => id,
                 Err(error) => {
@@ -152,7 +154,7 @@ impl Media {
     pub(super) async fn play(
         &mut self,
         from: &mut impl Packets,
-        gone: impl Future<Output = ()>,
+        gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), SourceError> {
         let played = self.take(from, gone).await;
         // Whoever comes later must not be shown what was before.
@@ -161,12 +163,15 @@ impl Media {
         played
     }
 
-    async fn take(&mut self, from: &mut impl Packets, gone: impl Future<Output = ()>) -> Result<(), SourceError> {
+    async fn take(
+        &mut self,
+        from: &mut impl Packets,
+        mut gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), SourceError> {
         for (index, track) in self.tracks.iter_mut().enumerate() {
             track.reorder = from.is_unordered(index).then(Reorder::default);
         }
         let mut heard = Heard::new(Instant::now());
-        tokio::pin!(gone);
         // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
         // costs as much as a packet.
         let alarm = tokio::time::sleep_until(heard.next_look(from).into());
@@ -196,6 +201,8 @@ impl Media {
         from: &mut impl Packets,
         heard: &mut Heard,
     ) -> Poll<Result<(), SourceError>> {
+        // It comes while the system call is at work.
+        self.tracks.iter().for_each(|track| prefetch(track));
         let mut read = || {
             for _ in 0..READS {
                 heard.now = Instant::now();

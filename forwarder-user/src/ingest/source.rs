@@ -1,6 +1,9 @@
 //! The supervisor of one source of the configuration: connects when it should, tries again when it fails.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
@@ -100,18 +103,22 @@ impl Source {
     /// One connection, from its begin to its end. `Ok`: nobody wants it any more.
     async fn serve(&mut self) -> Result<(), SourceError> {
         if self.config.is_plain_rtp() {
-            return self.listen().await;
+            return Box::pin(self.listen()).await;
         }
-        let (mut client, description) = tokio::select! {
-            described = Client::describe(&self.config, self.place.scratch.clone()) => described?,
+        // Boxed, as what only the begin needs should not have its room in the task for ever.
+        let begin = Box::pin(async {
+            let (client, description) = Client::describe(&self.config, self.place.scratch.clone()).await?;
+            let mut client = Box::new(client);
+            self.media.described(&description)?;
+            client.play(&description).await?;
+            Ok::<_, SourceError>(client)
+        });
+        let mut client = tokio::select! {
+            client = begin => client?,
             () = unwanted(&mut self.wanted, self.config.on_demand) => return Ok(()),
         };
-        self.media.described(&description)?;
-        tokio::select! {
-            played = client.play(&description) => played?,
-            () = unwanted(&mut self.wanted, self.config.on_demand) => return Ok(()),
-        }
-        let played = self.media.play(&mut client, unwanted(&mut self.wanted, self.config.on_demand)).await;
+        let gone = pin!(unwanted(&mut self.wanted, self.config.on_demand));
+        let played = self.media.play(&mut *client, gone).await;
         let _ = timeout(GOODBYE, client.teardown()).await;
         played
     }
@@ -119,7 +126,8 @@ impl Source {
     async fn listen(&mut self) -> Result<(), SourceError> {
         let (mut listener, description) = Listener::open(&self.config).await?;
         self.media.described(&description)?;
-        self.media.play(&mut listener, unwanted(&mut self.wanted, self.config.on_demand)).await
+        let gone = pin!(unwanted(&mut self.wanted, self.config.on_demand));
+        self.media.play(&mut listener, gone).await
     }
 }
 

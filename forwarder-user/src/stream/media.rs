@@ -55,6 +55,7 @@ impl Task {
             }
             return self.close(key, "its SRTP profile is not allowed");
         }
+        self.turnover.count(now);
         let (Some(session), Some(transport)) = (self.sessions.get_mut(&key), transport(&self.sockets, pair)) else {
             return;
         };

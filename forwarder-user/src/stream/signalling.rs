@@ -249,7 +249,8 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
             (Tracks::Publisher(active.map(track).collect()), vec![])
         }
         Role::Subscriber => {
-            let (mut tracks, mut sources) = (vec![], vec![]);
+            // Of just the size that is needed, as they are kept.
+            let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
             for (section, format) in active {
                 let ssrc = random_ssrc();
                 let resend = retransmits.filter(|_| sdp::asks_again(&format)).map(Resend::new);

@@ -21,6 +21,7 @@ use super::{Command, StreamConfig};
 use crate::engine::io::Datagram;
 use crate::engine::{Engine, Event};
 use crate::ingest::Ingest;
+use crate::memory::{self, Turnover};
 use crate::session::dtls;
 use crate::session::peer::{Pair, PeerEvent};
 
@@ -50,6 +51,7 @@ pub(super) struct Task {
     pub(super) owners: Owners,
     pub(super) counters: Counters,
     pub(super) next_key: Key,
+    pub(super) turnover: Turnover,
     timers: BTreeSet<(Instant, Key)>,
     /// From when the timers of connected sessions count in steps of [`TICK_MS`].
     started: Instant,
@@ -95,6 +97,7 @@ impl Task {
             owners: Owners::default(),
             counters: Counters::default(),
             next_key: 0,
+            turnover: Turnover::default(),
             timers: BTreeSet::new(),
             started: Instant::now(),
         })
@@ -112,8 +115,9 @@ impl Task {
             );
         }
         loop {
-            let deadline =
-                self.timers.first().map_or_else(|| Instant::now() + Duration::from_secs(60), |first| first.0);
+            let timer = self.timers.first().map(|first| first.0);
+            let deadline = [timer, self.turnover.due()].into_iter().flatten().min();
+            let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
                 command = commands.recv() => match command {
                     None => {
@@ -132,7 +136,11 @@ impl Task {
                 Some(event) = self.ingest.event() => self.ingest_event(event, Instant::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            self.run_timers(Instant::now());
+            let now = Instant::now();
+            self.run_timers(now);
+            if self.turnover.is_over(now) {
+                tokio::task::spawn_blocking(memory::give_back);
+            }
         }
     }
 
@@ -349,6 +357,7 @@ impl Task {
         }
         self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
+        self.turnover.count(Instant::now());
         tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
     }
 }

@@ -140,7 +140,8 @@ pub fn run(options: &Options) -> Result<()> {
         userspace.set_sockets(&sockets);
         let _threads = Threads::start(&sockets, &control, |_| userspace.worker())?;
         let mut server = Server::new(userspace, events);
-        let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(BEFORE_FIRST), keep: Keep::default() };
+        let source =
+            NewSource { clock_rate: 90_000, last: ExtendedSeq(BEFORE_FIRST), keep: Keep::default(), ordered: true };
         server.carrier = (options.contender == Contender::Xdp).then_some("userspace xdp");
         let tracks = fill(&mut server, &case, |engine| Ok(engine.add_source(source)?))?;
         let times = SentTimes::open(options.times, &case)?;

@@ -53,7 +53,8 @@ impl AutoEngine {
             return Ok(*source);
         }
         let (clock_rate, last) = kernel.source(track).ok_or(EngineError::Unknown("publisher track"))?;
-        let source = self.userspace.add_source(NewSource { clock_rate, last, keep: Keep::default() })?;
+        let source =
+            self.userspace.add_source(NewSource { clock_rate, last, keep: Keep::default(), ordered: false })?;
         if let Err(error) = kernel.set_tap(track, true) {
             self.userspace.remove_publisher_track(source);
             return Err(error);

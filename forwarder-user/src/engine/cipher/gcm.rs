@@ -4,6 +4,7 @@ use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+use crate::engine::prefetch::prefetch;
 
 /// Bytes of a tag.
 pub const TAG: usize = 16;
@@ -30,6 +31,15 @@ impl Gcm {
     pub fn by_ring(key: &[u8]) -> Option<Self> {
         let algorithm = if key.len() == 16 { &AES_128_GCM } else { &AES_256_GCM };
         Some(Gcm::Ring(Box::new(LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?))))
+    }
+
+    /// Asks for the memory of the key.
+    pub fn prefetch(&self) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Gcm::Avx512(key) => prefetch(&raw const **key),
+            Gcm::Ring(key) => prefetch(&raw const **key),
+        }
     }
 
     /// Seals `plain` into `sealed`, which must be longer by the tag. `None`: it is not.

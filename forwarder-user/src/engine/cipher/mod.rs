@@ -21,7 +21,7 @@ use self::{
     evp::Evp,
     gcm::{Gcm, TAG as GCM_TAG},
 };
-use super::{MediaKey, Profile};
+use super::{MediaKey, Profile, prefetch::prefetch};
 
 /// A session key of one direction, ready for use.
 pub struct Cipher {
@@ -75,6 +75,15 @@ impl Cipher {
         match self.algorithm {
             Algorithm::Gcm(_) | Algorithm::Evp(..) => GCM_TAG,
             Algorithm::Cm(_) => CM_TAG,
+        }
+    }
+
+    /// Asks for the memory of the key, which lies behind this.
+    pub fn prefetch(&self) {
+        match &self.algorithm {
+            Algorithm::Gcm(gcm) => gcm.prefetch(),
+            Algorithm::Evp(_, evp) => prefetch(&raw const **evp),
+            Algorithm::Cm(cm) => prefetch(&raw const **cm),
         }
     }
 

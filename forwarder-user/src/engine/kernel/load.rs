@@ -29,17 +29,17 @@ pub struct Datapath {
     pub egress: ProgramFd,
 }
 
-/// Loads and verifies the programs, attaches nothing yet.
+/// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer.
 ///
-/// The short way for streams with one viewer makes up most of what the verifier walks through. A kernel whose
-/// verifier gives up over that gets the programs without it.
+/// That makes up most of what the verifier walks through. A kernel whose verifier gives up over it gets the programs
+/// without it.
 ///
 /// # Errors
 /// [`StartError::Load`] with the verifier's log where there is one.
-pub fn load(limits: &Limits, media_port: u16) -> Result<Datapath, StartError> {
-    let error = match load_with(limits, media_port, true) {
-        Ok(datapath) => return Ok(datapath),
-        Err(error) => error,
+pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
+    let error = match load_with(limits, media_port, direct) {
+        Err(error) if direct => error,
+        loaded => return loaded,
     };
     // Whatever else is the matter is the matter again, and the first error has more to say.
     let Ok(datapath) = load_with(limits, media_port, false) else { return Err(error) };

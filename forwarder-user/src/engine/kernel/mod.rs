@@ -76,6 +76,8 @@ pub struct Config {
     pub keystream: Option<keystream::Settings>,
     /// Directory of the pinned maps; a bpffs is mounted there unless it is in one already.
     pub pin_dir: PathBuf,
+    /// The short way for streams with one viewer. Not on kernels whose verifier does not take it.
+    pub direct: bool,
     /// Keep the kernel's BPF statistics on as long as the engine lives.
     pub statistics: bool,
     /// How long a session sends and is received without [`refresh_session`].
@@ -95,6 +97,7 @@ impl Config {
             limits: Limits::default(),
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
+            direct: true,
             statistics: false,
             lease: Duration::from_nanos(LEASE_NS),
         }
@@ -196,7 +199,7 @@ impl KernelEngine {
         let mut netlink = Netlink::open().map_err(StartError::Netlink)?;
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
         let pins = PinDirectory::claim(&config.pin_dir)?;
-        let mut datapath = load::load(&config.limits, config.media_port)?;
+        let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
         let keystream = keystream::Parts::take(datapath.ebpf())?;

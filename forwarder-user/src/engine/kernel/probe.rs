@@ -59,7 +59,7 @@ impl Programs {
     /// What the kernel said.
     pub fn load(media_port: u16) -> Result<Self, String> {
         let limits = Limits { sessions: 1, publisher_tracks: 1, subscriber_tracks: 1, viewers_per_stream: 1 };
-        let mut datapath = load::load(&limits, media_port).map_err(|error| error.to_string())?;
+        let mut datapath = load::load(&limits, media_port, true).map_err(|error| error.to_string())?;
         keystream::Parts::take(datapath.ebpf()).map_err(|error| error.to_string())?;
         Ok(Self(datapath))
     }

@@ -180,9 +180,7 @@ impl Engine for KernelEngine {
         alive(state, session)?;
         let publisher = state.publishers.get_mut(from.0).filter(|publisher| !publisher.stopping);
         let publisher = publisher.ok_or(EngineError::Unknown("publisher track"))?;
-        let leaving = |handle: &&u32| state.subscribers.get(**handle).is_some_and(|s| s.phase == Phase::Leaving);
-        let staying = publisher.members.len() - publisher.members.iter().filter(leaving).count();
-        if staying >= self.limits.viewers_per_stream {
+        if staying(&state.subscribers, publisher) >= self.limits.viewers_per_stream {
             return Err(EngineError::StreamFull { limit: self.limits.viewers_per_stream });
         }
         let entry = state::SubscriberTrack {
@@ -293,6 +291,14 @@ impl KernelEngine {
         let state = self.shared.lock();
         let tracks = |session: &state::Session| session.publisher_tracks.len() + session.subscriber_tracks.len();
         state.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
+    }
+
+    /// How many viewers a stream may have, if it has as many.
+    pub fn full(&self, track: PublisherTrackId) -> Option<usize> {
+        let state = self.shared.lock();
+        let publisher = state.publishers.get(track.0)?;
+        let limit = self.limits.viewers_per_stream;
+        (staying(&state.subscribers, publisher) >= limit).then_some(limit)
     }
 
     /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
@@ -417,6 +423,12 @@ fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Result<()
     state.tables.publisher_state.set(slot, fresh.into_bytes(), 0)?;
     state.tables.publisher_tracks.set(slot, wire::publisher_track(slot, publisher), 0)?;
     state.tables.flows.insert(flow, slot, 0)
+}
+
+/// Subscribers of a track that are not about to leave.
+fn staying(subscribers: &Slots<state::SubscriberTrack>, publisher: &state::PublisherTrack) -> usize {
+    let leaving = |handle: &&u32| subscribers.get(**handle).is_some_and(|track| track.phase == Phase::Leaving);
+    publisher.members.len() - publisher.members.iter().filter(leaving).count()
 }
 
 /// No packet finds the track from now on; the fan-out thread does the rest.

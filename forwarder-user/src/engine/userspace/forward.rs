@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::Range,
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
@@ -16,12 +17,13 @@ use crate::engine::{
     PublisherTrackId,
     io::Worker,
     kernel::clock::boottime_ns,
+    prefetch::prefetch,
     transmit::{Sent, Transmitter},
 };
 
 /// Packets and bytes of them that one batch collects before it is sent in any case.
 const MAX_PACKETS: usize = 1024;
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 512 << 10;
 
 /// A packet in the clear, that waits for the end of its batch.
 struct Packet {
@@ -30,6 +32,12 @@ struct Packet {
     header: RtpHeader,
     start: usize,
     len: usize,
+}
+
+/// A stream's packets of one batch, for one of its subscribers.
+struct Copies {
+    packets: Range<u32>,
+    subscriber: u32,
 }
 
 /// A transmitter, and what of its totals the engine has counted.
@@ -44,6 +52,8 @@ pub struct Feeder {
     /// Plaintexts of the batch.
     arena: Vec<u8>,
     packets: Vec<Packet>,
+    /// What is to be sent of the batch, and to whom.
+    copies: Vec<Copies>,
     pub(super) transmitters: Vec<Way>,
     /// When the batch began, ns of CLOCK_BOOTTIME.
     now_ns: u64,
@@ -53,7 +63,8 @@ impl Feeder {
     pub(super) fn new(inner: Arc<Inner>, transmitters: Vec<Box<dyn Transmitter>>) -> Self {
         let (arena, packets) = (Vec::with_capacity(MAX_BYTES), Vec::with_capacity(MAX_PACKETS));
         let way = |transmitter| Way { transmitter, counted: Sent::default() };
-        Self { inner, arena, packets, transmitters: transmitters.into_iter().map(way).collect(), now_ns: boottime_ns() }
+        let transmitters = transmitters.into_iter().map(way).collect();
+        Self { inner, arena, packets, copies: vec![], transmitters, now_ns: boottime_ns() }
     }
 
     /// Takes a packet of a source: its plaintext, with the index that its holder gives it. Each index of
@@ -120,38 +131,35 @@ impl Feeder {
         let inner = Arc::clone(&self.inner);
         // Held until everything is sent: whoever ends a session waits for it, and nothing follows then.
         let tables = inner.read();
+        let mut copies = std::mem::take(&mut self.copies);
+        self.plan(&tables, &mut copies);
         let (mut sealed, mut sealed_bytes) = (0, 0);
-        for packets in self.packets.chunk_by(|one, next| one.track == next.track) {
-            let members = tables.publishers.get(packets[0].track).map_or(&[][..], |publisher| &publisher.members);
-            if members.is_empty() {
-                inner.count(Counter::DropNoSubscriber, packets.len() as u64);
+        for (now, copy) in copies.iter().enumerate() {
+            warm(&tables, &copies, now);
+            let Some(subscriber) = tables.subscribers.get(copy.subscriber) else { continue };
+            let packets = &self.packets[copy.packets.start as usize..copy.packets.end as usize];
+            if subscriber.expires.load(Relaxed) <= self.now_ns {
+                inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
+                continue;
             }
-            for member in members {
-                let Some(subscriber) = tables.subscribers.get(*member) else { continue };
-                if subscriber.expires.load(Relaxed) <= self.now_ns {
-                    inner.count(Counter::DropSubscriberExpired, packets.len() as u64);
+            let way = way_to(&self.transmitters, subscriber);
+            for packet in packets {
+                let payload = &self.arena[packet.start..packet.start + packet.len];
+                if packet.index.0 < subscriber.start.live_from() {
+                    inner.count(Counter::DropBeforeJoin, 1);
                     continue;
                 }
-                let way = way_to(&self.transmitters, subscriber);
-                for packet in packets {
-                    let payload = &self.arena[packet.start..packet.start + packet.len];
-                    if packet.index.0 < subscriber.start.live_from() {
-                        inner.count(Counter::DropBeforeJoin, 1);
-                        continue;
+                if subscriber.start.is_behind() {
+                    subscriber.start.append(packet.index, &packet.header, payload);
+                    continue;
+                }
+                let transmitter = &mut *self.transmitters[way].transmitter;
+                match seal(transmitter, subscriber, packet.index, &packet.header, payload, self.now_ns) {
+                    Ok(()) => {
+                        sealed += 1;
+                        sealed_bytes += packet.len as u64;
                     }
-                    if subscriber.start.is_behind() {
-                        subscriber.start.append(packet.index, &packet.header, payload);
-                        continue;
-                    }
-                    let transmitter = &mut *self.transmitters[way].transmitter;
-                    let done = seal(transmitter, subscriber, packet.index, &packet.header, payload, self.now_ns);
-                    match done {
-                        Ok(()) => {
-                            sealed += 1;
-                            sealed_bytes += packet.len as u64;
-                        }
-                        Err(reason) => inner.count(reason, 1),
-                    }
+                    Err(reason) => inner.count(reason, 1),
                 }
             }
         }
@@ -161,6 +169,22 @@ impl Feeder {
         drop(tables);
         self.packets.clear();
         self.arena.clear();
+        copies.clear();
+        self.copies = copies;
+    }
+
+    /// Who gets what of the batch, whose packets are sorted by stream.
+    fn plan(&self, tables: &Tables, copies: &mut Vec<Copies>) {
+        let mut start = 0;
+        for packets in self.packets.chunk_by(|one, next| one.track == next.track) {
+            let end = start + packets.len() as u32;
+            let members = tables.publishers.get(packets[0].track).map_or(&[][..], |publisher| &publisher.members);
+            if members.is_empty() {
+                self.inner.count(Counter::DropNoSubscriber, packets.len() as u64);
+            }
+            copies.extend(members.iter().map(|member| Copies { packets: start..end, subscriber: *member }));
+            start = end;
+        }
     }
 
     /// Opens a publisher's packet. `None`: the flow is not ours.
@@ -187,6 +211,23 @@ impl Feeder {
             }
         }
         Some(())
+    }
+}
+
+/// Asks for what the next copies will want, a step for each of those that follow: a subscriber, what it points to,
+/// the key. With hundreds of subscribers none of it is in the cache, and a copy that waits for one after the other
+/// waits longer than it works.
+fn warm(tables: &Tables, copies: &[Copies], now: usize) {
+    let subscriber = |ahead: usize| copies.get(now + ahead).map(|copy| copy.subscriber);
+    if let Some(subscriber) = subscriber(6) {
+        tables.subscribers.prefetch(subscriber);
+    }
+    if let Some(subscriber) = subscriber(4).and_then(|subscriber| tables.subscribers.get(subscriber)) {
+        prefetch(Arc::as_ptr(&subscriber.cipher));
+        prefetch(Arc::as_ptr(&subscriber.expires));
+    }
+    if let Some(subscriber) = subscriber(2).and_then(|subscriber| tables.subscribers.get(subscriber)) {
+        subscriber.cipher.prefetch();
     }
 }
 

@@ -33,7 +33,7 @@ use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 use self::{
     catch_up::{Behind, Start},
     kept::Kept,
-    tables::{Origin, Publisher, Session, Subscriber, Tables},
+    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
     totals::Totals,
 };
 pub use self::{
@@ -92,6 +92,8 @@ pub struct NewSource {
     pub last: ExtendedSeq,
     /// What it keeps of its packets.
     pub keep: Keep,
+    /// Its indices come in order, so that little memory tells which have come.
+    pub ordered: bool,
 }
 
 /// See the module.
@@ -257,8 +259,9 @@ impl UserspaceEngine {
     pub fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
         let mut tables = self.0.write();
         let limit = tables.publishers.limit();
-        let mut publisher = Publisher::new(Origin::Source, source.clock_rate, source.last);
-        publisher.kept = (source.keep != Keep::default()).then(|| Mutex::new(Kept::new(source.keep)));
+        let NewSource { clock_rate, last, keep, ordered } = source;
+        let mut publisher = Publisher::new(Origin::Source, Replay::new(last, ordered), clock_rate, last);
+        publisher.kept = (keep != Keep::default()).then(|| Mutex::new(Kept::new(keep)));
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
     }
@@ -376,7 +379,7 @@ impl Engine for UserspaceEngine {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
         };
-        let publisher = Publisher::new(origin, track.clock_rate, track.first);
+        let publisher = Publisher::new(origin, Replay::new(track.first, false), track.clock_rate, track.first);
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;

@@ -15,8 +15,8 @@ use crate::engine::{
     transmit::xdp::XdpSender,
 };
 
-/// Transmitters beside those of the threads that read sockets: for taps and cameras.
-const MORE_THREADS: usize = 4;
+/// Transmitters beside those of the threads that read sockets: for the thread of the taps and for that of the sources.
+const MORE_THREADS: usize = 2;
 const MOST_THREADS: usize = 16;
 
 /// The transmitter, and the thread that finds paths for it. The thread ends with this.

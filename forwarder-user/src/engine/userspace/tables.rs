@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp};
+use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp, seq::Refused};
 
 use super::{catch_up::Start, kept::Kept};
 use crate::engine::{
@@ -56,11 +56,56 @@ pub enum Origin {
     Source,
 }
 
+/// Which indices have come. Of each window an index is accepted once, whatever its length.
+pub enum Replay {
+    /// As the network delivers packets.
+    Network(Box<ReplayWindow>),
+    /// In order, or nearly.
+    Ordered(ReplayWindow<16>),
+}
+
+impl Replay {
+    pub fn new(last: ExtendedSeq, ordered: bool) -> Self {
+        match ordered {
+            true => Replay::Ordered(ReplayWindow::starting_after(last)),
+            false => Replay::Network(Box::new(ReplayWindow::starting_after(last))),
+        }
+    }
+
+    pub fn highest(&self) -> ExtendedSeq {
+        match self {
+            Replay::Network(window) => window.highest(),
+            Replay::Ordered(window) => window.highest(),
+        }
+    }
+
+    pub fn highest_accepted(&self) -> ExtendedSeq {
+        match self {
+            Replay::Network(window) => window.highest_accepted(),
+            Replay::Ordered(window) => window.highest_accepted(),
+        }
+    }
+
+    pub fn check(&self, index: ExtendedSeq) -> Result<(), Refused> {
+        match self {
+            Replay::Network(window) => window.check(index),
+            Replay::Ordered(window) => window.check(index),
+        }
+    }
+
+    pub fn accept(&self, index: ExtendedSeq) -> Result<(), Refused> {
+        match self {
+            Replay::Network(window) => window.accept(index),
+            Replay::Ordered(window) => window.accept(index),
+        }
+    }
+}
+
 pub struct Publisher {
     pub origin: Origin,
     pub clock_rate: u32,
     /// Moves only after the tag of a packet was right.
-    pub replay: ReplayWindow,
+    pub replay: Replay,
     first: u64,
     packets: AtomicU64,
     octets: AtomicU64,
@@ -76,11 +121,11 @@ pub struct Publisher {
 
 impl Publisher {
     /// `last`: the last index that is not forwarded.
-    pub fn new(origin: Origin, clock_rate: u32, last: ExtendedSeq) -> Self {
+    pub fn new(origin: Origin, replay: Replay, clock_rate: u32, last: ExtendedSeq) -> Self {
         Self {
             origin,
             clock_rate,
-            replay: ReplayWindow::starting_after(last),
+            replay,
             first: last.0 + 1,
             packets: AtomicU64::new(0),
             octets: AtomicU64::new(0),

@@ -47,7 +47,7 @@ impl Lab {
         let sockets = Arc::new(MediaSockets::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1 << 20).unwrap());
         engine.set_sockets(&sockets);
         let feeder = UserspaceEngine::feeder(&engine).unwrap();
-        let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(0), keep };
+        let source = NewSource { clock_rate: 90_000, last: ExtendedSeq(0), keep, ordered: true };
         let track = UserspaceEngine::add_source(&engine, source).unwrap();
         Self { engine, feeder, track, sockets, events: received, next_in: 1, last: Instant::now() }
     }

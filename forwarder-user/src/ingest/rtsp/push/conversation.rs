@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -119,7 +120,7 @@ impl Conversation<'_> {
         let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
         let (name, peer) = (announced.claim.name.clone(), self.peer);
         tracing::info!(stream = name, %peer, "RTSP publisher records");
-        let played = published.media.play(self, gone(&mut published.wanted)).await;
+        let played = published.media.play(self, pin!(gone(&mut published.wanted))).await;
         if let Some(announced) = &mut self.announced {
             announced.claim.published = Some(published);
         }
