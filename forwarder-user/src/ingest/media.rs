@@ -201,7 +201,8 @@ impl Media {
         from: &mut impl Packets,
         heard: &mut Heard,
     ) -> Poll<Result<(), SourceError>> {
-        // It comes while the system call is at work.
+        // They come while the system call is at work.
+        prefetch(from);
         self.tracks.iter().for_each(|track| prefetch(track));
         let mut read = || {
             for _ in 0..READS {

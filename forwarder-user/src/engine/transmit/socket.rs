@@ -9,10 +9,10 @@ use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 use super::{Destination, Sent, Transmitter};
 use crate::engine::io::MediaSockets;
 
-/// Bytes that are collected before they are sent in any case.
-const BUFFER: usize = 512 << 10;
 /// Messages that are collected, and that one system call sends.
 const MESSAGES: usize = 256;
+/// Bytes that are collected before they are sent in any case: so many packets of the usual length.
+const BUFFER: usize = MESSAGES * 1152;
 /// Largest UDP payload, and with it the largest run of segments.
 const MAX_DATAGRAM: usize = 65_000;
 

@@ -23,7 +23,7 @@ use crate::engine::{
 
 /// Packets and bytes of them that one batch collects before it is sent in any case.
 const MAX_PACKETS: usize = 1024;
-const MAX_BYTES: usize = 512 << 10;
+const MAX_BYTES: usize = 384 << 10;
 
 /// A packet in the clear, that waits for the end of its batch.
 struct Packet {
