@@ -16,15 +16,3 @@ pub fn prefetch<T>(value: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
 }
-
-/// The same for memory that will be written.
-pub fn prefetch_to_write<T>(value: *mut T) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of::<T>()).step_by(LINE) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: as above; processors that cannot do it do nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(value.cast::<i8>().wrapping_add(at)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
-}

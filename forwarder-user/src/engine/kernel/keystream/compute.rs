@@ -14,7 +14,6 @@ use forwarder_common::{
 
 #[cfg(target_arch = "x86_64")]
 use super::{aesni, vaes, vaes512};
-use crate::engine::prefetch::prefetch_to_write;
 
 /// Packets that one call of a fast backend fills together.
 pub const BATCH: usize = 4;
@@ -128,12 +127,7 @@ pub struct Job {
 /// Each entry is valid, and exclusively the caller's until it is published.
 pub unsafe fn fill(backend: Backend, key: &Key, ssrc: u32, blocks: usize, jobs: &[Job]) {
     let blocks = blocks.clamp(1, FAST_BLOCKS);
-    for (n, batch) in jobs.chunks(BATCH).enumerate() {
-        // The rings of a stream are more than a cache holds: the next entries come while these are computed.
-        for job in jobs.iter().skip((n + 1) * BATCH).take(BATCH) {
-            prefetch_to_write(job.entry);
-        }
-        let jobs = batch;
+    for jobs in jobs.chunks(BATCH) {
         for job in jobs {
             // SAFETY: the entries are as the caller promises.
             unsafe { (*job.entry).set_blocks(blocks) };
