@@ -49,8 +49,8 @@ pub const MAX_EGRESS: usize = 4;
 /// Largest RTP payload in bytes, without header and tag.
 pub const MAX_PAYLOAD: usize = 1400;
 
-/// Sessions whose keys lie in one inner map of `KEYS`, of `TOWERS` and of `SUBSETS`: 1.2 MB together. Userspace adds such maps as
-/// sessions come and takes none away.
+/// Sessions whose keys lie in one inner map of `KEYS`, of `TOWERS` and of `SUBSETS`: 0.6 MB together. Userspace adds
+/// such maps as sessions come and takes none away.
 pub const KEY_CHUNK: usize = 32;
 
 /// A lease lasts this long: RFC 7675 §5.1 lets consent last 30 seconds.

@@ -66,6 +66,11 @@ pub struct ReplayWindow<const N: usize = REPLAY_WINDOW> {
 }
 
 impl<const N: usize> ReplayWindow<N> {
+    const MASK: usize = {
+        assert!(N.is_power_of_two());
+        N - 1
+    };
+
     /// A list that has accepted `first` and nothing else: the packet from which userspace learnt
     /// the source. Everything at or before it is refused.
     pub const fn starting_after(first: ExtendedSeq) -> Self {
@@ -96,11 +101,7 @@ impl<const N: usize> ReplayWindow<N> {
 
     #[inline(always)]
     fn slot(&self, index: ExtendedSeq) -> &AtomicU64 {
-        &self.accepted[index.0 as usize
-            & const {
-                assert!(N.is_power_of_two());
-                N - 1
-            }]
+        &self.accepted[index.0 as usize & Self::MASK]
     }
 
     /// May a packet with this index be authenticated? Changes nothing.

@@ -25,6 +25,8 @@ use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::sync::mpsc::Sender;
 
+/// More threads than this have nothing to do that one network card could bring.
+pub const MAX_THREADS: usize = 4;
 /// Buffers that a thread reads into at once. GRO joins up to 64 KiB of a peer's datagrams in each.
 const BUFFERS: usize = 8;
 const BUFFER: usize = 1 << 16;

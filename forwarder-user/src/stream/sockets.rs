@@ -9,12 +9,10 @@ use tokio::sync::mpsc;
 
 use super::config::MediaAddress;
 use crate::engine::Engine;
-use crate::engine::io::{Datagram, MediaSockets, Threads};
+use crate::engine::io::{Datagram, MAX_THREADS, MediaSockets, Threads};
 
 /// Datagrams that may wait for the control task; more are dropped and counted.
 const QUEUE: usize = 4096;
-/// More threads than this have nothing to do that one network card could bring.
-const MAX_THREADS: usize = 4;
 
 /// One group of sockets per local address.
 pub(super) struct Sockets {

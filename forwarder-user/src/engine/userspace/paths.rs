@@ -10,6 +10,7 @@ use forwarder_common::maps::Path;
 use super::{Inner, Tables};
 use crate::engine::{
     Role, Transport,
+    io::MAX_THREADS,
     kernel::StartError,
     route::{Devices, Netlink, Sessions, Watcher},
     transmit::xdp::XdpSender,
@@ -17,7 +18,6 @@ use crate::engine::{
 
 /// Transmitters beside those of the threads that read sockets: for the thread of the taps and for that of the sources.
 const MORE_THREADS: usize = 2;
-const MOST_THREADS: usize = 16;
 
 /// The transmitter, and the thread that finds paths for it. The thread ends with this.
 pub struct Xdp {
@@ -31,7 +31,7 @@ impl Xdp {
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
         crate::engine::kernel::capabilities().map_err(|error: StartError| error.to_string())?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let sender = XdpSender::start((cores + MORE_THREADS).min(MOST_THREADS))?;
+        let sender = XdpSender::start(cores.min(MAX_THREADS) + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();
         let watcher = Watcher { sessions: engine, devices: Devices::Redirecting(interfaces), netlink, inbox };
