@@ -54,8 +54,13 @@ impl Bench {
 
     /// Waits until the rings have had keystream for so many packets: how soon that is, is not the test's matter.
     fn stocked(&self, packets: u64) -> Result<()> {
+        self.filled(packets * (u64::from(VIEWERS) + 1))
+    }
+
+    /// Waits until so many entries have been filled, all rings together.
+    fn filled(&self, entries: u64) -> Result<()> {
         let give_up = Instant::now() + Duration::from_secs(5);
-        while self.server.counter("keystream_entries_filled") < packets * (u64::from(VIEWERS) + 1) {
+        while self.server.counter("keystream_entries_filled") < entries {
             ensure!(Instant::now() < give_up, "the producer is stuck: {:?}", self.server.engine.counters());
             thread::sleep(Duration::from_millis(1));
         }
@@ -160,12 +165,7 @@ fn longer_payloads_underrun_until_the_producer_has_seen_one() -> Result<()> {
     bench.publisher.payload_len = 1100;
     bench.publisher.send()?;
     // All that were ready: as many as a stock has at its lowest, made again.
-    let wanted = filled + READY * (u64::from(VIEWERS) + 1);
-    let give_up = Instant::now() + Duration::from_secs(5);
-    while bench.server.counter("keystream_entries_filled") < wanted {
-        ensure!(Instant::now() < give_up, "the producer is stuck: {:?}", bench.server.engine.counters());
-        thread::sleep(Duration::from_millis(1));
-    }
+    bench.filled(filled + READY * (u64::from(VIEWERS) + 1))?;
     ensure!(under(&bench) == [u64::from(VIEWERS), 1], "underruns of the first long packet: {:?}", under(&bench));
     for _ in 0..60 {
         bench.publisher.send()?;

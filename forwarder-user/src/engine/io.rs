@@ -26,7 +26,7 @@ use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::sync::mpsc::Sender;
 
 /// More threads than this have nothing to do that one network card could bring.
-pub const MAX_THREADS: usize = 4;
+const MAX_THREADS: usize = 4;
 /// Buffers that a thread reads into at once. GRO joins up to 64 KiB of a peer's datagrams in each.
 const BUFFERS: usize = 8;
 const BUFFER: usize = 1 << 16;
@@ -37,6 +37,11 @@ const ROUNDS: usize = 4;
 const GATHER: Duration = Duration::from_millis(5);
 /// A thread that has had media for the engine within this time does not wait: a packet would wait too.
 const MEDIA: Duration = Duration::from_secs(1);
+
+/// Threads that read the media sockets.
+pub fn reading_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
 
 /// A datagram for the control task.
 #[derive(Debug)]
@@ -228,12 +233,12 @@ impl Reader {
                 Ok(None) => return,
                 Err(error) => return tracing::error!("media sockets are not read any more: {error}"),
             };
-            let mut all = true;
+            let mut drained = true;
             for socket in ready {
-                all &= self.read(socket);
+                drained &= self.read(socket);
             }
             // Behind what was read, so that what comes after a silence is read at once.
-            if all && self.media.is_none_or(|media| media.elapsed() > MEDIA) {
+            if drained && self.media.is_none_or(|media| media.elapsed() > MEDIA) {
                 thread::sleep(GATHER);
             }
         }

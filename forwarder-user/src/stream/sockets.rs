@@ -3,13 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 
 use tokio::sync::mpsc;
 
 use super::config::MediaAddress;
 use crate::engine::Engine;
-use crate::engine::io::{Datagram, MAX_THREADS, MediaSockets, Threads};
+use crate::engine::io::{Datagram, MediaSockets, Threads, reading_threads};
 
 /// Datagrams that may wait for the control task; more are dropped and counted.
 const QUEUE: usize = 4096;
@@ -27,8 +26,7 @@ impl Sockets {
     /// Binds the sockets, tells the engine, and starts to read.
     pub(super) fn bind(addresses: &[MediaAddress], buffer: usize, engine: &dyn Engine) -> io::Result<Self> {
         let bind: Vec<SocketAddr> = addresses.iter().map(|address| address.bind).collect();
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let media = Arc::new(MediaSockets::bind(&bind, cores.min(MAX_THREADS), buffer)?);
+        let media = Arc::new(MediaSockets::bind(&bind, reading_threads(), buffer)?);
         let told = addresses.iter().zip(media.bound());
         let advertised =
             told.map(|(address, bound)| SocketAddr::new(address.advertise.unwrap_or(bound.ip()), bound.port()));

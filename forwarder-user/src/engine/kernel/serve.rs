@@ -293,10 +293,10 @@ impl KernelEngine {
         state.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
     }
 
-    /// How many viewers a stream may have, if it has as many.
+    /// How many viewers a stream may have, if it has as many. Nothing of a track that is gone or about to go.
     pub fn full(&self, track: PublisherTrackId) -> Option<usize> {
         let state = self.shared.lock();
-        let publisher = state.publishers.get(track.0)?;
+        let publisher = state.publishers.get(track.0).filter(|publisher| !publisher.stopping)?;
         let limit = self.limits.viewers_per_stream;
         (staying(&state.subscribers, publisher) >= limit).then_some(limit)
     }

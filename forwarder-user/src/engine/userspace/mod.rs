@@ -33,7 +33,7 @@ use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 use self::{
     catch_up::{Behind, Start},
     kept::Kept,
-    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
+    tables::{Origin, Publisher, Session, Subscriber, Tables},
     totals::Totals,
 };
 pub use self::{
@@ -260,7 +260,7 @@ impl UserspaceEngine {
         let mut tables = self.0.write();
         let limit = tables.publishers.limit();
         let NewSource { clock_rate, last, keep, ordered } = source;
-        let mut publisher = Publisher::new(Origin::Source, Replay::new(last, ordered), clock_rate, last);
+        let mut publisher = Publisher::new(Origin::Source, clock_rate, last, ordered);
         publisher.kept = (keep != Keep::default()).then(|| Mutex::new(Kept::new(keep)));
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
@@ -379,7 +379,7 @@ impl Engine for UserspaceEngine {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
         };
-        let publisher = Publisher::new(origin, Replay::new(track.first, false), track.clock_rate, track.first);
+        let publisher = Publisher::new(origin, track.clock_rate, track.first, false);
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;

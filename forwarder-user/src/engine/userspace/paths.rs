@@ -10,7 +10,7 @@ use forwarder_common::maps::Path;
 use super::{Inner, Tables};
 use crate::engine::{
     Role, Transport,
-    io::MAX_THREADS,
+    io::reading_threads,
     kernel::StartError,
     route::{Devices, Netlink, Sessions, Watcher},
     transmit::xdp::XdpSender,
@@ -30,8 +30,7 @@ impl Xdp {
     /// A reason for people.
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
         crate::engine::kernel::capabilities().map_err(|error: StartError| error.to_string())?;
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let sender = XdpSender::start(cores.min(MAX_THREADS) + MORE_THREADS)?;
+        let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();
         let watcher = Watcher { sessions: engine, devices: Devices::Redirecting(interfaces), netlink, inbox };

@@ -65,7 +65,7 @@ pub enum Replay {
 }
 
 impl Replay {
-    pub fn new(last: ExtendedSeq, ordered: bool) -> Self {
+    fn new(last: ExtendedSeq, ordered: bool) -> Self {
         match ordered {
             true => Replay::Ordered(ReplayWindow::starting_after(last)),
             false => Replay::Network(Box::new(ReplayWindow::starting_after(last))),
@@ -120,12 +120,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// `last`: the last index that is not forwarded.
-    pub fn new(origin: Origin, replay: Replay, clock_rate: u32, last: ExtendedSeq) -> Self {
+    /// `last`: the last index that is not forwarded. `ordered`: see [`Replay`].
+    pub fn new(origin: Origin, clock_rate: u32, last: ExtendedSeq, ordered: bool) -> Self {
         Self {
             origin,
             clock_rate,
-            replay,
+            replay: Replay::new(last, ordered),
             first: last.0 + 1,
             packets: AtomicU64::new(0),
             octets: AtomicU64::new(0),
