@@ -4,7 +4,12 @@
 //! engine asks from plain threads and from inside the control task alike, where an asynchronous
 //! client would need a runtime of its own.
 
-use std::{io, net::IpAddr};
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
@@ -23,6 +28,9 @@ use rtnetlink::{
 
 use super::features::Features;
 use crate::engine::Transport;
+
+/// Interfaces change seldom, and hundreds of sessions that are refreshed within seconds leave by the same few.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// A network interface, as far as the engine cares.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +73,22 @@ pub struct Netlink {
     sequence: u32,
     /// `None` on kernels that do not tell (before 6.3).
     features: Option<Features>,
+    recent_links: Recent<Link>,
+    recent_features: Recent<Option<bool>>,
+}
+
+/// What was said of interfaces, by index, and when.
+struct Recent<T>(HashMap<u32, (Instant, T)>);
+
+impl<T: Clone> Recent<T> {
+    fn get(&self, index: u32) -> Option<T> {
+        self.0.get(&index).filter(|(at, _)| at.elapsed() < RECENT).map(|(_, said)| said.clone())
+    }
+
+    fn keep(&mut self, index: u32, said: T) -> T {
+        self.0.insert(index, (Instant::now(), said.clone()));
+        said
+    }
 }
 
 impl Netlink {
@@ -74,7 +98,8 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, features: Features::open().ok() })
+        let (recent_links, recent_features) = (Recent(HashMap::new()), Recent(HashMap::new()));
+        Ok(Self { socket, sequence: 0, features: Features::open().ok(), recent_links, recent_features })
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
@@ -130,6 +155,17 @@ impl Netlink {
         self.features.as_ref().map(|features| features.takes_redirects(ifindex)).transpose()
     }
 
+    /// Same, as it was within the last second.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn took_redirects(&mut self, ifindex: u32) -> io::Result<Option<bool>> {
+        match self.recent_features.get(ifindex) {
+            Some(said) => Ok(said),
+            None => self.takes_redirects(ifindex).map(|said| self.recent_features.keep(ifindex, said)),
+        }
+    }
+
     /// All interfaces.
     ///
     /// # Errors
@@ -147,6 +183,17 @@ impl Netlink {
         let answers = self.request(Message::GetLink(without_statistics(index)), NLM_F_ACK)?;
         let link = answers.into_iter().find_map(as_link);
         link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+
+    /// Same, as it was within the last second.
+    ///
+    /// # Errors
+    /// As [`link`](Self::link).
+    pub fn recent_link(&mut self, index: u32) -> io::Result<Link> {
+        match self.recent_links.get(index) {
+            Some(link) => Ok(link),
+            None => self.link(index).map(|link| self.recent_links.keep(index, link)),
+        }
     }
 
     /// Every address of this host with the index of its interface.

@@ -46,7 +46,7 @@ pub struct Route {
 /// A reason for people: no route, an address of this host, a device without our program …
 pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> Result<Route, String> {
     let route = netlink.route(transport).map_err(|error| no_route(netlink, transport, &error))?;
-    let link = netlink.link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
+    let link = netlink.recent_link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
     if route.local || link.loopback {
         return Err("the peer is on this host, and XDP does not see the loopback".into());
     }
@@ -75,7 +75,7 @@ fn device(link: &Link, devices: &Devices) -> Result<(u32, Option<u16>), String> 
 }
 
 /// Native XDP leaves devices out of a broadcast that do not take redirected frames, silently.
-fn takes_copies(netlink: &Netlink, devices: &Devices, (egress, name): (u32, &str)) -> Result<(), String> {
+fn takes_copies(netlink: &mut Netlink, devices: &Devices, (egress, name): (u32, &str)) -> Result<(), String> {
     let name = match devices {
         Devices::Attached(attached) => {
             let native = |one: &&Attached| one.index == egress && one.mode == xdp_mode::NATIVE;
@@ -84,7 +84,7 @@ fn takes_copies(netlink: &Netlink, devices: &Devices, (egress, name): (u32, &str
         }
         Devices::Redirecting(_) => name,
     };
-    match netlink.takes_redirects(egress) {
+    match netlink.took_redirects(egress) {
         Ok(Some(true)) => Ok(()),
         Ok(None) if matches!(devices, Devices::Attached(_)) => Ok(()),
         Ok(None) => Err(format!("this kernel does not tell whether {name} takes redirected frames (6.3 does)")),
