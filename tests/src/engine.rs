@@ -3,9 +3,11 @@
 
 use std::{
     collections::VecDeque,
+    io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -84,10 +86,7 @@ impl Lab {
         config: userspace::Config,
         xdp: bool,
     ) -> Result<(Server<UserspaceEngine>, Threads)> {
-        self.sink = None;
-        let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
-        let addresses: Vec<SocketAddr> = links.collect();
-        let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
+        let sockets = self.media_sockets()?;
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let engine = UserspaceEngine::new(config, sender);
         if xdp {
@@ -101,15 +100,29 @@ impl Lab {
         Ok((Server { carrier, ..Server::new(engine, events) }, threads))
     }
 
+    /// Sockets of all addresses of the server host, in place of the sink.
+    fn media_sockets(&mut self) -> Result<Arc<MediaSockets>> {
+        self.sink = None;
+        let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
+        let addresses: Vec<SocketAddr> = links.collect();
+        // A program that another test starts has a copy of the sink until it runs.
+        let give_up = Instant::now() + Duration::from_secs(2);
+        loop {
+            match self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                bound => return Ok(Arc::new(bound?)),
+            }
+        }
+    }
+
     /// Starts both engines in the server host, joined, on sockets of all its addresses; userspace sends by XDP.
     ///
     /// # Errors
     /// What the engine or the system says.
     pub fn start_auto(&mut self, kernel: Config, config: userspace::Config) -> Result<(Server<AutoEngine>, Threads)> {
-        self.sink = None;
-        let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
-        let addresses: Vec<SocketAddr> = links.collect();
-        let sockets = Arc::new(self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20))?);
+        let sockets = self.media_sockets()?;
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let kernel = self.server.run(|| KernelEngine::start(kernel, sender.clone()))?;
         let userspace = UserspaceEngine::new(config, sender);

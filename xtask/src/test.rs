@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -13,6 +15,22 @@ use crate::{
     process::{Outcome, cargo, display, root, run as run_command},
     setup,
 };
+
+/// Files that run beside others, so many at once, and so many tests of each: most of their time they wait.
+const LANES: usize = 2;
+const THREADS: usize = 3;
+/// The longest, which begins first.
+const FIRST: &str = "e2e";
+/// Files that have the machine to themselves, one test at a time: they load it, or count what a busy one loses.
+const ALONE: [&str; 7] = [
+    "bench_harness",
+    "cameras_soak",
+    "engine_keystream",
+    "engine_many",
+    "peers",
+    "transmit_full_ring",
+    "userspace_sessions",
+];
 
 /// Sums of cargo's own summary lines.
 #[derive(Default)]
@@ -47,6 +65,14 @@ struct Group {
     command: Command,
 }
 
+/// How it ended.
+struct Report {
+    name: String,
+    totals: Totals,
+    time: Duration,
+    ok: bool,
+}
+
 /// Sets up, builds, and runs the tests. All groups run even when one fails.
 ///
 /// # Errors
@@ -58,26 +84,20 @@ pub fn run(filter: Option<&str>) -> Outcome {
     build_everything()?;
     let built = start.elapsed();
 
-    let mut totals = Totals::default();
-    let mut times = Vec::new();
-    let mut failures = Vec::new();
-    for Group { name, mut command } in groups(filter)? {
-        println!("\n── {name}");
-        let start = Instant::now();
-        let ok = tee(&mut command, &mut totals)?;
-        times.push((name.clone(), start.elapsed()));
-        if !ok {
-            failures.push(name);
-        }
+    let mut reports = Vec::new();
+    for (lanes, groups) in phases(filter)? {
+        reports.extend(run_groups(groups, lanes)?);
     }
 
     println!("\nseconds");
     println!("  {:>6.1}  set-up and build", built.as_secs_f32());
-    for (name, time) in &times {
-        println!("  {:>6.1}  {name}", time.as_secs_f32());
+    for report in &reports {
+        println!("  {:>6.1}  {}", report.time.as_secs_f32(), report.name);
     }
-    println!("  {:>6.1}  in all\n", start.elapsed().as_secs_f32());
-    let Totals { passed, failed, ignored } = totals;
+    println!("  {:>6.1}  in all; {LANES} files at once where they are no load\n", start.elapsed().as_secs_f32());
+    let sum = |count: fn(&Totals) -> u64| reports.iter().map(|report| count(&report.totals)).sum::<u64>();
+    let (passed, failed, ignored) = (sum(|all| all.passed), sum(|all| all.failed), sum(|all| all.ignored));
+    let failures: Vec<_> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();
     if !failures.is_empty() {
         println!("{passed} passed, {failed} failed, {ignored} skipped");
         return Err(format!("tests failed in: {}", failures.join(", ")));
@@ -89,34 +109,55 @@ pub fn run(filter: Option<&str>) -> Outcome {
     Ok(())
 }
 
+/// Runs groups, so many at once.
+fn run_groups(groups: Vec<Group>, lanes: usize) -> Outcome<Vec<Report>> {
+    let groups = Mutex::new(groups.into_iter());
+    let reports = Mutex::new(Vec::new());
+    let lane = || {
+        while let Some(group) = next(&groups) {
+            let report = group.run();
+            reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+        }
+    };
+    thread::scope(|scope| (0..lanes).for_each(|_| drop(scope.spawn(lane))));
+    reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
+}
+
+fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
 /// One build for binaries and tests: the same features, so nothing is compiled twice.
 fn build_everything() -> Outcome {
     run_command(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
 }
 
-/// Unit tests with all cores; end-to-end files one by one and one test at a time, since each
-/// brings its own network and would take the other's CPU.
-fn groups(filter: Option<&str>) -> Outcome<Vec<Group>> {
-    let files = end_to_end_files()?;
-    let test = |arguments: &[&str], filter: Option<&str>, threads: Option<&str>| {
+/// What runs after what, and how many groups of it at once. Unit tests use all cores. End-to-end tests bring their
+/// own networks and wait for each other's answers, so several run at once, except those of [`ALONE`].
+fn phases(filter: Option<&str>) -> Outcome<Vec<(usize, Vec<Group>)>> {
+    let test = |arguments: &[&str], filter: Option<&str>, threads: Option<usize>| {
         let mut command = cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(arguments);
         command.arg("--").args(filter);
         command.args(threads.map(|threads| format!("--test-threads={threads}")));
         command
     };
-    if let Some(file) = filter.filter(|filter| files.iter().any(|file| file == filter)) {
-        return Ok(vec![Group { name: file.to_owned(), command: test(&["--test", file], None, Some("1")) }]);
+    let end_to_end = |file: &String, filter: Option<&str>| {
+        let threads = if ALONE.contains(&file.as_str()) { 1 } else { THREADS };
+        Group { name: file.clone(), command: test(&["--test", file], filter, Some(threads)) }
+    };
+    let files = end_to_end_files()?;
+    if let Some(file) = files.iter().find(|file| filter == Some(file.as_str())) {
+        return Ok(vec![(1, vec![end_to_end(file, None)])]);
     }
-    let mut groups = vec![
+    let first = vec![
         Group { name: "unit tests".into(), command: test(&["--lib", "--bins"], filter, None) },
         Group { name: "examples in the documentation".into(), command: test(&["--doc"], filter, None) },
     ];
-    groups.extend(files.into_iter().map(|file| {
-        let command = test(&["--test", &file], filter, Some("1"));
-        Group { name: file, command }
-    }));
-    Ok(groups)
+    let (alone, mut together): (Vec<_>, Vec<_>) = files.iter().partition(|file| ALONE.contains(&file.as_str()));
+    together.sort_by_key(|file| *file != FIRST);
+    let groups = |files: Vec<&String>| files.into_iter().map(|file| end_to_end(file, filter)).collect();
+    Ok(vec![(1, first), (LANES, groups(together)), (1, groups(alone))])
 }
 
 /// Names of `tests/tests/*.rs` and `tests/tests/*/main.rs`: cargo makes a test binary of each.
@@ -124,7 +165,7 @@ fn end_to_end_files() -> Outcome<Vec<String>> {
     let directory = root().join("tests/tests");
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(format!("{}: {error}", directory.display())),
     };
     let mut names: Vec<String> = entries.filter_map(|entry| test_name(&entry.ok()?.path())).collect();
@@ -137,21 +178,36 @@ fn test_name(path: &Path) -> Option<String> {
     Some(path.file_stem().filter(|_| is_test)?.to_str()?.to_owned())
 }
 
-/// Runs a command, shows its standard output and counts the summaries in it.
-fn tee(command: &mut Command, totals: &mut Totals) -> Outcome<bool> {
-    let failed = |error: std::io::Error, command: &Command| format!("{}: {error}", display(command));
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| failed(error, command))?;
-    if let Some(output) = child.stdout.take() {
-        let mut output = BufReader::new(output);
-        let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-            // Nobody reads our output any more: the tests still run to their end.
-            let _ = std::io::stdout().write_all(&line);
-            totals.add(String::from_utf8_lossy(&line).trim_end());
-            line.clear();
+impl Group {
+    /// Shows each test as it ends, and what else there is to say when all have: others may be running meanwhile.
+    fn run(mut self) -> Outcome<Report> {
+        let failed = |error: io::Error, command: &Command| format!("{}: {error}", display(command));
+        let start = Instant::now();
+        let mut child = self.command.stdout(Stdio::piped()).spawn().map_err(|error| failed(error, &self.command))?;
+        let (mut totals, mut rest) = (Totals::default(), format!("\n── {}\n", self.name));
+        if let Some(output) = child.stdout.take() {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+                let text = String::from_utf8_lossy(&line);
+                totals.add(text.trim_end());
+                if text.starts_with("test ") && !text.starts_with("test result") {
+                    say(&format!("{}: {text}", self.name));
+                } else {
+                    rest.push_str(&text);
+                }
+                line.clear();
+            }
         }
+        let ok = child.wait().map_err(|error| failed(error, &self.command))?.success();
+        say(&rest);
+        Ok(Report { name: self.name, totals, time: start.elapsed(), ok })
     }
-    Ok(child.wait().map_err(|error| failed(error, command))?.success())
+}
+
+/// When nobody reads our output any more, the tests still run to their end.
+fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// `cargo xtask lint`.
@@ -197,7 +253,7 @@ mod tests {
     #[test]
     fn tests_in_folders_are_found_too() {
         let names = super::end_to_end_files().unwrap();
-        for name in ["aiortc", "datapath", "e2e"] {
+        for name in ["aiortc", "datapath", super::FIRST].iter().chain(&super::ALONE) {
             assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
         }
     }

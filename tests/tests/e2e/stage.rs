@@ -1,7 +1,6 @@
 //! What every test here needs: hosts, a server, peers, and waiting for things to become true.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -10,9 +9,6 @@ use penstock_tests::netns::{End, NetNs, veth};
 use penstock_tests::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
 use penstock_tests::server::{Server, Settings};
 use serde_json::Value;
-
-/// One server at a time: two cores are not enough for the counts of two to be exact.
-static SERIAL: Mutex<()> = Mutex::new(());
 
 /// Longest wait for anything. It only has to be reached when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +31,6 @@ pub struct Stage {
     /// With two interfaces: 10.61.0.2, 10.61.0.3, fd61::2 and fd61::3, the server being 10.61.0.1 and fd61::1.
     pub far: Option<NetNs>,
     pub settings: Settings,
-    _serial: MutexGuard<'static, ()>,
 }
 
 impl Stage {
@@ -55,7 +50,6 @@ impl Stage {
     }
 
     fn start(layout: Layout, mode: &'static str, more: &str, unprivileged: bool) -> Result<Self> {
-        let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let (host, near) = (NetNs::new("server")?, NetNs::new("near")?);
         let left = ["10.60.0.1/24", "fd60::1/64"];
         let right = ["10.60.0.2/24", "10.60.0.3/24", "fd60::2/64", "fd60::3/64"];
@@ -81,7 +75,7 @@ impl Stage {
         let http = vec!["0.0.0.0:8080".parse()?, "[fd60::1]:8080".parse()?];
         let settings = Settings { interfaces, mode, http, more: more.into(), unprivileged };
         let server = Server::start(&host, &settings)?;
-        Ok(Self { server, host, near, far, settings, _serial: serial })
+        Ok(Self { server, host, near, far, settings })
     }
 
     /// URL as publishers name the server.

@@ -74,7 +74,8 @@ pub struct Netlink {
     /// `None` on kernels that do not tell (before 6.3).
     features: Option<Features>,
     recent_links: Recent<Link>,
-    recent_features: Recent<Option<bool>>,
+    /// Devices that take redirected frames.
+    recent_takers: Recent<()>,
 }
 
 /// What was said of interfaces, by index, and when.
@@ -98,8 +99,8 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let (recent_links, recent_features) = (Recent(HashMap::new()), Recent(HashMap::new()));
-        Ok(Self { socket, sequence: 0, features: Features::open().ok(), recent_links, recent_features })
+        let (recent_links, recent_takers) = (Recent(HashMap::new()), Recent(HashMap::new()));
+        Ok(Self { socket, sequence: 0, features: Features::open().ok(), recent_links, recent_takers })
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
@@ -155,15 +156,19 @@ impl Netlink {
         self.features.as_ref().map(|features| features.takes_redirects(ifindex)).transpose()
     }
 
-    /// Same, as it was within the last second.
+    /// Same; a device that took some within the last second is believed to do so still.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn took_redirects(&mut self, ifindex: u32) -> io::Result<Option<bool>> {
-        match self.recent_features.get(ifindex) {
-            Some(said) => Ok(said),
-            None => self.takes_redirects(ifindex).map(|said| self.recent_features.keep(ifindex, said)),
+        if self.recent_takers.get(ifindex).is_some() {
+            return Ok(Some(true));
         }
+        let takes = self.takes_redirects(ifindex)?;
+        if takes == Some(true) {
+            self.recent_takers.keep(ifindex, ());
+        }
+        Ok(takes)
     }
 
     /// All interfaces.
