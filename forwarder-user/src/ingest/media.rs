@@ -4,7 +4,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -39,6 +39,9 @@ pub enum Packet<'a> {
     Rtp(usize, &'a [u8]),
     Rtcp(usize, &'a [u8]),
 }
+
+/// How often a connection that brings media is asked for anything else.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads of one connection in a row before others have their turn.
 const READS: usize = 16;
@@ -175,13 +178,26 @@ impl Media {
         // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
         // costs as much as a packet.
         let alarm = tokio::time::sleep_until(heard.next_look(from).into());
-        tokio::pin!(alarm);
+        let mut alarm = pin!(alarm);
         loop {
-            tokio::select! {
-                biased;
-                read = poll_fn(|context| self.poll_read(context, from, &mut heard)) => read?,
-                () = &mut alarm => {}
-                () = &mut gone => return Ok(()),
+            let mut ask_at = heard.now;
+            let over = poll_fn(|context| {
+                if let Poll::Ready(read) = self.poll_read(context, from, &mut heard) {
+                    return Poll::Ready(read.map(|()| false));
+                }
+                // While media comes, the other two are asked once a second, since a question costs as much as a
+                // packet. Whatever rang together with media is heard then; what rings without media, at once.
+                if heard.came && heard.now < ask_at {
+                    return Poll::Pending;
+                }
+                ask_at = heard.now + ASK_EVERY;
+                match alarm.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(Ok(false)),
+                    Poll::Pending => gone.as_mut().poll(context).map(|()| Ok(true)),
+                }
+            });
+            if over.await? {
+                return Ok(());
             }
             if heard.at.elapsed() >= STALLED {
                 let seconds = heard.at.elapsed().as_secs();
@@ -204,12 +220,13 @@ impl Media {
         // They come while the system call is at work.
         prefetch(from);
         self.tracks.iter().for_each(|track| prefetch(track));
+        heard.came = false;
         let mut read = || {
             for _ in 0..READS {
                 heard.now = Instant::now();
                 match from.poll_packets(context, &mut |packet| self.packet(packet, heard)) {
                     Poll::Ready(Ok(())) if is_due(from.attend_at()) => return Poll::Ready(Ok(())),
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => heard.came = true,
                     end => return end,
                 }
             }
@@ -325,6 +342,8 @@ struct Heard {
     now: Instant,
     /// When media came last.
     at: Instant,
+    /// The last look at the connection brought something.
+    came: bool,
     playing: bool,
     last_drop: Option<Unfit>,
     /// The next report is the connection's first.
@@ -342,6 +361,7 @@ impl Heard {
         Self {
             now,
             at: now,
+            came: false,
             playing: false,
             last_drop: None,
             first_reports: true,
