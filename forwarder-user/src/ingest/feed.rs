@@ -48,6 +48,11 @@ impl Feed {
         self.packets += 1;
     }
 
+    /// Asks for the memory of a track.
+    pub(super) fn prefetch(&self, track: PublisherTrackId) {
+        self.feeder.prefetch(track);
+    }
+
     /// Rings when a batch begins.
     pub(super) fn bell(&self) -> Rc<Notify> {
         Rc::clone(&self.bell)

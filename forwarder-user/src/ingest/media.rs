@@ -219,7 +219,13 @@ impl Media {
     ) -> Poll<Result<(), SourceError>> {
         // They come while the system call is at work.
         prefetch(from);
-        self.tracks.iter().for_each(|track| prefetch(track));
+        self.status.prefetch();
+        let feed = self.place.feed.borrow();
+        for track in &self.tracks {
+            prefetch(track);
+            feed.prefetch(track.id);
+        }
+        drop(feed);
         heard.came = false;
         let mut read = || {
             for _ in 0..READS {

@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{error::SourceError, rtp::Unfit};
+use crate::engine::prefetch::prefetch;
 
 /// What a source is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -74,6 +75,11 @@ pub struct Shared(Arc<Mutex<Status>>);
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for its memory.
+    pub(super) fn prefetch(&self) {
+        prefetch(Arc::as_ptr(&self.0));
     }
 
     /// As it is now.

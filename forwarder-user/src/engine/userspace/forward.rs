@@ -78,6 +78,11 @@ impl Feeder {
         self.take(track, index, header, payload, true);
     }
 
+    /// Asks for the memory of a track that will be pushed to soon.
+    pub fn prefetch(&self, track: PublisherTrackId) {
+        self.inner.read().publishers.prefetch(track.0);
+    }
+
     fn take(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) {
         if payload.len() > MAX_PAYLOAD {
             self.inner.count(Counter::DropOversize, 1);
