@@ -1,6 +1,6 @@
 """An encoder made of GStreamer's RTSP client that publishes H.264 and AAC.
 
-Arguments: URL, protocol (tcp or udp), user, password. Runs until its standard input ends, or until it fails; what
+Arguments: URL, protocol (tcp or udp), user, password. Whatever certificate is shown is believed. Runs until its standard input ends, or until it fails; what
 failed is on standard error.
 """
 
@@ -28,6 +28,7 @@ def main():
     sink.set_property("user-id", user)
     sink.set_property("user-pw", password)
     Gst.util_set_object_arg(sink, "protocols", protocol)
+    Gst.util_set_object_arg(sink, "tls-validation-flags", "0")
     loop = GLib.MainLoop()
     failed = []
 

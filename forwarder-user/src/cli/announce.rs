@@ -22,8 +22,11 @@ pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[Soc
     for listen in &config.rtsp.listen {
         tracing::info!("publish: rtsp://{listen}/NAME, for cameras and encoders");
     }
+    for listen in &config.rtsp.listen_tls {
+        tracing::info!("publish: rtsps://{listen}/NAME, for cameras and encoders");
+    }
     if config.auth.publish_token.is_empty() {
-        let ports = if config.rtsp.listen.is_empty() { "HTTP" } else { "HTTP or RTSP" };
+        let ports = if config.rtsp.is_open() { "HTTP or RTSP" } else { "HTTP" };
         tracing::info!("everybody who reaches the {ports} port may publish (auth.publish_token is empty)");
     }
     if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {

@@ -86,6 +86,7 @@ impl Config {
         self.address_problem()
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
+            .or_else(|| self.rtsp_problem())
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
     }
@@ -159,6 +160,12 @@ impl Config {
             let problem = named.or_else(|| stream.problem().map(|problem| format!("{name}: {problem}")))?;
             Some(("streams", problem))
         })
+    }
+
+    fn rtsp_problem(&self) -> Option<(&'static str, String)> {
+        let files = [("rtsp.certificate", &self.rtsp.certificate), ("rtsp.key", &self.rtsp.key)];
+        let (key, _) = files.into_iter().find(|(_, file)| file.as_os_str().is_empty())?;
+        (!self.rtsp.listen_tls.is_empty()).then(|| (key, "`rtsp.listen_tls` needs this file, in PEM".into()))
     }
 
     fn debug_problem(&self) -> Option<(&'static str, String)> {
@@ -240,6 +247,8 @@ mod tests {
             ("[media]\npublic_addresses = { \"10.0.0.1\" = \"2001:db8::1\" }", "media.public_addresses"),
             ("[media]\nsrtp_profiles = [\"aes-cm-sha1-80\"]", "media.srtp_profiles"),
             ("[debug]\nprofiles = true\nremote = true", "debug.remote"),
+            ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\nkey = \"key.pem\"", "rtsp.certificate"),
+            ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\ncertificate = \"chain.pem\"", "rtsp.key"),
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),

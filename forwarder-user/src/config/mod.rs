@@ -180,6 +180,11 @@ pub struct Rtcp {
 pub struct Rtsp {
     /// Addresses to listen on; empty: none are taken.
     pub listen: Vec<SocketAddr>,
+    /// Same with TLS (RTSPS).
+    pub listen_tls: Vec<SocketAddr>,
+    /// PEM files for TLS: the chain of certificates, our own first, and its key.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
     /// Open connections.
     pub connections: usize,
     /// New viewers begin with the last keyframe of what is published here.
@@ -189,6 +194,11 @@ pub struct Rtsp {
 }
 
 impl Rtsp {
+    /// Whether anybody may come at all.
+    pub fn is_open(&self) -> bool {
+        !self.listen.is_empty() || !self.listen_tls.is_empty()
+    }
+
     /// Size of a stream's keyframe cache; 0: it has none.
     pub fn kept_bytes(&self) -> usize {
         if self.keyframe_cache { self.keyframe_cache_kb * 1024 } else { 0 }
@@ -352,6 +362,9 @@ impl Default for Rtsp {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            listen_tls: Vec::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
             connections: 256,
             keyframe_cache: false,
             keyframe_cache_kb: source::default_keyframe_cache_kb(),

@@ -160,7 +160,7 @@ impl Ingest {
     pub fn start(settings: &Settings, engine: &Arc<dyn Engine>) -> io::Result<Self> {
         let mut ingest = Self::default();
         ingest.settings = settings.clone();
-        if !settings.rtsp.listen.is_empty() {
+        if settings.rtsp.is_open() {
             ingest.start_thread(engine)?;
         }
         for (name, config) in &settings.streams {
@@ -191,10 +191,10 @@ impl Ingest {
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.feeder().ok_or_else(|| {
             io::Error::other(
-                "`rtsp.listen` and streams with a source need the userspace engine: set `media.engine` to \"auto\"",
+                "`rtsp.listen`, `rtsp.listen_tls` and streams with a source need the userspace engine: set `media.engine` to \"auto\"",
             )
         })?;
-        let listeners = rtsp::push::bind(&self.settings.rtsp.listen)?;
+        let listeners = rtsp::push::bind(&self.settings.rtsp)?;
         let (events, received) = mpsc::unbounded_channel();
         let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
         let (running, stop) = watch::channel(());

@@ -6,7 +6,7 @@ pub mod content;
 mod conversation;
 pub mod ffmpeg;
 mod gstreamer;
-mod tls;
+pub mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

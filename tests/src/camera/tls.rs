@@ -1,6 +1,7 @@
-//! A camera's own certificate.
+//! A certificate that is signed by itself.
 
 use std::net::TcpStream;
+use std::path::Path;
 
 use anyhow::Result;
 use openssl::asn1::Asn1Time;
@@ -12,12 +13,14 @@ use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
 use openssl::x509::{X509, X509NameBuilder};
 
 /// Key and certificate.
-pub(super) struct Identity {
+pub struct Identity {
     key: PKey<Private>,
     certificate: X509,
 }
 
 impl Identity {
+    /// # Errors
+    /// Without randomness.
     pub fn new() -> Result<Self> {
         let key = PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?)?;
         let mut name = X509NameBuilder::new()?;
@@ -34,12 +37,27 @@ impl Identity {
         Ok(Self { certificate: certificate.build(), key })
     }
 
+    /// Writes certificate and key as PEM files.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, certificate: &Path, key: &Path) -> Result<()> {
+        std::fs::write(certificate, self.certificate.to_pem()?)?;
+        Ok(std::fs::write(key, self.key.private_key_to_pem_pkcs8()?)?)
+    }
+
     /// SHA-256 of the certificate in hexadecimal.
+    ///
+    /// # Errors
+    /// None that is known.
     pub fn fingerprint(&self) -> Result<String> {
         Ok(hex::encode(&*self.certificate.digest(MessageDigest::sha256())?))
     }
 
     /// The server's side of a handshake.
+    ///
+    /// # Errors
+    /// When the client does not shake hands.
     pub fn accept(&self, stream: TcpStream) -> Result<SslStream<TcpStream>> {
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         acceptor.set_private_key(&self.key)?;

@@ -4,9 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use openssl::hash::MessageDigest;
+use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
 use penstock_tests::camera::GstPublisher;
 use penstock_tests::camera::ffmpeg::{Ffmpeg, Send};
+use penstock_tests::camera::tls::Identity;
 use penstock_tests::peer::{Kind, Source, Viewers};
 use serde_json::Value;
 
@@ -135,6 +138,76 @@ fn viewers_outlive_a_publisher_who_returns() -> Result<()> {
     stage.until("the stream is gone", || Ok(source(&stage)?.is_null()))?;
     let nobody = Viewers::start(&stage.whep(), 1, Source::None, stage.playing());
     ensure!(nobody.err().is_some_and(|error| format!("{error:#}").contains("404")));
+    Ok(())
+}
+
+/// A client of the TLS port.
+fn client_of(stage: &Stage) -> Result<SslStream<TcpStream>> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let configuration = connector.build().configure()?.verify_hostname(false);
+    let stream = stage.near.run(|| TcpStream::connect("10.60.0.1:8322"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(configuration.connect("10.60.0.1", stream)?)
+}
+
+fn answer_by_tls(stream: &mut SslStream<TcpStream>, request: &str) -> Result<String> {
+    stream.write_all(request.as_bytes())?;
+    let mut buffer = [0; 4096];
+    let len = stream.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
+}
+
+#[test]
+fn by_tls() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| files.path().join(name));
+    let identity = Identity::new()?;
+    identity.write(&certificate, &key)?;
+    let stage = stage(&format!(
+        "listen_tls = [\"10.60.0.1:8322\"]\ncertificate = {certificate:?}\nkey = {key:?}\n\
+         [auth]\npublish_token = \"s3cret\"\n"
+    ))?;
+    let url = "rtsps://me:s3cret@10.60.0.1:8322/e2e";
+
+    // What is no TLS, what would leave TLS by UDP, and a wrong password.
+    stage.near.run(|| TcpStream::connect("10.60.0.1:8322")?.write_all(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n"))?;
+    stage.until("plain text is refused", || Ok(counted(&stage, "tls")? == 1))?;
+    let mut stranger = push(&stage, "tcp", &url.replace("s3cret", "wr0ng"))?;
+    stage.until("the wrong password is refused", || stranger.ended())?;
+    ensure!(counted(&stage, "refused_password")? > 0 && source(&stage)?.is_null());
+    let mut client = client_of(&stage)?;
+    let sdp = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=x\r\nt=0 0\r\nm=audio 0 RTP/AVP 9\r\n";
+    let announce = announce(sdp).replace("\r\n\r\n", "\r\nAuthorization: Basic bWU6czNjcmV0\r\n\r\n");
+    ensure!(answer_by_tls(&mut client, &announce)?.contains(" 200 "));
+    let setup = format!("SETUP {URL}2 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP;unicast;client_port=5000-5001\r\n\r\n");
+    let answer = answer_by_tls(&mut client, &setup)?;
+    ensure!(answer.contains(" 461 ") && answer.contains("not be encrypted"), "{answer}");
+    drop(client);
+
+    let ffmpeg = push(&stage, "tcp", url)?;
+    until_playing(&stage, &ffmpeg)?;
+    shows_the_clip(&stage)?;
+
+    // A renewed certificate is used for whoever comes next; who is there stays. One that cannot be used is not.
+    let renewed = Identity::new()?;
+    renewed.write(&certificate, &key)?;
+    let shown = || {
+        Ok::<_, anyhow::Error>(hex::encode(
+            &*client_of(&stage)?.ssl().peer_certificate().context("none")?.digest(MessageDigest::sha256())?,
+        ))
+    };
+    ensure!(shown()? == renewed.fingerprint()? && renewed.fingerprint()? != identity.fingerprint()?);
+    std::fs::write(&key, "no key")?;
+    ensure!(shown()? == renewed.fingerprint()?);
+    ensure!(stage.server.log().contains("the former certificate stays in use: rtsp.key"), "{}", stage.server.log());
+    shows_the_clip(&stage)?;
+    drop(ffmpeg);
+
+    let gstreamer = GstPublisher::start(&stage.near, "rtsps://10.60.0.1:8322/gst", "tcp", ("me", "s3cret"))?;
+    stage.until("GStreamer's media comes", || Ok(stage.source_of("gst")?["packets"].as_u64() > Some(100)))?;
+    drop(gstreamer);
+    ensure!(!stage.server.log().contains("s3cret"), "a password is in the log");
     Ok(())
 }
 

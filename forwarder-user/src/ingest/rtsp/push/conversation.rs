@@ -12,7 +12,7 @@ use rtsp_types::{
     Message, Method, Request, Response, StatusCode, Version,
     headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
 };
-use tokio::{net::TcpStream, time::timeout_at};
+use tokio::time::timeout_at;
 use url::Url;
 
 use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
@@ -21,7 +21,7 @@ use crate::ingest::{
     error::SourceError,
     media::{Packet, Packets},
     rtsp::{
-        connection::{Connection, Incoming},
+        connection::{Connection, Incoming, Stream},
         track::{self, Track, Way},
     },
     source::gone,
@@ -44,11 +44,18 @@ struct Announced {
     description: Description,
 }
 
+/// A connection's two ends.
+pub(super) struct Ends {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    /// By TLS.
+    pub encrypted: bool,
+}
+
 struct Conversation<'a> {
     server: &'a Rc<Server>,
     connection: Connection,
-    local: SocketAddr,
-    peer: SocketAddr,
+    ends: Ends,
     door: Door<'a>,
     admitted: bool,
     guesses: u32,
@@ -64,12 +71,12 @@ struct Conversation<'a> {
 struct Refusal(&'static str, u16, String);
 
 /// Serves a connection to its end.
-pub(super) async fn run(server: &Rc<Server>, stream: TcpStream, local: SocketAddr, peer: SocketAddr) {
+pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends) {
+    let peer = ends.peer;
     let mut conversation = Conversation {
         server,
-        connection: Connection::new(Box::new(stream), Rc::clone(&server.place.scratch)),
-        local,
-        peer,
+        connection: Connection::new(stream, Rc::clone(&server.place.scratch)),
+        ends,
         door: Door::new(&server.settings.publish_token),
         admitted: false,
         guesses: 0,
@@ -118,7 +125,7 @@ impl Conversation<'_> {
     async fn record(&mut self) -> Result<(), SourceError> {
         let Some(announced) = &mut self.announced else { return Ok(()) };
         let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
-        let (name, peer) = (announced.claim.name.clone(), self.peer);
+        let (name, peer) = (announced.claim.name.clone(), self.ends.peer);
         tracing::info!(stream = name, %peer, "RTSP publisher records");
         let played = published.media.play(self, pin!(gone(&mut published.wanted))).await;
         if let Some(announced) = &mut self.announced {
@@ -160,7 +167,7 @@ impl Conversation<'_> {
         self.server.counters.add(name);
         let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
         let method = <&str>::from(request.method());
-        tracing::info!(peer = %self.peer, method, status, "RTSP request refused: {words}");
+        tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
         let mut answer = Response::builder(Version::V1_0, StatusCode::from(status)).reason_phrase(words);
         if status == 401 {
             for challenge in self.door.challenges() {
@@ -218,7 +225,7 @@ impl Conversation<'_> {
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
         let name = url.path().trim_matches('/');
-        let claim = self.server.claim(name, self.peer).await;
+        let claim = self.server.claim(name, self.ends.peer).await;
         let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
         if let Some(published) = &mut claim.published {
             published.media.described(&description).map_err(|error| {
@@ -268,8 +275,12 @@ impl Conversation<'_> {
                 let answer = format!("RTP/AVP/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
                 (Way::Channel(channel), answer)
             }
+            Wanted::Udp(_) if self.ends.encrypted => {
+                let words = "by TCP, please: what comes by UDP would not be encrypted";
+                return Err(Refusal("refused_transport", 461, words.into()));
+            }
             Wanted::Udp(client) => {
-                let ports = Ports::bind(self.local.ip(), self.peer.ip());
+                let ports = Ports::bind(self.ends.local.ip(), self.ends.peer.ip());
                 let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
                 let (first, last) = (ports.first(), client.saturating_add(1));
                 let answer = format!(

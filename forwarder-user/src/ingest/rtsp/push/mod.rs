@@ -1,11 +1,12 @@
 //! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). It plays
 //! nothing: viewers come by WHEP.
 //!
-//! `conversation` is one connection, `auth` its password, `transport` how a track comes. Here: the listening,
-//! and which streams are being published.
+//! `conversation` is one connection, `auth` its password, `transport` how a track comes, `tls` what RTSPS adds.
+//! Here: the listening, and which streams are being published.
 
 mod auth;
 mod conversation;
+mod tls;
 mod transport;
 
 use std::{
@@ -27,8 +28,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::{conversation::Ends, tls::Identity};
+use super::connection::Stream as Bytes;
 use crate::{
-    config::stream_name_problem,
+    config::{self, stream_name_problem},
     ingest::{Event, Handle, Settings, media::Media, place::Place, status::State},
 };
 
@@ -54,18 +57,31 @@ impl Counters {
     }
 }
 
+/// The ports.
+pub struct Ports {
+    plain: Vec<StdListener>,
+    tls: Vec<StdListener>,
+    /// For the latter.
+    identity: Option<Identity>,
+}
+
 /// Opens the ports.
 ///
 /// # Errors
-/// One is in use.
-pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<StdListener>> {
-    let open = |address: &SocketAddr| {
-        let listener = StdListener::bind(address)
-            .map_err(|error| io::Error::new(error.kind(), format!("rtsp.listen: {address}: {error}")))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+/// One is in use, or the certificate cannot be used.
+pub fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
+    let open = |key: &str, addresses: &[SocketAddr]| {
+        let open = |address: &SocketAddr| {
+            let listener = StdListener::bind(address)
+                .map_err(|error| io::Error::new(error.kind(), format!("{key}: {address}: {error}")))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        addresses.iter().map(open).collect::<io::Result<Vec<_>>>()
     };
-    addresses.iter().map(open).collect()
+    let (plain, tls) = (open("rtsp.listen", &settings.listen)?, open("rtsp.listen_tls", &settings.listen_tls)?);
+    let identity = (!tls.is_empty()).then(|| Identity::load(&settings.certificate, &settings.key)).transpose()?;
+    Ok(Ports { plain, tls, identity })
 }
 
 /// What all connections share.
@@ -73,6 +89,7 @@ struct Server {
     settings: Settings,
     place: Place,
     counters: Counters,
+    identity: Option<Identity>,
     connections: Cell<usize>,
     streams: RefCell<BTreeMap<String, Stream>>,
 }
@@ -91,17 +108,19 @@ struct Published {
 
 /// Serves until the other end of `stop` is dropped.
 pub(in crate::ingest) async fn run(
-    listeners: Vec<StdListener>,
+    ports: Ports,
     settings: Settings,
     place: Place,
     counters: Counters,
     mut stop: watch::Receiver<()>,
 ) {
     let connections = Cell::new(0);
-    let server = Rc::new(Server { settings, place, counters, connections, streams: RefCell::default() });
-    for listener in listeners {
+    let Ports { plain, tls, identity } = ports;
+    let server = Rc::new(Server { settings, place, counters, identity, connections, streams: RefCell::default() });
+    let plain = plain.into_iter().map(|listener| (listener, false));
+    for (listener, encrypted) in plain.chain(tls.into_iter().map(|listener| (listener, true))) {
         match TcpListener::from_std(listener) {
-            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener))),
+            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener, encrypted))),
             Err(error) => tracing::error!("an RTSP port cannot be used: {error}"),
         }
     }
@@ -114,10 +133,10 @@ pub(in crate::ingest) async fn run(
 }
 
 impl Server {
-    async fn listen(self: Rc<Self>, listener: TcpListener) {
+    async fn listen(self: Rc<Self>, listener: TcpListener, encrypted: bool) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.accept(stream, peer),
+                Ok((stream, peer)) => self.accept(stream, peer, encrypted),
                 // Out of descriptors, most likely: what is open goes on.
                 Err(error) => {
                     tracing::warn!("an RTSP connection cannot be accepted: {error}");
@@ -127,12 +146,14 @@ impl Server {
         }
     }
 
-    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, encrypted: bool) {
         self.counters.add("connections");
         if self.connections.get() >= self.settings.rtsp.connections {
             self.counters.add("refused_too_many_connections");
-            // A new socket takes so little at once, or else it hears nothing.
-            let _ = stream.try_write(b"RTSP/1.0 503 Too many connections\r\nContent-Length: 0\r\n\r\n");
+            if !encrypted {
+                // A new socket takes so little at once, or else it hears nothing.
+                let _ = stream.try_write(b"RTSP/1.0 503 Too many connections\r\nContent-Length: 0\r\n\r\n");
+            }
             return;
         }
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15));
@@ -143,7 +164,17 @@ impl Server {
         let Ok(local) = prepared else { return };
         let place = Open::new(self);
         spawn_local(async move {
-            conversation::run(&place.0, stream, local, peer).await;
+            let stream: Box<dyn Bytes> = match place.0.identity.as_ref().filter(|_| encrypted) {
+                None => Box::new(stream),
+                Some(identity) => match identity.accept(stream, peer).await {
+                    Ok(stream) => Box::new(stream),
+                    Err(error) => {
+                        tracing::info!(%peer, error = error.name(), "RTSP publisher gone: {error}");
+                        return place.0.counters.add(error.name());
+                    }
+                },
+            };
+            conversation::run(&place.0, stream, Ends { local, peer, encrypted }).await;
         });
     }
 
