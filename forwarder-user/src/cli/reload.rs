@@ -180,7 +180,8 @@ mod tests {
     /// Whether a change of this key is taken over.
     fn is_live(section: &str, key: &str) -> bool {
         let text = match (section, key) {
-            ("http" | "rtsp", "listen") => "[\"127.0.0.1:1\"]",
+            ("http" | "rtsp", "listen") | ("rtsp", "listen_tls") => "[\"127.0.0.1:1\"]",
+            ("rtsp", "certificate" | "key") => "\"file.pem\"",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
             ("media", "addresses") => "[\"192.0.2.1\"]",

@@ -191,7 +191,8 @@ impl Ingest {
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.feeder().ok_or_else(|| {
             io::Error::other(
-                "`rtsp.listen`, `rtsp.listen_tls` and streams with a source need the userspace engine: set `media.engine` to \"auto\"",
+                "`rtsp.listen`, `rtsp.listen_tls` and streams with a source need the userspace engine: \
+                 set `media.engine` to \"auto\"",
             )
         })?;
         let listeners = rtsp::push::bind(&self.settings.rtsp)?;
