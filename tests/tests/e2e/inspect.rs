@@ -125,3 +125,25 @@ fn sessions_of_both_engines_are_listed_while_the_server_answers() -> Result<()> 
     ensure!(silent["note"].as_str().is_some_and(|note| note.contains("does not tell")), "{silent:#}");
     Ok(())
 }
+
+/// Viewers that a kernel pass has no room for are served from userspace, and are in the kernel's table no more.
+#[test]
+fn sessions_beyond_a_pass_are_listed_once() -> Result<()> {
+    // The configuration of tests ends with `[kernel]`.
+    let stage = Stage::new(Layout::OneNic, "native", "copies_per_pass = 2\n")?;
+    let source = synthetic(100);
+    let _publisher = stage.publish(&source, stage.publishing())?;
+    let viewers = stage.play(5, &source, stage.playing())?;
+    stage.flows(&viewers, &[0, 1, 2, 3, 4], Kind::Video, 50)?;
+
+    let listed = on_the_host(&stage, &["sessions"])?;
+    let (mut names, sent) = engines(&listed)?;
+    names.sort_unstable();
+    ensure!(names.len() == 6 && sent == 6, "{listed:#}");
+    ensure!(names[..3] == ["kernel native"; 3], "the publisher and two viewers: {listed:#}");
+    ensure!(names[3..].iter().all(|name| name.starts_with("userspace ")), "{listed:#}");
+    let streams = on_the_host(&stage, &["streams"])?;
+    ensure!(streams["streams"][0]["viewers"] == 5, "{streams:#}");
+    assert_all_exact(&viewers.stop()?, &BOTH);
+    Ok(())
+}
