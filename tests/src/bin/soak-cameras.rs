@@ -1,6 +1,9 @@
 //! `cargo xtask soak cameras`: minutes of what users do all day.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::Parser;
@@ -20,11 +23,20 @@ struct Options {
 fn main() -> Result<()> {
     let Options { cameras, seconds } = Options::parse();
     eprintln!("{cameras} cameras, a viewer each, {seconds} s");
+    // On a terminal one line that counts, elsewhere a line for every half minute.
+    let terminal = std::io::stderr().is_terminal();
+    let mut said = 0;
     let measured = soak(cameras, Duration::from_secs(seconds), &mut |passed| {
-        eprint!("\r{:>4} of {seconds} s", passed.as_secs());
-        let _ = std::io::stderr().flush();
+        let now = passed.as_secs();
+        if terminal {
+            eprint!("\r{now:>4} of {seconds} s");
+            let _ = std::io::stderr().flush();
+        } else if now >= said + 30 {
+            said = now;
+            eprintln!("{now:>4} of {seconds} s");
+        }
     })?;
-    eprintln!("\r{seconds} s");
+    eprintln!("{}{seconds} s", if terminal { "\r" } else { "" });
     println!("packets     {} expected, {} lost (less than {:.1} %)", measured.expected, measured.lost, 100.0 * LOSS);
     println!("opened      {} right, {} wrong", measured.right, measured.wrong);
     let (p50, p99, longest) = (measured.p50, measured.p99, measured.longest);
