@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -56,6 +56,20 @@ impl Log {
     }
 }
 
+/// A copy of [`binary`] in a directory that all may read: the build folder may be root's alone.
+///
+/// By `cp`: what this process has open for writing, a program that another test starts has open for a moment, and
+/// nobody can run a file that is open so.
+///
+/// # Errors
+/// As [`binary`], and without room.
+pub fn binary_for_all(directory: &Path) -> Result<PathBuf> {
+    let copy = directory.join("penstock");
+    ensure!(Command::new("cp").arg(binary()?).arg(&copy).status()?.success(), "cp failed");
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+    Ok(copy)
+}
+
 /// The binary that cargo built next to this executable.
 ///
 /// # Errors
@@ -88,10 +102,7 @@ fn spawn(namespace: &NetNs, settings: &Settings, directory: &Path) -> Result<(Ru
     std::fs::write(&file, toml(settings, &directory.join("bpf")))?;
     let (reader, writer) = std::io::pipe()?;
     let mut command = if settings.unprivileged {
-        // What an ordinary user can reach: the build folder may be root's alone.
-        let copy = directory.join("penstock");
-        std::fs::copy(binary()?, &copy)?;
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+        let copy = binary_for_all(directory)?;
         let mut command = namespace.command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
         command.arg(copy);

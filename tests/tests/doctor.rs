@@ -1,13 +1,12 @@
 //! `penstock doctor` under every handicap that it has a line for. Needs root.
 
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use penstock_tests::netns::{End, NetNs, veth};
 use penstock_tests::place;
-use penstock_tests::server::binary;
+use penstock_tests::server::{binary, binary_for_all};
 use serde_json::Value;
 
 /// A host with one interface, and a directory for its pins.
@@ -103,18 +102,10 @@ fn capabilities_dropped_one_by_one() -> Result<()> {
     patient.without(&["sys_admin"], &[])?.is(&["bpffs"], userspace)?;
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     std::fs::create_dir(patient.pins())?;
-    let copy = patient.directory.path().join("penstock");
-    std::fs::copy(binary()?, &copy)?;
+    let copy = binary_for_all(patient.directory.path())?;
     let mut command = patient.host.command("setpriv");
     command.args(nobody).arg(&copy).args(["doctor", "--json", "--engine", "userspace"]);
-    readable(patient.directory.path())?;
     diagnose(&mut command)?.is(&[], "userspace socket: `media.engine`")
-}
-
-/// For a user other than root.
-fn readable(directory: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    Ok(std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?)
 }
 
 #[test]
