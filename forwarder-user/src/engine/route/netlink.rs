@@ -79,6 +79,7 @@ pub struct Netlink {
 }
 
 /// What was said of interfaces, by index, and when.
+#[derive(Default)]
 struct Recent<T>(HashMap<u32, (Instant, T)>);
 
 impl<T: Clone> Recent<T> {
@@ -99,8 +100,13 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let (recent_links, recent_takers) = (Recent(HashMap::new()), Recent(HashMap::new()));
-        Ok(Self { socket, sequence: 0, features: Features::open().ok(), recent_links, recent_takers })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            features: Features::open().ok(),
+            recent_links: Recent::default(),
+            recent_takers: Recent::default(),
+        })
     }
 
     /// Sends one request and returns what came back before its acknowledgement.

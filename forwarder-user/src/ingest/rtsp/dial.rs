@@ -10,10 +10,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_openssl::SslStream;
 
-use super::connection::Stream;
+use super::{connection::Stream, handshake};
 use crate::{config, ingest::error::SourceError};
 
-/// For each of name, connection and TLS handshake.
+/// For each of name and connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open stream and whom it reaches.
@@ -64,11 +64,7 @@ async fn encrypt(source: &config::Stream, host: &str, tcp: TcpStream) -> Result<
         SslStream::new(ssl, tcp)
     };
     let mut stream = setup().map_err(|error| failed(error.to_string()))?;
-    match timeout(PATIENCE, Pin::new(&mut stream).connect()).await {
-        Err(_) => return Err(failed("no answer in time".into())),
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Ok(Ok(())) => {}
-    }
+    handshake(Pin::new(&mut stream).connect()).await.map_err(failed)?;
     let Some(wanted) = wanted else { return Ok(stream) };
     let certificate = stream.ssl().peer_certificate();
     let hash = certificate.and_then(|certificate| certificate.digest(MessageDigest::sha256()).ok());

@@ -7,6 +7,21 @@ mod dial;
 pub mod push;
 mod track;
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// For a TLS handshake.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits for a TLS handshake. `Err`: why there is none.
+async fn handshake(shaking: impl Future<Output = Result<(), openssl::ssl::Error>>) -> Result<(), String> {
+    match timeout(PATIENCE, shaking).await {
+        Ok(shaken) => shaken.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer in time".into()),
+    }
+}
+
 /// Value of `name=value` among parts separated by semicolons.
 fn parameter<'a>(value: &'a str, name: &str) -> Option<&'a str> {
     value.split(';').find_map(|part| {

@@ -94,8 +94,7 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         Err(error) => error,
     };
     let stream = conversation.announced.as_ref().map_or("", |announced| announced.claim.name.as_str());
-    tracing::info!(stream, %peer, error = error.name(), "RTSP publisher gone: {error}");
-    server.counters.add(error.name());
+    server.gone(stream, peer, &error);
     if let Some(published) = conversation.announced.as_ref().and_then(|announced| announced.claim.published.as_ref()) {
         published.media.failed(&error);
     }

@@ -32,7 +32,7 @@ use self::{conversation::Ends, tls::Identity};
 use super::connection::Stream as Bytes;
 use crate::{
     config::{self, stream_name_problem},
-    ingest::{Event, Handle, Settings, media::Media, place::Place, status::State},
+    ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, status::State},
 };
 
 /// A stream keeps its tracks for so long after its publisher has gone, and while somebody watches.
@@ -89,7 +89,6 @@ struct Server {
     settings: Settings,
     place: Place,
     counters: Counters,
-    identity: Option<Identity>,
     connections: Cell<usize>,
     streams: RefCell<BTreeMap<String, Stream>>,
 }
@@ -115,12 +114,13 @@ pub(in crate::ingest) async fn run(
     mut stop: watch::Receiver<()>,
 ) {
     let connections = Cell::new(0);
+    let server = Rc::new(Server { settings, place, counters, connections, streams: RefCell::default() });
     let Ports { plain, tls, identity } = ports;
-    let server = Rc::new(Server { settings, place, counters, identity, connections, streams: RefCell::default() });
-    let plain = plain.into_iter().map(|listener| (listener, false));
-    for (listener, encrypted) in plain.chain(tls.into_iter().map(|listener| (listener, true))) {
+    let identity = identity.map(Rc::new);
+    let plain = plain.into_iter().map(|listener| (listener, None));
+    for (listener, identity) in plain.chain(tls.into_iter().map(|listener| (listener, identity.clone()))) {
         match TcpListener::from_std(listener) {
-            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener, encrypted))),
+            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener, identity))),
             Err(error) => tracing::error!("an RTSP port cannot be used: {error}"),
         }
     }
@@ -133,10 +133,11 @@ pub(in crate::ingest) async fn run(
 }
 
 impl Server {
-    async fn listen(self: Rc<Self>, listener: TcpListener, encrypted: bool) {
+    /// With an identity by TLS.
+    async fn listen(self: Rc<Self>, listener: TcpListener, identity: Option<Rc<Identity>>) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.accept(stream, peer, encrypted),
+                Ok((stream, peer)) => self.accept(stream, peer, identity.clone()),
                 // Out of descriptors, most likely: what is open goes on.
                 Err(error) => {
                     tracing::warn!("an RTSP connection cannot be accepted: {error}");
@@ -146,11 +147,11 @@ impl Server {
         }
     }
 
-    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, encrypted: bool) {
+    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, identity: Option<Rc<Identity>>) {
         self.counters.add("connections");
         if self.connections.get() >= self.settings.rtsp.connections {
             self.counters.add("refused_too_many_connections");
-            if !encrypted {
+            if identity.is_none() {
                 // A new socket takes so little at once, or else it hears nothing.
                 let _ = stream.try_write(b"RTSP/1.0 503 Too many connections\r\nContent-Length: 0\r\n\r\n");
             }
@@ -164,18 +165,22 @@ impl Server {
         let Ok(local) = prepared else { return };
         let place = Open::new(self);
         spawn_local(async move {
-            let stream: Box<dyn Bytes> = match place.0.identity.as_ref().filter(|_| encrypted) {
+            let encrypted = identity.is_some();
+            let stream: Box<dyn Bytes> = match identity {
                 None => Box::new(stream),
                 Some(identity) => match identity.accept(stream, peer).await {
                     Ok(stream) => Box::new(stream),
-                    Err(error) => {
-                        tracing::info!(%peer, error = error.name(), "RTSP publisher gone: {error}");
-                        return place.0.counters.add(error.name());
-                    }
+                    Err(error) => return place.0.gone("", peer, &error),
                 },
             };
             conversation::run(&place.0, stream, Ends { local, peer, encrypted }).await;
         });
+    }
+
+    /// A connection has ended so.
+    fn gone(&self, stream: &str, peer: SocketAddr, error: &SourceError) {
+        tracing::info!(stream, %peer, error = error.name(), "RTSP publisher gone: {error}");
+        self.counters.add(error.name());
     }
 
     /// Lets go of streams that nobody has published for a while and nobody watches.

@@ -6,20 +6,17 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use openssl::{
     error::ErrorStack,
     ssl::{Ssl, SslAcceptor, SslFiletype, SslMethod},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use crate::ingest::error::SourceError;
-
-/// For the handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::ingest::{error::SourceError, rtsp::handshake};
 
 /// Certificate and key, and the files that they are of.
 pub(super) struct Identity {
@@ -57,11 +54,8 @@ impl Identity {
         let ssl = Ssl::new(self.newest().acceptor.context());
         let stream = ssl.and_then(|ssl| SslStream::new(ssl, stream));
         let mut stream = stream.map_err(|error| failed(error.to_string()))?;
-        match timeout(PATIENCE, Pin::new(&mut stream).accept()).await {
-            Ok(Ok(())) => Ok(stream),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed("no answer in time".into())),
-        }
+        handshake(Pin::new(&mut stream).accept()).await.map_err(failed)?;
+        Ok(stream)
     }
 
     /// As the files are now, so that a renewed certificate needs no restart. One that cannot be used is said
