@@ -23,16 +23,16 @@ use super::{
     logging::{self, Level},
     reload::{self, Reload},
 };
+use penstock_engine::{
+    Engine, Events,
+    auto::AutoEngine,
+    kernel::{self, KernelEngine, StartError},
+    userspace::{self, UserspaceEngine},
+};
+
 use crate::{
     config::{Config, EngineChoice, Mode, TransmitterChoice},
-    doctor,
-    engine::{
-        Engine, Events,
-        auto::AutoEngine,
-        kernel::{self, KernelEngine, StartError},
-        userspace::{self, UserspaceEngine},
-    },
-    http, ingest, memory,
+    doctor, http, ingest, memory,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
 
@@ -279,7 +279,7 @@ async fn start_engine(
     let settings = kernel::Config {
         interfaces,
         media_addresses: addresses.to_vec(),
-        mode: config.kernel.mode,
+        mode: config.kernel.mode.into(),
         limits,
         keystream: Some(kernel::keystream::Settings {
             memory: config.kernel.keystream_memory_mb << 20,

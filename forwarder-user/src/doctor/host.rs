@@ -8,7 +8,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::report::{Need, Report};
-use crate::{config::Config, engine::kernel::probe};
+use penstock_engine::kernel::probe;
+
+use crate::config::Config;
 
 /// Clock sources that are read without leaving the CPU.
 const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];

@@ -16,9 +16,10 @@ use super::{
     name,
     reply::Failure,
 };
+use penstock_media::Role;
+
 use crate::{
     config::{Auth, Secret},
-    engine::Role,
     stream::{Answer, Patched, Refusal},
 };
 

@@ -8,7 +8,7 @@ use std::{
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use tokio::sync::Notify;
 
-use crate::engine::{PublisherTrackId, userspace::Feeder};
+use penstock_engine::{PublisherTrackId, userspace::Feeder};
 
 /// A feeder, and the bell that says that it has something.
 pub(super) struct Feed {

@@ -10,24 +10,19 @@ use std::{
 };
 
 use forwarder_common::ExtendedSeq;
+use penstock_engine::{
+    PublisherTrackId,
+    userspace::{Keep, NewSource},
+};
+use penstock_media::{Kind, codec::Format, prefetch::prefetch};
+use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, sender_report};
 
 use super::{
     Event, SourceTrack,
-    description::Description,
     error::SourceError,
     pace::Pace,
     place::Place,
-    rtp::{Pipeline, Reorder, Unfit, is_key},
-    sender_report,
     status::{Shared, State},
-};
-use crate::{
-    engine::{
-        Kind, PublisherTrackId,
-        prefetch::prefetch,
-        userspace::{Keep, NewSource},
-    },
-    session::codec::Format,
 };
 
 /// Without media for so long, the connection is given up.

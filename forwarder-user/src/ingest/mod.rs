@@ -9,24 +9,19 @@
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
 //! | `pace` | how fast a source may send |
-//! | `description` | what its SDP says |
-//! | `rtp` | makes its RTP fit for browsers |
 //! | `feed` | into the engine, in batches |
 //! | `status`, `error`, `totals` | what log, API and metrics say |
 //!
 //! All sources live on one thread. It reads what has arrived on all connections, has it sealed and sent in
 //! one batch, and lets some milliseconds pass before it looks at the sockets again.
 
-mod description;
 mod error;
 mod feed;
 mod media;
 mod pace;
 mod place;
 mod plain;
-pub mod rtp;
 mod rtsp;
-mod sender_report;
 mod source;
 mod status;
 mod totals;
@@ -50,11 +45,10 @@ use tokio::{
 pub use status::{State, Status};
 pub use totals::Totals;
 
-use crate::{
-    config::{self, Secret},
-    engine::{Engine, PublisherTrackId},
-    session::codec::Format,
-};
+use penstock_engine::{Engine, PublisherTrackId};
+use penstock_media::codec::Format;
+
+use crate::config::{self, Secret};
 
 /// Connections that are read between two looks at the sockets: one look finds most that a batch consists of.
 const TASKS: u32 = 512;

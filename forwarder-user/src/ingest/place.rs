@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{Event, Totals, feed::Feed, rtsp::connection::Scratch};
-use crate::engine::Engine;
+use penstock_engine::Engine;
 
 /// What all sources of a thread share.
 #[derive(Clone)]

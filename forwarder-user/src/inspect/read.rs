@@ -21,7 +21,7 @@ use forwarder_common::{
 };
 
 use super::view::{Interface, Liveness, ServerView, SessionView, Snapshot, TrackView};
-use crate::engine::{
+use penstock_engine::{
     Role,
     kernel::{clock::boottime_ns, mode_name},
 };

@@ -7,9 +7,9 @@ use super::clock::boot_ns;
 use super::report::{LastSr, SenderClock};
 use super::session::{Attachment, Key, PublisherTrack, Session};
 use super::task::Task;
-use crate::engine::{Engine, Kind, Role};
-use crate::session::rtcp::{self, Feedback, Incoming, Sent};
-use crate::session::srtp::RtcpRefused;
+use penstock_engine::{Engine, Kind, Role};
+use penstock_srtp::srtcp::RtcpRefused;
+use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
 
 impl Session {
     /// When the next report, REMB or keyframe request is due. `None` before the session has keys.
@@ -203,7 +203,7 @@ fn publisher_report(
 fn rtp_now(
     tracks: &[PublisherTrack],
     clock: Option<SenderClock>,
-    from: crate::engine::PublisherTrackId,
+    from: penstock_engine::PublisherTrackId,
     our_ntp: u64,
     engine: &dyn Engine,
 ) -> Option<u32> {

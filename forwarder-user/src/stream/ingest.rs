@@ -12,8 +12,8 @@ use super::session::{PublisherTrack, Session, Source};
 use super::signalling::Reply;
 use super::task::Task;
 use crate::config;
-use crate::engine::Role;
 use crate::ingest::{Event, Handle, SourceTrack, State};
+use penstock_engine::Role;
 
 /// Viewers of one stream that may wait for its source to be described.
 const MAX_WAITING: usize = 256;

@@ -11,14 +11,14 @@ use super::ids::random_ssrc;
 use super::report::ReceptionHistory;
 use super::session::{Attachment, Budget, Key, Media, Session, Source};
 use super::task::Task;
-use crate::engine::{
+use penstock_engine::{
     EngineError, Event, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, Role, SubscriberTrackId,
     Transport,
 };
-use crate::session::dtls::Keying;
-use crate::session::kdf;
-use crate::session::peer::Pair;
-use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::keys;
+use penstock_webrtc::peer::Pair;
 
 /// RTP packets of unknown SSRCs that one session may have authenticated in a second.
 const UNKNOWN_RTP_PER_SECOND: u32 = 200;
@@ -32,7 +32,7 @@ const FORMER_SSRCS: usize = 16;
 impl Task {
     /// DTLS is complete: keys go to the engine now, and not before.
     pub(super) fn connected(&mut self, key: Key, keying: &Keying, pair: Pair, now: Instant) {
-        let keys = match kdf::derive(keying) {
+        let keys = match keys::derive(keying) {
             Ok(keys) => keys,
             Err(error) => {
                 self.counters.refused_srtp_profile += 1;

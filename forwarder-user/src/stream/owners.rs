@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::session::Key;
-use crate::engine::SubscriberTrackId;
+use penstock_engine::SubscriberTrackId;
 
 /// A track of a session.
 pub(super) type Owner = (Key, usize);

@@ -8,10 +8,10 @@ use forwarder_common::ExtendedSeq;
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
-use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
-use crate::session::codec::Format;
-use crate::session::peer::{Pair, Peer};
-use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
+use penstock_media::codec::Format;
+use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::peer::{Pair, Peer};
 
 /// Names a session for the life of the process.
 pub(super) type Key = u64;

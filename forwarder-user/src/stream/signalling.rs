@@ -13,11 +13,11 @@ use super::resend::Resend;
 use super::session::{Attachment, Key, PublisherTrack, Session, Tracks, ViewerTrack};
 use super::task::Task;
 use super::{Answer, Command, Patched, Refusal};
-use crate::engine::Role;
 use crate::ingest::State;
-use crate::session::codec::Format;
-use crate::session::peer::Peer;
-use crate::session::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
+use penstock_engine::Role;
+use penstock_media::codec::Format;
+use penstock_webrtc::peer::Peer;
+use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 
 /// Whom an answer goes to.
 pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
@@ -145,7 +145,7 @@ impl Task {
         plans: &[Plan],
         now: Instant,
     ) -> Result<Answer, Refusal> {
-        let internal = |error: crate::session::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
+        let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.ingest.recent_bytes > 0 && self.sourced.contains_key(&stream);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::session::{Attachment, Key, PublisherTrack, Session, ViewerTrack};
 use super::task::{Stream, Task};
-use crate::engine::Engine;
+use penstock_engine::Engine;
 
 impl Task {
     /// Names and numbers only: no session id, which is what a DELETE needs, and no key.

@@ -18,12 +18,12 @@ use super::owners::Owners;
 use super::session::{Key, Session};
 use super::sockets::Sockets;
 use super::{Command, StreamConfig};
-use crate::engine::io::Datagram;
-use crate::engine::{Engine, Event};
 use crate::ingest::Ingest;
 use crate::memory::{self, Turnover};
-use crate::session::dtls;
-use crate::session::peer::{Pair, PeerEvent};
+use penstock_engine::io::Datagram;
+use penstock_engine::{Engine, Event};
+use penstock_webrtc::dtls;
+use penstock_webrtc::peer::{Pair, PeerEvent};
 
 /// Datagrams read before timers and commands get their turn.
 const BATCH: usize = 64;

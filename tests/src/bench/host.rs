@@ -13,14 +13,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
-use penstock::engine::{
+use penstock_engine::{
     Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
     auto::AutoEngine,
-    cipher::Sealer,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
     userspace::{self, Feeder, Keep, NewSource, UserspaceEngine},
 };
+use penstock_srtp::cipher::Sealer;
 use serde_json::json;
 
 use super::{

@@ -22,10 +22,11 @@ use super::{
     parameter,
     track::{self, Way},
 };
+use penstock_rtp::description::{Description, Track};
+
 use crate::{
     config::{self, RtspTransport},
     ingest::{
-        description::{Description, Track},
         error::SourceError,
         media::{Packet, Packets},
         udp::Ports,

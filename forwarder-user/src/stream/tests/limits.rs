@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
 use super::*;
-use crate::session::dtls::Keying;
-use crate::session::peer::Pair;
 use crate::stream::Refusal;
+use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::peer::Pair;
 
 #[tokio::test]
 async fn a_peer_without_gcm_is_refused_and_counted() {

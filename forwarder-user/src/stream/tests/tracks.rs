@@ -6,10 +6,10 @@ use forwarder_common::ExtendedSeq;
 
 use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
 use super::*;
-use crate::engine::{Kind, PublisherStats, SubscriberStats};
-use crate::session::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
 use crate::stream::Refusal;
 use crate::stream::clock::boot_ns;
+use penstock_engine::{Kind, PublisherStats, SubscriberStats};
+use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,166 @@
+//! Loads the embedded BPF object: table sizes and constants from the configuration.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{Program, ProgramError, ProgramFd, Xdp},
+};
+
+use forwarder_common::maps::KEY_CHUNK;
+
+use super::{Limits, StartError};
+use crate::{ProgramFigures, bpf::object};
+
+const INGRESS: &str = "penstock_ingress";
+const EGRESS: &str = "penstock_egress";
+
+/// A loaded datapath. Dropping it unloads the programs, and detaches them first.
+pub struct Datapath {
+    ebpf: Ebpf,
+    /// For the entries of fan-out devmaps.
+    pub egress: ProgramFd,
+}
+
+/// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer.
+///
+/// That makes up most of what the verifier walks through. A kernel whose verifier gives up over it gets the programs
+/// without it.
+///
+/// # Errors
+/// [`StartError::Load`] with the verifier's log where there is one.
+pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
+    let error = match load_with(limits, media_port, direct) {
+        Err(error) if direct => error,
+        loaded => return loaded,
+    };
+    // Whatever else is the matter is the matter again, and the first error has more to say.
+    let Ok(datapath) = load_with(limits, media_port, false) else { return Err(error) };
+    tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
+    tracing::debug!("{error}");
+    Ok(datapath)
+}
+
+fn load_with(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
+    let object = object::datapath()?;
+    let publisher_tracks = limits.publisher_tracks as u32;
+    let subscriber_tracks = limits.subscriber_tracks as u32;
+    let sessions = limits.sessions as u32;
+    let mut ebpf = EbpfLoader::new()
+        // Twice, because a publisher that moves has both its old and its new flows for a moment.
+        .map_max_entries("FLOWS", 2 * publisher_tracks)
+        .map_max_entries("PUBLISHER_TRACKS", publisher_tracks)
+        .map_max_entries("PUBLISHER_STATE", publisher_tracks)
+        .map_max_entries("FANOUTS", fanout_slots(limits))
+        .map_max_entries("FANOUT_LISTS", fanout_slots(limits))
+        .map_max_entries("PUBLISHER_KEYSTREAMS", publisher_tracks)
+        .map_max_entries("SUBSCRIBER_KEYSTREAMS", subscriber_tracks)
+        .map_max_entries("WINDOWS", publisher_tracks)
+        .map_max_entries("KEYSTREAM_LOW", low_bytes(limits))
+        .map_max_entries("SUBSCRIBER_TRACKS", subscriber_tracks)
+        .map_max_entries("SUBSCRIBER_STATE", subscriber_tracks)
+        .map_max_entries("SESSIONS", sessions)
+        .map_max_entries("LEASES", sessions)
+        .map_max_entries("KEYS", key_chunks(limits))
+        .map_max_entries("TOWERS", key_chunks(limits))
+        .map_max_entries("SUBSETS", key_chunks(limits))
+        .map_max_entries("PATHS", 2 * sessions)
+        .override_global("MEDIA_PORT", &media_port, true)
+        .override_global("DIRECT", &u32::from(direct), true)
+        .load(object)
+        .map_err(|error| StartError::Load(describe(&error)))?;
+    xdp(&mut ebpf, INGRESS)?.load().map_err(program_error)?;
+    let egress = xdp(&mut ebpf, EGRESS)?;
+    egress.load().map_err(program_error)?;
+    let egress =
+        egress.fd().map_err(program_error)?.try_clone().map_err(|error| StartError::Load(error.to_string()))?;
+    Ok(Datapath { ebpf, egress })
+}
+
+/// Two fan-outs for each publisher track, used in turn, and the last one for grace periods.
+pub fn fanout_slots(limits: &Limits) -> u32 {
+    2 * limits.publisher_tracks as u32 + 1
+}
+
+/// Places for keys of all sessions; they have room as sessions come.
+fn key_chunks(limits: &Limits) -> u32 {
+    limits.sessions.div_ceil(KEY_CHUNK) as u32
+}
+
+/// A record of every publisher track fits, 24 bytes each with its header; the kernel wants a power of
+/// two and whole pages.
+fn low_bytes(limits: &Limits) -> u32 {
+    (32 * limits.publisher_tracks as u32).next_power_of_two().max(4096)
+}
+
+impl Datapath {
+    /// The ingress program.
+    ///
+    /// # Errors
+    /// None in a loaded object.
+    pub fn ingress(&mut self) -> Result<&mut Xdp, StartError> {
+        xdp(&mut self.ebpf, INGRESS)
+    }
+
+    /// The object, for its log buffer.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// What the programs have cost, while the kernel keeps statistics; nothing otherwise.
+    pub fn programs(&self) -> Vec<ProgramFigures> {
+        let figures = self.ebpf.programs().filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            let run_time_ns = info.run_time().as_nanos() as u64;
+            Some(ProgramFigures { name: name.to_owned(), runs: info.run_count(), run_time_ns })
+        });
+        figures.filter(|program| program.runs > 0).collect()
+    }
+
+    /// Starts counting what egress devices take and drop.
+    ///
+    /// # Errors
+    /// Why the tracepoint cannot be had: then `transmitted` and `drop_ring_full` stay 0.
+    pub fn watch_transmission(&mut self) -> Result<(), String> {
+        const TRACEPOINT: &str = "xdp_devmap_xmit";
+        for (_, program) in self.ebpf.programs_mut() {
+            let attached = match program {
+                Program::RawTracePoint(program) => program.load().and_then(|()| program.attach(TRACEPOINT)).map(|_| ()),
+                Program::TracePoint(program) => {
+                    program.load().and_then(|()| program.attach("xdp", TRACEPOINT)).map(|_| ())
+                }
+                Program::BtfTracePoint(program) => {
+                    let btf = Btf::from_sys_fs().map_err(|error| describe(&error))?;
+                    program.load(TRACEPOINT, &btf).and_then(|()| program.attach()).map(|_| ())
+                }
+                _ => Ok(()),
+            };
+            attached.map_err(|error| describe(&error))?;
+        }
+        Ok(())
+    }
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, StartError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| StartError::Load(format!("the object has no {name}")))?;
+    program.try_into().map_err(program_error)
+}
+
+fn program_error(error: ProgramError) -> StartError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => StartError::Load(format!("{io_error}\n{verifier_log}")),
+        other => StartError::Load(describe(&other)),
+    }
+}
+
+/// An error with its causes.
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,368 @@
+//! The kernel engine: XDP programs open, fan out and seal; this module feeds their maps.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
+//! | `maps`, `keys`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
+//! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
+//! | `fanout` | thread: everything that needs a grace period |
+//! | `housekeeping`, `clock` | thread: heartbeat and program log |
+//! | `probe` | the steps of a start one by one, for `penstock doctor` |
+
+mod attach;
+mod check;
+pub mod clock;
+pub mod fanout;
+mod housekeeping;
+pub mod keys;
+pub mod keystream;
+pub mod load;
+pub mod maps;
+pub mod outer;
+pub mod pins;
+pub mod probe;
+mod selftest;
+mod serve;
+mod state;
+mod wire;
+
+use std::{
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use aya::{
+    maps::{MapData, PerCpuArray, RingBuf},
+    sys::{Stats, enable_stats},
+};
+use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
+
+pub use self::{
+    attach::{Mode, mode_name},
+    check::capabilities,
+    slots::MAX_SLOTS,
+};
+use self::{
+    fanout::{Shared, Worker},
+    load::Datapath,
+    maps::Maps,
+    pins::PinDirectory,
+    slots::Slots,
+    state::{State, Work},
+};
+pub use crate::route::Attached;
+use crate::{
+    Events,
+    bpf::object,
+    route::{Devices, Netlink, Watcher},
+    slots,
+};
+
+/// What the engine is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Interfaces to attach to. Empty: those that carry `media_addresses`, or if that is empty too,
+    /// those of the default routes.
+    pub interfaces: Vec<String>,
+    /// Local addresses of the media.
+    pub media_addresses: Vec<IpAddr>,
+    /// UDP port of the media. Traffic to other ports is never touched.
+    pub media_port: u16,
+    pub mode: Mode,
+    pub limits: Limits,
+    /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
+    pub keystream: Option<keystream::Settings>,
+    /// Directory of the pinned maps; a bpffs is mounted there unless it is in one already.
+    pub pin_dir: PathBuf,
+    /// The short way for streams with one viewer. Not on kernels whose verifier does not take it.
+    pub direct: bool,
+    /// Keep the kernel's BPF statistics on as long as the engine lives.
+    pub statistics: bool,
+    /// How long a session sends and is received without [`refresh_session`].
+    ///
+    /// [`refresh_session`]: crate::Engine::refresh_session
+    pub lease: Duration,
+}
+
+impl Config {
+    /// The defaults, for one media port.
+    pub fn new(media_port: u16) -> Self {
+        Self {
+            interfaces: Vec::new(),
+            media_addresses: Vec::new(),
+            media_port,
+            mode: Mode::Auto,
+            limits: Limits::default(),
+            keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
+            pin_dir: PathBuf::from("/run/penstock/bpf"),
+            direct: true,
+            statistics: false,
+            lease: Duration::from_nanos(LEASE_NS),
+        }
+    }
+}
+
+/// Sizes of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub sessions: usize,
+    /// Incoming SSRCs.
+    pub publisher_tracks: usize,
+    /// Outgoing SSRCs.
+    pub subscriber_tracks: usize,
+    /// Subscribers of one incoming SSRC, at most [`MAX_COPIES`].
+    pub viewers_per_stream: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sessions: 1024, publisher_tracks: 256, subscriber_tracks: 2048, viewers_per_stream: MAX_COPIES }
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), StartError> {
+        let table = |key, value, most| {
+            if (1..=most).contains(&value) { Ok(()) } else { Err(StartError::Limit { key, value, most }) }
+        };
+        table("sessions", self.sessions, MAX_SLOTS / 2)?;
+        table("publisher_tracks", self.publisher_tracks, MAX_SLOTS / 4)?;
+        table("subscriber_tracks", self.subscriber_tracks, MAX_SLOTS)?;
+        table("viewers_per_stream", self.viewers_per_stream, MAX_COPIES)
+    }
+}
+
+/// Why the engine does not start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    NoObject(#[from] object::Missing),
+    #[error("kernel {release} is too old, it lacks: {missing}")]
+    Kernel { release: String, missing: String },
+    #[error("this process may not use XDP, it lacks {missing}: run as root or grant these capabilities")]
+    Capabilities { missing: String },
+    #[error("`limits.{key}` is {value}, it must be 1 to {most}")]
+    Limit { key: &'static str, value: usize, most: usize },
+    #[error("the BPF programs were not loaded: {0}")]
+    Load(String),
+    #[error("interface {name}: {reason}")]
+    Interface { name: String, reason: String },
+    #[error("no interface to attach to: name some in `kernel.interfaces`")]
+    NoInterface,
+    #[error("more than {limit} interfaces: name those to attach to in `kernel.interfaces`")]
+    TooManyInterfaces { limit: usize },
+    #[error("{address} is no address of this host")]
+    NoSuchAddress { address: IpAddr },
+    #[error("asking the kernel for its interfaces and routes failed: {0}")]
+    Netlink(std::io::Error),
+    #[error("a server with pid {pid} is running with its maps in {path}: stop it, or set another `kernel.pin_dir`")]
+    Running { path: PathBuf, pid: u32 },
+    #[error("pinned maps in {path}: {reason}")]
+    Pins { path: PathBuf, reason: String },
+    #[error("starting a thread of the engine failed: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The XDP engine. Dropping it detaches the programs and removes the pins.
+pub struct KernelEngine {
+    shared: Arc<Shared>,
+    limits: Limits,
+    lease_ns: u64,
+    attached: Vec<Attached>,
+    /// The same, for looking up paths.
+    devices: Devices,
+    netlink: Mutex<Netlink>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Until somebody takes it.
+    taps: Mutex<Option<RingBuf<MapData>>>,
+    /// To the path thread.
+    resolve: Option<mpsc::Sender<u32>>,
+    /// Dropped to stop the housekeeping thread.
+    stop: Option<mpsc::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Programs and their links; taken by `drop` before the pins go.
+    datapath: Mutex<Option<Datapath>>,
+    /// While it is open, the kernel keeps run times of BPF programs.
+    _statistics: Option<OwnedFd>,
+    _pins: PinDirectory,
+}
+
+impl KernelEngine {
+    /// Loads the programs and attaches them.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub fn start(config: Config, events: Events) -> Result<Self, StartError> {
+        object::datapath()?;
+        check::kernel()?;
+        check::capabilities()?;
+        config.limits.check()?;
+        let mut netlink = Netlink::open().map_err(StartError::Netlink)?;
+        let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
+        let pins = PinDirectory::claim(&config.pin_dir)?;
+        let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
+        pins.pin(datapath.ebpf())?;
+        let log = housekeeping::program_log(datapath.ebpf());
+        let keystream = keystream::Parts::take(datapath.ebpf())?;
+        let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(load::describe(&error)))?;
+        if let Err(reason) = datapath.watch_transmission() {
+            tracing::warn!("what full transmit rings drop is not counted: {reason}");
+        }
+        let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
+        let server = describe_server(&attached, config.media_port);
+        maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
+        let statistics = if config.statistics { keep_statistics() } else { None };
+        let mut engine = Self {
+            shared: Arc::new(Shared::new(State {
+                tables: maps.tables,
+                sessions: Slots::new(config.limits.sessions),
+                publishers: Slots::new(config.limits.publisher_tracks),
+                subscribers: Slots::new(config.limits.subscriber_tracks),
+                work: Work::default(),
+                keystream: None,
+            })),
+            limits: config.limits,
+            lease_ns: config.lease.as_nanos() as u64,
+            devices: Devices::Attached(attached.clone()),
+            attached,
+            netlink: Mutex::new(netlink),
+            counters: maps.counters,
+            taps: Mutex::new(Some(maps.taps)),
+            resolve: None,
+            stop: None,
+            threads: Vec::new(),
+            datapath: Mutex::new(None),
+            _statistics: statistics,
+            _pins: pins,
+        };
+        let egress = datapath.egress.try_clone().map_err(StartError::Thread)?;
+        engine.datapath = Mutex::new(Some(datapath));
+        if let Some(settings) = config.keystream {
+            let (handle, threads) = keystream::prepare(keystream, Arc::clone(&engine.shared), settings)?;
+            engine.shared.lock().keystream = Some(handle);
+            for (name, run) in threads {
+                engine.spawn(name, run)?;
+            }
+        }
+        engine.start_threads(maps.fanouts, maps.server, server, egress, events, log)?;
+        Ok(engine)
+    }
+
+    fn start_threads(
+        &mut self,
+        fanouts: maps::Fanouts,
+        map: aya::maps::Array<MapData, Server>,
+        server: Server,
+        egress: aya::programs::ProgramFd,
+        events: Events,
+        log: Option<housekeeping::ProgramLog>,
+    ) -> Result<(), StartError> {
+        let worker = Worker {
+            shared: Arc::clone(&self.shared),
+            fanouts,
+            grace_slot: load::fanout_slots(&self.limits) - 1,
+            egress,
+            events,
+        };
+        self.spawn("penstock-fanout", move || worker.run())?;
+        let (resolve, inbox) = mpsc::channel();
+        let watcher = Watcher {
+            sessions: Arc::clone(&self.shared),
+            devices: self.devices.clone(),
+            netlink: Netlink::open().map_err(StartError::Netlink)?,
+            inbox,
+        };
+        self.resolve = Some(resolve);
+        self.spawn("penstock-paths", move || watcher.run())?;
+        let (stop, stopped) = mpsc::channel();
+        self.stop = Some(stop);
+        self.spawn("penstock-engine", move || housekeeping::run(map, server, log, &stopped))
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(StartError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// The interfaces that the programs are on.
+    pub fn interfaces(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Global addresses of the attached interfaces and of VLANs on them: those that media can use.
+    ///
+    /// # Errors
+    /// What netlink says.
+    pub fn local_addresses(&self) -> std::io::Result<Vec<IpAddr>> {
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = netlink.links()?;
+        let ours = |index: u32| {
+            let link = links.iter().find(|link| link.index == index);
+            let parent = link.and_then(|link| link.vlan).map(|vlan| vlan.parent);
+            self.attached.iter().any(|interface| interface.index == index || Some(interface.index) == parent)
+        };
+        let addresses = netlink.addresses()?.into_iter();
+        Ok(addresses.filter(|(index, address)| ours(*index) && !is_link_local(*address)).map(|(_, ip)| ip).collect())
+    }
+}
+
+fn keep_statistics() -> Option<OwnedFd> {
+    let kept = enable_stats(Stats::RunTime);
+    kept.inspect_err(|error| {
+        let error = load::describe(error);
+        tracing::warn!("no run times of BPF programs, `kernel.bpf_stats` needs CAP_SYS_ADMIN: {error}");
+    })
+    .ok()
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn describe_server(attached: &[Attached], media_port: u16) -> Server {
+    let now = clock::boottime_ns();
+    let mut server = Server {
+        layout: LAYOUT_VERSION,
+        pid: std::process::id(),
+        started_ns: now,
+        heartbeat_ns: now,
+        media_port,
+        ..Server::default()
+    };
+    for (place, interface) in attached.iter().enumerate().take(server.ifindex.len()) {
+        server.ifindex[place] = interface.index;
+        server.mode[place] = interface.mode;
+        for (place, byte) in server.name[place].iter_mut().zip(interface.name.bytes()) {
+            *place = byte;
+        }
+    }
+    server
+}
+
+impl Drop for KernelEngine {
+    fn drop(&mut self) {
+        // Media stops first: the links go with the programs.
+        drop(self.datapath.lock().unwrap_or_else(PoisonError::into_inner).take());
+        {
+            let mut state = self.shared.lock();
+            state.work.stop = true;
+            state.keystream = None;
+        }
+        self.shared.bell.notify_all();
+        self.resolve = None;
+        self.stop = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the engine had panicked");
+            }
+        }
+    }
+}
