@@ -21,13 +21,14 @@ use std::{
 };
 
 use self::taps::{Reader, Taps};
-use super::{
+use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
     slots::{MAX_SLOTS, Slots, USERSPACE},
-    userspace::{Feeder, KeptStats, NewSource, UserspaceEngine},
+    userspace::UserspaceEngine,
 };
 
 /// See the module.
@@ -287,14 +288,6 @@ impl Engine for AutoEngine {
         }
     }
 
-    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
-        self.userspace.kept_stats(track)
-    }
-
-    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
-        self.userspace.seal_again(track, seq)
-    }
-
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
         self.userspace.set_sockets(sockets);
         if let Err(error) = self.start_reader() {
@@ -306,12 +299,8 @@ impl Engine for AutoEngine {
         self.userspace.worker()
     }
 
-    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
-        self.userspace.add_source(source)
-    }
-
-    fn feeder(&self) -> Option<Feeder> {
-        self.userspace.feeder()
+    fn sources(&self) -> Option<&dyn Sources> {
+        self.userspace.sources()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -8,7 +8,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::report::{Need, Report};
-use penstock_engine::kernel::probe;
+use penstock_engine::kernel::keystream::compute::Backend;
 
 use crate::config::Config;
 
@@ -20,7 +20,7 @@ const PAST: i64 = 1_735_689_600;
 
 /// CPU features, locked memory and clocks.
 pub fn machine(report: &mut Report) {
-    let backend = probe::keystream_backend();
+    let backend = Backend::detect().name();
     let check = "AES instructions";
     match backend {
         "portable" => {

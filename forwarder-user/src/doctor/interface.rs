@@ -4,7 +4,7 @@ use super::{
     ethtool::{self, Settings},
     report::{Need, Report},
 };
-use penstock_engine::kernel::probe::{self, Link, Programs};
+use penstock_engine::bpf::probe::{self, Link, Programs};
 
 use crate::config::Mode;
 

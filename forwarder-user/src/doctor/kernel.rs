@@ -6,9 +6,9 @@ use super::{
     interface,
     report::{Need, Report},
 };
-use penstock_engine::{
-    bpf::object,
-    kernel::probe::{self, Programs},
+use penstock_engine::bpf::{
+    object,
+    probe::{self, Programs},
 };
 
 use crate::config::{Config, Mode};

@@ -1,20 +1,18 @@
 //! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
 
+mod budget;
 mod clock;
 mod config;
 mod counters;
-mod feedback;
 mod ids;
-mod ingest;
 mod keyframe;
-mod media;
 mod owners;
 mod report;
 mod resend;
 mod session;
-mod signalling;
-mod snapshot;
+mod sessions;
 mod sockets;
+mod streams;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::session::Key;
+use super::ids::Key;
 use penstock_engine::SubscriberTrackId;
 
 /// A track of a session.

@@ -15,9 +15,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::AutoEngine;
 use crate::{
     Engine as _, EngineError, PublisherTrackId,
+    contract::{Keep, NewSource},
     elsewhere::Elsewhere,
     kernel::KernelEngine,
-    userspace::{Feeder, Keep, NewSource},
+    userspace::Forwarder,
 };
 
 /// Sources of the userspace engine by the kernel track that feeds them.
@@ -81,7 +82,7 @@ impl AutoEngine {
 }
 
 /// Runs until the bell's other end is closed.
-fn carry(mut taps: RingBuf<MapData>, mut feeder: Feeder, sources: &Taps, mut bell: UnixStream) -> io::Result<()> {
+fn carry(mut taps: RingBuf<MapData>, mut feeder: Forwarder, sources: &Taps, mut bell: UnixStream) -> io::Result<()> {
     let mut place = Elsewhere::new();
     loop {
         let mut files = [PollFd::new(taps.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];

@@ -26,15 +26,13 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, PoisonError},
 };
 
 use aya::{
-    maps::{DevMap, Map, MapData, MapError, xdp::XdpMapError},
+    maps::{MapError, xdp::XdpMapError},
     programs::ProgramFd,
 };
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_DEVMAP;
 use forwarder_common::{
     ExtendedSeq,
     maps::{self as layout, EgressGroup, FanoutList, MAX_EGRESS, NONE},
@@ -42,78 +40,19 @@ use forwarder_common::{
 
 use super::{
     keystream::{Command, Source},
-    load::describe,
-    maps::{Fanouts, as_io},
-    outer::Batch,
-    slots::Slots,
-    state::{CurrentPath, Phase, State},
+    shared::Shared,
+    state::{self, CurrentPath, Phase, State},
     wire,
 };
-use crate::{Event, Events, PublisherTrackId, SubscriberTrackId, Transport, route::Sessions};
-
-/// Longest wait for room for a key: some rounds of the fan-out thread.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The engine's state, and the bell that wakes the fan-out thread.
-pub struct Shared {
-    state: Mutex<State>,
-    pub bell: Condvar,
-    /// Rings when there is room for more keys.
-    grown: Condvar,
-}
-
-impl Shared {
-    pub fn new(state: State) -> Self {
-        Self { state: Mutex::new(state), bell: Condvar::new(), grown: Condvar::new() }
-    }
-
-    /// The state. A thread that panicked while it held the lock has written its map entries or not;
-    /// either way the others must still be able to stop media.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The state, with room for the key of one more session. Waits only when sessions have come faster than
-    /// the fan-out thread has made room; without any after [`PATIENCE`], the state says so.
-    pub fn with_room(&self) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        if state.has_room() {
-            return state;
-        }
-        state.work.grow = true;
-        self.bell.notify_one();
-        let waited = self.grown.wait_timeout_while(state, PATIENCE, |state| !state.has_room());
-        waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
-
-impl Sessions for Arc<Shared> {
-    fn transport(&self, session: u32) -> Option<Transport> {
-        let state = self.lock();
-        state.sessions.get(session).filter(|session| !session.closing).map(|session| session.transport)
-    }
-
-    fn found(&self, handle: u32, transport: Transport, path: layout::Path) -> Result<(), String> {
-        let mut state = self.lock();
-        let Some(session) = state.sessions.get(handle) else { return Ok(()) };
-        if session.transport == transport && session.path.is_none_or(|current| current.path != path) {
-            state.work.paths.insert(handle, path);
-            self.bell.notify_one();
-        }
-        Ok(())
-    }
-
-    fn lost(&self, handle: u32, reason: &str) {
-        let state = self.lock();
-        let Some(session) = state.sessions.get(handle) else { return };
-        tracing::warn!(
-            session = session.id,
-            stream = session.stream,
-            peer = %session.transport.peer,
-            "no path to the peer: {reason}"
-        );
-    }
-}
+use crate::{
+    Event, Events, PublisherTrackId, SubscriberTrackId,
+    bpf::{
+        as_io, describe,
+        maps::{Fanouts, Tables},
+        outer::{Batch, new_devmap},
+    },
+    slots::Slots,
+};
 
 /// The thread's own maps and handles.
 pub struct Worker {
@@ -216,7 +155,7 @@ impl Worker {
         match self.fanouts.keys.add(place) {
             Ok(chunk) => {
                 self.shared.lock().tables.keys.push(chunk);
-                self.shared.grown.notify_all();
+                self.shared.has_grown();
             }
             // Sessions that need it are refused, and ask again.
             Err(error) => tracing::error!("no room for the keys of more sessions: {error}"),
@@ -353,17 +292,6 @@ impl Worker {
     }
 }
 
-/// A devmap of its own with room for exactly `copies` entries, and its descriptor for a map of maps.
-///
-/// # Errors
-/// What the kernel says.
-pub fn new_devmap(copies: u32) -> Result<(DevMap<MapData>, OwnedFd), MapError> {
-    let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, copies, 0);
-    let data = MapData::create(definition, "penstock_fanout", None)?;
-    let fd = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
-    Ok((DevMap::try_from(Map::from_map_data(data)?)?, fd))
-}
-
 /// Writes a session's new path into its unused path slot.
 fn change_path(
     state: &mut State,
@@ -438,9 +366,9 @@ fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<
 
 /// Fills an unused subscriber slot: its first packet is the one after the highest accepted.
 fn write_subscriber(
-    tables: &mut super::maps::Tables,
+    tables: &mut Tables,
     handle: u32,
-    subscriber: &mut super::state::SubscriberTrack,
+    subscriber: &mut state::SubscriberTrack,
     highest: ExtendedSeq,
 ) -> Result<(), String> {
     let first_in = highest.0 + 1;

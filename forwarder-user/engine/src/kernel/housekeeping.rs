@@ -12,7 +12,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use forwarder_common::maps::Server;
 
-use super::{clock::boottime_ns, load::describe};
+use crate::{bpf::describe, clock::boottime_ns};
 
 /// The inspection commands call a server silent that has not updated its entry for three of these.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -2,27 +2,20 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
-//! | `maps`, `keys`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
+//! | `state`, `wire` | the mirror of the maps in userspace, and their values |
+//! | `shared` | the state under its lock, and the bell of the fan-out thread |
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
-//! | `housekeeping`, `clock` | thread: heartbeat and program log |
-//! | `probe` | the steps of a start one by one, for `penstock doctor` |
+//! | `housekeeping` | thread: heartbeat and program log |
+//! | `serve` | the engine's contract |
+//!
+//! What loads, attaches and pins stands in `bpf`.
 
-mod attach;
-mod check;
-pub mod clock;
-pub mod fanout;
+mod fanout;
 mod housekeeping;
-pub mod keys;
 pub mod keystream;
-pub mod load;
-pub mod maps;
-pub mod outer;
-pub mod pins;
-pub mod probe;
-mod selftest;
 mod serve;
+mod shared;
 mod state;
 mod wire;
 
@@ -39,27 +32,31 @@ use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
     sys::{Stats, enable_stats},
 };
-use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
+use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, Server};
 
-pub use self::{
-    attach::{Mode, mode_name},
-    check::capabilities,
-    slots::MAX_SLOTS,
-};
 use self::{
-    fanout::{Shared, Worker},
-    load::Datapath,
-    maps::Maps,
-    pins::PinDirectory,
-    slots::Slots,
+    fanout::Worker,
+    shared::Shared,
     state::{State, Work},
 };
-pub use crate::route::Attached;
 use crate::{
     Events,
-    bpf::object,
+    bpf::{
+        attach, check, describe,
+        keystream::Parts,
+        load::{self, Datapath},
+        maps::{self, Maps},
+        object,
+        pins::PinDirectory,
+    },
+    clock,
     route::{Devices, Netlink, Watcher},
-    slots,
+    slots::Slots,
+};
+pub use crate::{
+    bpf::{Limits, Mode, StartError, mode_name},
+    route::Attached,
+    slots::MAX_SLOTS,
 };
 
 /// What the engine is told at its start.
@@ -106,67 +103,6 @@ impl Config {
     }
 }
 
-/// Sizes of the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub sessions: usize,
-    /// Incoming SSRCs.
-    pub publisher_tracks: usize,
-    /// Outgoing SSRCs.
-    pub subscriber_tracks: usize,
-    /// Subscribers of one incoming SSRC, at most [`MAX_COPIES`].
-    pub viewers_per_stream: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { sessions: 1024, publisher_tracks: 256, subscriber_tracks: 2048, viewers_per_stream: MAX_COPIES }
-    }
-}
-
-impl Limits {
-    fn check(&self) -> Result<(), StartError> {
-        let table = |key, value, most| {
-            if (1..=most).contains(&value) { Ok(()) } else { Err(StartError::Limit { key, value, most }) }
-        };
-        table("sessions", self.sessions, MAX_SLOTS / 2)?;
-        table("publisher_tracks", self.publisher_tracks, MAX_SLOTS / 4)?;
-        table("subscriber_tracks", self.subscriber_tracks, MAX_SLOTS)?;
-        table("viewers_per_stream", self.viewers_per_stream, MAX_COPIES)
-    }
-}
-
-/// Why the engine does not start. Each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    NoObject(#[from] object::Missing),
-    #[error("kernel {release} is too old, it lacks: {missing}")]
-    Kernel { release: String, missing: String },
-    #[error("this process may not use XDP, it lacks {missing}: run as root or grant these capabilities")]
-    Capabilities { missing: String },
-    #[error("`limits.{key}` is {value}, it must be 1 to {most}")]
-    Limit { key: &'static str, value: usize, most: usize },
-    #[error("the BPF programs were not loaded: {0}")]
-    Load(String),
-    #[error("interface {name}: {reason}")]
-    Interface { name: String, reason: String },
-    #[error("no interface to attach to: name some in `kernel.interfaces`")]
-    NoInterface,
-    #[error("more than {limit} interfaces: name those to attach to in `kernel.interfaces`")]
-    TooManyInterfaces { limit: usize },
-    #[error("{address} is no address of this host")]
-    NoSuchAddress { address: IpAddr },
-    #[error("asking the kernel for its interfaces and routes failed: {0}")]
-    Netlink(std::io::Error),
-    #[error("a server with pid {pid} is running with its maps in {path}: stop it, or set another `kernel.pin_dir`")]
-    Running { path: PathBuf, pid: u32 },
-    #[error("pinned maps in {path}: {reason}")]
-    Pins { path: PathBuf, reason: String },
-    #[error("starting a thread of the engine failed: {0}")]
-    Thread(std::io::Error),
-}
-
 /// The XDP engine. Dropping it detaches the programs and removes the pins.
 pub struct KernelEngine {
     shared: Arc<Shared>,
@@ -207,14 +143,14 @@ impl KernelEngine {
         let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
-        let keystream = keystream::Parts::take(datapath.ebpf())?;
-        let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(load::describe(&error)))?;
+        let keystream = Parts::take(datapath.ebpf())?;
+        let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(describe(&error)))?;
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
         let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
         let server = describe_server(&attached, config.media_port);
-        maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
+        maps.server.set(0, server, 0).map_err(|error| StartError::Load(describe(&error)))?;
         let statistics = if config.statistics { keep_statistics() } else { None };
         let mut engine = Self {
             shared: Arc::new(Shared::new(State {
@@ -242,7 +178,7 @@ impl KernelEngine {
         let egress = datapath.egress.try_clone().map_err(StartError::Thread)?;
         engine.datapath = Mutex::new(Some(datapath));
         if let Some(settings) = config.keystream {
-            let (handle, threads) = keystream::prepare(keystream, Arc::clone(&engine.shared), settings)?;
+            let (handle, threads) = keystream::prepare(keystream, Box::new(Arc::clone(&engine.shared)), settings)?;
             engine.shared.lock().keystream = Some(handle);
             for (name, run) in threads {
                 engine.spawn(name, run)?;
@@ -314,7 +250,7 @@ impl KernelEngine {
 fn keep_statistics() -> Option<OwnedFd> {
     let kept = enable_stats(Stats::RunTime);
     kept.inspect_err(|error| {
-        let error = load::describe(error);
+        let error = describe(error);
         tracing::warn!("no run times of BPF programs, `kernel.bpf_stats` needs CAP_SYS_ADMIN: {error}");
     })
     .ok()

@@ -12,20 +12,17 @@ use forwarder_common::{
 };
 
 use super::{
-    KernelEngine,
-    clock::boottime_ns,
-    keystream,
-    load::Datapath,
-    maps::refused,
-    mode_name,
-    slots::Slots,
+    KernelEngine, keystream,
     state::{self, CurrentPath, Phase, State},
     wire,
 };
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    bpf::{as_io, describe, load::Datapath, maps::Tables, mode_name},
+    clock::boottime_ns,
     route::{self, Route, canonical},
+    slots::Slots,
 };
 
 impl Engine for KernelEngine {
@@ -101,7 +98,7 @@ impl Engine for KernelEngine {
         let role = entry.role;
         let expiry = boottime_ns() + self.lease_ns;
         if let Err(error) = state.tables.leases.set(Slots::<()>::slot(session.0), expiry, 0) {
-            tracing::error!("lease not refreshed: {}", super::load::describe(&error));
+            tracing::error!("lease not refreshed: {}", describe(&error));
         }
         drop(state);
         if role == Role::Subscriber {
@@ -121,7 +118,7 @@ impl Engine for KernelEngine {
         }
         // The lease stops copies that are still in a fan-out until the next round takes them out.
         if let Err(error) = state.tables.leases.set(Slots::<()>::slot(session.0), 0, 0) {
-            tracing::error!("lease of a closed session not ended: {}", super::load::describe(&error));
+            tracing::error!("lease of a closed session not ended: {}", describe(&error));
         }
         for track in subscribers {
             state.detach_subscriber(track);
@@ -374,7 +371,7 @@ impl KernelEngine {
         if let Err(error) = self.write_session(state, handle, key) {
             state.sessions.remove(handle);
             if let Err(error) = state.tables.keys.wipe(Slots::<()>::slot(handle)) {
-                tracing::error!("key of a failed session not wiped: {}", super::load::describe(&error));
+                tracing::error!("key of a failed session not wiped: {}", describe(&error));
             }
             return Err(refused("installing a session")(error));
         }
@@ -391,6 +388,11 @@ impl KernelEngine {
         state.tables.sessions.set(slot, wire::session(slot, session), 0)?;
         state.tables.leases.set(slot, boottime_ns() + self.lease_ns, 0)
     }
+}
+
+/// A failed map operation as the engine's contract reports it.
+fn refused(what: &'static str) -> impl Fn(MapError) -> EngineError {
+    move |error| EngineError::Kernel { what, source: as_io(error) }
 }
 
 fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
@@ -443,11 +445,11 @@ fn stop_publisher(state: &mut State, handle: u32) {
 }
 
 /// Removes a flow if it still leads to this track: a publisher that moved may share the key.
-fn remove_flow(tables: &mut super::maps::Tables, flow: &FlowKey, handle: u32) {
+fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
     if tables.flows.get(flow, 0).is_ok_and(|slot| slot == Slots::<()>::slot(handle))
         && let Err(error) = tables.flows.remove(flow)
     {
-        tracing::error!("flow not removed: {}", super::load::describe(&error));
+        tracing::error!("flow not removed: {}", describe(&error));
     }
 }
 

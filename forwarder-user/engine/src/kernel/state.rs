@@ -7,12 +7,8 @@ use std::{
 
 use forwarder_common::maps::{KEY_CHUNK, Path};
 
-use super::{
-    keystream::{self, Key},
-    maps::Tables,
-    slots::Slots,
-};
-use crate::{NewPublisherTrack, NewSubscriberTrack, Role, Transport};
+use super::keystream::{self, Key};
+use crate::{NewPublisherTrack, NewSubscriberTrack, Role, Transport, bpf::maps::Tables, slots::Slots};
 
 /// A session. Its handle's slot indexes `SESSIONS`, `LEASES` and `KEYS`, and `PATHS` at `2 * slot`
 /// and `2 * slot + 1`.

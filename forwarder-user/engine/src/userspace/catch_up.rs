@@ -20,107 +20,28 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use forwarder_common::{Counter, ExtendedSeq, RtpHeader};
-use tokio::sync::Notify;
+use forwarder_common::Counter;
 
 use super::{
     Inner,
-    forward::{Feeder, seal, transmit, way_to},
+    backlog::STEPS,
+    forward::{Forwarder, seal, transmit, way_to},
     kept::KeptPacket,
     tables::Publisher,
 };
-use crate::kernel::clock::boottime_ns;
+use crate::clock::boottime_ns;
 
 /// Time between two parts of a backlog.
 const STEP: Duration = Duration::from_millis(5);
-/// Parts of a backlog.
-const STEPS: usize = 32;
 /// Packets of a part: short backlogs need not be stretched, and half of what a veth's ring holds is sent at
 /// once at most.
 const PART: std::ops::RangeInclusive<usize> = 16..=128;
 /// Most packets of one step, all subscribers together: a millisecond's work.
 const MAX_STEP: usize = 1024;
-
-/// What a subscriber gets of the past.
-pub struct Start {
-    /// First incoming index that was not accepted before it was attached.
-    live_from: u64,
-    first_in: u64,
-    /// Packets of the first part.
-    part: usize,
-    behind: AtomicBool,
-    backlog: Mutex<VecDeque<KeptPacket>>,
-}
-
-impl Start {
-    /// `highest`: the last index that was accepted; `backlog`: kept packets up to it.
-    pub fn new(highest: ExtendedSeq, backlog: VecDeque<KeptPacket>) -> Self {
-        let live_from = highest.0 + 1;
-        Self {
-            live_from,
-            first_in: backlog.front().map_or(live_from, |first| first.index.0),
-            part: backlog.len() / STEPS,
-            behind: AtomicBool::new(!backlog.is_empty()),
-            backlog: Mutex::new(backlog),
-        }
-    }
-
-    /// First incoming index that the subscriber gets at all.
-    pub fn first_in(&self) -> u64 {
-        self.first_in
-    }
-
-    /// First incoming index that it gets as it comes.
-    pub fn live_from(&self) -> u64 {
-        self.live_from
-    }
-
-    /// What comes now goes behind the backlog.
-    pub fn is_behind(&self) -> bool {
-        // Changed by the thread that feeds the track, and before anybody else sees the subscriber.
-        self.behind.load(Relaxed)
-    }
-
-    /// Puts a packet behind the backlog.
-    pub fn append(&self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
-        self.lock().push_back(KeptPacket { index, header: *header, payload: payload.into() });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<KeptPacket>> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Subscribers with a backlog.
-#[derive(Default)]
-pub struct Behind {
-    handles: Mutex<VecDeque<u32>>,
-    /// As many as there are.
-    count: AtomicUsize,
-    /// Rings when there is one more.
-    bell: Arc<Notify>,
-}
-
-impl Behind {
-    pub fn add(&self, handle: u32) {
-        let mut handles = self.lock();
-        handles.push_back(handle);
-        self.count.store(handles.len(), Relaxed);
-        drop(handles);
-        self.bell.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<u32>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Inner {
     /// What a new subscriber of a track gets of the past.
@@ -135,11 +56,11 @@ impl Inner {
 
 /// Of the thread that feeds the tracks that keep packets: no other may call these, or packets overtake each
 /// other.
-impl Feeder {
+impl Forwarder {
     /// Waits until the next part of a backlog is due. The time of the part before is `last`.
     pub fn behind(&self, last: Instant) -> impl Future<Output = ()> + use<> {
-        let due = (self.inner.behind.count.load(Relaxed) > 0).then(|| last + STEP);
-        let bell = Arc::clone(&self.inner.behind.bell);
+        let due = (self.inner.behind.any()).then(|| last + STEP);
+        let bell = self.inner.behind.bell();
         async move {
             match due {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -151,7 +72,7 @@ impl Feeder {
     /// Sends the next part of each backlog, if it is time. `last` is when it did so before.
     pub fn catch_up(&mut self, last: &mut Instant) {
         let now = Instant::now();
-        if self.inner.behind.count.load(Relaxed) == 0 || now < *last + STEP {
+        if !self.inner.behind.any() || now < *last + STEP {
             return;
         }
         *last = now;
@@ -192,12 +113,12 @@ impl Feeder {
             }
             if backlog.is_empty() {
                 *backlog = VecDeque::new();
-                start.behind.store(false, Relaxed);
+                start.caught_up();
             } else {
                 handles.push_back(handle);
             }
         }
-        inner.behind.count.store(handles.len(), Relaxed);
+        inner.behind.changed(&handles);
         inner.count(Counter::Sealed, sealed);
         inner.count(Counter::SealedBytes, sealed_bytes);
         transmit(&inner, &mut self.transmitters);

@@ -4,7 +4,9 @@
 use std::{
     net::SocketAddr,
     ops::Range,
+    pin::Pin,
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use forwarder_common::{Counter, ExtendedSeq, RtpHeader, maps::MAX_PAYLOAD, rtp::FIXED_LEN, seq::Refused};
@@ -16,8 +18,9 @@ use super::{
 };
 use crate::{
     PublisherTrackId,
+    clock::boottime_ns,
+    contract::Feeder,
     io::Worker,
-    kernel::clock::boottime_ns,
     transmit::{Sent, Transmitter},
 };
 
@@ -47,7 +50,7 @@ pub(super) struct Way {
 }
 
 /// Forwards the packets of one thread. What is pushed is sent by [`flush`](Self::flush).
-pub struct Feeder {
+pub struct Forwarder {
     pub(super) inner: Arc<Inner>,
     /// Plaintexts of the batch.
     arena: Vec<u8>,
@@ -59,7 +62,7 @@ pub struct Feeder {
     now_ns: u64,
 }
 
-impl Feeder {
+impl Forwarder {
     pub(super) fn new(inner: Arc<Inner>, transmitters: Vec<Box<dyn Transmitter>>) -> Self {
         let (arena, packets) = (Vec::with_capacity(MAX_BYTES), Vec::with_capacity(MAX_PACKETS));
         let way = |transmitter| Way { transmitter, counted: Sent::default() };
@@ -257,13 +260,39 @@ pub(super) fn transmit(inner: &Inner, transmitters: &mut [Way]) {
     }
 }
 
-impl Worker for Feeder {
+impl Worker for Forwarder {
     fn rtp(&mut self, socket: usize, peer: SocketAddr, packet: &mut [u8]) -> bool {
         self.open(socket, peer, packet).is_some()
     }
 
     fn flush(&mut self) {
-        Feeder::flush(self);
+        Self::flush(self);
+    }
+}
+
+impl Feeder for Forwarder {
+    fn push(&mut self, track: PublisherTrackId, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) {
+        self.take(track, index, header, payload, key);
+    }
+
+    fn prefetch(&self, track: PublisherTrackId) {
+        Self::prefetch(self, track);
+    }
+
+    fn flush(&mut self) {
+        Self::flush(self);
+    }
+
+    fn behind(&self, last: Instant) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(Self::behind(self, last))
+    }
+
+    fn catch_up(&mut self, last: &mut Instant) {
+        Self::catch_up(self, last);
+    }
+
+    fn forget(&self, track: PublisherTrackId) {
+        Self::forget(self, track);
     }
 }
 

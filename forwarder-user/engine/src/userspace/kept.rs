@@ -6,17 +6,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use forwarder_common::{ExtendedSeq, RtpHeader};
 
+use crate::contract::{Keep, KeptStats};
+
 /// Counted for a packet on top of its payload: what its place in the queue and its allocation take.
 const OVERHEAD: usize = 64;
-
-/// What is to be kept, in bytes; 0: nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// Of the group of pictures that goes on, if it is not longer.
-    pub group: usize,
-    /// Of the last packets.
-    pub recent: usize,
-}
 
 /// A packet in the clear. The payload is shared by all that keep it.
 #[derive(Clone)]
@@ -30,21 +23,6 @@ impl KeptPacket {
     fn cost(&self) -> usize {
         self.payload.len() + OVERHEAD
     }
-}
-
-/// What a track keeps, for API and metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct KeptStats {
-    /// Memory that the packets take, and the most that they may.
-    pub bytes: usize,
-    pub limit: usize,
-    /// Packets that a new subscriber would get.
-    pub packets: usize,
-    /// Groups of pictures that were longer than the limit and were let go.
-    pub overflows: u64,
-    /// Subscribers that began with a kept keyframe, and those for which there was none.
-    pub hits: u64,
-    pub misses: u64,
 }
 
 /// See the module. Owned by the track; written by the thread that feeds it.

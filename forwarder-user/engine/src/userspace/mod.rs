@@ -5,11 +5,12 @@
 //! | `tables` | sessions and tracks |
 //! | `forward` | the way of a packet |
 //! | `kept` | the group of pictures that a source's track keeps |
-//! | `catch_up` | how a new subscriber gets it |
+//! | `backlog`, `catch_up` | how a new subscriber gets it |
 //! | `totals` | what is counted of both |
 //! | `paths` | which sessions the xdp transmitter can serve |
 //! | here | the engine's contract |
 
+mod backlog;
 mod catch_up;
 mod forward;
 mod kept;
@@ -31,21 +32,19 @@ use std::{
 use forwarder_common::{Counter, ExtendedSeq, maps::LEASE_NS};
 use penstock_srtp::cipher::{Cipher, Sealer};
 
+pub use self::forward::Forwarder;
 use self::{
-    catch_up::{Behind, Start},
+    backlog::{Behind, Start},
     kept::Kept,
     tables::{Origin, Publisher, Session, Subscriber, Tables},
     totals::Totals,
 };
-pub use self::{
-    forward::Feeder,
-    kept::{Keep, KeptStats},
-};
-use super::{
+use crate::{
     Engine, EngineError, Event, Events, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
     PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    clock::boottime_ns,
+    contract::{Feeder, Keep, KeptStats, NewSource, Sources},
     io::{MediaSockets, Worker},
-    kernel::clock::boottime_ns,
     slots::Slots,
     transmit::{Transmitter, socket::SocketTransmitter, xdp::XdpTransmitter},
 };
@@ -80,20 +79,6 @@ impl Default for Config {
             sealer: Sealer::default(),
         }
     }
-}
-
-/// A publisher track whose packets come from this process: opened by the kernel engine, or made by a
-/// source of our own.
-#[derive(Clone, Copy, Debug)]
-pub struct NewSource {
-    /// RTP clock in Hz.
-    pub clock_rate: u32,
-    /// The last index that is not forwarded; 0 for a new source, whose first packet has index 1.
-    pub last: ExtendedSeq,
-    /// What it keeps of its packets.
-    pub keep: Keep,
-    /// Its indices come in order, so that little memory tells which have come.
-    pub ordered: bool,
 }
 
 /// See the module.
@@ -230,17 +215,17 @@ impl UserspaceEngine {
     }
 
     /// For a thread that has packets in the clear. `None` before the engine has sockets.
-    pub fn feeder(&self) -> Option<Feeder> {
+    pub fn feeder(&self) -> Option<Forwarder> {
         self.feeder_with(|_| {})
     }
 
     /// For the thread whose packets the kernel engine sends at the same time, to other viewers by the
     /// same devices: small portions, so that both fit into a device's ring.
-    pub fn feeder_beside_the_kernel(&self) -> Option<Feeder> {
+    pub fn feeder_beside_the_kernel(&self) -> Option<Forwarder> {
         self.feeder_with(|xdp| xdp.send_at_once(BESIDE_A_PASS))
     }
 
-    fn feeder_with(&self, prepare: impl FnOnce(&mut XdpTransmitter)) -> Option<Feeder> {
+    fn feeder_with(&self, prepare: impl FnOnce(&mut XdpTransmitter)) -> Option<Forwarder> {
         let sockets = self.0.sockets.get()?;
         let number = self.0.feeders.fetch_add(1, Relaxed);
         let socket = SocketTransmitter::new(Arc::clone(sockets), number, self.0.config.gso);
@@ -249,10 +234,10 @@ impl UserspaceEngine {
         let mut transmitters: Vec<Box<dyn Transmitter>> = vec![];
         transmitters.extend(xdp.map(|xdp| Box::new(xdp) as Box<dyn Transmitter>));
         transmitters.push(Box::new(socket));
-        Some(Feeder::new(Arc::clone(&self.0), transmitters))
+        Some(Forwarder::new(Arc::clone(&self.0), transmitters))
     }
 
-    /// A publisher track that [`Feeder::push`] feeds. It ends by `remove_publisher_track`.
+    /// A publisher track that [`Forwarder::push`] feeds. It ends by `remove_publisher_track`.
     ///
     /// # Errors
     /// [`EngineError::Full`].
@@ -438,17 +423,8 @@ impl Engine for UserspaceEngine {
         self.0.read().subscribers.get(track.0).map(Subscriber::stats)
     }
 
-    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
-        let tables = self.0.read();
-        let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
-        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.keeps_groups().then(|| kept.stats())
-    }
-
-    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
-        let packet = forward::seal_again(&self.0.read(), track.0, seq)?;
-        self.0.kept.sealed_again();
-        Some(packet)
+    fn sources(&self) -> Option<&dyn Sources> {
+        Some(self)
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
@@ -459,14 +435,6 @@ impl Engine for UserspaceEngine {
 
     fn worker(&self) -> Option<Box<dyn Worker>> {
         Some(Box::new(self.feeder()?))
-    }
-
-    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
-        Self::add_source(self, source)
-    }
-
-    fn feeder(&self) -> Option<Feeder> {
-        Self::feeder(self)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -481,5 +449,28 @@ impl Engine for UserspaceEngine {
     fn figures(&self) -> Vec<Figures> {
         let counters = self.counters().into_iter().collect();
         vec![Figures { engine: "userspace", counters, programs: Vec::new() }]
+    }
+}
+
+impl Sources for UserspaceEngine {
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        Self::add_source(self, source)
+    }
+
+    fn feeder(&self) -> Option<Box<dyn Feeder>> {
+        Some(Box::new(Self::feeder(self)?))
+    }
+
+    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
+        let tables = self.0.read();
+        let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.keeps_groups().then(|| kept.stats())
+    }
+
+    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
+        let packet = forward::seal_again(&self.0.read(), track.0, seq)?;
+        self.0.kept.sealed_again();
+        Some(packet)
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp, seq::Refused};
 
-use super::{catch_up::Start, kept::Kept};
+use super::{backlog::Start, kept::Kept};
 use penstock_srtp::cipher::Cipher;
 
 use crate::{

@@ -25,7 +25,7 @@ fn key() -> MediaKey {
 
 struct Lab {
     engine: UserspaceEngine,
-    feeder: Feeder,
+    feeder: Forwarder,
     track: PublisherTrackId,
     sockets: Arc<MediaSockets>,
     events: mpsc::UnboundedReceiver<Event>,

@@ -17,7 +17,7 @@ use tokio::time::timeout_at;
 use url::Url;
 
 use super::{
-    connection::{Connection, Incoming, Scratch},
+    connection::{Connection, Incoming},
     dial::{Dialled, dial},
     parameter,
     track::{self, Way},
@@ -29,6 +29,7 @@ use crate::{
     ingest::{
         error::SourceError,
         media::{Packet, Packets},
+        place::Scratch,
         udp::Ports,
     },
 };

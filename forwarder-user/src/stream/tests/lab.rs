@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::stream::session::Key;
+use crate::stream::ids::Key;
 use crate::stream::task::Task;
 use crate::stream::{Answer, Command, Refusal};
 use penstock_engine::Event;
@@ -76,7 +76,7 @@ impl Lab {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let pair = Pair { socket: 0, peer: socket.local_addr().unwrap() };
-        let key = self.task.index.by_id[&answer.session];
+        let key = self.task.sessions.by_id(&answer.session).unwrap();
         let keying = |we_are_client| Keying {
             profile: SrtpProfile::AEAD_AES_256_GCM,
             material: Zeroizing::new((key as u8..key as u8 + 88).collect()),

@@ -7,7 +7,7 @@ use std::arch::x86_64::{
 
 use forwarder_common::keystream::{self, STEP};
 
-use super::compute::{Job, Key, nonce_bytes};
+use super::job::{Job, Key, nonce_bytes};
 use penstock_srtp::polyval::{multiply, reversed};
 
 /// # Safety

@@ -5,18 +5,15 @@
 //! on several chains is several times as fast.
 
 use forwarder_common::{
-    ExtendedSeq, SessionKey,
     aes::CounterBlock,
     gf128,
-    keystream::{self, Entry, FAST_BLOCKS, STEP},
+    keystream::{self, FAST_BLOCKS, STEP},
     nonce,
 };
 
+use super::job::{BATCH, Job, Key};
 #[cfg(target_arch = "x86_64")]
 use super::{aesni, vaes, vaes512};
-
-/// Packets that one call of a fast backend fills together.
-pub const BATCH: usize = 4;
 
 /// How entries are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,61 +59,6 @@ impl Backend {
             Backend::Portable => "portable",
         }
     }
-}
-
-/// A session key as the producer uses it. Wiped on drop.
-pub struct Key {
-    pub(super) session: Box<SessionKey>,
-    /// H for the fast backends: times x, in the form of POLYVAL (RFC 8452 §3), which is GHASH's field
-    /// with the bytes reversed, so that a carry-less product needs no shift.
-    pub(super) h: u128,
-    /// The same of H⁴, H³, H² and H.
-    pub(super) powers: [u128; STEP],
-}
-
-impl Key {
-    /// Takes over an expanded session key.
-    pub fn new(session: &SessionKey) -> Self {
-        let mut power = gf128::from_bytes(ONE);
-        let mut powers = [0; STEP];
-        for place in powers.iter_mut().rev() {
-            power = gf128::multiply(&session.ghash, power);
-            *place = times_x(u128::from_be_bytes(gf128::to_bytes(power)));
-        }
-        Self { session: Box::new(*session), h: powers[STEP - 1], powers }
-    }
-}
-
-/// 1 in GHASH's order of bits.
-const ONE: [u8; 16] = {
-    let mut one = [0; 16];
-    one[0] = 0x80;
-    one
-};
-
-/// x · h modulo POLYVAL's x^128 + x^127 + x^126 + x^121 + 1.
-const fn times_x(h: u128) -> u128 {
-    let carry = h >> 127;
-    (h << 1) ^ (carry * (0xc2 << 120 | 1))
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.session.wipe();
-        // SAFETY: a valid, exclusive place.
-        unsafe {
-            core::ptr::write_volatile(&raw mut self.h, 0);
-            core::ptr::write_volatile(&raw mut self.powers, [0; STEP]);
-        }
-    }
-}
-
-/// An entry to fill.
-#[derive(Clone, Copy)]
-pub struct Job {
-    pub index: ExtendedSeq,
-    /// The producer has begun it, so nobody else reads or writes it.
-    pub entry: *mut Entry,
 }
 
 /// Fills the entries of some packets with one SSRC, for payloads of `blocks`, 1 to [`FAST_BLOCKS`]. Their
@@ -185,16 +127,9 @@ unsafe fn portable(key: &Key, ssrc: u32, blocks: usize, job: &Job) {
     }
 }
 
-/// The first 12 bytes of the counter blocks of a packet.
-pub(super) fn nonce_bytes(key: &Key, ssrc: u32, index: ExtendedSeq) -> [u8; 16] {
-    let mut block = [0; 16];
-    block[..12].copy_from_slice(&nonce::rtp(key.session.salt, ssrc, index));
-    block
-}
-
 #[cfg(test)]
 mod tests {
-    use forwarder_common::gf128::Block;
+    use forwarder_common::{ExtendedSeq, SessionKey, gf128::Block, keystream::Entry};
     use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
     use super::*;

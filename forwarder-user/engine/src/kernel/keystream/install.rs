@@ -15,17 +15,16 @@ use std::{
 
 use aya::maps::{Map, MapData};
 
-use super::{
-    super::{fanout::Shared, load::describe, outer::Batch, slots::Slots, wire},
-    producer::Figures,
-    ring::Ring,
-};
+use super::{command::Owner, figures::Figures, ring::Ring};
+use crate::{bpf::outer::Batch, slots::Slots};
 
-/// Which track a ring is for, by its handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    Publisher(u32),
-    Subscriber(u32),
+/// Whoever tells the datapath which tracks have rings.
+pub trait Tracks: Send + Sync {
+    /// The kernel sees a ring of so many entries from now on: tells the datapath, if the track is still there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn announce(&self, owner: Owner, entries: u32) -> Result<(), String>;
 }
 
 /// A change of a track's place.
@@ -43,7 +42,7 @@ pub struct Change {
 pub struct Installer {
     pub publishers: Map,
     pub subscribers: Map,
-    pub shared: Arc<Shared>,
+    pub tracks: Box<dyn Tracks>,
     pub figures: Arc<Figures>,
     pub inbox: mpsc::Receiver<Change>,
 }
@@ -80,42 +79,19 @@ impl Installer {
                 tracing::error!("keystream rings not installed: {error}");
             }
         }
-        let mut state = self.shared.lock();
         for change in &changes {
             let Some((_, entries)) = &change.ring else { continue };
-            match announce(&mut state, change.owner, *entries) {
+            match self.tracks.announce(change.owner, *entries) {
                 Ok(()) => _ = self.figures.installed.fetch_add(1, Ordering::Relaxed),
                 Err(error) => tracing::error!("keystream ring not announced: {error}"),
             }
         }
-        drop(state);
         // By now the batch has waited for every packet that could have found the rings that it replaced.
         for change in changes {
             if let Some(done) = &change.done {
                 done.store(true, Ordering::Release);
             }
             drop(change.old);
-        }
-    }
-}
-
-/// Tells the datapath that a track has a ring, if the track is still there.
-fn announce(state: &mut super::super::state::State, owner: Owner, entries: u32) -> Result<(), String> {
-    match owner {
-        Owner::Publisher(handle) => {
-            let Some(publisher) = state.publishers.get_mut(handle) else { return Ok(()) };
-            publisher.keystream = entries;
-            let slot = Slots::<()>::slot(handle);
-            let entry = wire::publisher_track(slot, publisher);
-            state.tables.publisher_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
-        }
-        Owner::Subscriber(handle) => {
-            let Some(subscriber) = state.subscribers.get_mut(handle) else { return Ok(()) };
-            subscriber.keystream = entries;
-            let slot = Slots::<()>::slot(handle);
-            let Ok(mut entry) = state.tables.subscriber_tracks.get(&slot, 0) else { return Ok(()) };
-            entry.keystream = entries;
-            state.tables.subscriber_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
         }
     }
 }

@@ -2,17 +2,22 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `compute`, `vaes512`, `vaes`, `aesni` | the contents of entries |
+//! | `command` | what the engine tells the producer |
+//! | `job`, `compute`, `vaes512`, `vaes`, `aesni` | the contents of entries |
 //! | `ring` | a track's entries, in a BPF map and in our memory |
 //! | `stream` | a publisher's rings and those of its subscribers, and how they are filled |
 //! | `window` | how many entries |
 //! | `producer` | thread: fills the rings of streams whose window runs low |
 //! | `install` | thread: puts rings into their tracks' places, and wipes old ones |
+//! | `figures` | what is counted |
 
 #[cfg(target_arch = "x86_64")]
 mod aesni;
+mod command;
 pub mod compute;
+mod figures;
 mod install;
+mod job;
 mod producer;
 mod ring;
 mod stream;
@@ -24,62 +29,19 @@ mod window;
 
 use std::{
     io::Write as _,
-    os::{fd::AsFd as _, fd::AsRawFd as _, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     sync::{Arc, mpsc},
 };
 
-use aya::{
-    Ebpf,
-    maps::{Map, MapData, RingBuf},
-};
-use forwarder_common::maps::Window;
-use memmap2::{MmapOptions, MmapRaw};
-
-use self::{compute::Backend, install::Installer, producer::Producer};
 pub use self::{
-    compute::Key,
-    producer::{Command, Figures, Settings, Source},
+    command::{Command, Owner, Source},
+    figures::Figures,
+    install::Tracks,
+    job::{Job, Key},
+    producer::Settings,
 };
-use super::{StartError, fanout::Shared, load::describe};
-
-/// The maps of the two threads.
-pub struct Parts {
-    publishers: Map,
-    subscribers: Map,
-    windows: MmapRaw,
-    low: RingBuf<MapData>,
-}
-
-impl Parts {
-    /// Takes the maps out of a loaded object.
-    ///
-    /// # Errors
-    /// [`StartError::Load`]: one is missing, or cannot be mapped.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, StartError> {
-        let mut take =
-            |name| ebpf.take_map(name).ok_or_else(|| StartError::Load(format!("the object has no map {name}")));
-        let windows = match take("WINDOWS")? {
-            Map::Array(data) => map_windows(&data).map_err(|error| StartError::Load(format!("WINDOWS: {error}")))?,
-            _ => return Err(StartError::Load("WINDOWS is no array".into())),
-        };
-        let low = RingBuf::try_from(take("KEYSTREAM_LOW")?).map_err(|error| StartError::Load(describe(&error)))?;
-        Ok(Self {
-            publishers: take("PUBLISHER_KEYSTREAMS")?,
-            subscribers: take("SUBSCRIBER_KEYSTREAMS")?,
-            windows,
-            low,
-        })
-    }
-}
-
-fn map_windows(data: &MapData) -> std::io::Result<MmapRaw> {
-    let info = data.info().map_err(std::io::Error::other)?;
-    if info.value_size() as usize != size_of::<Window>() {
-        return Err(std::io::Error::other(format!("values of {} bytes", info.value_size())));
-    }
-    let len = info.max_entries() as usize * size_of::<Window>();
-    MmapOptions::new().len(len).map_raw(data.fd().as_fd().as_raw_fd())
-}
+use self::{compute::Backend, install::Installer, producer::Producer};
+use crate::bpf::{StartError, keystream::Parts};
 
 /// By which the engine talks to the producer. Dropping it ends both threads.
 pub struct Handle {
@@ -105,7 +67,7 @@ pub type Thread = (&'static str, Box<dyn FnOnce() + Send>);
 ///
 /// # Errors
 /// [`StartError::Thread`]: no pair of sockets.
-pub fn prepare(parts: Parts, shared: Arc<Shared>, settings: Settings) -> Result<(Handle, [Thread; 2]), StartError> {
+pub fn prepare(parts: Parts, tracks: Box<dyn Tracks>, settings: Settings) -> Result<(Handle, [Thread; 2]), StartError> {
     let (bell, rung) = UnixStream::pair().map_err(StartError::Thread)?;
     for end in [&bell, &rung] {
         end.set_nonblocking(true).map_err(StartError::Thread)?;
@@ -130,7 +92,7 @@ pub fn prepare(parts: Parts, shared: Arc<Shared>, settings: Settings) -> Result<
     let installer = Installer {
         publishers: parts.publishers,
         subscribers: parts.subscribers,
-        shared,
+        tracks,
         figures: Arc::clone(&figures),
         inbox: changes,
     };

@@ -18,69 +18,20 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use forwarder_common::{
-    ExtendedSeq,
-    maps::{KeystreamLow, Window},
-};
+use forwarder_common::maps::{KeystreamLow, Window};
 use memmap2::MmapRaw;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    super::slots::Slots,
-    compute::{Backend, Key},
-    install::{Change, Owner},
+    command::{Command, Owner},
+    compute::Backend,
+    figures::Figures,
+    install::Change,
     ring::{ENTRY_BYTES, Ring},
     stream::{Filled, Stream, TrackRing},
     window::{self, BEHIND, LEAST, Longest, Rate},
 };
-use crate::Kind;
-
-/// What the engine tells the producer.
-pub enum Command {
-    /// A publisher track: `next` is the first index that it may have.
-    AddPublisher {
-        handle: u32,
-        source: Source,
-        next: ExtendedSeq,
-        kind: Kind,
-    },
-    /// One of its subscriber tracks: outgoing index = incoming index + offset, wrapping.
-    AddSubscriber {
-        publisher: u32,
-        handle: u32,
-        source: Source,
-        offset: u64,
-    },
-    RemoveSubscriber {
-        publisher: u32,
-        handle: u32,
-    },
-    /// Its subscribers have been removed before.
-    RemovePublisher {
-        handle: u32,
-    },
-}
-
-/// Whose keystream.
-#[derive(Clone)]
-pub struct Source {
-    pub key: Arc<Key>,
-    pub ssrc: u32,
-}
-
-/// Totals, for people and metrics.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Bytes in rings, those that wait to be wiped included.
-    pub memory: AtomicU64,
-    pub rings: AtomicU64,
-    /// Rings that the kernel has been shown, since the start.
-    pub installed: AtomicU64,
-    /// How often a track got no ring: out of memory, or of the configured bound.
-    pub refused: AtomicU64,
-    pub filled: AtomicU64,
-    pub wakeups: AtomicU64,
-}
+use crate::slots::Slots;
 
 /// How the producer is set up.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,8 @@ use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_
 use forwarder_common::{ExtendedSeq, keystream::Entry};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{super::maps::as_io, producer::Figures};
+use super::figures::Figures;
+use crate::bpf::as_io;
 
 /// Memory of one entry.
 pub const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;

@@ -5,9 +5,9 @@ use std::sync::{Arc, atomic::AtomicBool};
 use forwarder_common::ExtendedSeq;
 
 use super::{
-    compute::{self, Backend, Job},
-    install::Owner,
-    producer::Source,
+    command::{Owner, Source},
+    compute::{self, Backend},
+    job::Job,
     ring::Ring,
     window::{BEHIND, Longest, Rate},
 };

@@ -12,7 +12,7 @@ use forwarder_common::{
     keystream::{self, STEP},
 };
 
-use super::compute::{BATCH, Job, Key, nonce_bytes};
+use super::job::{BATCH, Job, Key, nonce_bytes};
 
 /// Registers in step, with two packets each.
 const PAIRS: usize = BATCH / 2;

@@ -31,9 +31,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
-use crate::{
-    bpf::object,
-    kernel::{fanout::new_devmap, load::describe, outer::Batch},
+use crate::bpf::{
+    describe, object,
+    outer::{Batch, new_devmap},
 };
 
 /// Devices that can be sent by.

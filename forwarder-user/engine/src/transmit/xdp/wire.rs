@@ -13,7 +13,7 @@ use rtnetlink::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{kernel::load::describe, route::Netlink};
+use crate::{bpf::describe, route::Netlink};
 
 /// Makes the namespace and `threads` pairs, puts the program on one end of each, and opens a socket at
 /// the other end.

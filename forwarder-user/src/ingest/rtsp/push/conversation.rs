@@ -19,12 +19,12 @@ use url::Url;
 use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
 use crate::ingest::{
     error::SourceError,
+    handle::gone,
     media::{Packet, Packets},
     rtsp::{
         connection::{Connection, Incoming, Stream},
         track::{self, Track, Way},
     },
-    source::gone,
     udp::Ports,
 };
 

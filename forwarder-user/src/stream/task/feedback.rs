@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use super::StreamConfig;
-use super::clock::boot_ns;
-use super::report::{LastSr, SenderClock};
-use super::session::{Attachment, Key, PublisherTrack, Session};
-use super::task::Task;
-use penstock_engine::{Engine, Kind, Role};
+use super::Task;
+use crate::stream::StreamConfig;
+use crate::stream::ids::Key;
+use crate::stream::report::{LastSr, SenderClock};
+use crate::stream::resend::Refused;
+use crate::stream::session::{Attachment, PublisherTrack, Session};
+use penstock_engine::clock::boottime_ns;
+use penstock_engine::{Engine, Kind, PublisherTrackId, Role};
 use penstock_srtp::srtcp::RtcpRefused;
 use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
 
@@ -36,7 +38,7 @@ impl Session {
 
 impl Task {
     /// SRTCP of a session's peer.
-    pub(super) fn rtcp(&mut self, key: Key, packet: &[u8], now: Instant) {
+    pub(in crate::stream) fn rtcp(&mut self, key: Key, packet: &[u8], now: Instant) {
         let Some((_, media)) = self.with_media(key) else {
             self.counters.rtcp_without_keys += 1;
             return;
@@ -59,7 +61,7 @@ impl Task {
     }
 
     fn incoming(&mut self, key: Key, incoming: Incoming, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         match incoming {
             Incoming::SenderReport { ssrc, ntp, rtp } => {
                 let source = session
@@ -89,9 +91,40 @@ impl Task {
         }
     }
 
+    /// A viewer lacks a packet of one of our SSRCs.
+    fn missing(&mut self, key: Key, ssrc: u32, seq: u16, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(pair) = session.media.as_ref().map(|media| media.pair) else { return };
+        let Some(track) = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == ssrc) else { return };
+        // Not offered, or nothing was sent.
+        let (Some(resend), Attachment::Attached { track: id, .. }) = (&mut track.resend, track.attachment) else {
+            self.counters.retransmissions_not_offered += 1;
+            return;
+        };
+        match resend.admit(seq, now, track.report.rtt) {
+            Ok(()) => {}
+            Err(Refused::TooSoon) => {
+                self.counters.retransmissions_too_soon += 1;
+                return;
+            }
+            Err(Refused::TooMany) => {
+                self.counters.retransmissions_rate_limited += 1;
+                return;
+            }
+        }
+        match self.engine.sources().and_then(|engine| engine.seal_again(id, seq)) {
+            Some(packet) => {
+                resend.packets += 1;
+                self.counters.retransmissions += 1;
+                self.send(pair.socket, pair.peer, &packet);
+            }
+            None => self.counters.retransmissions_not_kept += 1,
+        }
+    }
+
     /// Sends what is due of a session's reports.
     pub(super) fn report(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let engine = self.engine.as_ref();
         let plain = match session.role {
             Role::Publisher => {
@@ -116,8 +149,9 @@ impl Task {
     fn viewer_report(&mut self, key: Key, now: Instant) -> Option<Vec<u8>> {
         let our_ntp = self.ntp.at(now);
         let mut sent = vec![];
-        let viewer = self.sessions.get(&key)?;
-        let (tracks, clock) = (self.sent(&viewer.stream), self.sender_clock(&viewer.stream));
+        let viewer = self.sessions.get(key)?;
+        let (tracks, clock) =
+            (self.streams.sent(&viewer.stream, &self.sessions), self.streams.clock(&viewer.stream, &self.sessions));
         for (index, track) in viewer.viewer_tracks().iter().enumerate() {
             let Attachment::Attached { track: id, from } = track.attachment else { continue };
             let Some(stats) = self.engine.subscriber_stats(id).filter(|stats| stats.packets > 0) else { continue };
@@ -131,10 +165,10 @@ impl Task {
             };
             sent.push((index, report));
         }
-        let viewer = self.sessions.get_mut(&key)?;
+        let viewer = self.sessions.get_mut(key)?;
         // Sound and picture are not together before the first report: while there is none to send, the
         // next look comes soon, however rare reports are.
-        let rarely = !sent.is_empty() && self.sourced.contains_key(&viewer.stream);
+        let rarely = !sent.is_empty() && self.streams.has_source(&viewer.stream);
         let interval = if rarely { self.config.source_report_interval } else { self.config.report_interval };
         viewer.media.as_mut()?.next_report = now + interval;
         for (index, _) in &sent {
@@ -203,7 +237,7 @@ fn publisher_report(
 fn rtp_now(
     tracks: &[PublisherTrack],
     clock: Option<SenderClock>,
-    from: penstock_engine::PublisherTrackId,
+    from: PublisherTrackId,
     our_ntp: u64,
     engine: &dyn Engine,
 ) -> Option<u32> {
@@ -214,6 +248,6 @@ fn rtp_now(
         return Some(clock.rtp_at(our_ntp, &sr, clock_rate));
     }
     let stats = engine.publisher_stats(from).filter(|stats| stats.last_arrival_ns != 0)?;
-    let since = u128::from(boot_ns().saturating_sub(stats.last_arrival_ns));
+    let since = u128::from(boottime_ns().saturating_sub(stats.last_arrival_ns));
     Some(stats.last_timestamp.wrapping_add((since * u128::from(clock_rate) / 1_000_000_000) as u32))
 }

@@ -5,59 +5,23 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::Refusal;
-use super::keyframe::Keyframes;
-use super::report::{LastSr, ReceptionHistory, SenderClock};
-use super::session::{PublisherTrack, Session, Source};
-use super::signalling::Reply;
-use super::task::Task;
+use super::Task;
 use crate::config;
 use crate::ingest::{Event, Handle, SourceTrack, State};
+use crate::stream::Refusal;
+use crate::stream::keyframe::Keyframes;
+use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
+use crate::stream::session::{PublisherTrack, Source};
+use crate::stream::streams::Reply;
 use penstock_engine::Role;
 
 /// Viewers of one stream that may wait for its source to be described.
 const MAX_WAITING: usize = 256;
 
-/// What the control task keeps of a source.
-#[derive(Default)]
-pub(super) struct Sourced {
-    /// What it sends. They stay while it is disconnected.
-    pub(super) tracks: Vec<PublisherTrack>,
-    /// Its wall clock against ours, from the first SR of its present connection.
-    clock: Option<SenderClock>,
-    /// Offers that wait until it is known what it sends.
-    waiting: Vec<(String, Reply)>,
-}
-
 impl Task {
-    /// What a stream's publisher or source sends.
-    pub(super) fn sent(&self, stream: &str) -> &[PublisherTrack] {
-        if let Some(sourced) = self.sourced.get(stream) {
-            return &sourced.tracks;
-        }
-        self.publisher(stream).map_or(&[], Session::publisher_tracks)
-    }
-
-    /// The wall clock of a stream's publisher or source.
-    pub(super) fn sender_clock(&self, stream: &str) -> Option<SenderClock> {
-        match self.sourced.get(stream) {
-            Some(sourced) => sourced.clock,
-            None => self.publisher(stream)?.media.as_ref()?.clock,
-        }
-    }
-
-    fn publisher(&self, stream: &str) -> Option<&Session> {
-        self.sessions.get(&self.streams.get(stream)?.publisher?).map(Box::as_ref)
-    }
-
-    /// Has it a source that nothing is known of yet?
-    pub(super) fn is_undescribed(&self, stream: &str) -> bool {
-        self.sourced.get(stream).is_some_and(|sourced| sourced.tracks.is_empty())
-    }
-
     /// Keeps an offer until the source is described, or fails.
     pub(super) fn wait_for_description(&mut self, stream: &str, sdp: String, reply: Reply) {
-        let Some(sourced) = self.sourced.get_mut(stream) else { return };
+        let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
         sourced.waiting.retain(|(_, reply)| !reply.is_closed());
         let status = self.ingest.sources.get(stream).map(|source| source.status()).unwrap_or_default();
@@ -81,8 +45,7 @@ impl Task {
     /// Tells a source whether somebody watches.
     pub(super) fn update_demand(&self, stream: &str) {
         let Some(source) = self.ingest.sources.get(stream) else { return };
-        let watched = self.streams.get(stream).is_some_and(|stream| !stream.viewers.is_empty());
-        source.want(watched || self.sourced.get(stream).is_some_and(|sourced| !sourced.waiting.is_empty()));
+        source.want(self.streams.is_watched(stream));
     }
 
     /// What a source reports.
@@ -94,7 +57,7 @@ impl Task {
             Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
-                let Some(sourced) = self.sourced.get_mut(&stream) else { return };
+                let Some(sourced) = self.streams.source_mut(&stream) else { return };
                 for (_, reply) in std::mem::take(&mut sourced.waiting) {
                     self.counters.refused_offers += 1;
                     let text = format!("the source of {stream:?} has failed: {why}");
@@ -104,7 +67,7 @@ impl Task {
             }
             Event::SenderReport { stream, track, ntp, rtp, at, first } => {
                 let our_ntp = self.ntp.at(at);
-                let Some(sourced) = self.sourced.get_mut(&stream) else { return };
+                let Some(sourced) = self.streams.source_mut(&stream) else { return };
                 let mut sources = sourced.tracks.iter_mut().filter_map(|track| track.source.as_mut());
                 if first {
                     // Another connection, perhaps another wall clock.
@@ -129,11 +92,10 @@ impl Task {
         for (name, config) in wanted.iter().filter(|(name, config)| former.get(*name) != Some(*config)) {
             if !former.contains_key(name) {
                 self.release(name);
-                if let Some(publisher) = self.streams.get(name).and_then(|stream| stream.publisher) {
+                if let Some(publisher) = self.streams.publisher(name) {
                     self.close(publisher, "the configuration has given its stream a source");
                 }
-                self.streams.entry(name.clone()).or_default();
-                self.sourced.insert(name.clone(), Sourced::default());
+                self.streams.add_source(name);
             }
             if let Err(error) = self.ingest.add(name, config, &self.engine) {
                 tracing::error!(stream = name, "no source: {error}");
@@ -144,26 +106,27 @@ impl Task {
 
     fn end_source(&mut self, name: &str) {
         self.ingest.sources.remove(name);
-        let Some(sourced) = self.sourced.remove(name) else { return };
+        self.forget_source(name, format!("{name:?} has no source any more"));
+    }
+
+    /// Takes what a source sends out of the engine; whoever waits for it is told why in vain.
+    fn forget_source(&mut self, name: &str, why: String) {
+        let Some(sourced) = self.streams.end_source(name) else { return };
         for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, name);
         }
         for (_, reply) in sourced.waiting {
             self.counters.refused_offers += 1;
-            let _ = reply.send(Err(Refusal::NotFound(format!("{name:?} has no source any more"))));
-        }
-        if self.streams.get(name).is_some_and(|stream| stream.publisher.is_none() && stream.viewers.is_empty()) {
-            self.streams.remove(name);
+            let _ = reply.send(Err(Refusal::NotFound(why.clone())));
         }
     }
 
     /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
     fn publish(&mut self, stream: &str, handle: Handle, now: Instant) -> Result<(), String> {
         self.make_way(stream, now).map_err(|refusal| refusal.to_string())?;
-        handle.want(self.streams.get(stream).is_some_and(|stream| !stream.viewers.is_empty()));
+        handle.want(self.streams.is_watched(stream));
         self.ingest.sources.insert(stream.to_owned(), handle);
-        self.sourced.insert(stream.to_owned(), Sourced::default());
-        self.streams.entry(stream.to_owned()).or_default();
+        self.streams.add_source(stream);
         Ok(())
     }
 
@@ -173,21 +136,11 @@ impl Task {
             return;
         }
         self.ingest.sources.remove(stream);
-        let Some(sourced) = self.sourced.remove(stream) else { return };
-        for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
-            self.stop_sending(source, stream);
-        }
-        for (_, reply) in sourced.waiting {
-            self.counters.refused_offers += 1;
-            let _ = reply.send(Err(Refusal::NotFound(format!("nobody publishes {stream:?} now"))));
-        }
-        if self.streams.get(stream).is_some_and(|stream| stream.publisher.is_none() && stream.viewers.is_empty()) {
-            self.streams.remove(stream);
-        }
+        self.forget_source(stream, format!("nobody publishes {stream:?} now"));
     }
 
     fn described(&mut self, stream: &str, tracks: Vec<SourceTrack>, now: Instant) {
-        if !self.sourced.contains_key(stream) {
+        if !self.streams.has_source(stream) {
             // Its last word came after it was released, or the configuration had dropped it.
             tracks.iter().for_each(|track| self.engine.remove_publisher_track(track.id));
             return;
@@ -205,7 +158,7 @@ impl Task {
             keyframes: Keyframes::default(),
             any_profile: true,
         });
-        let Some(sourced) = self.sourced.get_mut(stream) else { return };
+        let Some(sourced) = self.streams.source_mut(stream) else { return };
         let former = std::mem::replace(&mut sourced.tracks, new.collect());
         sourced.clock = None;
         let kinds: Vec<_> = sourced.tracks.iter().map(PublisherTrack::kind).collect();
@@ -229,9 +182,10 @@ impl Task {
         let status = source.status();
         let on_demand = source.on_demand && status.state != State::Waiting;
         let live = status.state == State::Playing || on_demand;
-        let codecs: Vec<String> = self.sent(stream).iter().map(|track| track.format.to_string()).collect();
-        let sources = self.sent(stream).iter().filter_map(|track| track.source.as_ref());
-        let cache = sources.clone().find_map(|source| self.engine.kept_stats(source.id));
+        let codecs: Vec<String> =
+            self.streams.sent(stream, &self.sessions).iter().map(|track| track.format.to_string()).collect();
+        let sources = self.streams.sent(stream, &self.sessions).iter().filter_map(|track| track.source.as_ref());
+        let cache = sources.clone().find_map(|source| self.engine.sources()?.kept_stats(source.id));
         let mut value = json!({
             "url": source.url,
             "on_demand": source.on_demand,

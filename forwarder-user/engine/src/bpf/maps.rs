@@ -1,9 +1,7 @@
 //! Typed handles to the maps of one loaded datapath. Layouts: [`forwarder_common::maps`].
 
-use std::io;
-
 use aya::{
-    Ebpf, Pod,
+    Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use forwarder_common::{
@@ -14,8 +12,10 @@ use forwarder_common::{
     tower::{self, derive::Basis},
 };
 
-use super::keys::{self, Keys};
-use crate::EngineError;
+use super::{
+    handle::{array, take, take_map},
+    keys::{self, Keys},
+};
 
 /// Every map, in the order in which they are shown to people.
 pub const NAMES: [&str; 14] = [
@@ -98,22 +98,6 @@ impl Maps {
     }
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapError> {
-    take_map(ebpf, name)?.try_into()
-}
-
-/// A map of the object.
-///
-/// # Errors
-/// There is none of this name.
-pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
-    ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
-}
-
-fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, MapError> {
-    take(ebpf, name)
-}
-
 impl Tables {
     /// A copy of what the kernel knows of an incoming SSRC.
     ///
@@ -121,19 +105,5 @@ impl Tables {
     /// What the kernel says.
     pub fn publisher_state(&self, slot: u32) -> Result<PublisherState, MapError> {
         self.publisher_state.get(&slot, 0).map(|bytes| PublisherState::from_bytes(&bytes))
-    }
-}
-
-/// A failed map operation as the engine's contract reports it.
-pub fn refused(what: &'static str) -> impl Fn(MapError) -> EngineError {
-    move |error| EngineError::Kernel { what, source: as_io(error) }
-}
-
-/// The system call's error, where there was one.
-pub fn as_io(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        MapError::CreateError { io_error, .. } => io_error,
-        other => io::Error::other(other.to_string()),
     }
 }

@@ -23,7 +23,7 @@ use forwarder_common::{
 };
 
 use super::{
-    maps::{as_io, take_map},
+    handle::{as_io, take_map},
     outer::Batch,
 };
 

@@ -23,11 +23,6 @@ pub fn kernel() -> Result<String, String> {
     check::kernel().map(|()| check::release()).map_err(|error| error.to_string())
 }
 
-/// How keystream will be computed: `vaes`, `aes-ni` or `portable`.
-pub fn keystream_backend() -> &'static str {
-    keystream::compute::Backend::detect().name()
-}
-
 /// Can maps be pinned in `directory`? Says how.
 ///
 /// # Errors

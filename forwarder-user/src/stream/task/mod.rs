@@ -1,7 +1,24 @@
-//! The control task: the one owner of all sessions. Here: its loop, its timers, and which session
-//! a datagram belongs to.
+//! The control task: acts for all sessions and streams, which `Sessions` and `Streams` keep.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | here | the loop, timers, which session a datagram belongs to, the end of a session |
+//! | `signalling` | commands of HTTP: offers, ICE fragments, deletion |
+//! | `connect` | keys into the engine and out of it, consent, peers that move |
+//! | `learn` | which SSRCs a publisher sends |
+//! | `attach` | which of them viewers get |
+//! | `sources` | streams that have a source instead of a WHIP publisher |
+//! | `feedback` | RTCP |
+//! | `snapshot` | all of it, as the API shows it |
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod attach;
+mod connect;
+mod feedback;
+mod learn;
+mod signalling;
+mod snapshot;
+mod sources;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +30,12 @@ use tokio::sync::mpsc;
 
 use super::clock::NtpClock;
 use super::counters::Counters;
-use super::ingest::Sourced;
+use super::ids::Key;
 use super::owners::Owners;
-use super::session::{Key, Session};
+use super::session::Media;
+use super::sessions::Sessions;
 use super::sockets::Sockets;
+use super::streams::Streams;
 use super::{Command, StreamConfig};
 use crate::ingest::Ingest;
 use crate::memory::{self, Turnover};
@@ -27,61 +46,30 @@ use penstock_webrtc::peer::{Pair, PeerEvent};
 
 /// Datagrams read before timers and commands get their turn.
 const BATCH: usize = 64;
-/// Address pairs that one session may have in the index.
-const MAX_PAIRS: usize = 16;
 /// Consent lasts this long (RFC 7675 §5.1). str0m notices silence after 15 s, but not after an ICE
 /// restart that the peer never followed up.
 const CONSENT: Duration = Duration::from_secs(30);
-/// An address pair on which ICE checks came so recently is not given to another session.
-const PAIR_IN_USE: Duration = Duration::from_secs(5);
 
-/// Owner of all sessions.
+/// See the module.
 pub(super) struct Task {
-    pub(super) config: StreamConfig,
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) sockets: Sockets,
-    pub(super) certificate: DtlsCert,
-    pub(super) ntp: NtpClock,
-    pub(super) sessions: HashMap<Key, Box<Session>>,
-    pub(super) index: Index,
-    pub(super) streams: BTreeMap<String, Stream>,
-    pub(super) ingest: Ingest,
-    /// Streams that have a source, and what it sends.
-    pub(super) sourced: BTreeMap<String, Sourced>,
-    pub(super) owners: Owners,
-    pub(super) counters: Counters,
-    pub(super) next_key: Key,
-    pub(super) turnover: Turnover,
-    timers: BTreeSet<(Instant, Key)>,
-    /// From when the timers of connected sessions count in steps of [`TICK_MS`].
-    started: Instant,
-}
-
-/// What connected sessions wait for (reports, looks at ICE) is due together, in steps of this: hundreds
-/// of sessions wake the task fifty times a second and not a thousand times.
-const TICK_MS: u64 = 20;
-
-/// How a session is found.
-#[derive(Default)]
-pub(super) struct Index {
-    pub(super) by_id: HashMap<String, Key>,
-    /// By our ICE username fragment.
-    pub(super) by_ufrag: HashMap<String, Key>,
-    by_pair: HashMap<Pair, Key>,
-}
-
-/// Who publishes and who plays under one name.
-#[derive(Default)]
-pub(super) struct Stream {
-    pub(super) publisher: Option<Key>,
-    pub(super) viewers: BTreeSet<Key>,
+    config: StreamConfig,
+    engine: Arc<dyn Engine>,
+    sockets: Sockets,
+    certificate: DtlsCert,
+    pub(in crate::stream) ntp: NtpClock,
+    pub(in crate::stream) sessions: Sessions,
+    pub(in crate::stream) streams: Streams,
+    ingest: Ingest,
+    /// Of the engine's subscriber tracks.
+    owners: Owners,
+    pub(in crate::stream) counters: Counters,
+    turnover: Turnover,
 }
 
 impl Task {
-    pub(super) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
+    pub(in crate::stream) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
         let sockets = Sockets::bind(&config.media, config.socket_buffer, &*engine)?;
         let ingest = Ingest::start(&config.ingest, &engine)?;
-        let sourced: BTreeMap<_, _> = ingest.sources.keys().map(|name| (name.clone(), Sourced::default())).collect();
         let certificate = dtls::provider().dtls_provider.generate_certificate();
         Ok(Self {
             sockets,
@@ -89,21 +77,16 @@ impl Task {
             config,
             engine,
             ntp: NtpClock::new(),
-            sessions: HashMap::new(),
-            index: Index::default(),
-            streams: sourced.keys().map(|name| (name.clone(), Stream::default())).collect(),
+            sessions: Sessions::new(),
+            streams: Streams::with_sources(ingest.sources.keys()),
             ingest,
-            sourced,
             owners: Owners::default(),
             counters: Counters::default(),
-            next_key: 0,
             turnover: Turnover::default(),
-            timers: BTreeSet::new(),
-            started: Instant::now(),
         })
     }
 
-    pub(super) async fn run(
+    pub(in crate::stream) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut events: mpsc::UnboundedReceiver<Event>,
@@ -115,8 +98,7 @@ impl Task {
             );
         }
         loop {
-            let timer = self.timers.first().map(|first| first.0);
-            let deadline = [timer, self.turnover.due()].into_iter().flatten().min();
+            let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
                 command = commands.recv() => match command {
@@ -144,25 +126,20 @@ impl Task {
         }
     }
 
-    pub(super) fn close_all(&mut self) {
-        let keys: Vec<Key> = self.sessions.keys().copied().collect();
-        for key in keys {
+    pub(in crate::stream) fn close_all(&mut self) {
+        for key in self.sessions.keys() {
             self.close(key, "the server stops");
         }
     }
 
-    pub(super) fn run_timers(&mut self, now: Instant) {
-        while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, key));
-            if let Some(session) = self.sessions.get_mut(&key) {
-                session.armed = None;
-                self.due(key, now);
-            }
+    pub(in crate::stream) fn run_timers(&mut self, now: Instant) {
+        while let Some(key) = self.sessions.take_due(now) {
+            self.due(key, now);
         }
     }
 
     fn due(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.media.is_none() && now >= session.created + self.config.connect_timeout {
             self.counters.sessions_timed_out += 1;
             return self.close(key, "it had no keys in time");
@@ -183,29 +160,17 @@ impl Task {
 
     /// Sets the session's timer to what it waits for next.
     pub(super) fn arm(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get(key) else { return };
         let wanted = match session.next_report(now, &self.config) {
             Some(report) => report.min(session.peer_deadline),
             None => (session.created + self.config.connect_timeout).min(session.peer_deadline),
         };
-        // What is overdue gets its turn in the next round, not in an endless one.
-        let mut wanted = wanted.max(now + Duration::from_millis(1));
-        if session.media.is_some() {
-            let since = wanted.duration_since(self.started).as_millis() as u64;
-            wanted = self.started + Duration::from_millis((since / TICK_MS + 1) * TICK_MS);
-        }
-        if session.armed == Some(wanted) {
-            return;
-        }
-        if let Some(armed) = session.armed.replace(wanted) {
-            self.timers.remove(&(armed, key));
-        }
-        self.timers.insert((wanted, key));
+        self.sessions.arm(key, wanted, now);
     }
 
     /// Sends what ICE and DTLS have to send, and acts on what they report. After each input.
-    pub(super) fn flush(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+    pub(in crate::stream) fn flush(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let polled = match session.peer.poll() {
             Ok(polled) => polled,
             Err(error) => return self.failed(key, &error),
@@ -249,7 +214,7 @@ impl Task {
         self.counters.datagrams_overrun = self.sockets.overrun();
     }
 
-    pub(super) fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
+    pub(in crate::stream) fn datagram(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
         let &[first, second, ..] = bytes else {
             self.counters.other_protocol += 1;
             return;
@@ -258,7 +223,7 @@ impl Task {
             Protocol::Stun => self.stun(pair, bytes, now),
             Protocol::Other => self.counters.other_protocol += 1,
             of_a_session => {
-                let Some(key) = self.index.by_pair.get(&pair).copied() else {
+                let Some(key) = self.sessions.by_pair(pair) else {
                     self.counters.unknown_peer += 1;
                     return;
                 };
@@ -272,7 +237,7 @@ impl Task {
     }
 
     fn dtls(&mut self, key: Key, bytes: &[u8], now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         match session.peer.receive(now, bytes) {
             Ok(()) => self.flush(key, now),
             Err(error) => self.failed(key, &error),
@@ -285,42 +250,19 @@ impl Task {
             self.counters.stun_malformed += 1;
             return;
         };
-        let key = message.split_username().and_then(|(local, _)| self.index.by_ufrag.get(local).copied());
-        let Some((key, session)) = key.and_then(|key| Some((key, self.sessions.get_mut(&key)?))) else {
+        let session = message.split_username().and_then(|(local, _)| self.sessions.by_ufrag(local));
+        let Some((key, session)) = session else {
             self.counters.stun_unknown_username += 1;
             return;
         };
         match session.peer.stun(now, pair, message) {
             Ok(true) => {
-                self.remember(key, pair, now);
+                self.sessions.remember(key, pair, now);
                 self.consent(key, pair, now);
                 self.flush(key, now);
             }
             Ok(false) => self.counters.stun_bad_integrity += 1,
             Err(error) => self.failed(key, &error),
-        }
-    }
-
-    /// An authenticated ICE check came from `pair`: what else comes from there is the session's.
-    fn remember(&mut self, key: Key, pair: Pair, now: Instant) {
-        let owner = self.index.by_pair.get(&pair).and_then(|owner| self.sessions.get(owner));
-        let in_use = owner.is_some_and(|owner| {
-            owner.peer.nominated() == Some(pair)
-                && owner.peer.consent().is_some_and(|consent| now.duration_since(consent) < PAIR_IN_USE)
-        });
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        if in_use || session.pairs.contains(&pair) {
-            return;
-        }
-        if session.pairs.len() == MAX_PAIRS {
-            let oldest = session.pairs.remove(0);
-            self.index.by_pair.remove(&oldest);
-        }
-        session.pairs.push(pair);
-        if let Some(former) = self.index.by_pair.insert(pair, key)
-            && let Some(former) = self.sessions.get_mut(&former)
-        {
-            former.pairs.retain(|other| *other != pair);
         }
     }
 
@@ -330,34 +272,25 @@ impl Task {
     }
 
     /// Ends a session: first its media, then DTLS, then our memory of it.
-    pub(super) fn close(&mut self, key: Key, why: &str) {
+    pub(in crate::stream) fn close(&mut self, key: Key, why: &str) {
         self.stop_media(key);
-        let Some(mut session) = self.sessions.remove(&key) else { return };
+        let Some(mut session) = self.sessions.remove(key) else { return };
         session.peer.close();
         if let Ok(polled) = session.peer.poll() {
             for datagram in &polled.datagrams {
                 self.send(datagram.socket, datagram.peer, &datagram.bytes);
             }
         }
-        if let Some(armed) = session.armed {
-            self.timers.remove(&(armed, key));
-        }
-        self.index.by_id.remove(&session.id);
-        self.index.by_ufrag.remove(&session.ufrag);
-        for pair in &session.pairs {
-            self.index.by_pair.remove(pair);
-        }
-        if let Some(stream) = self.streams.get_mut(&session.stream) {
-            stream.viewers.remove(&key);
-            stream.publisher.take_if(|publisher| *publisher == key);
-            let sourced = self.sourced.contains_key(&session.stream);
-            if stream.publisher.is_none() && stream.viewers.is_empty() && !sourced {
-                self.streams.remove(&session.stream);
-            }
-        }
+        self.streams.leave(&session.stream, key);
         self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
         self.turnover.count(Instant::now());
         tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
+    }
+
+    /// A connected session's name and media.
+    fn with_media(&mut self, key: Key) -> Option<(&str, &mut Media)> {
+        let session = self.sessions.get_mut(key)?;
+        Some((session.name.as_str(), session.media.as_mut()?))
     }
 }

@@ -7,8 +7,8 @@ use aya::{
 
 use forwarder_common::maps::KEY_CHUNK;
 
-use super::{Limits, StartError};
-use crate::{ProgramFigures, bpf::object};
+use super::{Limits, StartError, object};
+use crate::ProgramFigures;
 
 const INGRESS: &str = "penstock_ingress";
 const EGRESS: &str = "penstock_egress";

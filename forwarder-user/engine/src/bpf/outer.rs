@@ -6,11 +6,23 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya::maps::Map;
+use aya::maps::{DevMap, Map, MapData, MapError};
 use aya_obj::generated::{
     bpf_attr,
     bpf_cmd::{self, BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM},
+    bpf_map_type::BPF_MAP_TYPE_DEVMAP,
 };
+
+/// A devmap of its own with room for exactly `copies` entries, and its descriptor for a map of maps.
+///
+/// # Errors
+/// What the kernel says.
+pub fn new_devmap(copies: u32) -> Result<(DevMap<MapData>, OwnedFd), MapError> {
+    let definition = aya_obj::Map::new_from_params(BPF_MAP_TYPE_DEVMAP as u32, 4, 8, copies, 0);
+    let data = MapData::create(definition, "penstock_fanout", None)?;
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+    Ok((DevMap::try_from(Map::from_map_data(data)?)?, fd))
+}
 
 /// Elements to be replaced.
 #[derive(Default)]

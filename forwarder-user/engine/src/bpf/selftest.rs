@@ -36,7 +36,7 @@ use super::{
     Limits,
     load::{self, describe},
     maps::Maps,
-    outer::Batch,
+    outer::{Batch, new_devmap},
 };
 use crate::route::Netlink;
 
@@ -130,7 +130,7 @@ fn fill(maps: &mut Maps, inside: u32, egress: &ProgramFd) -> Result<(), MapError
     let tables = &mut maps.tables;
     let mut list = FanoutList { copies: COPIES, groups_len: 1, ..FanoutList::EMPTY };
     list.groups[0] = EgressGroup { ifindex: inside, start: 0, len: COPIES, reserved: 0 };
-    let (mut devmap, fd) = super::fanout::new_devmap(COPIES)?;
+    let (mut devmap, fd) = new_devmap(COPIES)?;
     for session in 0..=COPIES {
         let (key, salt) = key(session);
         let key = SessionKey::new(&key, salt).ok_or(MapError::KeyNotFound)?;

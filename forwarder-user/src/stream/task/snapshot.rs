@@ -4,17 +4,16 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::session::{Attachment, Key, PublisherTrack, Session, ViewerTrack};
-use super::task::{Stream, Task};
+use super::Task;
+use crate::stream::session::{Attachment, PublisherTrack, Session, ViewerTrack};
+use crate::stream::streams::Stream;
 use penstock_engine::Engine;
 
 impl Task {
     /// Names and numbers only: no session id, which is what a DELETE needs, and no key.
-    pub(super) fn snapshot(&self, now: Instant) -> Value {
+    pub(in crate::stream) fn snapshot(&self, now: Instant) -> Value {
         let streams: Vec<Value> = self.streams.iter().map(|(name, stream)| self.stream(name, stream, now)).collect();
-        let mut keys: Vec<&Key> = self.sessions.keys().collect();
-        keys.sort();
-        let sessions = keys.into_iter().filter_map(|key| self.sessions.get(key));
+        let sessions = self.sessions.keys().into_iter().filter_map(|key| self.sessions.get(key));
         let sessions: Vec<Value> = sessions.map(|session| self.session(session, now)).collect();
         let engine: serde_json::Map<String, Value> =
             self.engine.counters().into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
@@ -30,7 +29,7 @@ impl Task {
     }
 
     fn stream(&self, name: &str, stream: &Stream, now: Instant) -> Value {
-        let publisher = stream.publisher.and_then(|key| self.sessions.get(&key)).map(|session| {
+        let publisher = stream.session(&self.sessions).map(|session| {
             let tracks = session.publisher_tracks();
             let codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
             let sources = tracks.iter().filter_map(|track| track.source.as_ref());
@@ -47,7 +46,7 @@ impl Task {
                 "age_s": age(session, now),
             })
         });
-        let live = stream.publisher.and_then(|key| self.sessions.get(&key)).is_some_and(|p| p.media.is_some());
+        let live = stream.session(&self.sessions).is_some_and(|publisher| publisher.media.is_some());
         let source = self.source(name);
         let live = live || source.as_ref().is_some_and(|(live, _)| *live);
         let source = source.map(|(_, source)| source);
@@ -56,7 +55,7 @@ impl Task {
             "live": live,
             "publisher": publisher,
             "source": source,
-            "viewers": stream.viewers.len(),
+            "viewers": stream.viewers(),
         })
     }
 

@@ -1,26 +1,22 @@
 //! Commands of HTTP: offers, ICE fragments, deletion.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
-use tokio::sync::oneshot;
 
-use super::ids::{random, random_hex, random_ssrc};
-use super::keyframe::Keyframes;
-use super::report::ViewerReport;
-use super::resend::Resend;
-use super::session::{Attachment, Key, PublisherTrack, Session, Tracks, ViewerTrack};
-use super::task::Task;
-use super::{Answer, Command, Patched, Refusal};
+use super::Task;
 use crate::ingest::State;
+use crate::stream::ids::{Key, random, random_hex, random_ssrc};
+use crate::stream::keyframe::Keyframes;
+use crate::stream::report::ViewerReport;
+use crate::stream::resend::Resend;
+use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
+use crate::stream::streams::Reply;
+use crate::stream::{Answer, Command, Patched, Refusal};
 use penstock_engine::Role;
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
 use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
-
-/// Whom an answer goes to.
-pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
 
 /// A publisher without ICE checks for this long gives way to a new one. Peers check every 2.5 to 6 s.
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
@@ -28,10 +24,10 @@ const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
 const PUBLISHER_CONNECTING: Duration = Duration::from_secs(3);
 
 impl Task {
-    pub(super) fn command(&mut self, command: Command, now: Instant) {
+    pub(in crate::stream) fn command(&mut self, command: Command, now: Instant) {
         // Whoever asked may have gone meanwhile; then there is nobody to answer.
         match command {
-            Command::Offer { role: Role::Subscriber, stream, sdp, reply } if self.is_undescribed(&stream) => {
+            Command::Offer { role: Role::Subscriber, stream, sdp, reply } if self.streams.is_undescribed(&stream) => {
                 self.wait_for_description(&stream, sdp, reply);
             }
             Command::Offer { role, stream, sdp, reply } => self.answer(role, stream, &sdp, reply, now),
@@ -68,16 +64,14 @@ impl Task {
         let abandoned = reply.send(answer);
         // Nobody will ever connect to a session that nobody was told of.
         if let Err(Ok(answer)) = abandoned
-            && let Some(key) = self.index.by_id.get(&answer.session).copied()
+            && let Some(key) = self.sessions.by_id(&answer.session)
         {
             self.close(key, "nobody waited for the answer");
         }
     }
 
     fn find(&self, id: &str, role: Role, stream: &str) -> Result<Key, Refusal> {
-        let key = self.index.by_id.get(id).copied().filter(|key| {
-            self.sessions.get(key).is_some_and(|session| session.role == role && session.stream == stream)
-        });
+        let key = self.sessions.find(id, role, stream);
         key.ok_or_else(|| Refusal::NotFound("no such session; it may have ended".into()))
     }
 
@@ -90,7 +84,7 @@ impl Task {
             Role::Publisher => sdp::negotiate_publisher(&offer).map_err(Refusal::NotAcceptable)?,
             Role::Subscriber => {
                 let formats = self.stream_formats(&stream)?;
-                let any_profile = self.sourced.contains_key(&stream);
+                let any_profile = self.streams.has_source(&stream);
                 sdp::negotiate_viewer(&offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
             }
         };
@@ -106,7 +100,7 @@ impl Task {
 
     /// What the stream's publisher sends.
     fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
-        let sent = self.sent(stream);
+        let sent = self.streams.sent(stream, &self.sessions);
         if sent.is_empty() {
             return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
         }
@@ -124,8 +118,8 @@ impl Task {
             Some((true, State::Waiting)) => self.release(stream),
             Some((true, _)) => return Err(Refusal::Conflict(format!("{stream:?} has a publisher already, by RTSP"))),
         }
-        let Some(key) = self.streams.get(stream).and_then(|stream| stream.publisher) else { return Ok(()) };
-        let Some(session) = self.sessions.get(&key) else { return Ok(()) };
+        let Some(key) = self.streams.publisher(stream) else { return Ok(()) };
+        let Some(session) = self.sessions.get(key) else { return Ok(()) };
         let gone = match (session.media.is_some(), session.peer.consent()) {
             (true, Some(consent)) => now.duration_since(consent) > PUBLISHER_SILENT,
             _ => now.duration_since(session.created) > PUBLISHER_CONNECTING,
@@ -148,29 +142,20 @@ impl Task {
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
-        let retransmits = self.config.ingest.recent_bytes > 0 && self.sourced.contains_key(&stream);
+        let retransmits = self.config.ingest.recent_bytes > 0 && self.streams.has_source(&stream);
         let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
         let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
         let sdp = answer.to_text();
-        let (name, id) = self.new_id();
+        let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
-        self.next_key += 1;
-        let key = self.next_key;
-        self.index.by_id.insert(id.clone(), key);
-        self.index.by_ufrag.insert(local.ufrag.clone(), key);
-        let entry = self.streams.entry(stream.clone()).or_default();
-        match role {
-            Role::Publisher => entry.publisher = Some(key),
-            Role::Subscriber => drop(entry.viewers.insert(key)),
-        }
         tracing::info!(session = name, stream, ?role, tracks = %describe(&tracks), "session opened");
         let session = Session {
             id: id.clone(),
             name,
             role,
-            stream,
+            stream: stream.clone(),
             peer,
             etag: etag.clone(),
             ufrag: local.ufrag,
@@ -182,23 +167,12 @@ impl Task {
             media: None,
             cname,
         };
-        self.update_demand(&session.stream);
-        self.sessions.insert(key, Box::new(session));
+        let key = self.sessions.add(session);
+        self.streams.join(&stream, role, key);
+        self.update_demand(&stream);
         self.counters.sessions_opened += 1;
         self.flush(key, now);
         Ok(Answer { session: id, sdp, etag })
-    }
-
-    /// A short name that no other session has, and the id that starts with it.
-    fn new_id(&self) -> (String, String) {
-        let taken: BTreeSet<&str> = self.sessions.values().map(|session| session.name.as_str()).collect();
-        loop {
-            let name = random_hex::<4>();
-            if !taken.contains(name.as_str()) {
-                let id = format!("{name}-{}", random_hex::<16>());
-                return (name, id);
-            }
-        }
     }
 
     /// RFC 9725 §4.3: candidates need no tag here, since we use none of them; a restart names the
@@ -208,7 +182,7 @@ impl Task {
             return Err(Refusal::Malformed(format!("the fragment is larger than {} bytes", self.config.max_sdp)));
         }
         let fragment = Fragment::parse(text).map_err(Refusal::Malformed)?;
-        let session = self.sessions.get_mut(&key).ok_or_else(|| Refusal::NotFound("no such session".into()))?;
+        let session = self.sessions.get_mut(key).ok_or_else(|| Refusal::NotFound("no such session".into()))?;
         if if_match.is_some_and(|tag| tag != "*" && tag != session.etag) {
             return Err(Refusal::PreconditionFailed("If-Match names another ICE session than the current one".into()));
         }
@@ -221,12 +195,10 @@ impl Task {
             Ok(local) => local,
             Err(error) => return Err(Refusal::Malformed(format!("ICE restart not accepted: {error}"))),
         };
-        self.index.by_ufrag.remove(&session.ufrag);
-        self.index.by_ufrag.insert(local.ufrag.clone(), key);
-        session.ufrag = local.ufrag.clone();
         session.etag = random_hex::<8>();
         let etag = session.etag.clone();
         tracing::info!(session = session.name, "ICE restarted");
+        self.sessions.rename(key, local.ufrag.clone());
         self.flush(key, now);
         Ok(Patched::Restarted { fragment: local.to_fragment(), etag })
     }
