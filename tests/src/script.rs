@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use penstock::engine::Engine;
+use penstock_engine::Engine;
 
 use crate::engine::{Lab, Publisher, Server, Viewer, address};
 use crate::srtp::{Key, Random};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use penstock::{config::Mode, engine::Engine};
+use penstock_engine::{Engine, kernel::Mode};
 use penstock_tests::{
     engine::{Lab, Publisher, Server, Viewer, address},
     srtp::Key,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use penstock::engine::{Engine as _, kernel, userspace};
+use penstock_engine::{Engine as _, kernel, userspace};
 use penstock_tests::{
     engine::{Lab, Publisher, Viewer, address},
     srtp::Key,

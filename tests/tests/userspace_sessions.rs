@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use penstock::engine::{Engine as _, Transport, userspace};
+use penstock_engine::{Engine as _, Transport, userspace};
 use penstock_tests::{
     engine::{Lab, Publisher, Viewer, address, bind},
     srtp::Key,

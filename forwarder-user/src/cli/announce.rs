@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{config::Config, doctor::Report, engine::Engine};
+use penstock_engine::Engine;
+
+use crate::{config::Config, doctor::Report};
 
 /// Logs the start-up lines.
 pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {

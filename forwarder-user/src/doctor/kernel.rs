@@ -6,20 +6,27 @@ use super::{
     interface,
     report::{Need, Report},
 };
-use crate::{
-    config::{Config, Mode},
-    engine::kernel::probe::{self, Programs},
+use penstock_engine::bpf::{
+    object,
+    probe::{self, Programs},
 };
+
+use crate::config::{Config, Mode};
 
 /// All of it, in the order of a start.
 pub fn examine(report: &mut Report, config: &Config, interfaces: &[String], addresses: &[IpAddr]) {
+    let object = object::datapath();
+    if let Err(missing) = object {
+        let mend = "build it with the object, or set `media.engine = \"userspace\"`";
+        report.bad(Need::Kernel, "BPF object", missing.to_string(), mend);
+    }
     let mend = "upgrade the kernel, or set `media.engine = \"userspace\"`";
     report.add(Need::Kernel, "kernel", probe::kernel().map(|release| format!("{release} is new enough")), mend);
     let rights = capabilities(report);
     bpffs(report, config);
     let programs = match rights {
-        true => programs(report, config.media.port),
-        false => None,
+        true if object.is_ok() => programs(report, config.media.port),
+        _ => None,
     };
     let links = match probe::interfaces(interfaces, addresses) {
         Ok(links) => links,
@@ -29,7 +36,7 @@ pub fn examine(report: &mut Report, config: &Config, interfaces: &[String], addr
             Vec::new()
         }
     };
-    let generic = generic(report, config.kernel.mode, rights);
+    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, rights));
     let mut programs = programs;
     for link in &links {
         interface::native(report, programs.as_mut(), link, config.kernel.mode, generic);

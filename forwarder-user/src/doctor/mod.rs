@@ -32,7 +32,7 @@ pub fn examine(config: &Config, interfaces: &[String], addresses: &[IpAddr]) -> 
 
 /// What the userspace engine sends by.
 fn userspace(config: &Config) -> &'static str {
-    let rights = crate::engine::kernel::probe::capabilities().iter().all(|(_, _, has)| *has);
+    let rights = penstock_engine::bpf::probe::capabilities().iter().all(|(_, _, has)| *has);
     match config.media.transmitter {
         TransmitterChoice::Socket => "userspace socket",
         _ if rights => "userspace by XDP or sockets",

@@ -13,14 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
-use penstock::engine::{
-    Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
+use penstock_engine::{
+    Engine, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId, Role,
+    Transport,
     auto::AutoEngine,
-    cipher::Sealer,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
-    userspace::{self, Feeder, Keep, NewSource, UserspaceEngine},
+    userspace::{self, Forwarder, UserspaceEngine},
 };
+use penstock_srtp::cipher::Sealer;
 use serde_json::json;
 
 use super::{
@@ -242,7 +243,7 @@ fn serve<E: Engine>(server: &Server<E>, mut begin: impl FnMut(Duration) -> Resul
 fn start_source(
     case: Case,
     length: Duration,
-    mut feeder: Feeder,
+    mut feeder: Forwarder,
     tracks: Vec<PublisherTrackId>,
     times: SentTimes,
 ) -> Arc<Pushed> {
@@ -251,7 +252,7 @@ fn start_source(
     std::thread::spawn(move || {
         load::precise_timers();
         let mut packet = scene::blank(case.payload);
-        let push = |feeder: &mut Feeder, stream: u32, number: u64| {
+        let push = |feeder: &mut Forwarder, stream: u32, number: u64| {
             let index = BEFORE_FIRST + 1 + number;
             scene::stamp(&mut packet, stream, scene::publisher_ssrc(stream), index);
             times.note(stream, index);

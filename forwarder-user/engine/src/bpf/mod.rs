@@ -1,0 +1,36 @@
+//! BPF, beside the engines: whoever needs it (both engines, `doctor`, `inspect`, the build's facts) finds it here.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `object` | the objects that this program was built with |
+//! | `check` | is the kernel new enough, and may this process use it? |
+//! | `load`, `limits` | the datapath, verified and in the kernel, with tables of the sizes that were asked for |
+//! | `maps`, `keys`, `keystream`, `handle` | typed handles of its maps |
+//! | `outer` | many elements of a map of maps at once |
+//! | `attach` | onto interfaces |
+//! | `pins` | maps in a bpffs, for the inspection commands |
+//! | `selftest` | are copies private in generic mode? |
+//! | `probe` | the steps of a start one by one, for `penstock doctor` |
+
+pub mod attach;
+pub mod check;
+mod error;
+mod handle;
+pub mod keys;
+pub mod keystream;
+mod limits;
+pub mod load;
+pub mod maps;
+pub mod object;
+pub mod outer;
+pub mod pins;
+pub mod probe;
+mod selftest;
+
+pub use self::{
+    attach::{Mode, mode_name},
+    error::StartError,
+    handle::as_io,
+    limits::Limits,
+    load::describe,
+};
