@@ -30,7 +30,7 @@ use super::{
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, HEADER, PAYLOAD_TYPE},
 };
-use crate::engine::{Server, media_key};
+use tests_engine::lab::{Server, media_key};
 
 /// Command line of the process.
 #[derive(Clone, Debug, clap::Parser)]

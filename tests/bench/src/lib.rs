@@ -1,5 +1,5 @@
-//! The benchmark of the whole, `cargo xtask bench fanout`: load in, copies out, and what that costs the
-//! machine. How the figures are made: `docs/benchmarks.md`.
+//! The benchmarks: load in, copies out, and what that costs the machine. How the figures are made:
+//! `docs/benchmarks.md`.
 //!
 //! | file | does |
 //! | --- | --- |
@@ -10,8 +10,10 @@
 //! | `host`, `server` | the process under test, and the driver's end of it |
 //! | `cpu`, `memory`, `programs` | what a run cost |
 //! | `peer` | any WHIP and WHEP server |
+//! | `cameras` | RTSP cameras, and a whole server that plays them |
 //! | `run`, `search`, `report`, `picture` | one run; the highest rate; medians, JSON and tables; a picture |
 
+pub mod cameras;
 pub mod case;
 pub mod checker;
 pub mod contender;

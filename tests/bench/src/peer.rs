@@ -17,13 +17,10 @@ use super::{
     run::{Measured, Times},
 };
 use crate::{
-    cameras::{
-        field::{Field, Plan, Subject},
-        media::Shape,
-        run::measure,
-    },
-    netns::Running,
+    cameras::field::{Field, Plan, Subject},
+    cameras::run::measure,
 };
+use tests_kit::{labelled::Shape, netns::Running};
 
 /// How media gets into another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -14,7 +14,8 @@ use super::{
         VIEWER_PORT,
     },
 };
-use crate::{bpf::object_path, frame::Frame};
+use tests_engine::bpf::object_path;
+use tests_kit::frame::Frame;
 
 /// What stands in for the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn stand_in(scene: &Scene, case: &Case, server: Server) -> Result<Ebpf> {
 
 /// Headers of a copy, up to UDP.
 fn headers(case: &Case) -> Result<[u8; 42]> {
-    let sealed = scene::HEADER + case.payload + crate::srtp::TAG;
+    let sealed = scene::HEADER + case.payload + tests_kit::srtp::TAG;
     let mut frame = Frame::new(scene::locals()[1], scene::viewer(0), vec![0; sealed]);
     (frame.destination_mac, frame.source_mac) = (RECEIVER_MAC, SERVER_OUT_MAC);
     let mut headers: [u8; 42] = *frame.build().first_chunk().context("a frame is longer than its headers")?;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 
-use crate::{
+use tests_kit::{
     netns::{End, NetNs, veth},
     srtp::Key,
 };

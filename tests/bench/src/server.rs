@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{case::Case, contender::Contender, host, scene::Scene};
-use crate::netns::{BpfFs, Running};
+use tests_kit::netns::{BpfFs, Running};
 
 /// The process. Killed on drop.
 pub struct Process {

@@ -4,16 +4,14 @@
 use std::{fs, time::Duration};
 
 use anyhow::Result;
-use penstock_tests::{
-    bench::{
-        case::{Case, Origin},
-        contender::Contender,
-        load::Load,
-        peer::{self, Feed, How, Opened, Peer, Processes},
-        run::{Look, Measured, Subject, Times, run},
-    },
-    server,
+use tests_bench::{
+    case::{Case, Origin},
+    contender::Contender,
+    load::Load,
+    peer::{self, Feed, How, Opened, Peer, Processes},
+    run::{Look, Measured, Subject, Times, run},
 };
+use tests_kit::server;
 
 const TIMES: Times = Times { warm_up: Duration::from_millis(100), measured: Duration::from_millis(300) };
 

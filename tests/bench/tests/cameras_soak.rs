@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use penstock_tests::cameras::soak::soak;
+use tests_bench::cameras::soak::soak;
 
 #[test]
 fn sixty_four_cameras_for_twenty_seconds() -> Result<()> {

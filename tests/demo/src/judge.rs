@@ -3,7 +3,7 @@
 use forwarder_common::{Counter, counter::Kind};
 
 use super::{meter::Counters, table::Received};
-use crate::peer::{Publisher, Stats, Viewers};
+use tests_kit::peer::{Publisher, Stats, Viewers};
 
 /// Loss above this is a failure, in percent.
 const MAX_LOSS: f64 = 0.1;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::demo::{self, Options};
 use clap::Parser;
-use penstock_tests::demo::{self, Options};
 
 fn main() -> ExitCode {
     match demo::run(&Options::parse()) {

@@ -11,7 +11,7 @@ use forwarder_common::{
     maps::{Server, xdp_mode},
 };
 
-use crate::server;
+use tests_kit::server;
 
 /// Where the counters are read.
 pub enum Meter<'a> {

@@ -5,10 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::Result;
 
 use super::Engine;
-use crate::{
-    netns::{End, NetNs, veth},
-    server::{Server, Settings},
-};
+use tests_kit::{netns::{End, NetNs, veth}, server::{Server, Settings}};
 
 const HTTP_PORT: u16 = 8080;
 

@@ -20,11 +20,7 @@ use self::{
     network::Network,
     table::{Sample, Table},
 };
-use crate::{
-    clip::Clip,
-    peer::{self, Publisher, Source, Viewers},
-    server,
-};
+use tests_kit::{clip::Clip, peer::{self, Publisher, Source, Viewers}, server};
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use std::{
 use forwarder_common::{Counter, counter::Kind};
 
 use super::{machine::Load, meter::Counters};
-use crate::peer::Stats;
+use tests_kit::peer::Stats;
 
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

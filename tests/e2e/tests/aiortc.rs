@@ -1,12 +1,12 @@
 //! aiortc publishes and plays, against itself and against Chromium, through XDP.
 
 use anyhow::{Result, ensure};
-use penstock_tests::browser::watch::{self, START, is_gcm, plays, shows_a_moving_picture};
-use penstock_tests::browser::{Browser, count};
-use penstock_tests::python::{Peer, Stack, Work, stream};
-use penstock_tests::received::{by_page, by_peer, equals_sealed};
-use penstock_tests::stage::Stage;
 use serde_json::Value;
+use tests_kit::browser::watch::{self, START, is_gcm, plays, shows_a_moving_picture};
+use tests_kit::browser::{Browser, count};
+use tests_kit::python::{Peer, Stack, Work, stream};
+use tests_kit::received::{by_page, by_peer, equals_sealed};
+use tests_kit::stage::Stage;
 
 /// Frames that must have been decoded: three seconds of video, and more of sound.
 const VIDEO_FRAMES: u64 = 45;

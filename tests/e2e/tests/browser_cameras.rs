@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use penstock_tests::browser::watch::{START, plays, plays_again, screenshot_path, shows_a_moving_picture};
-use penstock_tests::browser::{Browser, count, wait_until};
-use penstock_tests::camera::content::{Content, H264};
-use penstock_tests::camera::{Behaviour, Camera, GstCamera};
-use penstock_tests::stage::Stage;
 use serde_json::Value;
+use tests_kit::browser::watch::{START, plays, plays_again, screenshot_path, shows_a_moving_picture};
+use tests_kit::browser::{Browser, count, wait_until};
+use tests_kit::camera::content::{Content, H264};
+use tests_kit::camera::{Behaviour, Camera, GstCamera};
+use tests_kit::stage::Stage;
 
 const CONFIG: &str = "[streams.a]\nsource = \"rtsp://10.81.0.2:8554/live\"\n";
 

@@ -1,9 +1,9 @@
 //! Every video codec that Chromium can encode here, from one browser to another.
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::browser::Browser;
-use penstock_tests::browser::watch::{plays, publish};
-use penstock_tests::stage::Stage;
+use tests_kit::browser::Browser;
+use tests_kit::browser::watch::{plays, publish};
+use tests_kit::stage::Stage;
 
 /// Debian's Chromium encodes all of these in software. It has no encoder for H.265.
 const CODECS: [&str; 3] = ["H264", "VP9", "AV1"];

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use penstock_tests::browser::watch::{
-    START, pause, plays, plays_again, publish, screenshot_path, shows_a_moving_picture,
-};
-use penstock_tests::browser::{Browser, Page, count};
-use penstock_tests::received::{by_page, equals_sealed};
-use penstock_tests::stage::Stage;
+use tests_kit::browser::watch::{START, pause, plays, plays_again, publish, screenshot_path, shows_a_moving_picture};
+use tests_kit::browser::{Browser, Page, count};
+use tests_kit::received::{by_page, equals_sealed};
+use tests_kit::stage::Stage;
 
 /// Server, publisher's browser and viewer's browser.
 struct Scene {

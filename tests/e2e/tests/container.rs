@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::browser::wait_until;
-use penstock_tests::container::{Container, IMAGE, Podman, folder, wait_freed};
-use penstock_tests::netns::{BpfFs, End, NetNs, veth};
-use penstock_tests::peer::{Kind, Options, Publisher, Source, Stats, Synthetic, Viewers};
-use penstock_tests::python::yaml;
 use serde_json::Value;
+use tests_kit::browser::wait_until;
+use tests_kit::container::{Container, IMAGE, Podman, folder, wait_freed};
+use tests_kit::netns::{BpfFs, End, NetNs, veth};
+use tests_kit::peer::{Kind, Options, Publisher, Source, Stats, Synthetic, Viewers};
+use tests_kit::python::yaml;
 
 /// Libraries, certificates and configuration: all but the binary.
 const MOST_BESIDE_THE_BINARY: u64 = 12_000_000;

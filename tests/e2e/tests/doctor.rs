@@ -4,10 +4,10 @@ use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::netns::{End, NetNs, veth};
-use penstock_tests::place;
-use penstock_tests::server::{binary, binary_for_all};
 use serde_json::Value;
+use tests_kit::netns::{End, NetNs, veth};
+use tests_kit::place;
+use tests_kit::server::{binary, binary_for_all};
 
 /// A host with one interface, and a directory for its pins.
 struct Patient {

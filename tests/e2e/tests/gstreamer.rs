@@ -2,12 +2,12 @@
 //! Chromium, whose sessions are AES-GCM.
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::browser::watch::{self, START, plays, shows_a_moving_picture};
-use penstock_tests::browser::{Browser, count};
-use penstock_tests::python::{Peer, Stack, Work, stream};
-use penstock_tests::received::{by_page, by_peer};
-use penstock_tests::stage::Stage;
 use serde_json::Value;
+use tests_kit::browser::watch::{self, START, plays, shows_a_moving_picture};
+use tests_kit::browser::{Browser, count};
+use tests_kit::python::{Peer, Stack, Work, stream};
+use tests_kit::received::{by_page, by_peer};
+use tests_kit::stage::Stage;
 
 /// Frames that must have been decoded: three seconds of video, and more of sound.
 const VIDEO_FRAMES: u64 = 45;

@@ -7,11 +7,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::netns::{End, NetNs, veth};
-use penstock_tests::peer::{Options, Publisher, Source, Synthetic, Viewers};
-use penstock_tests::place;
-use penstock_tests::server::{Server, Settings};
-use penstock_tests::whip::{Client, Reply};
+use tests_kit::netns::{End, NetNs, veth};
+use tests_kit::peer::{Options, Publisher, Source, Synthetic, Viewers};
+use tests_kit::place;
+use tests_kit::server::{Server, Settings};
+use tests_kit::whip::{Client, Reply};
 
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::container::folder;
-use penstock_tests::python::{python, yaml};
 use serde_json::{Value, json};
+use tests_kit::container::folder;
+use tests_kit::python::{python, yaml};
 
 /// Oldest and newest release of Kubernetes whose schemas are asked.
 const RELEASES: [&str; 2] = ["1.30.0", "1.37.0"];
 
 fn manifest() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/kubernetes/penstock.yaml")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/kubernetes/penstock.yaml")
 }
 
 #[test]

@@ -7,16 +7,16 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::container::folder;
-use penstock_tests::netns::{End, NetNs, Running, veth};
-use penstock_tests::server::binary;
 use serde_json::Value;
+use tests_kit::container::folder;
+use tests_kit::netns::{End, NetNs, Running, veth};
+use tests_kit::server::binary;
 
 /// What `systemd-analyze security` may find at most: 0 is nothing open, 10 everything.
 const EXPOSURE: f64 = 3.0;
 
 fn unit() -> Result<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/penstock.service");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../config/penstock.service");
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 

@@ -23,10 +23,8 @@ use forwarder_common::{
 };
 use penstock::engine::kernel::keys::{Keys, Outer};
 
-use crate::{
-    keystream::{Ring, Rings},
-    srtp::Key,
-};
+use crate::keystream::{Ring, Rings};
+use tests_kit::srtp::Key;
 
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;
@@ -34,7 +32,7 @@ pub const MEDIA_PORT: u16 = 5004;
 /// The BPF object that `cargo xtask build-ebpf` leaves, or the one in the folder that `PENSTOCK_EBPF`
 /// names.
 pub fn object_path() -> PathBuf {
-    let built = "../target/ebpf/bpfel-unknown-none/release";
+    let built = "../../target/ebpf/bpfel-unknown-none/release";
     let folder = match std::env::var_os("PENSTOCK_EBPF") {
         Some(path) => path.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join(built),

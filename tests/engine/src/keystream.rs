@@ -8,7 +8,8 @@ use forwarder_common::{
 };
 use penstock::engine::kernel::keystream::compute::{Backend, Job, Key as ProducerKey, fill};
 
-use crate::{bpf::Datapath, srtp::Key};
+use crate::bpf::Datapath;
+use tests_kit::srtp::Key;
 
 /// An entry as the system call takes it.
 pub type EntryBytes = [u8; size_of::<Entry>()];

@@ -23,7 +23,7 @@ use penstock::engine::{
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{
+use tests_kit::{
     netns::{BpfFs, End, NetNs, veth},
     srtp::{Key, Random, TAG},
 };

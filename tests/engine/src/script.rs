@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use penstock::engine::Engine;
 
-use crate::engine::{Lab, Publisher, Server, Viewer, address};
-use crate::srtp::{Key, Random};
+use crate::lab::{Lab, Publisher, Server, Viewer, address};
+use tests_kit::srtp::{Key, Random};
 
 /// Viewers that come and go.
 const VIEWERS: u16 = 12;

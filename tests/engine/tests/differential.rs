@@ -3,8 +3,8 @@
 
 use anyhow::{Result, ensure};
 use penstock::engine::{kernel, userspace};
-use penstock_tests::{
-    engine::Lab,
+use tests_engine::{
+    lab::Lab,
     script::{Received, play, script},
 };
 

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use penstock::{config::Mode, engine::Engine};
-use penstock_tests::{
-    engine::{Lab, Publisher, Server, Viewer, address},
-    srtp::Key,
-};
+use tests_engine::lab::{Lab, Publisher, Server, Viewer, address};
+use tests_kit::srtp::Key;
 
 /// All copies have arrived when the first viewer has heard nothing for this long.
 const QUIET: Duration = Duration::from_millis(100);

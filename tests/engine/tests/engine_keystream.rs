@@ -8,10 +8,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use penstock::engine::{Engine as _, kernel::keystream::Settings};
-use penstock_tests::{
-    engine::{Lab, Publisher, Server, Viewer, address},
-    srtp::{Key, Random},
-};
+use tests_engine::lab::{Lab, Publisher, Server, Viewer, address};
+use tests_kit::srtp::{Key, Random};
 
 const VIEWERS: u16 = 6;
 /// Packets of a new video stream for which there is keystream.

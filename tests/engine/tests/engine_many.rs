@@ -8,10 +8,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use penstock::engine::{Engine as _, kernel, userspace};
-use penstock_tests::{
-    engine::{Lab, Publisher, Viewer, address},
-    srtp::Key,
-};
+use tests_engine::lab::{Lab, Publisher, Viewer, address};
+use tests_kit::srtp::Key;
 
 const PACKETS: usize = 20;
 const NO_WAIT: Duration = Duration::from_micros(100);

@@ -12,12 +12,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use penstock::inspect;
-use penstock_tests::{
-    engine::{Lab, Publisher, Viewer, address},
-    netns::Running,
-    srtp::Key,
-};
 use serde_json::Value;
+use tests_engine::lab::{Lab, Publisher, Viewer, address};
+use tests_kit::{netns::Running, srtp::Key};
 
 const QUIET: Duration = Duration::from_millis(60);
 
@@ -130,7 +127,7 @@ fn after_a_kill_the_next_server_starts_clean() -> Result<()> {
     forwards(&lab, &mut server)
 }
 
-fn forwards(lab: &Lab, server: &mut penstock_tests::engine::Server) -> Result<()> {
+fn forwards(lab: &Lab, server: &mut tests_engine::lab::Server) -> Result<()> {
     let local = lab.server_address(0, false);
     let peer = &lab.peers[0];
     let mut publisher = Publisher::join(server, peer, local, address(0, 2, false, 5000), Key::random(16))?;

@@ -15,10 +15,8 @@ use penstock::engine::{
     Engine, EngineError, Event, Kind, NewPublisherTrack, PublisherTrackId, Transport,
     kernel::{Config, Limits},
 };
-use penstock_tests::{
-    engine::{Copy, Lab, Publisher, Server, Viewer, address, bind},
-    srtp::{Key, Random},
-};
+use tests_engine::lab::{Copy, Lab, Publisher, Server, Viewer, address, bind};
+use tests_kit::srtp::{Key, Random};
 
 const QUIET: Duration = Duration::from_millis(60);
 

@@ -20,7 +20,7 @@ use penstock::engine::{
         xdp::{XdpSender, XdpTransmitter},
     },
 };
-use penstock_tests::netns::NetNs;
+use tests_kit::netns::NetNs;
 
 /// Frames that the device's ring takes.
 const RING: u64 = 64;

@@ -7,10 +7,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use penstock::engine::{Engine as _, Transport, userspace};
-use penstock_tests::{
-    engine::{Lab, Publisher, Viewer, address, bind},
-    srtp::Key,
-};
+use tests_engine::lab::{Lab, Publisher, Viewer, address, bind};
+use tests_kit::srtp::Key;
 
 const QUIET: Duration = Duration::from_millis(100);
 

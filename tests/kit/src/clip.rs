@@ -60,7 +60,7 @@ pub struct Clip {
 impl Clip {
     /// Where `cargo xtask setup` puts it: `target/clip` of this checkout.
     pub fn directory() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clip")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/clip")
     }
 
     /// Reads `clip.ivf` and `clip.ogg`.

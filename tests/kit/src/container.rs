@@ -36,7 +36,7 @@ const ALONE: &str = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
 /// `config/container`.
 #[must_use]
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/container")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/container")
 }
 
 /// Podman with a storage of its own.

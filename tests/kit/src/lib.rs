@@ -1,22 +1,17 @@
-//! Test hosts in network namespaces, and WebRTC peers, for the tests and the demo.
+//! What all tests use: test hosts in network namespaces, `penstock serve` in one of them, WebRTC peers, cameras,
+//! browsers and peers of other makes. Nothing here knows the server's code, only its binary.
 
-pub mod bench;
-pub mod bpf;
 pub mod browser;
 pub mod camera;
-pub mod cameras;
 pub mod clip;
 pub mod container;
-pub mod demo;
-pub mod engine;
 pub mod frame;
-pub mod keystream;
+pub mod labelled;
 pub mod netns;
 pub mod peer;
 pub mod place;
 pub mod python;
 pub mod received;
-pub mod script;
 pub mod server;
 pub mod srtp;
 pub mod stage;

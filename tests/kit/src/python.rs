@@ -49,8 +49,8 @@ impl Peer {
     pub fn start(place: &NetNs, stack: Stack, work: Work, url: &str, codec: &str) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (python, script) = match stack {
-            Stack::Aiortc => (venv(root).join("bin/python"), "python/peer.py"),
-            Stack::Gstreamer => (PathBuf::from("/usr/bin/python3"), "python/gst_peer.py"),
+            Stack::Aiortc => (venv(root).join("bin/python"), "../python/peer.py"),
+            Stack::Gstreamer => (PathBuf::from("/usr/bin/python3"), "../python/gst_peer.py"),
         };
         ensure!(python.exists(), "{} is missing: `cargo xtask setup` brings it", python.display());
         let mut command = place.command(&python);
@@ -164,7 +164,7 @@ pub fn yaml(path: &Path) -> Result<Vec<Value>> {
 
 /// `target/venv` beside the sources, or where `PENSTOCK_VENV` points.
 fn venv(tests: &Path) -> PathBuf {
-    std::env::var_os("PENSTOCK_VENV").map_or_else(|| tests.join("../target/venv"), PathBuf::from)
+    std::env::var_os("PENSTOCK_VENV").map_or_else(|| tests.join("../../target/venv"), PathBuf::from)
 }
 
 /// The entry of `streams` (such as `inbound-rtp`) of `kind` in a peer's state, `null` if there is none.

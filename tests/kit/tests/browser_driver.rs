@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::Result;
-use penstock_tests::browser::{Browser, contrast, count, difference};
-use penstock_tests::netns::{End, NetNs, veth};
+use tests_kit::browser::{Browser, contrast, count, difference};
+use tests_kit::netns::{End, NetNs, veth};
 
 /// Sends the fake camera and microphone from one connection to another within the page.
 const PAGE: &str = r#"<!doctype html><title>loop</title><video autoplay muted></video><script>

@@ -9,12 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::peer::{Kind, Options, Publisher, Source, Stats, Synthetic, Viewers};
 use str0m::change::SdpOffer;
 use str0m::media::{Direction, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
+use tests_kit::peer::{Kind, Options, Publisher, Source, Stats, Synthetic, Viewers};
 
 /// What is forwarded of a packet.
 #[derive(Clone)]

@@ -8,15 +8,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use penstock_tests::{
-    bench::peer::{self, Peer},
-    cameras::{
-        field::{Field, Plan, Subject},
-        media::Shape,
-        report::{self, Case, Entry},
-        run::{Measured, measure},
-    },
+use tests_bench::{
+    cameras::field::{Field, Plan, Subject},
+    cameras::report::{self, Case, Entry},
+    cameras::run::{Measured, measure},
+    peer::{self, Peer},
 };
+use tests_kit::labelled::Shape;
 
 /// RTSP cameras at 1 Mbit/s over TCP, each with a WHEP viewer, and what `penstock serve` costs the machine
 /// for it; in network namespaces of its own, as root. Let nothing else run meanwhile.
@@ -187,7 +185,7 @@ fn machine() -> String {
 fn write_docs(tables: &str) -> Result<()> {
     const BEGIN: &str = "<!-- bench-cameras: begin -->\n";
     const END: &str = "<!-- bench-cameras: end -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
         bail!("{} lacks its markers", path.display());

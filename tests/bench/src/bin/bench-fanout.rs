@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use penstock_tests::bench::{
+use tests_bench::{
     case::{self, Case, Origin},
     contender::Contender,
     cpu,
@@ -273,7 +273,7 @@ fn machine() -> String {
 fn write_docs(report: &Report) -> Result<()> {
     const BEGIN: &str = "<!-- bench-fanout: begin -->\n";
     const END: &str = "<!-- bench-fanout: end -->";
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     picture::draw(report, &docs.join("fanout.svg"))?;
     let path = docs.join("benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser;
-use penstock_tests::cameras::{Generator, Progress, media::Shape};
+use tests_bench::{cameras::Generator, cameras::Progress};
+use tests_kit::labelled::Shape;
 
 /// Cameras that send 1 Mbit/s each by RTSP, in the same TCP connection or by UDP as the client asks:
 /// rtsp://ADDRESS/cam0, cam1, … Four packets of 1,100 bytes 27.5 times a second, the cameras spread evenly over

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser;
-use penstock_tests::cameras::soak::{LATENCY, LOSS, soak};
+use tests_bench::cameras::soak::{LATENCY, LOSS, soak};
 
 /// RTSP cameras at 1 Mbit/s over TCP, each with a WHEP viewer that opens every packet; fails unless less than
 /// 0.1 % is lost and 99 of 100 packets come within 100 ms.

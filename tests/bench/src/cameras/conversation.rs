@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::media;
+use tests_kit::labelled;
 
 /// Longest request.
 const MAX_REQUEST: usize = 16 << 10;
@@ -63,7 +63,7 @@ impl Conversation {
             ("OPTIONS", _) => (200, "Public: DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n".to_owned(), None),
             (_, None) => (404, String::new(), None),
             ("DESCRIBE", Some(_)) => {
-                (200, format!("Content-Type: application/sdp\r\nContent-Base: {url}/\r\n"), Some(media::sdp()))
+                (200, format!("Content-Type: application/sdp\r\nContent-Base: {url}/\r\n"), Some(labelled::sdp()))
             }
             ("SETUP", Some(camera)) => match transport(field("transport")) {
                 Some(transport) => {

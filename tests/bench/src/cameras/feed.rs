@@ -10,13 +10,14 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{field::Plan, media};
+use super::field::Plan;
 use crate::{
-    bench::{
-        load,
-        peer::Peer,
-        scene::{self, Scene},
-    },
+    load,
+    peer::Peer,
+    scene::{self, Scene},
+};
+use tests_kit::{
+    labelled::{Camera, Shape},
     netns::Running,
     peer::{Codec, Options, Publisher, Source},
 };
@@ -90,7 +91,7 @@ pub fn publish(peer: &Peer, stream: u32, plan: &Plan<'_>, scene: Option<&Scene>)
         audio: vec![],
         ..Options::default()
     };
-    let source = Source::Load(media::Camera { number: stream, shape: plan.shape });
+    let source = Source::Load(Camera { number: stream, shape: plan.shape });
     Publisher::start(&peer.whip(stream), source, options)
 }
 
@@ -115,7 +116,7 @@ impl Cameras {
             Some(scene) => scene.generator.command(program),
             None => Command::new(program),
         };
-        let media::Shape { payload, rate, burst } = plan.shape;
+        let Shape { payload, rate, burst } = plan.shape;
         command.args(["--driven", "--listen", &address(scene), "--cameras", &plan.streams.to_string()]);
         command.args([format!("--payload={payload}"), format!("--rate={rate}"), format!("--burst={burst}")]);
         if plan.one_core {

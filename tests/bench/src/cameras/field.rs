@@ -19,18 +19,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Watch,
     feed::{self, Cameras, Feed},
-    media::{Camera, Shape},
     ports::{Count, Ports},
 };
 use crate::{
-    bench::{
-        cpu,
-        memory::{self, Memory},
-        peer::{self, How, Peer, Processes},
-        scene::{self, Arrival, GENERATOR_INTERFACE, IN, OUT, RECEIVER_INTERFACE, Scene},
-    },
+    cpu,
+    memory::{self, Memory},
+    peer::{self, How, Peer, Processes},
+    scene::{self, Arrival, GENERATOR_INTERFACE, IN, OUT, RECEIVER_INTERFACE, Scene},
+};
+use tests_kit::{
+    labelled::{Camera, Shape, Watch},
     peer::{Codec, Options, Source, Viewers},
     server::{self, Settings},
 };
@@ -209,7 +208,7 @@ impl Field {
                 (0..self.watches.len()).map(|viewer| ports.count(self.viewers.address(viewer).port())).collect()
             }
             None => {
-                let count = |video: crate::peer::MediaStats| {
+                let count = |video: tests_kit::peer::MediaStats| {
                     let packets = video.decrypted - video.duplicates;
                     Count { packets, expected: packets + video.lost }
                 };

@@ -18,10 +18,9 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{
-    conversation::{Conversation, Transport},
-    media::{self, Shape},
-};
+use tests_kit::labelled::{self, Shape};
+
+use super::conversation::{Conversation, Transport};
 
 const LISTENER: Token = Token(usize::MAX);
 /// Least time between two looks at clock and sockets: what becomes due meanwhile is sent in a row.
@@ -92,7 +91,7 @@ impl Generator {
     /// # Errors
     /// What the system says of the listening socket.
     pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
-        crate::bench::load::precise_timers();
+        crate::load::precise_timers();
         let mut events = Events::with_capacity(1024);
         let start = Instant::now();
         while !stop.load(Relaxed) {
@@ -169,7 +168,7 @@ impl Generator {
                         continue;
                     }
                     Transport::Interleaved(channel) => {
-                        shape.write_frame(&mut client.waiting, channel, camera, frame, media::now_ns());
+                        shape.write_frame(&mut client.waiting, channel, camera, frame, labelled::now_ns());
                     }
                     Transport::Udp(port) => {
                         let left_out =
@@ -187,11 +186,11 @@ impl Generator {
 
 /// Sends a frame; how many of its packets were not taken.
 fn send_datagrams(socket: &UdpSocket, to: SocketAddr, shape: Shape, camera: u32, frame: u64) -> u64 {
-    let mut packet = Vec::with_capacity(media::LARGEST);
+    let mut packet = Vec::with_capacity(labelled::LARGEST);
     let mut left_out = 0;
     for number in 0..shape.burst {
         packet.clear();
-        shape.write_packet(&mut packet, camera, frame, number, media::now_ns());
+        shape.write_packet(&mut packet, camera, frame, number, labelled::now_ns());
         // A client that has gone shows in its connection.
         left_out += u64::from(socket.send_to(&packet, to).is_err());
     }

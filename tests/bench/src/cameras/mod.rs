@@ -1,11 +1,10 @@
-//! Any number of cameras in one cheap process, and what viewers check of them.
+//! Any number of cameras in one cheap process, and what it costs a server to forward them. Their packets, and what
+//! viewers check of them: `tests_kit::labelled`.
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `media` | the packets: H.264 in its form, a label and a pattern in its content |
 //! | `conversation` | the answers of an RTSP server to one client |
 //! | `generator` | connections and time: sends each frame when it is due |
-//! | `watch` | looks at what a viewer decrypted |
 //! | `ports` | counts what came to all viewers, in BPF |
 //! | `feed` | the load as a field needs it: cameras in a process, or publishers by WHIP |
 //! | `field` | load, server and viewers, and what each costs |
@@ -19,12 +18,9 @@ mod conversation;
 mod feed;
 pub mod field;
 mod generator;
-pub mod media;
 mod ports;
 pub mod report;
 pub mod run;
 pub mod soak;
-pub mod watch;
 
 pub use generator::{Generator, Progress};
-pub use watch::Watch;

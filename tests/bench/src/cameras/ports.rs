@@ -8,7 +8,8 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 
-use crate::{bpf::object_path, netns::NetNs};
+use tests_engine::bpf::object_path;
+use tests_kit::netns::NetNs;
 
 /// As in `forwarder-ebpf/src/bench.rs`.
 #[repr(C)]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::run::Measured;
-use crate::bench::report::{Figure, Table};
+use crate::report::{Figure, Table};
 
 /// So many cameras, and what the server showed with them, way by way.
 pub struct Case {

@@ -7,11 +7,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{
-    field::{Clocks, Field},
-    watch,
-};
-use crate::bench::memory::Memory;
+use tests_kit::labelled::watch;
+
+use super::field::{Clocks, Field};
+use crate::memory::Memory;
 
 /// What a run showed.
 #[derive(Clone, Debug)]

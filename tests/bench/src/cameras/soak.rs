@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use tests_kit::labelled::Shape;
+
 use super::{
     field::{Field, Plan, Subject},
-    media::Shape,
     run::{Measured, measure},
 };
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use penstock_tests::camera::content::Content;
-use penstock_tests::camera::{Behaviour, Camera, Fault, Scheme};
-use penstock_tests::clip::Clip;
-use penstock_tests::peer::{Kind, Source, Viewers};
 use serde_json::Value;
+use tests_kit::camera::content::Content;
+use tests_kit::camera::{Behaviour, Camera, Fault, Scheme};
+use tests_kit::clip::Clip;
+use tests_kit::peer::{Kind, Source, Viewers};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip, ip};
 

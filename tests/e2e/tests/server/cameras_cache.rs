@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use penstock_tests::camera::content::{Content, H264};
-use penstock_tests::camera::{Behaviour, Camera};
-use penstock_tests::clip::Clip;
-use penstock_tests::peer::{Codec, Kind, Options, Source};
 use serde_json::Value;
+use tests_kit::camera::content::{Content, H264};
+use tests_kit::camera::{Behaviour, Camera};
+use tests_kit::clip::Clip;
+use tests_kit::peer::{Codec, Kind, Options, Source};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
 

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use penstock_tests::camera::content::{Content, H264};
-use penstock_tests::camera::{Behaviour, Camera};
-use penstock_tests::peer::{Codec, Loss, Options, Source, Stats};
 use serde_json::Value;
+use tests_kit::camera::content::{Content, H264};
+use tests_kit::camera::{Behaviour, Camera};
+use tests_kit::peer::{Codec, Loss, Options, Source, Stats};
 
 use crate::stage::{Layout, Stage, synthetic};
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use openssl::hash::MessageDigest;
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
-use penstock_tests::camera::GstPublisher;
-use penstock_tests::camera::ffmpeg::{Ffmpeg, Send};
-use penstock_tests::camera::tls::Identity;
-use penstock_tests::peer::{Kind, Source, Viewers};
 use serde_json::Value;
+use tests_kit::camera::GstPublisher;
+use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
+use tests_kit::camera::tls::Identity;
+use tests_kit::peer::{Kind, Source, Viewers};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
 

@@ -3,9 +3,9 @@
 use std::net::UdpSocket;
 
 use anyhow::{Result, ensure};
-use penstock_tests::camera::ffmpeg::{Ffmpeg, Send};
-use penstock_tests::peer::Kind;
 use serde_json::Value;
+use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
+use tests_kit::peer::Kind;
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
 

@@ -1,7 +1,7 @@
 //! Who carries a session: the kernel engine where it can, the userspace engine elsewhere, and both for one stream.
 
 use anyhow::{Result, ensure};
-use penstock_tests::peer::{Kind, Offer, Options, Source};
+use tests_kit::peer::{Kind, Offer, Options, Source};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 

@@ -1,7 +1,7 @@
 //! Every copy arrives at every viewer, unchanged.
 
 use anyhow::Result;
-use penstock_tests::peer::{Kind, Offer, Options, Source, SrtpProfile, Synthetic};
+use tests_kit::peer::{Kind, Offer, Options, Source, SrtpProfile, Synthetic};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, assert_exact, clip, ip, synthetic};
 

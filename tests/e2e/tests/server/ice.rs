@@ -1,8 +1,8 @@
 //! ICE: trickle, restart, new addresses, several candidates.
 
 use anyhow::Result;
-use penstock_tests::peer::{Kind, Options};
-use penstock_tests::whip::Client;
+use tests_kit::peer::{Kind, Options};
+use tests_kit::whip::Client;
 
 use crate::stage::{BOTH, Stage, assert_all_exact, ip, synthetic};
 

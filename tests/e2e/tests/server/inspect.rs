@@ -1,9 +1,9 @@
 //! The inspection commands tell what the peers saw, whether or not the server answers.
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::peer::{Kind, Offer, Options, Stats};
-use penstock_tests::server::binary;
 use serde_json::Value;
+use tests_kit::peer::{Kind, Offer, Options, Stats};
+use tests_kit::server::binary;
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 

@@ -1,7 +1,7 @@
 //! Start, stop, kill, start again.
 
 use anyhow::Result;
-use penstock_tests::peer::Kind;
+use tests_kit::peer::Kind;
 
 use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
 

@@ -1,7 +1,7 @@
 //! Kinds of media and codecs.
 
 use anyhow::Result;
-use penstock_tests::peer::{Codec, Kind, Options, Viewers};
+use tests_kit::peer::{Codec, Kind, Options, Viewers};
 
 use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
 

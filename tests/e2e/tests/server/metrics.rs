@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::peer::Kind;
+use tests_kit::peer::Kind;
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use penstock_tests::peer::{Kind, MediaStats, Publisher, Viewers};
+use tests_kit::peer::{Kind, MediaStats, Publisher, Viewers};
 
 use crate::stage::{BOTH, Stage, assert_all_exact, assert_exact, synthetic};
 

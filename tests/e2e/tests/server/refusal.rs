@@ -1,7 +1,7 @@
 //! Peers that the kernel engine cannot serve, where it is the only one.
 
 use anyhow::Result;
-use penstock_tests::peer::{Kind, Offer, Options, Publisher, SrtpProfile, Viewers};
+use tests_kit::peer::{Kind, Offer, Options, Publisher, SrtpProfile, Viewers};
 
 use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
 

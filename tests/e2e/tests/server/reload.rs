@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use penstock_tests::camera::content::Content;
-use penstock_tests::camera::{Behaviour, Camera};
-use penstock_tests::clip::Clip;
-use penstock_tests::peer::{Kind, Offer, Options, Viewers};
-use penstock_tests::whip::Client;
 use serde_json::Value;
+use tests_kit::camera::content::Content;
+use tests_kit::camera::{Behaviour, Camera};
+use tests_kit::clip::Clip;
+use tests_kit::peer::{Kind, Offer, Options, Viewers};
+use tests_kit::whip::Client;
 
 use crate::stage::{BOTH, Layout, PATIENCE, Stage, assert_all_exact, clip, synthetic};
 

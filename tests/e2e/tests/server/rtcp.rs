@@ -1,7 +1,7 @@
 //! RTCP between the server and its peers.
 
 use anyhow::{Context, Result};
-use penstock_tests::peer::{Kind, Options};
+use tests_kit::peer::{Kind, Options};
 
 use crate::stage::{BOTH, Layout, Stage, clip, synthetic};
 

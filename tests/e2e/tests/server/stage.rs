@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use penstock_tests::clip::Clip;
-use penstock_tests::netns::{End, NetNs, veth};
-use penstock_tests::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
-use penstock_tests::server::{Server, Settings};
 use serde_json::Value;
+use tests_kit::clip::Clip;
+use tests_kit::netns::{End, NetNs, veth};
+use tests_kit::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
+use tests_kit::server::{Server, Settings};
 
 /// Longest wait for anything. It only has to be reached when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,9 +3,9 @@
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
-use penstock_tests::server::binary;
-use penstock_tests::whip::Client;
 use serde_json::Value;
+use tests_kit::server::binary;
+use tests_kit::whip::Client;
 
 use crate::stage::{Layout, Stage, synthetic};
 

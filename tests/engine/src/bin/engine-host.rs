@@ -9,7 +9,8 @@ use penstock::engine::{
     Engine as _, Kind, NewPublisherTrack, NewSession, Role, Transport,
     kernel::{Config, KernelEngine},
 };
-use penstock_tests::{engine::media_key, srtp::Key};
+use tests_engine::lab::media_key;
+use tests_kit::srtp::Key;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use aya::{maps::RingBuf, programs::XdpMode};
 use forwarder_common::{Counter, maps::TapRecord, rtp::FIXED_LEN};
-use penstock_tests::wire::on_wire;
+use tests_kit::wire::on_wire;
 
 use crate::{
     egress::Fan,

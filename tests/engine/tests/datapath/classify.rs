@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use forwarder_common::Counter;
-use penstock_tests::{bpf::MEDIA_PORT, frame::DOT1Q};
+use tests_engine::bpf::MEDIA_PORT;
+use tests_kit::frame::DOT1Q;
 
 use crate::fixture::{Expect, Fixture, Media, World, publishers};
 
@@ -360,7 +361,7 @@ fn one_byte_datagrams() -> Result<()> {
 #[test]
 fn damaged_packets_have_one_verdict() -> Result<()> {
     let mut world = World::new()?;
-    let mut random = penstock_tests::srtp::Random::new(7);
+    let mut random = tests_kit::srtp::Random::new(7);
     for round in 0..20_000 {
         let media = &media()[round % 2];
         let mut bytes = media.bytes();

@@ -4,10 +4,12 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, keystream::FAST_BLOCKS, subsets};
-use penstock_tests::{
+use tests_engine::{
     bpf::{Datapath, Lease, Publisher},
-    frame::DOT1Q,
     keystream::{Keystreams, Ring},
+};
+use tests_kit::{
+    frame::DOT1Q,
     srtp::{Key, Random},
     wire::{Wire, on_wire},
 };

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use forwarder_common::{Counter, SessionKey, maps::MAX_PAYLOAD};
-use penstock_tests::bpf::Lease;
+use tests_engine::bpf::Lease;
 
 use crate::fixture::{Expect, Fixture, Media, World, publishers};
 

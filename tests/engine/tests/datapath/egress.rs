@@ -8,8 +8,8 @@ use forwarder_common::{
     Counter,
     maps::{MAX_PAYLOAD, Path},
 };
-use penstock_tests::{
-    bpf::{MEDIA_PORT, Subscriber},
+use tests_engine::bpf::{MEDIA_PORT, Subscriber};
+use tests_kit::{
     frame::{DOT1Q, Frame, Rtp},
     srtp::{Key, Random},
     wire::{Wire, on_wire},

@@ -3,10 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, SessionKey};
-use penstock_tests::{
-    bpf::{Datapath, Lease},
-    wire::on_wire,
-};
+use tests_engine::bpf::{Datapath, Lease};
+use tests_kit::wire::on_wire;
 
 use crate::{
     egress::{Fan, PATIENCE},

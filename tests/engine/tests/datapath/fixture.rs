@@ -7,8 +7,8 @@ use forwarder_common::{
     Counter,
     maps::{Path, PublisherState, publisher_drop},
 };
-use penstock_tests::{
-    bpf::{Datapath, MEDIA_PORT, Publisher, Run, Subscriber},
+use tests_engine::bpf::{Datapath, MEDIA_PORT, Publisher, Run, Subscriber};
+use tests_kit::{
     frame::{Frame, Rtp},
     srtp::Key,
 };

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use forwarder_common::maps::MAX_PAYLOAD;
-use penstock_tests::srtp::{Key, Random};
+use tests_kit::srtp::{Key, Random};
 
 use crate::fixture::{Media, World};
 

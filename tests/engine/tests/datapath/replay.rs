@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use forwarder_common::{Counter, ExtendedSeq, seq::REPLAY_WINDOW};
-use penstock_tests::srtp::Random;
+use tests_kit::srtp::Random;
 
 use crate::fixture::{Expect, Media, World};
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::Counter;
-use penstock_tests::wire::on_wire;
+use tests_kit::wire::on_wire;
 
 use crate::{
     egress::Fan,

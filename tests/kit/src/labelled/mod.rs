@@ -1,9 +1,15 @@
-//! The packets of a camera: single NAL units of H.264 that no decoder takes, since nobody decodes them.
-//! Each says which camera sent it, which number it has and when it was sent, and can be checked by that.
+//! Packets that say who sent them: media of a camera that viewers can check one by one, and what a viewer checks.
+//!
+//! They are single NAL units of H.264 that no decoder takes, since nobody decodes them. Each says which camera sent it,
+//! which number it has and when it was sent, and can be checked by that.
+
+pub mod watch;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+
+pub use self::watch::Watch;
 
 /// Payload type.
 pub const PAYLOAD_TYPE: u8 = 96;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::media::{self, Camera, Label};
+use super::{Camera, Label, is_parameter_sets, now_ns};
 
 /// Looks at the decrypted packets of one viewer.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Watch {
 
     /// Takes a decrypted payload; whether it is right.
     pub fn look(&self, payload: &[u8]) -> bool {
-        let now = media::now_ns();
+        let now = now_ns();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match self.camera.shape.read(payload) {
             Some(Label { camera, number, sent }) if camera == self.camera.number => {
@@ -45,7 +45,7 @@ impl Watch {
                 seen.delays.push((now.saturating_sub(sent) / 1000).try_into().unwrap_or(u32::MAX));
                 true
             }
-            None if media::is_parameter_sets(payload) => true,
+            None if is_parameter_sets(payload) => true,
             _ => {
                 seen.wrong += 1;
                 false
@@ -70,13 +70,14 @@ pub fn quantile(delays: &mut [u32], part: f64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Shape;
     use super::*;
 
     #[test]
     fn sees_loss_and_damage() {
         let mut bytes = vec![];
-        let shape = media::Shape::default();
-        shape.write_frame(&mut bytes, 0, 7, 0, media::now_ns());
+        let shape = Shape::default();
+        shape.write_frame(&mut bytes, 0, 7, 0, now_ns());
         let payloads: Vec<_> = bytes.chunks(16 + shape.payload).map(|packet| packet[16..].to_vec()).collect();
         let [watch, other] = [7, 8].map(|number| Watch::new(Camera { number, shape }));
         assert!(watch.look(&payloads[0]) && watch.look(&payloads[3]) && watch.look(&[0x78, 0, 1, 0x67]));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cameras::{Watch, media};
 use crate::clip::{AUDIO_FRAME, Clip};
+use crate::{labelled, labelled::Watch};
 
 use super::Kind;
 

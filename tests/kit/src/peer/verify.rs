@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cameras::Watch;
 use crate::clip::{Clip, Frames};
+use crate::labelled::Watch;
 
 use super::source::{Source, Synthetic, VP8_CONTINUED, VP8_START, label, synthetic};
 use super::{Kind, MediaStats};

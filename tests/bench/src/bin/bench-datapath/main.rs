@@ -18,13 +18,13 @@ use aya::{
 };
 use clap::Parser;
 use forwarder_common::{Counter, maps::Path};
-use penstock_tests::{
-    bpf::{Datapath, MEDIA_PORT, Publisher, Subscriber},
+use serde_json::{Value, json};
+use tests_engine::bpf::{Datapath, MEDIA_PORT, Publisher, Subscriber};
+use tests_kit::{
     frame::{Frame, Rtp},
     srtp::Key,
     wire::{Tap, Wire, on_wire},
 };
-use serde_json::{Value, json};
 
 const PAYLOADS: [usize; 4] = [100, 500, 1100, 1400];
 const KEYS: [usize; 2] = [16, 32];
@@ -365,7 +365,7 @@ fn machine() -> String {
 fn write_docs(options: &Options, tables: &[Table]) -> Result<()> {
     const BEGIN: &str = "<!-- bench-datapath: begin -->\n";
     const END: &str = "<!-- bench-datapath: end -->";
-    let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
         bail!("{} lacks its markers", path.display());

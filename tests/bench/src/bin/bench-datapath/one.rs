@@ -9,12 +9,9 @@ use std::hint::black_box;
 use anyhow::{Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::Counter;
-use penstock_tests::{
-    bpf::Ways,
-    keystream::Keystreams,
-    wire::{Tap, Wire, on_wire_with},
-};
 use serde_json::json;
+use tests_engine::{bpf::Ways, keystream::Keystreams};
+use tests_kit::wire::{Tap, Wire, on_wire_with};
 
 use crate::{FIRST, Figure, Options, Table, media, publisher, run_times, send_all, subscriber};
 
