@@ -7,7 +7,7 @@ use crate::{
     elf::Object,
     linker,
     process::{Outcome, path_with_cargo_bin, root, run, scrub},
-    test,
+    program,
     toolchain::{self, TARGET, Toolchain},
 };
 
@@ -76,7 +76,7 @@ pub fn build_and_report(check: bool) -> Outcome {
     let _ = std::io::stdout().write_all(report.as_bytes());
     if check {
         println!();
-        test::prepared_binary("verify-ebpf", &[])?;
+        program::VERIFY_EBPF.run(&[])?;
     }
     Ok(())
 }
