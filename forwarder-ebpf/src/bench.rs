@@ -6,7 +6,7 @@
 //! | `bench_drop` | server | drops what the load generator sends: what is left is the generator's own cost |
 //! | `bench_count` | receivers, of XDP frames | counts, samples the latency, drops |
 //! | `bench_count_tc` | receivers, of the network stack's packets | the same |
-//! | `bench_watch` | viewers with a whole WebRTC stack | counts by port and sequence number, drops RTP that nobody opens |
+//! | `bench_watch` | viewers with a whole WebRTC stack | counts by port and length, drops RTP that nobody opens |
 //!
 //! The load generator sends Ethernet, IPv4 without options, UDP, RTP. Publisher `s` sends from UDP port
 //! `PUBLISHER_PORT + s`; viewer `v` of stream `s` listens at `VIEWER_PORT + s * VIEWERS + v`.
@@ -64,6 +64,10 @@ pub static RECEIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub static SENT: Array<u64, 1, MMAPABLE> = Array::new();
 
+/// Length of the shortest RTP packet, sealed, that is media of the load.
+#[unsafe(no_mangle)]
+pub static MEDIA_LEN: Global<u16> = Global::new(0);
+
 /// What came to each UDP port.
 #[btf_map]
 pub static PORTS: Array<Port, 65536> = Array::new();
@@ -74,9 +78,8 @@ pub struct Port {
     /// Not 0: somebody opens the packets. Written by the loader.
     wanted: u64,
     packets: u64,
-    /// Extended sequence number of the highest one, and of the first. 0: none yet.
-    highest: u64,
-    first: u64,
+    /// Those that are at least [`MEDIA_LEN`] long.
+    media: u64,
 }
 
 /// Sampled latencies by [`bucket`].
@@ -90,6 +93,8 @@ const ETHERTYPE: usize = 12;
 const PROTOCOL: usize = 23;
 const SOURCE_PORT: usize = 34;
 const DESTINATION_PORT: usize = 36;
+const UDP_LENGTH: usize = 38;
+const UDP_HEADER: u16 = 8;
 const RTP: usize = 42;
 const SEQ: usize = RTP + 2;
 /// One copy of so many is timed.
@@ -179,19 +184,11 @@ fn watch(frame: &Frame) -> Option<u64> {
     if !(128..192).contains(&first) || (64..96).contains(&(second & 0x7f)) {
         return None;
     }
-    let seq = u16::from_be_bytes(frame.read(SEQ)?);
+    let length = u16::from_be_bytes(frame.read(UDP_LENGTH)?).saturating_sub(UDP_HEADER);
     // SAFETY: a map value; two CPUs never have packets of one port at the same time.
     let port = unsafe { &mut *port };
-    if port.first == 0 {
-        // A cycle up, so that a straggler has a number too.
-        port.first = 0x1_0000 + u64::from(seq);
-        port.highest = port.first;
-    }
-    let ahead = seq.wrapping_sub(port.highest as u16) as i16;
-    if ahead > 0 {
-        port.highest += ahead as u64;
-    }
     port.packets += 1;
+    port.media += u64::from(length >= MEDIA_LEN.load());
     Some(port.wanted)
 }
 

@@ -17,7 +17,8 @@ use super::{
     case::Case,
     scene::{self, BEFORE_FIRST, HEADER, RECEIVER_INTERFACE, Scene, VIEWER_PORT},
 };
-use tests_kit::{frame::Frame, srtp::Key, wire::Tap};
+use tests_engine::wire::Tap;
+use tests_kit::{frame::Frame, srtp::Key};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

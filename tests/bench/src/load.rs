@@ -12,7 +12,8 @@ use super::{
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, GENERATOR_MAC, HEADER, SERVER_IN_MAC},
 };
-use tests_kit::{frame::Frame, wire::Tap};
+use tests_engine::wire::Tap;
+use tests_kit::frame::Frame;
 
 /// Shortest sleep. What becomes due meanwhile is sent together.
 const TICK: Duration = Duration::from_millis(1);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cameras::field::{Field, Plan, Subject},
-    cameras::run::measure,
+    cameras::run::{self as cameras, measure},
 };
 use tests_kit::{labelled::Shape, netns::Running};
 
@@ -218,20 +218,22 @@ pub fn run(peer: &Peer, case: &Case, times: Times, opened: Opened, one_core: boo
     let plan =
         Plan { streams: case.streams, viewers: case.viewers, shape, opened, one_core, subject: Subject::Peer(peer) };
     let mut field = Field::new(&plan, &|_| ()).with_context(|| peer.name.clone())?;
-    std::thread::sleep(times.warm_up);
-    let run = measure(&mut field, times.measured, &mut |_| ())
+    let times = cameras::Times { warm_up: times.warm_up, measured: times.measured, tail: Times::TAIL };
+    let run = measure(&mut field, times, &mut |_| ())
         .with_context(|| format!("{}; its log ends with\n{}", peer.name, field.server.log()))?;
     let mut latency = Histogram::default();
     run.delays.iter().for_each(|delay| latency.add(u64::from(*delay) * 1000));
     Ok(Measured {
         alone: Some(run.server()),
         process: run.cores.process,
-        copies: (run.expected - run.lost) as f64 / run.seconds,
+        // Packets of its own are no copies of ours.
+        copies: run.lost.map_or(0.0, |_| run.rate),
         expected: run.expected,
-        lost: run.lost + run.left_out,
+        lost: run.lost,
         latency,
         memory: run.memory,
         late: run.late,
+        overflows: field.overflows()?,
         verdict: Some(Verdict { right: run.right, wrong: run.wrong, ..Verdict::default() }),
         ..Measured::default()
     })

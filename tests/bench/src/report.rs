@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{
@@ -20,6 +21,12 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// Of all values. `None`: there are none, or one of them is not known.
+    pub fn of_known(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().collect::<Option<_>>()?;
+        (!values.is_empty()).then(|| Self::of(values))
+    }
+
     /// Of at least one value.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
@@ -41,7 +48,64 @@ impl Figure {
 /// What a contender showed in a case.
 pub struct Entry {
     pub contender: Contender,
+    /// Those that came to their end.
     pub runs: Vec<Measured>,
+    /// How many did not.
+    pub failed: usize,
+}
+
+/// A run that did not come to its end.
+pub struct Failure {
+    /// In what: a case, or a closer look.
+    pub case: String,
+    /// Who.
+    pub name: String,
+    /// Another server: what it does wrong costs its own figures and nothing else.
+    pub is_peer: bool,
+    pub why: String,
+}
+
+impl Failure {
+    /// All of them, if there are any.
+    pub fn table(failures: &[Self]) -> Option<Table> {
+        // The reason alone: the rest, a server's log for the most part, has been said when it happened.
+        let first = |why: &str| why.lines().next().unwrap_or_default().chars().take(200).collect();
+        let rows = failures.iter().map(|one| vec![one.case.clone(), one.name.clone(), first(&one.why)]);
+        (!failures.is_empty()).then(|| Table {
+            title: "Runs that failed, whose figures are missing above".into(),
+            header: vec!["case", "", "why"],
+            rows: rows.collect(),
+        })
+    }
+
+    /// Whether all of them are another server's.
+    ///
+    /// # Errors
+    /// Names one of ours.
+    pub fn all_of_peers(failures: &[Self]) -> Result<()> {
+        match failures.iter().find(|failure| !failure.is_peer) {
+            None => Ok(()),
+            Some(Self { case, name, why, .. }) => bail!("{case}: {name}: {why}"),
+        }
+    }
+}
+
+/// A name, and how many of its runs failed.
+pub(crate) fn with_failures(name: &str, failed: usize, runs: usize) -> String {
+    match failed {
+        0 => name.to_owned(),
+        failed => format!("{name} ({failed} of {} runs failed)", failed + runs),
+    }
+}
+
+/// A cell of a table: what is not known is no number.
+pub(crate) fn cell(figure: Option<Figure>, digits: usize) -> String {
+    figure.map_or_else(|| "–".into(), |figure| figure.text(digits))
+}
+
+/// A cell: lost of expected.
+pub fn loss_cell(lost: Option<u64>, expected: u64) -> String {
+    lost.map_or_else(|| "–".into(), |lost| format!("{lost} of {expected}"))
 }
 
 /// One case.
@@ -66,6 +130,7 @@ pub struct Report {
     pub checked: Vec<(Case, Contender, Measured)>,
     /// (contender, its run with the BPF programs timed)
     pub programs: Vec<(Case, Contender, Measured)>,
+    pub failures: Vec<Failure>,
 }
 
 /// A table for people and for the documentation.
@@ -76,35 +141,41 @@ pub struct Table {
 }
 
 impl Outcome {
-    /// The machine's ns per copy of one run, without what it does when idle and without the generator.
-    fn ns(&self, run: &Measured, idle: Busy) -> f64 {
-        if let Some(alone) = run.alone {
-            return alone * 1e9 / run.copies.max(1.0);
-        }
+    /// What one run cost the machine, in cores, without what it does when idle and without the generator.
+    fn cores(&self, run: &Measured, idle: Busy) -> f64 {
         // The generator's figure has the idle machine in it already.
         let others = self.generator.map_or(idle.cores, |generator| generator.median);
-        (run.busy.cores - others).max(0.0) * 1e9 / run.copies.max(1.0)
+        run.alone.unwrap_or((run.busy.cores - others).max(0.0))
+    }
+
+    /// The same in ns per copy that came. `None`: none came.
+    fn ns(&self, run: &Measured, idle: Busy) -> Option<f64> {
+        (run.copies > 0.0).then(|| self.cores(run, idle) * 1e9 / run.copies)
     }
 
     /// ns per copy of a contender.
     pub fn cost(&self, contender: Contender, idle: Busy) -> Option<Figure> {
         let entry = self.entries.iter().find(|entry| entry.contender == contender)?;
-        Some(Figure::of(entry.runs.iter().map(|run| self.ns(run, idle))))
+        Figure::of_known(entry.runs.iter().map(|run| self.ns(run, idle)))
     }
 }
 
 impl Entry {
     fn latency(&self, part: f64) -> Option<Figure> {
-        let times: Option<Vec<Duration>> = self.runs.iter().map(|run| run.latency.quantile(part)).collect();
-        Some(Figure::of(times?.iter().map(|time| time.as_secs_f64() * 1e6)))
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        Figure::of_known(self.runs.iter().map(|run| run.latency.quantile(part).map(micros)))
     }
 
-    fn loss(&self) -> (u64, u64) {
-        (self.runs.iter().map(|run| run.lost).sum(), self.runs.iter().map(|run| run.expected).sum())
+    /// Lost, and expected. `None`: not known.
+    fn loss(&self) -> (Option<u64>, u64) {
+        let lost = self.runs.iter().map(|run| run.lost).sum::<Option<u64>>();
+        (lost.filter(|_| !self.runs.is_empty()), self.runs.iter().map(|run| run.expected).sum())
     }
 
-    fn megabytes(&self) -> Figure {
-        Figure::of(self.runs.iter().map(|run| (run.memory.process + run.memory.maps) as f64 / 1e6))
+    /// `None`: it has no process of its own, or no run.
+    fn megabytes(&self) -> Option<Figure> {
+        let megabytes = |run: &Measured| (run.memory.process + run.memory.maps) as f64 / 1e6;
+        Figure::of_known(self.runs.iter().map(|run| Some(megabytes(run)).filter(|_| run.memory.process > 0)))
     }
 }
 
@@ -120,6 +191,7 @@ impl Report {
         tables.extend(self.highest_table());
         tables.extend(self.checked_table());
         tables.extend(self.programs_table());
+        tables.extend(Failure::table(&self.failures));
         tables.push(self.targets_table());
         tables
     }
@@ -129,22 +201,21 @@ impl Report {
         let row = |entry: &Entry| {
             let cost = outcome.cost(entry.contender, self.idle);
             let ratio = cost.zip(socket).map(|(cost, socket)| cost.median / socket.median);
-            let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, self.idle)));
+            let percent = |run| Some(100.0 * outcome.cores(run, self.idle));
             let (lost, expected) = entry.loss();
             let underruns: u64 = entry.runs.iter().map(|run| run.underruns).sum();
-            let microseconds = |part| entry.latency(part).map_or_else(|| "–".into(), |figure| figure.text(0));
-            let measured_memory = entry.runs.iter().any(|run| run.memory.process > 0);
+            // Another server has no keystream ahead of time.
+            let has_underruns = entry.contender != Contender::Peer && !entry.runs.is_empty();
             vec![
-                self.title(entry.contender).into(),
-                cost.map_or_else(|| "–".into(), |cost| cost.text(0)),
+                with_failures(self.title(entry.contender), entry.failed, entry.runs.len()),
+                cell(cost, 0),
                 ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}")),
-                cores.text(1),
-                microseconds(0.5),
-                microseconds(0.99),
-                if measured_memory { entry.megabytes().text(1) } else { "–".into() },
-                format!("{lost} of {expected}"),
-                // There is no keystream ahead of time in it.
-                if entry.contender == Contender::Peer { "–".into() } else { underruns.to_string() },
+                cell(Figure::of_known(entry.runs.iter().map(percent)), 1),
+                cell(entry.latency(0.5), 0),
+                cell(entry.latency(0.99), 0),
+                cell(entry.megabytes(), 1),
+                loss_cell(lost, expected),
+                if has_underruns { underruns.to_string() } else { "–".into() },
             ]
         };
         let generator = match outcome.generator {
@@ -264,14 +335,18 @@ impl Report {
     }
 
     fn entry_json(&self, outcome: &Outcome, entry: &Entry) -> Value {
-        let each = |value: &dyn Fn(&Measured) -> f64| Figure::of(entry.runs.iter().map(value)).json();
+        let known = |value: &dyn Fn(&Measured) -> Option<f64>| {
+            Figure::of_known(entry.runs.iter().map(value)).map(|figure| figure.json())
+        };
+        let each = |value: &dyn Fn(&Measured) -> f64| known(&|run| Some(value(run)));
         let (lost, expected) = entry.loss();
         json!({
             "contender": entry.contender.name(),
-            "ns_per_copy": each(&|run| outcome.ns(run, self.idle)),
+            "failed_runs": entry.failed,
+            "ns_per_copy": known(&|run| outcome.ns(run, self.idle)),
             "machine_cores": each(&|run| run.busy.cores),
             "machine_cores_by_proc_stat": each(&|run| run.busy.not_idle),
-            "server_alone_cores": entry.runs.iter().map(|run| run.alone).collect::<Option<Vec<_>>>().map(|cores| Figure::of(cores).json()),
+            "server_alone_cores": known(&|run| run.alone),
             "process_cores": each(&|run| run.process),
             "copies_per_s": each(&|run| run.copies),
             "latency_us": { "p50": entry.latency(0.5).map(|f| f.json()), "p99": entry.latency(0.99).map(|f| f.json()) },
@@ -284,10 +359,6 @@ impl Report {
             "late_us": each(&|run| run.late.as_secs_f64() * 1e6),
         })
     }
-}
-
-fn cost_cores(outcome: &Outcome, run: &Measured, idle: Busy) -> f64 {
-    outcome.ns(run, idle) * run.copies / 1e9
 }
 
 fn percent(figure: Figure) -> String {
@@ -337,17 +408,20 @@ fn targets(outcome: &Outcome, idle: Busy, rows: &mut Vec<Vec<String>>) {
     let cameras = case.origin == Origin::Source && case.streams == 512;
     let ours = |entry: &&Entry| cameras && entry.contender != Contender::Peer;
     for entry in outcome.entries.iter().filter(ours) {
-        let cores = Figure::of(entry.runs.iter().map(|run| 100.0 * cost_cores(outcome, run, idle))).median;
-        row(&format!("{}, CPU", entry.contender.title()), format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
-        let megabytes = entry.megabytes().median;
-        let title = format!("{}, memory", entry.contender.title());
-        row(&title, format!("{megabytes:.1} MB"), "< 45 MB", megabytes < 45.0);
+        let cores = Figure::of_known(entry.runs.iter().map(|run| Some(100.0 * outcome.cores(run, idle))));
+        if let (Some(cores), Some(memory)) = (cores, entry.megabytes()) {
+            let (cores, memory, title) = (cores.median, memory.median, entry.contender.title());
+            row(&format!("{title}, CPU"), format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
+            row(&format!("{title}, memory"), format!("{memory:.1} MB"), "< 45 MB", memory < 45.0);
+        }
     }
     for entry in outcome.entries.iter().filter(|entry| entry.contender == Contender::Kernel) {
-        let p99 = entry.latency(0.99).map_or(f64::NAN, |figure| figure.median);
-        row("kernel engine, added latency, p99", format!("{p99:.0} µs"), "< 1000 µs", p99 < 1000.0);
-        let (lost, _) = entry.loss();
-        row("kernel engine, lost", lost.to_string(), "0", lost == 0);
+        if let Some(p99) = entry.latency(0.99).map(|figure| figure.median) {
+            row("kernel engine, added latency, p99", format!("{p99:.0} µs"), "< 1000 µs", p99 < 1000.0);
+        }
+        if let (Some(lost), _) = entry.loss() {
+            row("kernel engine, lost", lost.to_string(), "0", lost == 0);
+        }
     }
 }
 
@@ -378,5 +452,52 @@ mod tests {
         assert_eq!(Figure::of([3.0, 1.0, 2.0]), Figure { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(Figure::of([4.0, 1.0]).median, 2.5);
         assert_eq!(Figure::of([3.0]).text(1), "3.0 (3.0–3.0)");
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_number() {
+        assert_eq!(Figure::of_known([Some(1.0), None]), None);
+        assert_eq!(Figure::of_known([]), None);
+        assert_eq!(
+            (cell(None, 1), loss_cell(None, 7), loss_cell(Some(3), 7)),
+            ("–".into(), "–".into(), "3 of 7".into())
+        );
+        let idle = Busy::default();
+        // One that failed whenever it ran, one that sends packets of its own, one that is ours.
+        let own = Measured { alone: Some(0.5), expected: 100, ..Measured::default() };
+        let ours = Measured { copies: 100.0, expected: 100, lost: Some(1), ..Measured::default() };
+        let entry = |contender, runs: Vec<Measured>, failed| Entry { contender, runs, failed };
+        let outcome = |peer| Outcome {
+            case: Case::fan_out(8, 500),
+            generator: None,
+            entries: vec![entry(Contender::Kernel, vec![ours.clone()], 0), peer],
+        };
+        for (peer, title) in
+            [(entry(Contender::Peer, vec![], 2), "x (2 of 2 runs failed)"), (entry(Contender::Peer, vec![own], 0), "x")]
+        {
+            let failures = vec![Failure { case: "c".into(), name: "x".into(), is_peer: true, why: "gone\nlog".into() }];
+            let report = Report { peer: Some("x".into()), outcomes: vec![outcome(peer)], failures, ..empty(idle) };
+            let tables = report.tables();
+            let row = &tables[0].rows[1];
+            assert_eq!((row[0].as_str(), row[1].as_str(), row[4].as_str(), row[7].as_str()), (title, "–", "–", "–"));
+            assert_eq!(tables[0].rows[0][7], "1 of 100");
+            assert!(tables.iter().any(|table| table.rows == [["c", "x", "gone"]]));
+            let text: String = tables.iter().map(Table::markdown).collect::<String>() + &report.json().to_string();
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        }
+    }
+
+    fn empty(idle: Busy) -> Report {
+        Report {
+            machine: String::new(),
+            method: String::new(),
+            peer: None,
+            idle,
+            outcomes: vec![],
+            highest: vec![],
+            checked: vec![],
+            programs: vec![],
+            failures: vec![],
+        }
     }
 }

@@ -52,9 +52,12 @@ pub enum Look {
 }
 
 impl Times {
+    /// How long the load lasts beyond what is measured.
+    pub const TAIL: Duration = Duration::from_millis(300);
+
     /// How long the load lasts.
     pub fn load(&self) -> Duration {
-        self.warm_up + self.measured + Duration::from_millis(300)
+        self.warm_up + self.measured + Self::TAIL
     }
 }
 
@@ -67,15 +70,18 @@ pub struct Measured {
     pub alone: Option<f64>,
     /// The process under test, in cores: what an observer of processes sees of it.
     pub process: f64,
-    /// Copies per second that arrived.
+    /// Copies per second that arrived in the measured time.
     pub copies: f64,
-    /// Copies that should have arrived in the whole run, and those that did not.
+    /// Copies that should have arrived in the whole run, warm-up included, and those that did not. `None`: nobody
+    /// knows, since another server sent packets of its own.
     pub expected: u64,
-    pub lost: u64,
+    pub lost: Option<u64>,
     /// Copies whose keystream was not there in time.
     pub underruns: u64,
     /// Copies that the engine dropped, by reason.
     pub drops: Vec<(String, u64)>,
+    /// Packets and copies that did not fit into a ring or a buffer of the networks.
+    pub overflows: u64,
     pub latency: Histogram,
     pub memory: Memory,
     /// Longest delay of the load behind its schedule.
@@ -97,12 +103,12 @@ struct Reading {
 }
 
 /// Who moves the media in a run.
-struct Stage {
+struct Parties {
     process: Option<Process>,
     receivers: Receivers,
 }
 
-impl Stage {
+impl Parties {
     fn read(&mut self) -> Result<Reading> {
         let underruns = match &mut self.process {
             Some(process) => underruns(&process.state()?),
@@ -145,26 +151,26 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
         }
     };
     let _statistics = (look == Look::Programs).then(|| enable_stats(Stats::RunTime)).transpose()?;
-    let mut stage = Stage { process, receivers };
+    let mut parties = Parties { process, receivers };
     // Rings are being filled, and the machine comes to rest.
     thread::sleep(Duration::from_millis(200));
 
     let interface = scene.generator.ifindex(GENERATOR_INTERFACE)?;
     let (sent, before, after, memory) = thread::scope(|scope| {
-        let stage = &mut stage;
+        let parties = &mut parties;
         if case.origin == Origin::Source {
-            stage.process.as_mut().context("nobody takes sources")?.begin(times.load())?;
-            let (before, after, memory) = watch(stage, times, &maps)?;
-            return Ok((wait_for_source(stage)?, before, after, memory));
+            parties.process.as_mut().context("nobody takes sources")?.begin(times.load())?;
+            let (before, after, memory) = watch(parties, times, &maps)?;
+            return Ok((wait_for_source(parties)?, before, after, memory));
         }
-        let (generator, sent_times) = (&scene.generator, stage.receivers.times.clone());
+        let (generator, sent_times) = (&scene.generator, parties.receivers.times.clone());
         let sender = scope.spawn(move || {
             generator.run(|| {
                 load::stay_on(0);
                 load.send(interface, &sent_times)
             })
         });
-        let (before, after, memory) = watch(stage, times, &maps)?;
+        let (before, after, memory) = watch(parties, times, &maps)?;
         let sent = sender.join().map_err(|_| anyhow::anyhow!("the load generator panicked"))??;
         Ok::<_, anyhow::Error>((sent, before, after, memory))
     })?;
@@ -172,8 +178,8 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
     let verdict = checker.map(Checker::finish).transpose()?;
 
     let expected = sent.packets * u64::from(case.viewers);
-    let arrived: u64 = stage.receivers.counts()?.iter().sum();
-    let state = stage.process.as_mut().map(Process::state).transpose()?;
+    let arrived: u64 = parties.receivers.counts()?.iter().sum();
+    let state = parties.process.as_mut().map(Process::state).transpose()?;
     let seconds = (after.at - before.at).as_secs_f64();
     Ok(Measured {
         busy: after.cpu.since(&before.cpu),
@@ -181,9 +187,10 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
         process: (after.process - before.process) / seconds,
         copies: (after.copies - before.copies) as f64 / seconds,
         expected,
-        lost: expected.saturating_sub(arrived),
+        lost: Some(expected.saturating_sub(arrived)),
         underruns: after.underruns - before.underruns,
         drops: state.map(|state| state.drops()).unwrap_or_default(),
+        overflows: scene.overflows()?,
         latency: after.latency.since(&before.latency),
         memory,
         late: sent.late,
@@ -194,21 +201,25 @@ pub fn run(subject: Subject, case: &Case, load: &Load, times: Times, look: Look)
 
 /// Lets the load run, and reads everything at both ends of the measured time.
 fn watch(
-    stage: &mut Stage,
+    parties: &mut Parties,
     times: Times,
     maps: &std::collections::BTreeSet<u32>,
 ) -> Result<(Reading, Reading, Memory)> {
     thread::sleep(times.warm_up);
-    let before = stage.read()?;
+    let before = parties.read()?;
     thread::sleep(times.measured);
-    let after = stage.read()?;
-    let memory =
-        stage.process.as_ref().map(|process| memory::of(&[process.id() as i32], maps)).transpose()?.unwrap_or_default();
+    let after = parties.read()?;
+    let memory = parties
+        .process
+        .as_ref()
+        .map(|process| memory::of(&[process.id() as i32], maps))
+        .transpose()?
+        .unwrap_or_default();
     Ok((before, after, memory))
 }
 
-fn wait_for_source(stage: &mut Stage) -> Result<Sent> {
-    let process = stage.process.as_mut().context("nobody takes sources")?;
+fn wait_for_source(parties: &mut Parties) -> Result<Sent> {
+    let process = parties.process.as_mut().context("nobody takes sources")?;
     let give_up = Instant::now() + Duration::from_secs(10);
     while Instant::now() < give_up {
         let (packets, late, done) = process.state()?.pushed();

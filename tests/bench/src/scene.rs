@@ -152,6 +152,18 @@ impl Scene {
         }
         Ok(Self { server, generator, receivers })
     }
+
+    /// Packets that did not fit into a ring or a buffer.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn overflows(&self) -> Result<u64> {
+        let mut packets = 0;
+        for namespace in [&self.server, &self.generator, &self.receivers] {
+            packets += namespace.drops()?.values().sum::<u64>();
+        }
+        Ok(packets)
+    }
 }
 
 fn text(mac: [u8; 6]) -> String {

@@ -29,7 +29,7 @@ pub fn highest_rate(case: &Case, factor: f64, mut attempt: impl FnMut(&Case) -> 
         let case = Case { rate: copies / f64::from(case.all_viewers()), ..*case };
         for _ in 0..2 {
             let measured = attempt(&case)?;
-            if measured.lost == 0 && measured.late < LATE {
+            if measured.lost == Some(0) && measured.late < LATE {
                 return Ok(true);
             }
         }
@@ -57,7 +57,7 @@ mod tests {
         let attempt = |case: &Case| {
             tries += 1;
             let lost = case.copies() > limit || tries % 3 == 0;
-            Ok(Measured { lost: lost.into(), ..Measured::default() })
+            Ok(Measured { lost: Some(lost.into()), ..Measured::default() })
         };
         (highest_rate(&Case::fan_out(64, 1100), 1.13, attempt).unwrap(), tries)
     }

@@ -23,10 +23,17 @@ fn slow(viewers: u32) -> Case {
     Case { rate: 100.0, ..Case::fan_out(viewers, 500) }
 }
 
+/// What is missing has been counted by an engine or a full ring: one packet on its way in is one for each viewer.
+fn nothing_lost_uncounted(measured: &Measured, viewers: u64) {
+    let counted = measured.overflows + measured.drops.iter().map(|(_, packets)| packets).sum::<u64>();
+    assert!(measured.lost.is_some_and(|lost| lost <= counted * viewers), "{measured:?}");
+}
+
 #[test]
 fn every_copy_counts_once() -> Result<()> {
     let measured = measure(Subject::Contender(Contender::Limit), &slow(8), Look::Plain)?;
-    assert_eq!((measured.expected, measured.lost), (8 * 70, 0));
+    assert_eq!(measured.expected, 8 * 70);
+    nothing_lost_uncounted(&measured, 8);
     assert!(measured.copies > 0.0 && measured.latency.quantile(0.5).is_some());
     assert!(measured.busy.cores > 0.0);
     Ok(())
@@ -35,7 +42,7 @@ fn every_copy_counts_once() -> Result<()> {
 #[test]
 fn what_nobody_forwards_is_lost() -> Result<()> {
     let measured = measure(Subject::Nobody, &slow(8), Look::Plain)?;
-    assert_eq!((measured.expected, measured.lost), (8 * 70, 8 * 70));
+    assert_eq!((measured.expected, measured.lost), (8 * 70, Some(8 * 70)));
     Ok(())
 }
 
@@ -43,8 +50,10 @@ fn what_nobody_forwards_is_lost() -> Result<()> {
 fn engines_pass_the_check_of_every_copy() -> Result<()> {
     for contender in [Contender::Kernel, Contender::Xdp, Contender::Socket, Contender::SocketGso] {
         let measured = measure(Subject::Contender(contender), &slow(8), Look::Check)?;
+        nothing_lost_uncounted(&measured, 8);
         let verdict = measured.verdict.unwrap_or_default();
-        assert_eq!((verdict.right, verdict.wrong, measured.lost), (8 * 70, 0, 0), "{contender:?}: {verdict:?}");
+        let come = 8 * 70 - measured.lost.unwrap_or_default() - verdict.missed;
+        assert_eq!((verdict.right, verdict.wrong, verdict.repeated), (come, 0, 0), "{contender:?}: {verdict:?}");
         assert!(measured.memory.process > 1 << 20, "{contender:?}: {:?}", measured.memory);
         let has_maps = matches!(contender, Contender::Kernel | Contender::Xdp);
         assert!(measured.memory.maps > 0 || !has_maps, "{contender:?}: {:?}", measured.memory);
@@ -58,8 +67,10 @@ fn sources_reach_their_viewers() -> Result<()> {
     for contender in [Contender::Xdp, Contender::Socket, Contender::SocketGso] {
         let measured = measure(Subject::Contender(contender), &case, Look::Check)?;
         let verdict = measured.verdict.clone().unwrap_or_default();
-        assert_eq!((verdict.right, verdict.wrong), (measured.expected, 0), "{contender:?}: {verdict:?}");
-        assert!(measured.expected > 8 * 60 && measured.lost == 0, "{contender:?}: {measured:?}");
+        nothing_lost_uncounted(&measured, 1);
+        let come = measured.expected - measured.lost.unwrap_or_default() - verdict.missed;
+        assert_eq!((verdict.right, verdict.wrong, verdict.repeated), (come, 0, 0), "{contender:?}: {verdict:?}");
+        assert!(measured.expected > 8 * 60, "{contender:?}: {measured:?}");
     }
     Ok(())
 }
@@ -69,7 +80,7 @@ fn sources_reach_their_viewers() -> Result<()> {
 fn segments_are_counted_as_packets() -> Result<()> {
     let case = Case::cameras(8, Origin::Source);
     let measured = measure(Subject::Contender(Contender::SocketGso), &case, Look::Plain)?;
-    assert_eq!(measured.lost, 0, "{measured:?}");
+    nothing_lost_uncounted(&measured, 1);
     Ok(())
 }
 
@@ -85,7 +96,11 @@ fn check(peer: &Peer) -> Result<Measured> {
     let measured = peer::run(peer, &streams(), TIMES, Opened::All, false)?;
     let verdict = measured.verdict.clone().unwrap_or_default();
     assert!(verdict.right > 6 * 20 && verdict.wrong == 0, "{}: {measured:?}", peer.name);
-    assert!(measured.expected > 6 * 20 && measured.lost == 0, "{}: {measured:?}", peer.name);
+    assert!(measured.expected > 6 * 20 && measured.lost.is_some(), "{}: {measured:?}", peer.name);
+    // Of this machine's own network nobody says whose packets did not fit.
+    if matches!(peer.how, How::Command(_)) {
+        nothing_lost_uncounted(&measured, 3);
+    }
     assert!(measured.alone.is_some_and(|cores| cores > 0.0 && cores >= measured.process), "{measured:?}");
     assert!(measured.memory.process > 1 << 20 && measured.latency.quantile(0.5).is_some(), "{measured:?}");
     Ok(measured)
@@ -130,6 +145,79 @@ fn another_server_that_runs_already_is_measured() -> Result<()> {
         whip: "http://127.0.0.1:18080/live{}/whip".into(),
     })?;
     assert_eq!(measured.alone, Some(measured.process));
+    Ok(())
+}
+
+/// A server of another make that misbehaves so, fed by WHIP.
+fn scripted(arguments: &str) -> Peer {
+    Peer {
+        name: arguments.into(),
+        how: How::Command(command(arguments)),
+        feed: Feed::Whip,
+        whep: "http://10.82.0.1:8080/live{}/whep".into(),
+        whip: "http://10.82.0.1:8080/live{}/whip".into(),
+    }
+}
+
+fn command(arguments: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_scripted-peer");
+    format!("exec {program} --http 10.82.0.1:8080 --media 10.82.0.1:8444 {arguments}")
+}
+
+fn measure_scripted(arguments: &str) -> Result<Measured> {
+    peer::run(&scripted(arguments), &streams(), TIMES, Opened::All, false)
+}
+
+#[test]
+fn a_server_without_location_and_etag_is_measured_all_the_same() -> Result<()> {
+    let measured = measure_scripted("--no-headers")?;
+    let verdict = measured.verdict.clone().unwrap_or_default();
+    assert!(verdict.right > 0 && verdict.wrong == 0 && measured.copies > 0.0, "{measured:?}");
+    assert!(measured.latency.quantile(0.99).is_some() && measured.lost.is_some(), "{measured:?}");
+    Ok(())
+}
+
+/// It numbers what is left anew, so that no viewer could know.
+#[test]
+fn what_a_server_throws_away_is_lost() -> Result<()> {
+    let measured = measure_scripted("--forwards some")?;
+    let thrown_away = measured.expected * 9 / 25;
+    // Each viewer's copies begin anywhere in a round of 25.
+    let lost = measured.lost.expect("its packets are the publisher's");
+    assert!(measured.expected >= 6 * 20 && lost + 6 * 9 >= thrown_away, "{lost} of {thrown_away}: {measured:?}");
+    Ok(())
+}
+
+#[test]
+fn of_packets_of_its_own_neither_latency_nor_loss_is_known() -> Result<()> {
+    let measured = measure_scripted("--forwards own")?;
+    assert_eq!((measured.lost, measured.latency.quantile(0.5), measured.copies), (None, None, 0.0), "{measured:?}");
+    assert!(measured.alone.is_some_and(|cores| cores > 0.0) && measured.memory.process > 0, "{measured:?}");
+    Ok(())
+}
+
+/// The whole programs: the figures of the others stand in their tables.
+#[test]
+fn a_server_that_dies_costs_its_own_row() -> Result<()> {
+    let dies = command("--dies-after 1000");
+    let peer = ["--peer-name", "dying", "--peer-url", "http://10.82.0.1:8080/live{}/whep", "--peer-feed", "whip"];
+    let programs: [(&str, &[&str], &str); 2] = [
+        (env!("CARGO_BIN_EXE_bench-fanout"), &["--case", "8x500", "--contender", "limit"], "XDP fan-out without"),
+        (env!("CARGO_BIN_EXE_bench-cameras"), &["--cameras", "2"], "by XDP"),
+    ];
+    for (program, what, ours) in programs {
+        let mut run = std::process::Command::new(program);
+        run.args(what).args(["--any-build", "--quick", "--rounds", "2", "--seconds", "2"]).args(peer);
+        let output = run.args(["--peer-command", &dies]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let log = String::from_utf8_lossy(&output.stderr);
+        let row = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        assert!(output.status.success(), "{program}: {log}");
+        assert!(row("dying, fed by WHIP (2 of 2 runs failed)").contains('–'), "{program}: {text}{log}");
+        assert!(!row(ours).is_empty() && !row(ours).contains("failed"), "{program}: {text}");
+        assert!(text.contains("Runs that failed") && log.contains("this was all"), "{program}: {text}{log}");
+        assert!(!text.contains("NaN"), "{program}: {text}");
+    }
     Ok(())
 }
 

@@ -5,3 +5,4 @@ pub mod bpf;
 pub mod keystream;
 pub mod lab;
 pub mod script;
+pub mod wire;

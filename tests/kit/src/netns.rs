@@ -7,6 +7,7 @@
 //! Everything here needs root and says so when it is missing; nothing is skipped.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs::File,
     os::fd::{AsRawFd, RawFd},
@@ -22,6 +23,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 /// Names of our namespaces start so; the pid of the maker follows.
 const PREFIX: &str = "penstock-";
@@ -150,6 +152,34 @@ impl NetNs {
         Ok(())
     }
 
+    /// Packets that interfaces and UDP sockets have dropped, by interface and direction: a full ring or a full buffer,
+    /// for the most part, since whoever should empty it had no processor.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let links: Value = serde_json::from_str(&self.ip(["-statistics", "-json", "link", "show"])?)?;
+        let mut drops = BTreeMap::new();
+        for link in links.as_array().into_iter().flatten() {
+            for way in ["rx", "tx"] {
+                let packets = link["stats64"][way]["dropped"].as_u64().unwrap_or(0);
+                if packets > 0 {
+                    drops.insert(format!("{} {way} of {}", link["ifname"].as_str().unwrap_or("?"), self.name), packets);
+                }
+            }
+        }
+        let (snmp, snmp6) = self.run(|| {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+            std::io::Result::Ok((read("snmp")?, read("snmp6")?))
+        })?;
+        for (family, packets) in [("IPv4", buffer_errors(&snmp)), ("IPv6", buffer_errors_6(&snmp6))] {
+            if packets > 0 {
+                drops.insert(format!("UDP buffers, {family}, of {}", self.name), packets);
+            }
+        }
+        Ok(drops)
+    }
+
     /// Index of an interface.
     ///
     /// # Errors
@@ -169,6 +199,20 @@ impl Drop for NetNs {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// `RcvbufErrors` in `/proc/net/snmp`: a line of names, and one of numbers.
+fn buffer_errors(snmp: &str) -> u64 {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let mut pairs = names.split_whitespace().zip(numbers.split_whitespace());
+    pairs.find(|(name, _)| *name == "RcvbufErrors").and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+/// The same in `/proc/net/snmp6`: a line for each.
+fn buffer_errors_6(snmp6: &str) -> u64 {
+    let line = snmp6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
 /// One end of a veth pair.
@@ -206,9 +250,9 @@ pub fn veth(a: End<'_>, b: End<'_>) -> Result<()> {
 
 /// The kernel notices a carrier some time after both ends are up; until then IPv6 loses what is sent.
 fn wait_until_up(end: End<'_>) -> Result<()> {
-    let give_up = Instant::now() + Duration::from_secs(5);
+    let give_up = Instant::now() + Duration::from_secs(30);
     while !end.namespace.ip(["-oneline", "link", "show", "dev", end.interface])?.contains("state UP") {
-        ensure!(Instant::now() < give_up, "{} has no carrier after 5 s", end.interface);
+        ensure!(Instant::now() < give_up, "{} has no carrier after 30 s", end.interface);
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -350,6 +394,14 @@ fn remove_leftovers() {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn full_socket_buffers_are_read() {
+        let snmp = "Ip: A\nIp: 1\nUdp: InDatagrams NoPorts InErrors RcvbufErrors\nUdp: 9 8 7 6\nUdpLite: A\n";
+        assert_eq!(super::buffer_errors(snmp), 6);
+        assert_eq!(super::buffer_errors_6("Udp6InErrors      1\nUdp6RcvbufErrors    5\n"), 5);
+        assert_eq!((super::buffer_errors(""), super::buffer_errors_6("")), (0, 0));
+    }
+
     use std::net::UdpSocket;
 
     use super::*;

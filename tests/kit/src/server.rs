@@ -1,5 +1,6 @@
 //! The real `penstock` binary in a network namespace.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -254,6 +255,22 @@ impl Server {
     pub fn get_text(&self, path: &str) -> Result<String> {
         let client = Client { namespace: Some(self.namespace.clone()), token: None };
         Ok(client.request("GET", &format!("http://{}{path}", self.http), &[], None)?.expect(200)?.body)
+    }
+
+    /// Packets that the server has dropped, as it says itself, by metric with its labels.
+    ///
+    /// # Errors
+    /// As [`get_text`](Self::get_text).
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let metrics = self.get_text("/metrics")?;
+        let named = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let losses =
+                ["penstock_drops_total{", "penstock_source_dropped_total{", "penstock_tapped_total{outcome=\"full\""];
+            let is_loss = losses.iter().any(|loss| name.starts_with(loss));
+            Some((name.to_owned(), value.parse::<f64>().ok().filter(|_| is_loss)? as u64))
+        };
+        Ok(metrics.lines().filter_map(named).filter(|(_, packets)| *packets > 0).collect())
     }
 
     /// Writes another configuration; `more` takes the place of the settings' own. The server reads it at SIGHUP.

@@ -98,13 +98,29 @@ impl Client {
     /// # Errors
     /// As [`request`](Self::request); an answer that is not 201 with all that RFC 9725 §4.2 demands.
     pub fn post(&self, url: &str, offer: &str) -> Result<(Session, String)> {
-        let reply = self.request("POST", url, &[], Some(("application/sdp", offer.as_bytes())))?;
-        let reply = reply.expect(201).with_context(|| format!("POST {url}"))?;
+        let reply = self.offer(url, offer)?.expect(201).with_context(|| format!("POST {url}"))?;
         ensure!(reply.header("content-type") == Some("application/sdp"), "201 without SDP");
         let location = reply.header("location").context("201 without Location")?;
         let etag = reply.header("etag").context("201 without ETag")?;
         let session = Session { url: absolute(url, location)?, etag: etag.into() };
         Ok((session, reply.body))
+    }
+
+    /// The same to a server of another make, whose answer need not be more than 2xx and SDP. Without a session, if it
+    /// does not say where that is.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request); another status.
+    pub fn post_leniently(&self, url: &str, offer: &str) -> Result<(Option<Session>, String)> {
+        let reply = self.offer(url, offer)?;
+        ensure!((200..300).contains(&reply.status), "POST {url}: {}: {}", reply.status, reply.body.trim());
+        let location = reply.header("location").and_then(|location| absolute(url, location).ok());
+        let etag = reply.header("etag").unwrap_or_default().to_owned();
+        Ok((location.map(|url| Session { url, etag }), reply.body))
+    }
+
+    fn offer(&self, url: &str, offer: &str) -> Result<Reply> {
+        self.request("POST", url, &[], Some(("application/sdp", offer.as_bytes())))
     }
 
     /// PATCHes candidates or new ICE credentials (RFC 9725 §4.3).

@@ -11,8 +11,9 @@ use clap::Parser;
 use tests_bench::{
     cameras::field::{Field, Plan, Subject},
     cameras::report::{self, Case, Entry},
-    cameras::run::{Measured, measure},
+    cameras::run::{Measured, Times, measure},
     peer::{self, Peer},
+    report::{Failure, loss_cell},
 };
 use tests_kit::labelled::Shape;
 
@@ -45,6 +46,9 @@ struct Options {
     transport: String,
     #[command(flatten)]
     peer: peer::Options,
+    /// For tests: a debug build too, whose figures mean nothing.
+    #[arg(long, hide = true)]
+    any_build: bool,
     /// Writes everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -59,7 +63,7 @@ const WARM_UP: Duration = Duration::from_secs(2);
 fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(
-        !cfg!(debug_assertions),
+        options.any_build || !cfg!(debug_assertions),
         "a debug build measures nothing: `cargo xtask bench cameras` builds with --release"
     );
     // SAFETY: no arguments, no memory.
@@ -69,12 +73,12 @@ fn main() -> Result<()> {
     let numbers = if options.cameras.is_empty() { vec![64, 256, 512] } else { options.cameras.clone() };
     ensure!(numbers.iter().all(|number| (1..=1000).contains(number)), "--cameras takes 1 to 1000");
     let (ways, peer) = (ways(&options)?, options.peer.peer()?);
-    let mut cases = vec![];
+    let (mut cases, mut failures) = (vec![], vec![]);
     for cameras in numbers {
         say(&format!("{cameras} cameras"));
-        cases.push(case(&options, cameras, &ways, peer.as_ref(), &say)?);
+        cases.push(case(&options, cameras, &ways, peer.as_ref(), &say, &mut failures));
     }
-    let tables = report::tables(&cases);
+    let tables = report::tables(&cases, &failures);
     for table in &tables {
         println!("{}", table.text());
     }
@@ -83,6 +87,7 @@ fn main() -> Result<()> {
         fs::write(path, serde_json::to_string_pretty(&report::json(&machine, &cases))? + "\n")
             .with_context(|| path.display().to_string())?;
     }
+    Failure::all_of_peers(&failures)?;
     if options.write_docs {
         let text: String = tables.iter().map(|table| format!("\n{}", table.markdown())).collect();
         write_docs(&format!("\n{machine}; {}.\n{text}\n", method(&options)))?;
@@ -125,7 +130,8 @@ fn case(
     ways: &[(String, String)],
     peer: Option<&Peer>,
     say: &dyn Fn(&str),
-) -> Result<Case> {
+    failures: &mut Vec<Failure>,
+) -> Case {
     let transport = &options.transport;
     let ours = ways.iter().map(|(name, config)| (name.as_str(), Subject::Penstock { config, transport }));
     let subjects: Vec<_> = ours.chain(peer.map(|peer| (peer.name.as_str(), Subject::Peer(peer)))).collect();
@@ -133,38 +139,56 @@ fn case(
         name: (*name).to_owned(),
         is_peer: matches!(subject, Subject::Peer(_)),
         runs: vec![],
+        failed: 0,
     };
     let mut entries: Vec<Entry> = subjects.iter().map(entry).collect();
     for _ in 0..rounds(options) {
         for (entry, (name, subject)) in entries.iter_mut().zip(&subjects) {
-            let (opened, shape) = (options.opened.min(cameras), Shape::default());
-            let plan = Plan { streams: cameras, viewers: 1, shape, opened, one_core: false, subject: *subject };
-            let mut field = Field::new(&plan, &|_| ()).with_context(|| (*name).to_owned())?;
-            std::thread::sleep(WARM_UP);
-            let run = measure(&mut field, Duration::from_secs_f64(seconds(options)), &mut |_| ())
-                .with_context(|| format!("{name}; its log ends with\n{}", field.server.log()))?;
-            say(&describe(name, &run));
-            entry.runs.push(run);
+            match one(options, cameras, *subject) {
+                Ok(run) => {
+                    say(&describe(name, &run));
+                    entry.runs.push(run);
+                }
+                // It costs whoever it is its own figures, and nobody else's.
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    say(&format!("  {name} failed: {why}"));
+                    let (case, name) = (format!("{cameras} cameras"), (*name).to_owned());
+                    failures.push(Failure { case, name, is_peer: entry.is_peer, why });
+                    entry.failed += 1;
+                }
+            }
         }
     }
-    Ok(Case { cameras, transport: transport.clone(), entries })
+    Case { cameras, transport: transport.clone(), entries }
+}
+
+fn one(options: &Options, cameras: u32, subject: Subject<'_>) -> Result<Measured> {
+    let (opened, shape) = (options.opened.min(cameras), Shape::default());
+    let plan = Plan { streams: cameras, viewers: 1, shape, opened, one_core: false, subject };
+    let mut field = Field::new(&plan, &|_| ())?;
+    let measured = Duration::from_secs_f64(seconds(options));
+    measure(&mut field, Times { warm_up: WARM_UP, measured, tail: Duration::ZERO }, &mut |_| ())
+        .with_context(|| format!("its log ends with\n{}", field.server.log()))
 }
 
 /// A run in a line.
 fn describe(name: &str, run: &Measured) -> String {
     let percent = |cores: f64| 100.0 * cores;
+    let millis = |part| {
+        run.latency(part).map_or_else(|| "–".into(), |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3))
+    };
     format!(
-        "  {name:<24} {:>5.1} % (process {:.1}, receiving {:.1}, ksoftirqd {:.1}), {:.1} MB, p50 {:.1} p99 {:.1} ms, \
-         lost {} of {}, late {:.1?}; generator {:.1} %, viewers {:.1} %",
+        "  {name:<24} {:>5.1} % (process {:.1}, receiving {:.1}, ksoftirqd {:.1}), {:.1} MB, p50 {} p99 {} ms, \
+         lost {}, late {:.1?}; generator {:.1} %, viewers {:.1} %",
         percent(run.server()),
         percent(run.cores.process),
         percent(run.cores.receiving),
         percent(run.cores.ksoftirqd),
         run.megabytes(),
-        run.p50.as_secs_f64() * 1e3,
-        run.p99.as_secs_f64() * 1e3,
-        run.lost,
-        run.expected,
+        millis(0.5),
+        millis(0.99),
+        loss_cell(run.lost, run.expected),
         run.late,
         percent(run.cores.generator),
         percent(run.cores.viewers),

@@ -16,7 +16,7 @@ use tests_bench::{
     load::Load,
     peer::{self, Opened, Peer},
     picture,
-    report::{Entry, Figure, Outcome, Report},
+    report::{Entry, Failure, Figure, Outcome, Report, loss_cell},
     run::{Look, Measured, Subject, Times, run},
     search,
 };
@@ -47,6 +47,9 @@ struct Options {
     highest: bool,
     #[command(flatten)]
     peer: peer::Options,
+    /// For tests: a debug build too, whose figures mean nothing.
+    #[arg(long, hide = true)]
+    any_build: bool,
     /// Writes everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,7 +82,7 @@ struct Progress {
 fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(
-        !cfg!(debug_assertions),
+        options.any_build || !cfg!(debug_assertions),
         "a debug build measures nothing: `cargo xtask bench fanout` builds with --release"
     );
     // SAFETY: no arguments, no memory.
@@ -100,6 +103,7 @@ fn main() -> Result<()> {
             .with_context(|| path.display().to_string())?;
         eprintln!("wrote {}", path.display());
     }
+    Failure::all_of_peers(&report.failures)?;
     if bench.options.write_docs { write_docs(&report) } else { Ok(()) }
 }
 
@@ -168,22 +172,42 @@ impl Bench {
             highest: Vec::new(),
             checked: Vec::new(),
             programs: Vec::new(),
+            failures: Vec::new(),
         };
         for (number, case) in cases.iter().enumerate() {
             self.say(&format!("case {} of {}: {}", number + 1, cases.len(), case.title()));
-            report.outcomes.push(self.outcome(case, idle)?);
+            let outcome = self.outcome(case, idle, &mut report.failures)?;
+            report.outcomes.push(outcome);
         }
         self.look_closer(&mut report)?;
         Ok(report)
     }
 
+    /// What came of an attempt. `None`: it failed, which costs whoever tried its own figures and nobody else's.
+    fn outlive<T>(
+        &self,
+        failures: &mut Vec<Failure>,
+        case: &str,
+        contender: Contender,
+        attempt: Result<T>,
+    ) -> Option<T> {
+        let why = match attempt {
+            Ok(result) => return Some(result),
+            Err(error) => format!("{error:#}"),
+        };
+        let name = self.title(contender).to_owned();
+        self.say(&format!("  {name} failed: {why}"));
+        failures.push(Failure { case: case.into(), name, is_peer: contender == Contender::Peer, why });
+        None
+    }
+
     /// All rounds of a case, the contenders in turn.
-    fn outcome(&self, case: &Case, idle: cpu::Busy) -> Result<Outcome> {
+    fn outcome(&self, case: &Case, idle: cpu::Busy, failures: &mut Vec<Failure>) -> Result<Outcome> {
         case.check()?;
         let load = self.seal(case);
         let contenders = self.contenders(case);
         let mut entries: Vec<Entry> =
-            contenders.into_iter().map(|contender| Entry { contender, runs: Vec::new() }).collect();
+            contenders.into_iter().map(|contender| Entry { contender, runs: Vec::new(), failed: 0 }).collect();
         let mut generator = Vec::new();
         for _ in 0..self.rounds {
             if case.origin == Origin::Srtp {
@@ -192,10 +216,15 @@ impl Bench {
             }
             let others = generator.last().copied().unwrap_or(idle.cores);
             for entry in &mut entries {
-                let measured = self.run(entry.contender, case, &load, self.times, Look::Plain)?;
+                let measured = self.run(entry.contender, case, &load, self.times, Look::Plain);
                 self.progress.done.update(|done| done + 1);
-                self.say(&self.describe(entry.contender, &measured, others));
-                entry.runs.push(measured);
+                match self.outlive(failures, &case.title(), entry.contender, measured) {
+                    Some(measured) => {
+                        self.say(&self.describe(entry.contender, &measured, others));
+                        entry.runs.push(measured);
+                    }
+                    None => entry.failed += 1,
+                }
             }
         }
         let generator = (!generator.is_empty()).then(|| Figure::of(generator));
@@ -219,21 +248,27 @@ impl Bench {
         let load = Load::seal(&slow, times.load());
         for contender in self.contenders(&slow).into_iter().filter(|contender| *contender != Contender::Limit) {
             self.say(&format!("every copy opened: {}", self.title(contender)));
-            let measured = self.run(contender, &slow, &load, times, Look::Check)?;
-            report.checked.push((slow, contender, measured));
+            let measured = self.run(contender, &slow, &load, times, Look::Check);
+            if let Some(measured) = self.outlive(&mut report.failures, "every copy opened", contender, measured) {
+                report.checked.push((slow, contender, measured));
+            }
         }
         let load = Load::seal(&main_case(), times.load());
         let timed = [Contender::Limit, Contender::Kernel];
         for contender in self.contenders(&main_case()).into_iter().filter(|contender| timed.contains(contender)) {
             self.say(&format!("BPF programs timed: {}", contender.title()));
-            let measured = run(Subject::Contender(contender), &main_case(), &load, times, Look::Programs)?;
-            report.programs.push((main_case(), contender, measured));
+            let measured = run(Subject::Contender(contender), &main_case(), &load, times, Look::Programs);
+            if let Some(measured) = self.outlive(&mut report.failures, "BPF programs timed", contender, measured) {
+                report.programs.push((main_case(), contender, measured));
+            }
         }
         if self.options.highest || !self.options.quick {
             for contender in self.contenders(&main_case()) {
-                let copies = self.highest(contender)?;
-                self.say(&format!("highest rate: {}: {copies:.0} copies/s", self.title(contender)));
-                report.highest.push((main_case(), contender, copies));
+                let copies = self.highest(contender);
+                if let Some(copies) = self.outlive(&mut report.failures, "highest rate", contender, copies) {
+                    self.say(&format!("highest rate: {}: {copies:.0} copies/s", self.title(contender)));
+                    report.highest.push((main_case(), contender, copies));
+                }
             }
         }
         Ok(())
@@ -245,17 +280,20 @@ impl Bench {
             let load = if contender == Contender::Peer { Duration::ZERO } else { search::TIMES.load() };
             let measured = self.run(contender, case, &Load::seal(case, load), search::TIMES, Look::OneCore)?;
             let (copies, Measured { lost, expected, late, .. }) = (case.copies(), &measured);
-            self.say(&format!("  {copies:.0} copies/s: lost {lost} of {expected}, generator late {late:.1?}"));
+            let lost = loss_cell(*lost, *expected);
+            self.say(&format!("  {copies:.0} copies/s: lost {lost}, generator late {late:.1?}"));
             Ok(measured)
         })
     }
 
     /// A run in a line.
     fn describe(&self, contender: Contender, run: &Measured, others: f64) -> String {
-        let ns = run.alone.unwrap_or((run.busy.cores - others).max(0.0)) * 1e9 / run.copies.max(1.0);
-        let p99 = run.latency.quantile(0.99).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6);
-        let (title, Measured { lost, expected, .. }) = (self.title(contender), run);
-        format!("  {title:<34} {ns:>7.0} ns per copy, p99 {p99:>6.0} µs, lost {lost} of {expected}")
+        let cores = run.alone.unwrap_or((run.busy.cores - others).max(0.0));
+        let or_dash = |figure: Option<f64>| figure.map_or_else(|| "–".into(), |figure| format!("{figure:.0}"));
+        let ns = or_dash((run.copies > 0.0).then(|| cores * 1e9 / run.copies));
+        let p99 = or_dash(run.latency.quantile(0.99).map(|time| time.as_secs_f64() * 1e6));
+        let (title, lost) = (self.title(contender), loss_cell(run.lost, run.expected));
+        format!("  {title:<34} {ns:>7} ns per copy, p99 {p99:>6} µs, lost {lost}")
     }
 }
 

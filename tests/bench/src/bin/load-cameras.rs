@@ -34,7 +34,8 @@ struct Options {
     /// Packets that leave together, as those of a frame.
     #[arg(long, default_value_t = Shape::default().burst)]
     burst: u32,
-    /// Answers each line on standard input with a line of JSON, and ends with its input.
+    /// Answers each line on standard input with a line of JSON, and ends with its input. `pause` and `go` stop the
+    /// cameras and let them go on, `due` asks what each had to send; any other line asks for the sums.
     #[arg(long)]
     driven: bool,
 }
@@ -52,8 +53,18 @@ fn main() -> Result<()> {
 }
 
 fn answer(progress: &Progress) {
-    for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
-        let Progress { playing, packets, left_out, late_us } = progress;
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        match line.as_str() {
+            "pause" => progress.paused.store(true, Relaxed),
+            "go" => progress.paused.store(false, Relaxed),
+            "due" => {
+                let due: Vec<u64> = progress.due.iter().map(|due| due.load(Relaxed)).collect();
+                println!(r#"{{"due":{due:?}}}"#);
+                continue;
+            }
+            _ => {}
+        }
+        let Progress { playing, packets, left_out, late_us, .. } = progress;
         let (playing, packets, left_out) = (playing.load(Relaxed), packets.load(Relaxed), left_out.load(Relaxed));
         let late = late_us.swap(0, Relaxed);
         println!(r#"{{"playing":{playing},"packets":{packets},"left_out":{left_out},"late_us":{late}}}"#);
@@ -77,7 +88,7 @@ fn show(progress: &Progress, cameras: u32) {
         let late = Duration::from_micros(progress.late_us.swap(0, Relaxed));
         let left_out = progress.left_out.load(Relaxed);
         print!(
-            "{}[{bar}] {playing} of {cameras} play, {rate:.0} packets/s, late {late:.1?}, frames left out {left_out}",
+            "{}[{bar}] {playing} of {cameras} play, {rate:.0} packets/s, late {late:.1?}, packets left out {left_out}",
             if terminal { "\r" } else { "" }
         );
         print!("{}", if terminal { "\x1b[K" } else { "\n" });

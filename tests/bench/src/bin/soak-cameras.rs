@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser;
-use tests_bench::cameras::soak::{LATENCY, LOSS, soak};
+use tests_bench::cameras::soak::{LATENCY, LOSS, judge, soak};
 
 /// RTSP cameras at 1 Mbit/s over TCP, each with a WHEP viewer that opens every packet; fails unless less than
 /// 0.1 % is lost and 99 of 100 packets come within 100 ms.
@@ -37,10 +37,11 @@ fn main() -> Result<()> {
         }
     })?;
     eprintln!("{}{seconds} s", if terminal { "\r" } else { "" });
-    println!("packets     {} expected, {} lost (less than {:.1} %)", measured.expected, measured.lost, 100.0 * LOSS);
+    let lost = measured.lost.unwrap_or(measured.expected);
+    println!("packets     {} expected, {lost} lost (less than {:.1} %)", measured.expected, 100.0 * LOSS);
     println!("opened      {} right, {} wrong", measured.right, measured.wrong);
-    let (p50, p99, longest) = (measured.p50, measured.p99, measured.longest);
+    let [p50, p99, longest] = [0.5, 0.99, 1.0].map(|part| measured.latency(part).unwrap_or_default());
     println!("latency     p50 {p50:.1?}, p99 {p99:.1?} (less than {LATENCY:?}), longest {longest:.1?}");
     println!("the server  {:.1} % of a core, {:.1} MB", 100.0 * measured.server(), measured.megabytes());
-    Ok(())
+    judge(&measured)
 }

@@ -39,7 +39,7 @@ fn address(scene: Option<&Scene>) -> String {
 pub struct Load {
     /// Streams that somebody plays, or that are connected.
     pub playing: u64,
-    pub packets: u64,
+    /// Packets that were left out because the server did not take them.
     pub left_out: u64,
     /// Longest delay since the last question.
     pub late: Duration,
@@ -64,10 +64,35 @@ impl Feed {
                 for stats in publishers.iter().map(Publisher::stats) {
                     anyhow::ensure!(stats.failed.is_none(), "a publisher failed: {:?}", stats.failed);
                     load.playing += u64::from(stats.connected.is_some());
-                    load.packets += stats.video.packets;
                 }
                 Ok(load)
             }
+        }
+    }
+
+    /// Stops the media, or lets it go on. Connections live.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn pause(&mut self, paused: bool) -> Result<()> {
+        match self {
+            Self::Rtsp(cameras) => cameras.command(if paused { "pause" } else { "go" }).map(drop),
+            Self::Whip(publishers) => publishers.iter().try_for_each(|publisher| publisher.pause(paused)),
+        }
+    }
+
+    /// Packets that each stream had to send so far, by its clock.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn due(&mut self) -> Result<Vec<u64>> {
+        match self {
+            Self::Rtsp(cameras) => {
+                let answer = cameras.command("due")?;
+                let due = answer["due"].as_array().context("no numbers")?;
+                due.iter().map(|number| number.as_u64().context("no number")).collect()
+            }
+            Self::Whip(publishers) => Ok(publishers.iter().map(|publisher| publisher.stats().video.packets).collect()),
         }
     }
 
@@ -89,6 +114,7 @@ pub fn publish(peer: &Peer, stream: u32, plan: &Plan<'_>, scene: Option<&Scene>)
         namespace: scene.map(|scene| scene.generator.name().into()),
         video: vec![Codec::H264],
         audio: vec![],
+        lenient: true,
         ..Options::default()
     };
     let source = Source::Load(Camera { number: stream, shape: plan.shape });
@@ -136,13 +162,17 @@ impl Cameras {
         Ok(cameras)
     }
 
+    fn command(&mut self, line: &str) -> Result<Value> {
+        writeln!(self.input, "{line}")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer)?;
+        serde_json::from_str(&answer).context("the load generator has ended")
+    }
+
     fn ask(&mut self) -> Result<Load> {
-        writeln!(self.input)?;
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        let answer: Value = serde_json::from_str(&line).context("the load generator has ended")?;
+        let answer = self.command("")?;
         let number = |name: &str| answer[name].as_u64().unwrap_or(0);
         let late = Duration::from_micros(number("late_us"));
-        Ok(Load { playing: number("playing"), packets: number("packets"), left_out: number("left_out"), late })
+        Ok(Load { playing: number("playing"), left_out: number("left_out"), late })
     }
 }

@@ -17,6 +17,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use tests_kit::{
+    labelled::{Camera, Shape, Watch},
+    peer::{Codec, Options, Source, Viewers},
+    server::{self, Settings},
+};
 
 use super::{
     feed::{self, Cameras, Feed},
@@ -28,12 +33,11 @@ use crate::{
     peer::{self, How, Peer, Processes},
     scene::{self, Arrival, GENERATOR_INTERFACE, IN, OUT, RECEIVER_INTERFACE, Scene},
 };
-use tests_kit::{
-    labelled::{Camera, Shape, Watch},
-    peer::{Codec, Options, Source, Viewers},
-    server::{self, Settings},
-};
 
+/// No viewer has got anything for this long: all has come.
+const QUIET: Duration = Duration::from_millis(300);
+/// Longest wait for that. What a server still holds back then is lost.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 const HTTP_PORT: u16 = 8080;
 /// Least time between two interrupts of a device under load, as network cards do it by themselves. A veth would
 /// wake its thread for each frame.
@@ -89,10 +93,37 @@ impl Server {
     }
 }
 
+/// What was to be sent and what has come, once nothing is on its way any more.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// By stream: packets that its camera or publisher had to send.
+    due: Vec<u64>,
+    /// By viewer: packets of media that came.
+    arrived: Vec<u64>,
+}
+
+impl Totals {
+    /// Copies that were to come since `before`, and those that did not. `viewers`: of each stream.
+    pub fn since(&self, before: &Self, viewers: u32) -> (u64, u64) {
+        let (mut expected, mut lost) = (0, 0);
+        for (viewer, (now, then)) in self.arrived.iter().zip(&before.arrived).enumerate() {
+            let stream = viewer / viewers.max(1) as usize;
+            let due = |totals: &Self| totals.due.get(stream).copied().unwrap_or(0);
+            let sent = due(self) - due(before);
+            expected += sent;
+            // Of each viewer by itself, so that nobody's repetitions hide another's loss.
+            lost += sent.saturating_sub(now - then);
+        }
+        (expected, lost)
+    }
+}
+
 /// Everything. Dropping it ends the processes and removes the networks.
 pub struct Field {
     pub feed: Feed,
     pub server: Server,
+    /// Of each stream.
+    pub viewers_each: u32,
     viewers: Viewers,
     /// By viewer: those whose packets are opened.
     pub watches: Vec<Option<Arc<Watch>>>,
@@ -127,15 +158,18 @@ impl Field {
         let threads = napi_threads();
         let outside = matches!(plan.subject, Subject::Peer(Peer { how: How::Process(_), .. }));
         let scene = if outside { None } else { Some(networks()?) };
-        let ports = scene.as_ref().map(|scene| Ports::attach(&scene.receivers, RECEIVER_INTERFACE)).transpose()?;
+        let ports = scene.as_ref().map(|scene| Ports::attach(&scene.receivers, RECEIVER_INTERFACE, plan.shape.payload));
+        let ports = ports.transpose()?;
         let by_whip = matches!(plan.subject, Subject::Peer(Peer { feed: peer::Feed::Whip, .. }));
         let feed = if by_whip { Feed::Whip(vec![]) } else { Feed::Rtsp(Cameras::start(scene.as_ref(), plan)?) };
         let maps = memory::maps();
         let server = start(plan, scene.as_ref())?;
         let namespace = scene.as_ref().map(|scene| scene.receivers.name().to_owned());
-        let options = Options { namespace, video: vec![Codec::H264], audio: vec![], ..Options::default() };
+        let lenient = matches!(plan.subject, Subject::Peer(_));
+        let options = Options { namespace, video: vec![Codec::H264], audio: vec![], lenient, ..Options::default() };
         let viewers = Viewers::start("", 0, Source::None, options)?;
-        let mut field = Self { feed, server, viewers, watches: vec![], ports, threads, maps, scene };
+        let viewers_each = plan.viewers;
+        let mut field = Self { feed, server, viewers_each, viewers, watches: vec![], ports, threads, maps, scene };
         match field.connect(plan, say) {
             Ok(()) => Ok(field),
             Err(error) => Err(error.context(format!("the server's log ends with\n{}", field.server.log()))),
@@ -207,14 +241,72 @@ impl Field {
             Some(ports) => {
                 (0..self.watches.len()).map(|viewer| ports.count(self.viewers.address(viewer).port())).collect()
             }
+            // All of them open what they get.
             None => {
-                let count = |video: tests_kit::peer::MediaStats| {
-                    let packets = video.decrypted - video.duplicates;
-                    Count { packets, expected: packets + video.lost }
-                };
-                Ok(self.viewers.stats().into_iter().map(|stats| count(stats.video)).collect())
+                let arrived = self.watches.iter().map(|watch| watch.as_ref().map_or(0, |watch| watch.arrived()));
+                let stats = self.viewers.stats();
+                let packets = stats.iter().map(|stats| stats.video.decrypted);
+                Ok(packets.zip(arrived).map(|(packets, media)| Count { packets, media }).collect())
             }
         }
+    }
+
+    /// Packets of media that came to each viewer so far.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn arrived(&self) -> Result<Vec<u64>> {
+        Ok(self.counts()?.into_iter().map(|count| count.media).collect())
+    }
+
+    /// Stops the load, waits until nothing comes any more, and reads what was sent and what came. The load stays
+    /// silent until [`go_on`](Self::go_on).
+    ///
+    /// # Errors
+    /// When load or kernel fail.
+    pub fn rest(&mut self) -> Result<Totals> {
+        self.feed.pause(true)?;
+        let give_up = Instant::now() + LONGEST_REST;
+        let (mut arrived, mut since) = (self.arrived()?, Instant::now());
+        while since.elapsed() < QUIET && Instant::now() < give_up {
+            thread::sleep(Duration::from_millis(20));
+            let now = self.arrived()?;
+            if now != arrived {
+                (arrived, since) = (now, Instant::now());
+            }
+        }
+        Ok(Totals { due: self.feed.due()?, arrived })
+    }
+
+    /// What `penstock serve` and the interfaces say of packets that they dropped, by name.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let mut drops = match &self.server {
+            Server::Penstock(server) => server.drops()?,
+            Server::Peer(_) => BTreeMap::new(),
+        };
+        for namespace in self.scene.iter().flat_map(|scene| [&scene.server, &scene.generator, &scene.receivers]) {
+            drops.extend(namespace.drops()?);
+        }
+        Ok(drops)
+    }
+
+    /// Packets that did not fit into a ring or a buffer of the networks, if those are ours.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn overflows(&self) -> Result<u64> {
+        self.scene.as_ref().map_or(Ok(0), Scene::overflows)
+    }
+
+    /// Lets the load go on.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.feed.pause(false)
     }
 
     /// Whether the kernel's part of the server's work can be told from that of others.

@@ -33,10 +33,14 @@ const BACKLOG: usize = 256 << 10;
 pub struct Progress {
     /// Clients that play now.
     pub playing: AtomicU64,
+    /// To all clients.
     pub packets: AtomicU64,
-    /// Frames that were left out because the client did not read its connection, and packets that UDP did not
-    /// take.
+    /// Packets that were left out because the client did not read its connection, or that UDP did not take.
     pub left_out: AtomicU64,
+    /// By camera: packets that it had to send by its clock to whoever plays it, whether or not somebody took them.
+    pub due: Vec<AtomicU64>,
+    /// Nothing is due meanwhile.
+    pub paused: AtomicBool,
     /// Longest delay of a frame behind its time, in µs, since somebody set it to 0.
     pub late_us: AtomicU64,
 }
@@ -50,6 +54,8 @@ pub struct Generator {
     cameras: u32,
     shape: Shape,
     clients: HashMap<Token, Client>,
+    /// When the next frame of each camera is due, since the start: of its clients too.
+    clocks: Vec<Duration>,
     next: usize,
     progress: Arc<Progress>,
 }
@@ -77,8 +83,10 @@ impl Generator {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let datagrams = UdpSocket::bind((address.ip(), 0))?;
         datagrams.set_nonblocking(true)?;
-        let (clients, progress) = (HashMap::new(), Arc::default());
-        Ok(Self { poll, listener, datagrams, cameras, shape, clients, next: 0, progress })
+        let due = (0..cameras).map(|_| AtomicU64::new(0)).collect();
+        let progress = Arc::new(Progress { due, ..Progress::default() });
+        let clocks = (0..cameras).map(|camera| phase(camera, cameras, shape.frame_interval())).collect();
+        Ok(Self { poll, listener, datagrams, cameras, shape, clients: HashMap::new(), clocks, next: 0, progress })
     }
 
     /// Counters, for other threads.
@@ -152,19 +160,29 @@ impl Generator {
 
     fn send_due(&mut self, start: Instant) {
         let (now, shape) = (start.elapsed(), self.shape);
+        let (interval, paused) = (shape.frame_interval(), self.progress.paused.load(Relaxed));
+        for (clock, due) in self.clocks.iter_mut().zip(&self.progress.due) {
+            while *clock <= now {
+                *clock += interval;
+                due.fetch_add(if paused { 0 } else { shape.burst.into() }, Relaxed);
+            }
+        }
         for client in self.clients.values_mut() {
             let (Some(camera), Some(transport)) = (client.conversation.camera, client.conversation.transport) else {
                 continue;
             };
             while let Some(due) = client.due.filter(|due| *due <= now) {
-                client.due = Some(due + shape.frame_interval());
+                client.due = Some(due + interval);
+                if paused {
+                    continue;
+                }
                 let frame = client.frame;
                 client.frame += 1;
                 let late = start.elapsed().saturating_sub(due);
                 self.progress.late_us.fetch_max(late.as_micros() as u64, Relaxed);
                 match transport {
                     Transport::Interleaved(_) if client.waiting.len() > BACKLOG => {
-                        self.progress.left_out.fetch_add(1, Relaxed);
+                        self.progress.left_out.fetch_add(shape.burst.into(), Relaxed);
                         continue;
                     }
                     Transport::Interleaved(channel) => {
@@ -198,10 +216,13 @@ fn send_datagrams(socket: &UdpSocket, to: SocketAddr, shape: Shape, camera: u32,
 }
 
 /// The cameras' frames are spread evenly over the time between two frames.
+fn phase(camera: u32, cameras: u32, interval: Duration) -> Duration {
+    interval * camera / cameras.max(1)
+}
+
 fn next_slot(camera: u32, cameras: u32, interval: Duration, now: Duration) -> Duration {
-    let phase = interval * camera / cameras.max(1);
     let frames = (now.as_secs_f64() / interval.as_secs_f64()) as u32;
-    interval * (frames + 1) + phase
+    interval * (frames + 1) + phase(camera, cameras, interval)
 }
 
 impl Client {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::run::Measured;
-use crate::report::{Figure, Table};
+use crate::report::{Failure, Figure, Table, cell, loss_cell, with_failures};
 
 /// So many cameras, and what the server showed with them, way by way.
 pub struct Case {
@@ -17,12 +17,29 @@ pub struct Case {
 pub struct Entry {
     pub name: String,
     pub is_peer: bool,
+    /// Those that came to their end.
     pub runs: Vec<Measured>,
+    /// How many did not.
+    pub failed: usize,
 }
 
 impl Entry {
-    fn figure(&self, of: impl Fn(&Measured) -> f64) -> Figure {
-        Figure::of(self.runs.iter().map(of))
+    /// `None`: it is not known of one of the runs, or there are none.
+    fn known(&self, of: impl Fn(&Measured) -> Option<f64>) -> Option<Figure> {
+        Figure::of_known(self.runs.iter().map(of))
+    }
+
+    fn figure(&self, of: impl Fn(&Measured) -> f64) -> Option<Figure> {
+        self.known(|run| Some(of(run)))
+    }
+
+    fn millis(&self, part: f64) -> Option<Figure> {
+        self.known(|run| Some(run.latency(part)?.as_secs_f64() * 1e3))
+    }
+
+    /// `None`: nobody knows.
+    fn lost(&self) -> Option<u64> {
+        self.runs.iter().map(|run| run.lost).sum::<Option<u64>>().filter(|_| !self.runs.is_empty())
     }
 
     fn sum(&self, of: impl Fn(&Measured) -> u64) -> u64 {
@@ -30,29 +47,34 @@ impl Entry {
     }
 
     fn cells(&self) -> Vec<String> {
-        let percent = |of: fn(&Measured) -> f64| self.figure(|run| 100.0 * of(run)).text(1);
+        let percent = |of: fn(&Measured) -> f64| cell(self.figure(|run| 100.0 * of(run)), 1);
         // Of a server that we did not start, nobody knows what it receives.
-        let apart = self.runs.iter().all(|run| run.apart);
-        let millis = |of: fn(&Measured) -> f64| self.figure(of).text(1);
+        let receiving = self.known(|run| run.apart.then_some(100.0 * run.cores.receiving));
+        let opened = format!("{} / {}", self.sum(|run| run.right), self.sum(|run| run.wrong + run.missing));
         vec![
-            self.name.clone(),
+            with_failures(&self.name, self.failed, self.runs.len()),
             percent(Measured::server),
             percent(|run| run.cores.process),
-            if apart { percent(|run| run.cores.receiving) } else { "–".into() },
-            self.figure(|run| run.server() * 1e9 / (run.expected as f64 / run.seconds)).text(0),
-            self.figure(Measured::megabytes).text(1),
-            millis(|run| run.p50.as_secs_f64() * 1e3),
-            millis(|run| run.p99.as_secs_f64() * 1e3),
-            format!("{} of {}", self.sum(|run| run.lost), self.sum(|run| run.expected)),
-            format!("{} / {}", self.sum(|run| run.right), self.sum(|run| run.wrong + run.missing)),
+            cell(receiving, 1),
+            cell(self.known(Measured::ns_per_packet), 0),
+            cell(self.figure(Measured::megabytes), 1),
+            cell(self.millis(0.5), 1),
+            cell(self.millis(0.99), 1),
+            loss_cell(self.lost(), self.sum(|run| run.expected)),
+            if self.runs.is_empty() { "–".into() } else { opened },
         ]
     }
 
     fn json(&self) -> Value {
-        let figure = |of: fn(&Measured) -> f64| self.figure(of).json();
+        let figure = |of: fn(&Measured) -> f64| self.figure(of).map(|figure| figure.json());
+        let latency = |part: f64| {
+            let seconds = self.known(|run| Some(run.latency(part)?.as_secs_f64()));
+            seconds.map(|figure| figure.json())
+        };
         json!({
             "name": self.name,
             "other_server": self.is_peer,
+            "failed_runs": self.failed,
             "receiving_is_known": self.runs.iter().all(|run| run.apart),
             "server_cores": figure(Measured::server),
             "process_cores": figure(|run| run.cores.process),
@@ -62,15 +84,16 @@ impl Entry {
             "viewers_cores": figure(|run| run.cores.viewers),
             "process_bytes": figure(|run| run.memory.process as f64),
             "maps_bytes": figure(|run| run.memory.maps as f64),
-            "p50_seconds": figure(|run| run.p50.as_secs_f64()),
-            "p99_seconds": figure(|run| run.p99.as_secs_f64()),
-            "longest_seconds": figure(|run| run.longest.as_secs_f64()),
+            "p50_seconds": latency(0.5),
+            "p99_seconds": latency(0.99),
+            "longest_seconds": latency(1.0),
+            "packets_per_s": figure(|run| run.rate),
             "expected": self.sum(|run| run.expected),
-            "lost": self.sum(|run| run.lost),
+            "lost": self.lost(),
             "opened_right": self.sum(|run| run.right),
             "opened_wrong": self.sum(|run| run.wrong),
             "opened_missing": self.sum(|run| run.missing),
-            "frames_left_out": self.sum(|run| run.left_out),
+            "packets_left_out": self.sum(|run| run.left_out),
             "generator_late_seconds": figure(|run| run.late.as_secs_f64()),
         })
     }
@@ -82,13 +105,15 @@ impl Entry {
             return None;
         }
         let (wrong, right) = (self.sum(|run| run.wrong), self.sum(|run| run.right));
-        (wrong > 0 || right == 0).then(|| format!("{}: {wrong} packets wrong, {right} right", self.name))
+        (wrong > 0 || right == 0 && !self.runs.is_empty())
+            .then(|| format!("{}: {wrong} packets wrong, {right} right", self.name))
     }
 }
 
 /// All tables.
-pub fn tables(cases: &[Case]) -> Vec<Table> {
+pub fn tables(cases: &[Case], failures: &[Failure]) -> Vec<Table> {
     let mut tables: Vec<Table> = cases.iter().map(case_table).collect();
+    tables.extend(Failure::table(failures));
     let mut rows = vec![];
     for case in cases {
         targets(case, &mut rows);
@@ -121,25 +146,25 @@ fn case_table(case: &Case) -> Table {
 }
 
 fn targets(case: &Case, rows: &mut Vec<Vec<String>>) {
-    let peer = case.entries.iter().find(|entry| entry.is_peer).map(|peer| peer.figure(Measured::server).median);
+    let cores = |entry: &Entry| entry.figure(Measured::server).map(|figure| figure.median);
+    let peer = case.entries.iter().find(|entry| entry.is_peer).and_then(cores);
     for entry in case.entries.iter().filter(|entry| !entry.is_peer) {
         let mut row = |what: &str, is: String, shall: &str, met: bool| {
             let verdict = if met { "met" } else { "not met" };
             let title = format!("{} cameras, {}", case.cameras, entry.name);
             rows.push(vec![title, what.into(), is, shall.into(), verdict.into()]);
         };
-        if case.cameras == 512 {
-            let cores = 100.0 * entry.figure(Measured::server).median;
-            row("CPU", format!("{cores:.1} %"), "< 15 % of a core", cores < 15.0);
-            let megabytes = entry.figure(Measured::megabytes).median;
-            row("memory", format!("{megabytes:.1} MB"), "< 45 MB", megabytes < 45.0);
+        if let (512, Some(cores), Some(memory)) = (case.cameras, cores(entry), entry.figure(Measured::megabytes)) {
+            row("CPU", format!("{:.1} %", 100.0 * cores), "< 15 % of a core", cores < 0.15);
+            row("memory", format!("{:.1} MB", memory.median), "< 45 MB", memory.median < 45.0);
         }
-        let p99 = entry.figure(|run| run.p99.as_secs_f64() * 1e3).median;
-        row("latency, p99", format!("{p99:.1} ms"), "< 100 ms", p99 < 100.0);
-        let loss = 100.0 * entry.figure(Measured::loss).max;
-        row("loss", format!("{loss:.3} %"), "< 0.1 %", loss < 0.1);
-        if let Some(peer) = peer {
-            let ratio = entry.figure(Measured::server).median / peer;
+        if let Some(p99) = entry.millis(0.99).map(|figure| figure.median) {
+            row("latency, p99", format!("{p99:.1} ms"), "< 100 ms", p99 < 100.0);
+        }
+        if let Some(loss) = entry.known(Measured::loss).map(|figure| 100.0 * figure.max) {
+            row("loss", format!("{loss:.3} %"), "< 0.1 %", loss < 0.1);
+        }
+        if let Some(ratio) = cores(entry).zip(peer).map(|(ours, peer)| ours / peer) {
             row("CPU to the other server's", format!("{ratio:.2}"), "≤ 0.33", ratio <= 1.0 / 3.0);
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn sockets(namespace: Option<&str>, addresses: &[IpAddr], url: &str) 
 }
 
 /// Beyond `net.core.rmem_max`, where privilege allows it; the default must do elsewhere.
-fn enlarge(socket: &UdpSocket) {
+pub(crate) fn enlarge(socket: &UdpSocket) {
     use std::os::fd::AsRawFd;
     let size = RECEIVE_BUFFER as libc::c_int;
     // SAFETY: the option's value is one int that lives through the call, and its length is said.

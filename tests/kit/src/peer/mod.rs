@@ -7,7 +7,7 @@
 
 mod agent;
 mod group;
-mod ice;
+pub(crate) mod ice;
 mod profile;
 mod publisher;
 mod source;
@@ -51,6 +51,9 @@ pub struct Options {
     pub trickle: bool,
     /// Bearer token.
     pub token: Option<String>,
+    /// For servers of another make: the answer may lack what RFC 9725 demands but media does not need. Such a session
+    /// cannot be deleted or changed.
+    pub lenient: bool,
     /// Viewers: media that goes astray on the way.
     pub loses: Option<Loss>,
 }
@@ -72,6 +75,7 @@ impl Default for Options {
             audio: vec![Codec::Opus],
             trickle: false,
             token: None,
+            lenient: false,
             loses: None,
         }
     }

@@ -2,19 +2,20 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::whip::{Client, Session};
 
 use super::agent::{Agent, Shared, Way, lock};
 use super::group::Group;
+use super::viewers::NO_SESSION;
 use super::{Options, Source, Stats, ice, viewers};
 
 /// A publisher. Dropped without [`stop`](Self::stop), it vanishes as a killed process does.
 pub struct Publisher {
     group: Group,
     client: Client,
-    session: Session,
+    session: Option<Session>,
     options: Options,
     stats: Shared,
 }
@@ -47,8 +48,11 @@ impl Publisher {
     }
 
     /// The HTTP session, for requests that this client does not make by itself.
-    pub fn session(&self) -> &Session {
-        &self.session
+    ///
+    /// # Errors
+    /// The server has not said where it is.
+    pub fn session(&self) -> Result<&Session> {
+        self.session.as_ref().context(NO_SESSION)
     }
 
     /// ICE restart (RFC 9725 §4.3.2); from `addresses`, with new sockets, if there are any.
@@ -56,7 +60,8 @@ impl Publisher {
     /// # Errors
     /// A refusal by the server.
     pub fn restart_ice(&mut self, addresses: &[std::net::IpAddr]) -> Result<()> {
-        viewers::restart(&self.group, 0, &self.client, &mut self.session, &self.options, addresses)
+        let session = self.session.as_mut().context(NO_SESSION)?;
+        viewers::restart(&self.group, 0, &self.client, session, &self.options, addresses)
     }
 
     /// Stops sending media, so that counters come to rest, or goes on with it. The session lives.
@@ -75,7 +80,7 @@ impl Publisher {
     /// # Errors
     /// A refusal by the server.
     pub fn stop(self) -> Result<Stats> {
-        self.client.delete(&self.session)?;
+        self.client.delete(self.session()?)?;
         Ok(self.stats())
     }
 }

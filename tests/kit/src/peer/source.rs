@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clip::{AUDIO_FRAME, Clip};
-use crate::{labelled, labelled::Watch};
+use crate::labelled::{self, Camera, Watch};
 
 use super::Kind;
 
@@ -26,10 +26,10 @@ pub enum Source {
     Clip(Arc<Clip>),
     /// Packets of every size from 1 to `largest` bytes, each computable from its index.
     Synthetic(Synthetic),
-    /// A camera of [`crate::cameras`]: only for viewers, each has its own.
+    /// A camera of [`crate::labelled`]: only for viewers, each has its own.
     Camera(Arc<Watch>),
     /// What such a camera sends: only for publishers.
-    Load(media::Camera),
+    Load(Camera),
 }
 
 /// Shape of a synthetic stream.
@@ -75,7 +75,7 @@ enum Content {
     Video { clip: Arc<Clip>, next: usize },
     Audio { clip: Arc<Clip>, next: usize },
     Synthetic { shape: Synthetic, run: u32, kind: Kind },
-    Load(media::Camera),
+    Load(Camera),
 }
 
 impl Source {
@@ -149,10 +149,10 @@ impl Track {
     }
 }
 
-fn load_packets(media::Camera { number, shape }: media::Camera, frame: u64) -> Vec<Outgoing> {
+fn load_packets(Camera { number, shape }: Camera, frame: u64) -> Vec<Outgoing> {
     let packet = |packet| {
         let mut payload = Vec::with_capacity(shape.payload);
-        shape.write_payload(&mut payload, number, frame, packet, media::now_ns());
+        shape.write_payload(&mut payload, number, frame, packet, labelled::now_ns());
         Outgoing { payload, marker: packet + 1 == shape.burst, timestamp: shape.timestamp(frame) }
     };
     (0..shape.burst).map(packet).collect()

@@ -10,6 +10,9 @@ use super::agent::{Agent, Shared, Way, lock};
 use super::group::Group;
 use super::{Options, Source, Stats, ice};
 
+/// Why a session of a server of another make cannot be changed.
+pub(crate) const NO_SESSION: &str = "the server has not said where the session is";
+
 /// Viewers of one stream. Those that are dropped without [`stop`](Self::stop) vanish as killed
 /// processes do. They are named by the number in which they joined, from 0.
 pub struct Viewers {
@@ -23,7 +26,8 @@ pub struct Viewers {
 
 struct Member {
     address: SocketAddr,
-    session: Session,
+    /// `None`: the server has not said where it is.
+    session: Option<Session>,
     stats: Shared,
     present: bool,
 }
@@ -75,7 +79,7 @@ impl Viewers {
     pub fn leave(&mut self, number: usize) -> Result<Stats> {
         let member = self.members.get_mut(number).context("no such viewer")?;
         ensure!(std::mem::take(&mut member.present), "viewer {number} has left already");
-        self.client.delete(&member.session)?;
+        self.client.delete(member.session.as_ref().context(NO_SESSION)?)?;
         let stats = lock(&member.stats).clone();
         self.group.remove(number)?;
         Ok(stats)
@@ -116,11 +120,6 @@ impl Viewers {
         self.members[number].address
     }
 
-    /// A viewer's HTTP session.
-    pub fn session(&self, number: usize) -> &Session {
-        &self.members[number].session
-    }
-
     /// A viewer asks for a keyframe (RTCP PLI, RFC 4585 §6.3.1).
     ///
     /// # Errors
@@ -138,6 +137,7 @@ impl Viewers {
     /// A refusal by the server.
     pub fn restart_ice(&mut self, number: usize, addresses: &[IpAddr]) -> Result<()> {
         let session = &mut self.members.get_mut(number).context("no such viewer")?.session;
+        let session = session.as_mut().context(NO_SESSION)?;
         restart(&self.group, number, &self.client, session, &self.options, addresses)
     }
 
@@ -156,9 +156,20 @@ impl Viewers {
 }
 
 /// POST of the offer, and PATCH of the candidates if they trickle.
-pub(crate) fn signal(client: &Client, url: &str, options: &Options, agent: &mut Agent, offer: &str) -> Result<Session> {
+pub(crate) fn signal(
+    client: &Client,
+    url: &str,
+    options: &Options,
+    agent: &mut Agent,
+    offer: &str,
+) -> Result<Option<Session>> {
     let sent = if options.trickle { ice::without_candidates(offer) } else { offer.into() };
-    let (session, answer) = client.post(url, &sent)?;
+    let (session, answer) = if options.lenient {
+        client.post_leniently(url, &sent)?
+    } else {
+        let (session, answer) = client.post(url, &sent)?;
+        (Some(session), answer)
+    };
     agent.accept(&answer)?;
     if options.trickle {
         let candidates: Result<Vec<_>> = ice::values(offer, "a=")
@@ -166,7 +177,8 @@ pub(crate) fn signal(client: &Client, url: &str, options: &Options, agent: &mut 
             .map(|value| Ok(str0m::Candidate::from_sdp_string(value)?))
             .collect();
         let fragment = ice::fragment(offer, &candidates?);
-        client.patch(&session, Some(&session.etag), &fragment)?.expect(204).context("trickle")?;
+        let session = session.as_ref().context(NO_SESSION)?;
+        client.patch(session, Some(&session.etag), &fragment)?.expect(204).context("trickle")?;
     }
     Ok(session)
 }

@@ -20,10 +20,10 @@ use clap::Parser;
 use forwarder_common::{Counter, maps::Path};
 use serde_json::{Value, json};
 use tests_engine::bpf::{Datapath, MEDIA_PORT, Publisher, Subscriber};
+use tests_engine::wire::{Tap, Wire, on_wire};
 use tests_kit::{
     frame::{Frame, Rtp},
     srtp::Key,
-    wire::{Tap, Wire, on_wire},
 };
 
 const PAYLOADS: [usize; 4] = [100, 500, 1100, 1400];

@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::Counter;
 use serde_json::json;
+use tests_engine::wire::{Tap, Wire, on_wire_with};
 use tests_engine::{bpf::Ways, keystream::Keystreams};
-use tests_kit::wire::{Tap, Wire, on_wire_with};
 
 use crate::{FIRST, Figure, Options, Table, media, publisher, run_times, send_all, subscriber};
 

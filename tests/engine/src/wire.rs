@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 
-use crate::{
+use tests_kit::{
     frame::DOT1Q,
     netns::{End, NetNs, veth},
 };
-use tests_engine::bpf::{Datapath, Ways};
+
+use crate::bpf::{Datapath, Ways};
 
 /// Raw access to one end of a veth pair: sends frames, and sees those that come in.
 pub struct Tap {
