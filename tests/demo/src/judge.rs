@@ -2,7 +2,7 @@
 
 use forwarder_common::{Counter, counter::Kind};
 
-use super::{meter::Counters, table::Received};
+use crate::{meter::Counters, table::Received};
 use tests_kit::peer::{Publisher, Stats, Viewers};
 
 /// Loss above this is a failure, in percent.

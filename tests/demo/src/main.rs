@@ -1,12 +1,19 @@
 //! `cargo xtask demo`: one publisher, many viewers, and the kernel in between.
 
+mod judge;
+mod machine;
+mod meter;
+mod run;
+mod table;
+
 use std::process::ExitCode;
 
-use crate::demo::{self, Options};
 use clap::Parser;
 
+use crate::run::Options;
+
 fn main() -> ExitCode {
-    match demo::run(&Options::parse()) {
+    match run::run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,10 +1,4 @@
-//! The demo: real processes, real ICE and DTLS, a real clip, and every frame compared.
-
-mod judge;
-mod machine;
-mod meter;
-mod network;
-mod table;
+//! From the networks to the verdict: real processes, real ICE and DTLS, a real clip, and every frame compared.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -14,13 +8,19 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use self::{
+use tests_kit::{
+    clip::Clip,
+    peer::{self, Publisher, Source, Viewers},
+    server,
+    stage::{Layout, Stage},
+};
+
+use crate::{
+    judge,
     machine::Cpu,
     meter::Meter,
-    network::Network,
     table::{Sample, Table},
 };
-use tests_kit::{clip::Clip, peer::{self, Publisher, Source, Viewers}, server};
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -65,15 +65,15 @@ pub fn run(options: &Options) -> Result<bool> {
     on_interrupt();
     let clip = Clip::load(&Clip::directory())?;
     println!("Three network namespaces, two veth pairs: publisher ── server ── viewers");
-    let network = Network::start(options.engine)?;
+    let stage = start(options.engine)?;
     let source = Source::Clip(clip);
-    let publisher = publish(&network, source.clone())?;
+    let publisher = publish(&stage, source.clone())?;
     let meter = match options.engine {
-        Engine::Userspace => Meter::Api(&network.server),
-        Engine::Auto | Engine::Kernel => Meter::open(&network.server.pins())?,
+        Engine::Userspace => Meter::Api(&stage.server),
+        Engine::Auto | Engine::Kernel => Meter::open(&stage.server.pins())?,
     };
-    let url = format!("{}/demo/whep", Network::viewing_origin());
-    let mut viewers = Viewers::start(&url, 0, source, peer::Options::within(network.viewers.name()))?;
+    let url = format!("{}/demo/whep", stage.viewing_origin());
+    let mut viewers = Viewers::start(&url, 0, source, peer::Options::within(stage.viewers().name()))?;
     let mut watch = Watch::new(meter, options.viewers as usize)?;
     println!("publisher connected; {} viewers join, then {} s of play\n", options.viewers, options.seconds);
 
@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Result<bool> {
         judge::summary(&start, &judge::Mark::take(&publisher, &viewers), &counters)
     };
     if options.keep && !interrupted() {
-        stay(&network, &viewers, &mut watch)?;
+        stay(&stage, &viewers, &mut watch)?;
     }
     println!("closing the sessions and removing the networks");
     let closed = viewers.stop().and_then(|_| publisher.stop());
@@ -110,29 +110,34 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(ok)
 }
 
-fn publish(network: &Network, source: Source) -> Result<Publisher> {
-    let url = format!("{}/demo/whip", Network::publishing_origin());
-    let publisher = Publisher::start(&url, source, peer::Options::within(network.publisher.name()))?;
+/// publisher ── server ── viewers: with XDP on both interfaces, or as an ordinary user.
+fn start(engine: Engine) -> Result<Stage> {
+    match engine {
+        Engine::Auto => Stage::new(Layout::TwoNics, "native", ""),
+        Engine::Kernel => Stage::new(Layout::TwoNics, "native", "[media]\nengine = \"kernel\"\n"),
+        Engine::Userspace => Stage::unprivileged(Layout::TwoNics, "[media]\nengine = \"userspace\"\n"),
+    }
+}
+
+fn publish(stage: &Stage, source: Source) -> Result<Publisher> {
+    let url = format!("{}/demo/whip", stage.publishing_origin());
+    let publisher = Publisher::start(&url, source, peer::Options::within(stage.near.name()))?;
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     while publisher.stats().connected.is_none() {
         let failure = publisher.stats().failed;
         ensure!(failure.is_none(), "the publisher failed: {}", failure.unwrap_or_default());
-        ensure!(
-            Instant::now() < deadline,
-            "the publisher does not connect; the server's log:\n{}",
-            network.server.log()
-        );
+        ensure!(Instant::now() < deadline, "the publisher does not connect; the server's log:\n{}", stage.server.log());
         thread::sleep(Duration::from_millis(20));
     }
     Ok(publisher)
 }
 
 /// Keeps everything running and says how to look at it.
-fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch<'_>) -> Result<()> {
+fn stay(stage: &Stage, viewers: &Viewers, watch: &mut Watch<'_>) -> Result<()> {
     let penstock = server::binary()?;
-    let (penstock, pins) = (penstock.display(), network.server.pins());
+    let (penstock, pins) = (penstock.display(), stage.server.pins());
     let pins = pins.display();
-    let (server, viewer) = (network.host.name(), network.viewers.name());
+    let (server, viewer) = (stage.host.name(), stage.viewers().name());
     println!("\nIt goes on until Ctrl-C. From another terminal, as root:");
     if watch.in_kernel() {
         println!("  what the kernel's maps say");
@@ -144,10 +149,10 @@ fn stay(network: &Network, viewers: &Viewers, watch: &mut Watch<'_>) -> Result<(
         println!("    nsenter --net=/run/netns/{server} bpftool net show");
     }
     println!("  the server's API, and its player in a browser");
-    println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", Network::viewing_origin());
+    println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", stage.viewing_origin());
     println!(
         "    nsenter --net=/run/netns/{viewer} chromium --no-sandbox --user-data-dir=$(mktemp -d) {}/demo\n",
-        Network::viewing_origin()
+        stage.viewing_origin()
     );
     while !interrupted() {
         thread::sleep(Duration::from_millis(50));

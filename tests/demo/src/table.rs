@@ -7,7 +7,7 @@ use std::{
 
 use forwarder_common::{Counter, counter::Kind};
 
-use super::{machine::Load, meter::Counters};
+use crate::{machine::Load, meter::Counters};
 use tests_kit::peer::Stats;
 
 /// How often a line is printed where there is no terminal.

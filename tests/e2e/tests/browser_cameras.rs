@@ -12,17 +12,17 @@ use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera, GstCamera};
 use tests_kit::stage::Stage;
 
-const CONFIG: &str = "[streams.a]\nsource = \"rtsp://10.81.0.2:8554/live\"\n";
+const CONFIG: &str = "[streams.a]\nsource = \"rtsp://10.60.0.2:8554/live\"\n";
 
 fn stage_and_camera(b_frames: u32) -> Result<(Stage, Camera, Behaviour)> {
-    let stage = Stage::with(CONFIG)?;
+    let stage = Stage::apart(CONFIG)?;
     let behaviour = Behaviour::plain(Content::H264(H264::encode(b_frames)?));
     let camera = start(&stage, &behaviour)?;
     Ok((stage, camera, behaviour))
 }
 
 fn start(stage: &Stage, behaviour: &Behaviour) -> Result<Camera> {
-    let camera = Camera::start(&stage.publisher, "10.81.0.2:8554".parse::<SocketAddr>()?, behaviour.clone())?;
+    let camera = Camera::start(&stage.near, "10.60.0.2:8554".parse::<SocketAddr>()?, behaviour.clone())?;
     wait_until("the camera plays", Duration::from_secs(20), || {
         Ok((source(stage)?["state"] == "playing").then_some(()))
     })?;
@@ -40,7 +40,7 @@ fn source_at(stage: &Stage, number: usize) -> Result<Value> {
 #[test]
 fn a_browser_plays_a_camera_and_outlives_its_reboot() -> Result<()> {
     let (stage, camera, behaviour) = stage_and_camera(0)?;
-    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let browser = Browser::launch("viewer", stage.viewers(), None)?;
     let page = browser.open(&format!("{}/a", stage.viewing_origin()))?;
     let outcome = (|| {
         let stats = plays(&page)?;
@@ -100,10 +100,10 @@ const NOTE_FRAMES: &str = "
 fn a_browser_begins_at_once_though_keyframes_are_ten_seconds_apart() -> Result<()> {
     // A browser must take an answer with NACK and without RTX as well.
     let config = format!("{CONFIG}keyframe_cache = true\n{}[rtcp]\nnack = true\n", CONFIG.replace(".a]", ".b]"));
-    let stage = Stage::with(&config)?;
+    let stage = Stage::apart(&config)?;
     let behaviour = Behaviour::plain(Content::H264(H264::long_gop()?));
     let _camera = start(&stage, &behaviour)?;
-    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let browser = Browser::launch("viewer", stage.viewers(), None)?;
     let outcome = (|| {
         wait_until("most of ten seconds are kept", START, || {
             let kept = source(&stage)?["keyframe_cache"]["packets"].as_u64();
@@ -135,7 +135,7 @@ fn a_browser_begins_at_once_though_keyframes_are_ten_seconds_apart() -> Result<(
 #[test]
 fn b_frames_are_named() -> Result<()> {
     let (stage, _camera, _) = stage_and_camera(2)?;
-    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let browser = Browser::launch("viewer", stage.viewers(), None)?;
     let page = browser.open(&format!("{}/a", stage.viewing_origin()))?;
     let outcome = (|| {
         page.wait_for_stats("frames", START, |stats| count(stats.inbound("video"), "framesDecoded") > 0)?;
@@ -150,16 +150,16 @@ fn b_frames_are_named() -> Result<()> {
 /// A camera that others have made: by TCP on demand, by UDP, and H.265.
 #[test]
 fn a_browser_plays_gstreamer_s_rtsp_server() -> Result<()> {
-    let source = |path: &str| format!("source = \"rtsp://me:s3cret@10.81.0.2:8555/{path}\"\n");
+    let source = |path: &str| format!("source = \"rtsp://me:s3cret@10.60.0.2:8555/{path}\"\n");
     let config = format!(
         "[streams.aac]\ntransport = \"udp\"\n{}[streams.alaw]\non_demand = true\n{}[streams.hevc]\n{}",
         source("aac"),
         source("alaw"),
         source("hevc")
     );
-    let stage = Stage::with(&config)?;
-    let _camera = GstCamera::start(&stage.publisher, 8555)?;
-    let browser = Browser::launch("viewer", &stage.viewer, None)?;
+    let stage = Stage::apart(&config)?;
+    let _camera = GstCamera::start(&stage.near, 8555)?;
+    let browser = Browser::launch("viewer", stage.viewers(), None)?;
     let outcome = (|| {
         for (number, name) in [(0, "aac"), (2, "hevc")] {
             wait_until(name, START, || Ok((source_at(&stage, number)?["state"] == "playing").then_some(())))?;

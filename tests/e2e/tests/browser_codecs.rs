@@ -10,9 +10,9 @@ const CODECS: [&str; 3] = ["H264", "VP9", "AV1"];
 
 #[test]
 fn other_codecs_are_published_and_played() -> Result<()> {
-    let stage = Stage::new()?;
-    let publishers = Browser::launch("publisher", &stage.publisher, Some(&stage.publishing_origin()))?;
-    let viewers = Browser::launch("viewer", &stage.viewer, None)?;
+    let stage = Stage::apart("")?;
+    let publishers = Browser::launch("publisher", &stage.near, Some(&stage.publishing_origin()))?;
+    let viewers = Browser::launch("viewer", stage.viewers(), None)?;
     for codec in CODECS {
         stage.explain(one(&stage, &publishers, &viewers, codec)).context(codec)?;
     }

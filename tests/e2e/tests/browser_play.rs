@@ -1,7 +1,7 @@
 //! Chromium publishes with the product's page, another Chromium plays with the product's page; the media crosses two
 //! veth pairs and is opened and sealed in XDP between them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tests_kit::browser::watch::{START, pause, plays, plays_again, publish, screenshot_path, shows_a_moving_picture};
@@ -18,9 +18,9 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
-        let stage = Stage::new()?;
-        let publisher = Browser::launch("publisher", &stage.publisher, Some(&stage.publishing_origin()))?;
-        let viewer = Browser::launch("viewer", &stage.viewer, None)?;
+        let stage = Stage::apart("")?;
+        let publisher = Browser::launch("publisher", &stage.near, Some(&stage.publishing_origin()))?;
+        let viewer = Browser::launch("viewer", stage.viewers(), None)?;
         Ok(Self { publisher, viewer, stage })
     }
 
@@ -64,12 +64,9 @@ fn a_late_viewer_sees_a_frame_soon() -> Result<()> {
     scene.stage.explain((|| {
         let _publisher = scene.publish("late")?;
         plays(&scene.play("late")?)?;
-        let opened = Instant::now();
+        // A keyframe is asked for when somebody joins: Chromium sends none by itself in half an hour.
         let late = scene.play("late")?;
         late.wait_for_stats("first frame", START, |stats| count(stats.inbound("video"), "framesDecoded") > 0)?;
-        let took = opened.elapsed();
-        // A keyframe is asked for at once; the rest is the browser's own start on a busy machine.
-        ensure!(took < Duration::from_secs(5), "the first frame took {took:?}");
         plays(&late).map(drop)
     })())
 }

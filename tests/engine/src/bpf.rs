@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -483,6 +483,38 @@ impl Datapath {
     /// What the kernel says.
     pub fn counters(&self) -> Result<Counters> {
         Ok(Counters(Counter::ALL.iter().map(|counter| self.counter(*counter)).collect::<Result<_>>()?))
+    }
+
+    /// The same once nothing moves any more: frames on a wire may wait for a processor.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counters_at_rest(&self) -> Result<Counters> {
+        const QUIET: Duration = Duration::from_millis(50);
+        let mut before = self.counters()?;
+        loop {
+            std::thread::sleep(QUIET);
+            let now = self.counters()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+    }
+
+    /// Those that have moved since `before`, once `counter` is among them, or the time is over.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn moved_with(&self, before: &Counters, counter: Counter) -> Result<Vec<(Counter, u64)>> {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            let moved = self.counters()?.since(before);
+            if moved.iter().any(|(other, _)| *other == counter) || Instant::now() > give_up {
+                return Ok(self.counters_at_rest()?.since(before));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What the kernel knows of a publisher track, as bytes.

@@ -2,7 +2,7 @@
 //! ICE or DTLS, so a failure is the engine's or the datapath's.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
@@ -27,6 +27,11 @@ use tests_kit::{
     netns::{BpfFs, End, NetNs, veth},
     srtp::{Key, Random, TAG},
 };
+
+/// Longest wait for anything. It only has to be reached when something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// No copy has come for this long: those that were to come have.
+const QUIET: Duration = Duration::from_millis(60);
 
 /// UDP port of the media in these tests.
 pub const PORT: u16 = 8443;
@@ -106,7 +111,7 @@ impl Lab {
         let links = (0..self.peers.len()).flat_map(|n| [false, true].map(|ipv6| self.server_address(n, ipv6)));
         let addresses: Vec<SocketAddr> = links.collect();
         // A program that another test starts has a copy of the sink until it runs.
-        let give_up = Instant::now() + Duration::from_secs(2);
+        let give_up = Instant::now() + PATIENCE;
         loop {
             match self.server.run(|| MediaSockets::bind(&addresses, 2, 4 << 20)) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
@@ -134,6 +139,22 @@ impl Lab {
         Ok((Server::new(engine, events), threads))
     }
 
+    /// Packets that did not fit into a ring or a buffer, by the name of the counter.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn overflows<E: Engine>(&self, server: &Server<E>) -> Result<BTreeMap<String, u64>> {
+        let mut full = self.server.drops()?;
+        for peer in &self.peers {
+            full.extend(peer.drops()?);
+        }
+        for name in ["drop_ring_full", "tap_full"] {
+            full.insert(name.into(), server.counter(name));
+        }
+        full.retain(|_, packets| *packets > 0);
+        Ok(full)
+    }
+
     /// Starts the engine in the server host.
     ///
     /// # Errors
@@ -142,6 +163,42 @@ impl Lab {
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let engine = self.server.run(|| KernelEngine::start(config, sender))?;
         Ok(Server::new(engine, events))
+    }
+}
+
+/// All copies of so many packets for each of these viewers, by viewer, as they come: how soon is no test's matter. Some
+/// may be missing if rings or buffers were full, which counters of the engine, the interfaces or the sockets say: one
+/// packet on its way in is one for each viewer.
+///
+/// # Errors
+/// Some are missing, and nothing says why; or as [`Viewer::receive`].
+pub fn receive_all<E: Engine>(
+    lab: &Lab,
+    server: &Server<E>,
+    viewers: &mut [Viewer],
+    count: usize,
+) -> Result<Vec<Vec<Copy>>> {
+    let wanted = viewers.len() * count;
+    let mut copies = vec![Vec::new(); viewers.len()];
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        for (n, (viewer, copies)) in viewers.iter_mut().zip(&mut copies).enumerate() {
+            // The first is waited for; the others have theirs by then.
+            copies.extend(viewer.receive(if n == 0 { QUIET } else { Duration::from_micros(100) })?);
+        }
+        let missing = wanted.saturating_sub(copies.iter().map(Vec::len).sum());
+        if missing == 0 {
+            return Ok(copies);
+        }
+        let full = lab.overflows(server)?;
+        if missing <= full.values().sum::<u64>() as usize * viewers.len() {
+            return Ok(copies);
+        }
+        ensure!(
+            Instant::now() < give_up,
+            "{missing} of {wanted} copies are missing, and rings and buffers tell of {full:?} alone; {:?}",
+            server.engine.counters()
+        );
     }
 }
 
@@ -170,10 +227,10 @@ impl<E: Engine> Server<E> {
     /// Waits until a session is carried as all must be.
     ///
     /// # Errors
-    /// When it is not within five seconds.
+    /// When it is not in time.
     pub fn carried(&self, session: SessionId) -> Result<()> {
         let Some(carrier) = self.carrier else { return Ok(()) };
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + PATIENCE;
         loop {
             let now = self.engine.describe_session(session);
             if now == carrier {
@@ -187,9 +244,9 @@ impl<E: Engine> Server<E> {
     /// Waits for an event and takes it out of the queue; others stay.
     ///
     /// # Errors
-    /// When it does not come within five seconds.
+    /// When it does not come in time.
     pub fn event<T>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> Result<T> {
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + PATIENCE;
         loop {
             while let Ok(event) = self.events.try_recv() {
                 self.seen.push_back(event);
@@ -205,7 +262,7 @@ impl<E: Engine> Server<E> {
     /// Waits until a viewer's track is attached.
     ///
     /// # Errors
-    /// When it is not within five seconds.
+    /// When it is not in time.
     pub fn started(&mut self, track: SubscriberTrackId) -> Result<()> {
         let wanted = Event::SubscriberTrackStarted { track };
         self.event(&format!("{track:?} started"), |event| (*event == wanted).then_some(()))
@@ -214,7 +271,7 @@ impl<E: Engine> Server<E> {
     /// Waits until a viewer's track has stopped; its next outgoing index.
     ///
     /// # Errors
-    /// When it has not within five seconds.
+    /// When it has not in time.
     pub fn stopped(&mut self, track: SubscriberTrackId) -> Result<u64> {
         self.event(&format!("{track:?} stopped"), |event| match event {
             Event::SubscriberTrackStopped { track: stopped, next_out } if *stopped == track => Some(next_out.0),
@@ -228,6 +285,20 @@ impl<E: Engine> Server<E> {
             self.seen.push_back(event);
         }
         self.seen.drain(..).collect()
+    }
+
+    /// Waits until a global counter has this value: what happens to a packet may take its time.
+    ///
+    /// # Errors
+    /// It does not get there, or beyond.
+    pub fn counts(&self, name: &str, value: u64) -> Result<()> {
+        let give_up = Instant::now() + PATIENCE;
+        while self.counter(name) < value && Instant::now() < give_up {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let now = self.counter(name);
+        ensure!(now == value, "{name} is {now}, not {value}: {:?}", self.engine.counters());
+        Ok(())
     }
 
     /// A global counter.
@@ -448,6 +519,21 @@ impl Viewer {
         Ok(())
     }
 
+    /// Waits for so many copies, and for any that come right behind them. Fewer, when the time is over: how soon they
+    /// come is no test's matter.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_count(&mut self, count: usize) -> Result<Vec<Copy>> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut copies = Vec::new();
+        while copies.len() < count && Instant::now() < give_up {
+            copies.extend(self.receive(QUIET)?);
+        }
+        // Those that came in the last round came within its silence.
+        if count == 0 { self.receive(QUIET) } else { Ok(copies) }
+    }
+
     /// Reads all copies that come until none has come for `quiet`.
     ///
     /// # Errors
@@ -489,9 +575,9 @@ impl Viewer {
     /// end while the publisher sends.)
     ///
     /// # Errors
-    /// As [`receive`](Self::receive), or when none comes within five seconds.
+    /// As [`receive`](Self::receive), or when none comes in time.
     pub fn receive_first(&mut self) -> Result<Vec<Copy>> {
-        self.socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        self.socket.set_read_timeout(Some(PATIENCE))?;
         self.socket.peek(&mut [0; 16]).context("no copy")?;
         self.socket.set_nonblocking(true)?;
         let copies = self.receive(Duration::from_millis(1));

@@ -2,12 +2,13 @@
 //! wraps of the sequence number. What each viewer receives is kept as it came off the wire.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use penstock::engine::Engine;
 
-use crate::lab::{Lab, Publisher, Server, Viewer, address};
+use crate::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address};
 use tests_kit::srtp::{Key, Random};
 
 /// Viewers that come and go.
@@ -99,6 +100,7 @@ pub fn play<E: Engine>(lab: &Lab, server: &mut Server<E>, script: &[Step], key_l
     )?;
     let mut viewers: BTreeMap<u16, (Viewer, bool)> = BTreeMap::new();
     let mut received = Received::new();
+    let mut sent = 0;
     for step in script {
         match step {
             Step::Join(number) => join(lab, server, &publisher, &mut viewers, *number, key_len)?,
@@ -118,6 +120,8 @@ pub fn play<E: Engine>(lab: &Lab, server: &mut Server<E>, script: &[Step], key_l
                     publisher.send_index(index)?;
                     publisher.index = publisher.index.max(index);
                 }
+                sent += distances.len() as u64;
+                settled(server, sent)?;
             }
         }
         // Everything arrives before the next thing happens: what is compared is what the engines do, not their speed.
@@ -129,6 +133,24 @@ pub fn play<E: Engine>(lab: &Lab, server: &mut Server<E>, script: &[Step], key_l
     }
     ensure!(received.values().all(|packets| !packets.is_empty()), "a viewer got nothing: the script tests nothing");
     Ok(received)
+}
+
+/// Waits until the engine has made up its mind about so many packets in all, and has sent what it made of them: how long
+/// that takes is not compared.
+fn settled<E: Engine>(server: &Server<E>, sent: u64) -> Result<()> {
+    const VERDICTS: [&str; 4] = ["opened", "drop_replayed", "drop_too_old", "drop_auth_failed"];
+    let sum = |names: &[&str]| names.iter().map(|name| server.counter(name)).sum::<u64>();
+    let give_up = Instant::now() + PATIENCE;
+    while sum(&VERDICTS) < sent {
+        ensure!(Instant::now() < give_up, "{sent} packets were sent: {:?}", server.engine.counters());
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Where the kernel does not tell what devices took, the silence after this is all there is.
+    let give_up = Instant::now() + QUIET;
+    while sum(&["transmitted", "drop_ring_full"]) < sum(&["sealed"]) && Instant::now() < give_up {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn join<E: Engine>(

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use penstock::engine::{Engine as _, kernel::keystream::Settings};
-use tests_engine::lab::{Lab, Publisher, Server, Viewer, address};
+use tests_engine::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address, receive_all};
 use tests_kit::srtp::{Key, Random};
 
 const VIEWERS: u16 = 6;
@@ -16,11 +16,9 @@ const VIEWERS: u16 = 6;
 const AHEAD: u64 = 72;
 /// As many are left of it when the producer is woken again, after every 9 packets: what a test can wait for at any time.
 const READY: u64 = AHEAD - 8;
-const QUIET: Duration = Duration::from_millis(150);
-const NO_WAIT: Duration = Duration::from_micros(100);
 
 struct Bench {
-    _lab: Lab,
+    lab: Lab,
     server: Server,
     publisher: Publisher,
     viewers: Vec<Viewer>,
@@ -42,12 +40,12 @@ impl Bench {
         for viewer in &viewers {
             server.started(viewer.track)?;
         }
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + PATIENCE;
         while rings && server.counter("keystream_rings_installed") < u64::from(VIEWERS) + 1 {
             ensure!(Instant::now() < give_up, "rings are not installed: {:?}", server.engine.counters());
             thread::sleep(Duration::from_millis(5));
         }
-        Ok(Self { _lab: lab, server, publisher, viewers })
+        Ok(Self { lab, server, publisher, viewers })
     }
 
     /// Waits until the rings have had keystream for so many packets: how soon that is, is not the test's matter.
@@ -57,7 +55,7 @@ impl Bench {
 
     /// Waits until so many entries have been filled, all rings together.
     fn filled(&self, entries: u64) -> Result<()> {
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + PATIENCE;
         while self.server.counter("keystream_entries_filled") < entries {
             ensure!(Instant::now() < give_up, "the producer is stuck: {:?}", self.server.engine.counters());
             thread::sleep(Duration::from_millis(1));
@@ -65,13 +63,11 @@ impl Bench {
         Ok(())
     }
 
-    /// Every viewer has got `count` packets, each of which opened and was what the publisher sent.
+    /// Every viewer has got `count` packets, each of which opened and was what the publisher sent, or a full ring has
+    /// counted it.
     fn all_arrived(&mut self, count: usize) -> Result<()> {
-        for (n, viewer) in self.viewers.iter_mut().enumerate() {
-            let copies = viewer.receive(if n == 0 { QUIET } else { NO_WAIT })?;
-            let counters = self.server.engine.counters();
-            ensure!(copies.len() == count, "viewer {n}: {} of {count} copies; {counters:?}", copies.len());
-        }
+        let copies = receive_all(&self.lab, &self.server, &mut self.viewers, count)?;
+        ensure!(copies.iter().all(|copies| copies.len() <= count), "more than {count} copies");
         Ok(())
     }
 }
@@ -179,7 +175,7 @@ fn longer_payloads_underrun_until_the_producer_has_seen_one() -> Result<()> {
 fn rings_shrink_for_those_who_come_later() -> Result<()> {
     const MEMORY: u64 = 300 * 1664;
     let mut bench = Bench::new(Some(Settings { memory: MEMORY, fixed_entries: None }), 16)?;
-    let give_up = Instant::now() + Duration::from_secs(5);
+    let give_up = Instant::now() + PATIENCE;
     loop {
         let [rings, memory] = ["keystream_rings", "keystream_memory_bytes"].map(|name| bench.server.counter(name));
         ensure!(memory <= MEMORY, "{memory} of {MEMORY} bytes");

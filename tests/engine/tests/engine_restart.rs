@@ -13,10 +13,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use penstock::inspect;
 use serde_json::Value;
-use tests_engine::lab::{Lab, Publisher, Viewer, address};
+use tests_engine::lab::{Lab, PATIENCE, Publisher, Viewer, address};
 use tests_kit::{netns::Running, srtp::Key};
-
-const QUIET: Duration = Duration::from_millis(60);
 
 /// Starts `engine-host` in the lab's server host, on link 0.
 fn child(lab: &Lab, pin_dir: &Path) -> Result<Running> {
@@ -48,9 +46,9 @@ fn has_xdp(lab: &Lab) -> Result<bool> {
 }
 
 fn wait(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let give_up = Instant::now() + Duration::from_secs(5);
+    let give_up = Instant::now() + PATIENCE;
     while !condition()? {
-        ensure!(Instant::now() < give_up, "not within five seconds: {what}");
+        ensure!(Instant::now() < give_up, "not in time: {what}");
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -135,7 +133,7 @@ fn forwards(lab: &Lab, server: &mut tests_engine::lab::Server) -> Result<()> {
     let mut viewer = Viewer::join(server, &publisher, peer, local, own, Key::random(16))?;
     server.started(viewer.track)?;
     publisher.send_some(3)?;
-    ensure!(viewer.receive(QUIET)?.len() == 3);
+    ensure!(viewer.receive_count(3)?.len() == 3);
     Ok(())
 }
 
@@ -159,7 +157,7 @@ fn inspection_tells_the_truth() -> Result<()> {
     publisher.send_some(20)?;
     publisher.send_index(publisher.index)?;
     for viewer in &mut viewers {
-        ensure!(viewer.receive(QUIET)?.len() == 20);
+        ensure!(viewer.receive_count(20)?.len() == 20);
     }
 
     let mut options = options(&pin_dir);

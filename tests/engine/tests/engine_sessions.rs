@@ -15,7 +15,7 @@ use penstock::engine::{
     Engine, EngineError, Event, Kind, NewPublisherTrack, PublisherTrackId, Transport,
     kernel::{Config, Limits},
 };
-use tests_engine::lab::{Copy, Lab, Publisher, Server, Viewer, address, bind};
+use tests_engine::lab::{Copy, Lab, PATIENCE, Publisher, Server, Viewer, address, bind};
 use tests_kit::srtp::{Key, Random};
 
 const QUIET: Duration = Duration::from_millis(60);
@@ -48,7 +48,7 @@ fn viewer(lab: &Lab, server: &Server, publisher: &Publisher, n: u16) -> Result<V
 /// The viewers got exactly these packets.
 fn expect(viewers: &mut [Viewer], wanted: &[u64]) -> Result<()> {
     for viewer in viewers {
-        let copies: Vec<u64> = viewer.receive(QUIET)?.iter().map(|copy| copy.incoming).collect();
+        let copies: Vec<u64> = viewer.receive_count(wanted.len())?.iter().map(|copy| copy.incoming).collect();
         ensure!(copies == wanted, "got {copies:?}, wanted {wanted:?}");
     }
     Ok(())
@@ -63,7 +63,7 @@ fn three(publisher: &mut Publisher) -> Result<Vec<u64>> {
 /// because its viewer's lease has ended, the others must not wait for the next packet.
 #[test]
 fn a_dropped_last_copy_holds_up_nobody() -> Result<()> {
-    let lease = Duration::from_millis(800);
+    let lease = Duration::from_secs(4);
     let (_lab, server, mut publisher, mut viewers) = stage(17, |config| config.lease = lease)?;
     thread::sleep(lease / 2);
     server.engine.refresh_session(publisher.session);
@@ -72,7 +72,8 @@ fn a_dropped_last_copy_holds_up_nobody() -> Result<()> {
     let index = publisher.send()?;
     expect(&mut viewers[..16], &[index])?;
     expect(&mut viewers[16..], &[])?;
-    ensure!(server.counter("drop_subscriber_expired") == 1 && server.counter("kicks") == 1);
+    server.counts("drop_subscriber_expired", 1)?;
+    server.counts("kicks", 1)?;
     Ok(())
 }
 
@@ -119,7 +120,12 @@ fn joining_and_leaving_under_load_never_reuses_an_index() -> Result<()> {
         record(seen, &viewer.receive(QUIET)?)?;
     }
     ensure!(rejoined >= 15, "only {rejoined} joins");
-    ensure!(server.engine.publisher_stats(track).is_some_and(|stats| stats.highest.0 == last));
+    let heard = || server.engine.publisher_stats(track).is_some_and(|stats| stats.highest.0 == last);
+    let give_up = std::time::Instant::now() + PATIENCE;
+    while !heard() {
+        ensure!(std::time::Instant::now() < give_up, "{:?}", server.engine.publisher_stats(track));
+        thread::sleep(Duration::from_millis(1));
+    }
     ensure!(server.counter("drop_internal_egress") == 0 && server.counter("drop_internal_ingress") == 0);
     ensure!(server.other_events().is_empty(), "unasked events");
     Ok(())
@@ -137,7 +143,7 @@ fn record(seen: &mut HashMap<u64, u64>, copies: &[Copy]) -> Result<()> {
 fn a_viewer_goes_on_with_the_next_publisher() -> Result<()> {
     let (lab, mut server, mut first, mut viewers) = stage(2, |_| {})?;
     three(&mut first)?;
-    let before: Vec<u64> = viewers[0].receive(QUIET)?.iter().map(|copy| copy.outgoing).collect();
+    let before: Vec<u64> = viewers[0].receive_count(3)?.iter().map(|copy| copy.outgoing).collect();
     server.engine.remove_session(first.session);
     for viewer in &mut viewers {
         viewer.next_out = server.stopped(viewer.track)?;
@@ -154,7 +160,7 @@ fn a_viewer_goes_on_with_the_next_publisher() -> Result<()> {
         server.started(viewer.track)?;
     }
     let sent = three(&mut second)?;
-    let copies = viewers[0].receive(QUIET)?;
+    let copies = viewers[0].receive_count(sent.len())?;
     ensure!(copies.iter().map(|copy| copy.incoming).eq(sent), "{copies:?}");
     ensure!(copies[0].outgoing == viewers[0].next_out, "{copies:?}");
     Ok(())
@@ -182,7 +188,7 @@ fn removed_sessions_fall_silent_and_their_keys_are_wiped() -> Result<()> {
     }
     let pinned = penstock::inspect::Pinned::open(&lab.bpf.path().join("penstock"))?;
     let used = |map| penstock::inspect::entries(&pinned, map, true).map(|entries| entries.len());
-    let give_up = std::time::Instant::now() + Duration::from_secs(3);
+    let give_up = std::time::Instant::now() + PATIENCE;
     for map in ["SESSIONS", "KEYS", "LEASES", "FLOWS", "PUBLISHER_TRACKS", "SUBSCRIBER_TRACKS"] {
         while used(map)? != 0 {
             ensure!(std::time::Instant::now() < give_up, "{map} still has {} entries", used(map)?);
@@ -208,7 +214,7 @@ fn new_track() -> NewPublisherTrack {
 
 #[test]
 fn leases_end_when_nobody_refreshes() -> Result<()> {
-    let lease = Duration::from_millis(400);
+    let lease = Duration::from_secs(3);
     let (_lab, server, mut publisher, mut viewers) = stage(2, |config| config.lease = lease)?;
     let refresh = |viewers: &[Viewer], publisher: &Publisher| {
         server.engine.refresh_session(publisher.session);
@@ -220,12 +226,12 @@ fn leases_end_when_nobody_refreshes() -> Result<()> {
     thread::sleep(lease);
     three(&mut publisher)?;
     expect(&mut viewers, &[])?;
-    ensure!(server.counter("drop_publisher_expired") == 3);
+    server.counts("drop_publisher_expired", 3)?;
 
     server.engine.refresh_session(publisher.session);
     three(&mut publisher)?;
     expect(&mut viewers, &[])?;
-    ensure!(server.counter("drop_subscriber_expired") == 6);
+    server.counts("drop_subscriber_expired", 6)?;
 
     refresh(&viewers, &publisher);
     let sent = three(&mut publisher)?;
@@ -253,7 +259,11 @@ fn peers_move_between_ports_and_interfaces() -> Result<()> {
         wait_for_copy(&mut publisher, &viewers[0])?;
         let sent = three(&mut publisher)?;
         for viewer in &mut viewers {
-            let copies: Vec<u64> = viewer.receive(QUIET)?.iter().map(|copy| copy.incoming).collect();
+            // And some of what was sent before.
+            let (mut copies, give_up) = (vec![], std::time::Instant::now() + PATIENCE);
+            while !copies.ends_with(&sent) && std::time::Instant::now() < give_up {
+                copies.extend(viewer.receive(QUIET)?.iter().map(|copy| copy.incoming));
+            }
             ensure!(copies.ends_with(&sent), "after the move to {own}: {copies:?}");
         }
     }
@@ -267,7 +277,8 @@ fn peers_move_between_ports_and_interfaces() -> Result<()> {
     expect(&mut viewers, &sent)?;
     publisher.send_index(publisher.index)?;
     expect(&mut viewers, &[])?;
-    ensure!(server.counter("drop_replayed") == 1, "the replay list moves with the publisher");
+    // The replay list moves with the publisher.
+    server.counts("drop_replayed", 1)?;
     publisher.socket = old;
     three(&mut publisher)?;
     expect(&mut viewers, &[])
@@ -276,7 +287,8 @@ fn peers_move_between_ports_and_interfaces() -> Result<()> {
 /// Sends until a copy reaches the viewer, which stays in the socket's queue.
 fn wait_for_copy(publisher: &mut Publisher, viewer: &Viewer) -> Result<()> {
     viewer.socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    for _ in 0..100 {
+    let give_up = std::time::Instant::now() + PATIENCE;
+    while std::time::Instant::now() < give_up {
         publisher.send()?;
         if viewer.socket.peek(&mut [0; 16]).is_ok() {
             return Ok(());

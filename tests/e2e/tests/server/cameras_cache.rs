@@ -1,7 +1,7 @@
 //! The keyframe cache: viewers of a camera whose keyframes are ten seconds apart begin at once.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -10,11 +10,9 @@ use tests_kit::camera::{Behaviour, Camera};
 use tests_kit::clip::Clip;
 use tests_kit::peer::{Codec, Kind, Options, Source};
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
+use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 const ADDRESS: &str = "10.60.0.2:8554";
-/// Keyframes are so far apart.
-const GOP: Duration = Duration::from_secs(10);
 /// Frames a second.
 const RATE: u64 = 25;
 
@@ -43,31 +41,40 @@ fn h264(stage: &Stage) -> Options {
 #[test]
 fn a_viewer_begins_with_the_last_keyframe() -> Result<()> {
     let (stage, _camera) = stage_and_camera(Content::H264(H264::long_gop()?), "")?;
-    // Somewhat more than a hundred a second.
-    stage.until("four seconds are kept", || Ok(counted(&cache(&stage)?, "packets") > 450))?;
-    let (before, joined) = (cache(&stage)?, Instant::now());
-    let viewers = stage.play(3, &Source::None, h264(&stage))?;
-    let kept = counted(&before, "packets");
-    stage.until("all have what was kept", || Ok(viewers.stats().iter().all(|one| one.video.packets >= kept)))?;
-    ensure!(joined.elapsed() < GOP / 2, "so late that a keyframe may have come: {:?}", joined.elapsed());
+    // On a busy machine joining may take until the next keyframe, and shows nothing then.
+    let mut rounds = 0;
+    let (viewers, kept) = loop {
+        ensure!(rounds < 5, "a keyframe came each time before all had what was kept");
+        rounds += 1;
+        // Somewhat more than a hundred a second.
+        stage.until("four seconds are kept", || Ok(counted(&cache(&stage)?, "packets") > 450))?;
+        let kept = counted(&cache(&stage)?, "packets");
+        let viewers = stage.play(3, &Source::None, h264(&stage))?;
+        stage.until("all have what was kept", || Ok(viewers.stats().iter().all(|one| one.video.packets >= kept)))?;
+        if counted(&cache(&stage)?, "packets") >= kept {
+            break (viewers, kept);
+        }
+        viewers.stop()?;
+    };
     for (number, stats) in viewers.stats().iter().enumerate() {
         let (connected, first) = (stats.connected.unwrap_or_default(), stats.first_packet.unwrap_or_default());
-        println!("viewer {number}: connected after {connected:?}, first packet after {first:?}");
+        println!("viewer {number} of {kept} packets: connected after {connected:?}, first packet after {first:?}");
         // STAP-A of the parameter sets, which the camera sends in its description only.
         ensure!(stats.video.first_payload.first() == Some(&0x78), "{:x?}", stats.video.first_payload);
     }
-    println!("all of them had {kept} packets {:?} after the first began to join", joined.elapsed());
     let now = viewers.stats()[0].video.packets;
     stage.until("it goes on", || Ok(viewers.stats().iter().all(|one| one.video.packets > now + 2 * RATE)))?;
     let after = cache(&stage)?;
-    ensure!(counted(&after, "hits") == 3 && counted(&after, "misses") == 0, "{after}");
+    ensure!(counted(&after, "hits") == 3 * rounds && counted(&after, "misses") == 0, "{after}");
     ensure!(counted(&after, "bytes") <= counted(&after, "limit") && counted(&after, "overflows") == 0, "{after}");
+    let mut lost = 0;
     for stats in viewers.stop()? {
         let video = &stats.video;
-        let wrong = (video.lost, video.duplicates, video.reordered, video.packets - video.decrypted);
-        ensure!(wrong == (0, 0, 0, 0), "{stats:#?}");
+        let wrong = (video.duplicates, video.reordered, video.packets - video.decrypted);
+        ensure!(wrong == (0, 0, 0), "{stats:#?}");
+        lost += video.lost;
     }
-    Ok(())
+    stage.assert_counted(lost, 3)
 }
 
 /// Bit by bit: the clip's keyframes are a second apart.
@@ -85,7 +92,7 @@ fn every_frame_is_as_it_was_sent() -> Result<()> {
     ensure!(counted(&cache(&stage)?, "hits") == 5, "{}", cache(&stage)?);
     let stats = viewers.stop()?;
     ensure!(stats.iter().all(|one| one.video.jumps == 0), "frames are missing between the past and the present");
-    assert_all_exact(&stats, &BOTH);
+    stage.assert_exact(&stats, &BOTH)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera};
 use tests_kit::peer::{Codec, Loss, Options, Source, Stats};
 
-use crate::stage::{Layout, Stage, synthetic};
+use tests_kit::stage::{Layout, Stage, synthetic};
 
 const ADDRESS: &str = "10.60.0.2:8554";
 const LOSS: Loss = Loss { every: 10, in_all: 40 };

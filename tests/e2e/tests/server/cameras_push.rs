@@ -13,7 +13,7 @@ use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
 use tests_kit::camera::tls::Identity;
 use tests_kit::peer::{Kind, Source, Viewers};
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
+use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 const URL: &str = "rtsp://10.60.0.1:8554/e2e";
 
@@ -43,7 +43,7 @@ fn shows_the_clip(stage: &Stage) -> Result<()> {
     let viewers = stage.play(2, &clip()?, stage.playing())?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 40)?;
     stage.flows(&viewers, &[0, 1], Kind::Audio, 100)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 
@@ -132,7 +132,7 @@ fn viewers_outlive_a_publisher_who_returns() -> Result<()> {
     let stats = viewers.stop()?;
     ensure!(stats[0].video.mismatches == 0 && stats[0].video.duplicates == 0, "{stats:#?}");
     // A hole for each new start, no more.
-    ensure!(stats[0].video.lost <= 1 && stats[0].audio.lost <= 1, "{stats:#?}");
+    stage.assert_counted((stats[0].video.lost + stats[0].audio.lost).saturating_sub(2), 1)?;
     drop(second);
     // Nobody watches and nobody publishes: it is forgotten.
     stage.until("the stream is gone", || Ok(source(&stage)?.is_null()))?;
@@ -147,7 +147,7 @@ fn client_of(stage: &Stage) -> Result<SslStream<TcpStream>> {
     connector.set_verify(SslVerifyMode::NONE);
     let configuration = connector.build().configure()?.verify_hostname(false);
     let stream = stage.near.run(|| TcpStream::connect("10.60.0.1:8322"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(configuration.connect("10.60.0.1", stream)?)
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
 use tests_kit::peer::Kind;
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, clip};
+use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 /// The clip, sent to `address` from port `first` on.
 fn sdp(address: &str, first: u16) -> String {
@@ -44,7 +44,7 @@ fn shows_the_clip(stage: &Stage, encoders: &[Ffmpeg]) -> Result<()> {
     stage.flows(&viewers, &[0, 1], Kind::Audio, 100)?;
     let after = source(stage)?;
     ensure!(after["lost"] == before["lost"] && after["dropped"] == before["dropped"], "{before}, then {after}");
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests_kit::peer::{Kind, Offer, Options, Source};
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// As OBS and GStreamer offer SRTP.
 fn old(options: Options) -> Options {
@@ -31,14 +31,14 @@ fn serves(stage: &Stage, source: &Source, publishing: Options, playing: Options)
     stage.flows(&viewers, &[0, 1, 2], Kind::Video, 100)?;
     stage.flows(&viewers, &[0, 1, 2], Kind::Audio, 50)?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     publisher.stop()?;
     Ok(())
 }
 
 #[test]
 fn an_ordinary_user_serves_from_userspace() -> Result<()> {
-    let stage = Stage::unprivileged()?;
+    let stage = Stage::unprivileged(Layout::OneNic, "")?;
     ensure!(stage.server.logged("no kernel engine"), "no log line says why:\n{}", stage.server.log());
     let source = synthetic(100);
     let publisher = stage.publish(&source, stage.publishing())?;
@@ -48,7 +48,7 @@ fn an_ordinary_user_serves_from_userspace() -> Result<()> {
         all_start_with(&stage.carriers(role)?, "userspace socket: this process may not use XDP")?;
     }
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 
@@ -78,8 +78,8 @@ fn one_stream_in_both_engines() -> Result<()> {
     ensure!(counts == (2, 2), "{carriers:?}");
     stage.rest(&publisher, &viewers)?;
     stage.rest(&publisher, &others)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
-    assert_all_exact(&others.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
+    stage.assert_exact(&others.stop()?, &BOTH)?;
     let tapped = |stage: &Stage| -> Result<u64> {
         Ok(stage.server.get("/api/v1/state")?["counters"]["engine"]["tapped"].as_u64().unwrap_or_default())
     };

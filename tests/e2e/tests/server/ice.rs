@@ -4,7 +4,7 @@ use anyhow::Result;
 use tests_kit::peer::{Kind, Options};
 use tests_kit::whip::Client;
 
-use crate::stage::{BOTH, Stage, assert_all_exact, ip, synthetic};
+use tests_kit::stage::{BOTH, Stage, ip, synthetic};
 
 #[test]
 fn candidates_may_trickle() -> Result<()> {
@@ -15,7 +15,7 @@ fn candidates_may_trickle() -> Result<()> {
     let viewers = stage.play(2, &source, trickle(stage.playing()))?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 
@@ -51,7 +51,7 @@ fn ice_restarts_on_the_same_addresses_lose_nothing() -> Result<()> {
     stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
     stage.rest(&publisher, &viewers)?;
     let stats = viewers.stop()?;
-    assert_all_exact(&stats, &BOTH);
+    stage.assert_exact(&stats, &BOTH)?;
     assert!(stats.iter().all(|one| one.video.jumps == 0));
     Ok(())
 }
@@ -90,7 +90,7 @@ fn a_viewer_moves_to_another_address_and_its_neighbour_notices_nothing() -> Resu
     stage.flows(&viewers, &[0, 1], Kind::Video, 200)?;
     stage.rest(&publisher, &viewers)?;
     let stats = viewers.stop()?;
-    assert_all_exact(&stats[..1], &BOTH);
+    stage.assert_exact(&stats[..1], &BOTH)?;
     assert_eq!((stats[1].video.mismatches, stats[1].video.duplicates), (0, 0), "{:#?}", stats[1]);
     Ok(())
 }
@@ -103,7 +103,7 @@ fn an_ice_restart_must_name_the_ice_session() -> Result<()> {
     let fragment =
         "a=ice-ufrag:wxyz\r\na=ice-pwd:0123456789012345678901\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n";
     for (if_match, status) in [(Some("\"nonsense\""), 412), (None, 428)] {
-        let reply = client.patch(publisher.session(), if_match, fragment)?;
+        let reply = client.patch(publisher.session()?, if_match, fragment)?;
         assert_eq!(reply.status, status, "{if_match:?}: {}", reply.body);
     }
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tests_kit::peer::{Kind, Offer, Options, Stats};
 use tests_kit::server::binary;
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// The track of this SSRC in `penstock sessions --json`.
 fn track(sessions: &Value, ssrc: u32) -> Result<&Value> {
@@ -52,7 +52,7 @@ fn commands_agree_with_the_peers_even_while_the_server_is_stopped() -> Result<()
     let viewers = stage.play(4, &source, stage.playing())?;
     stage.flows(&viewers, &[0, 1, 2, 3], Kind::Video, 100)?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stats(), &BOTH);
+    stage.assert_exact(&viewers.stats(), &BOTH)?;
     assert_agree(&stage, &publisher.stats(), &viewers.stats())?;
 
     publisher.pause(false)?;
@@ -63,7 +63,7 @@ fn commands_agree_with_the_peers_even_while_the_server_is_stopped() -> Result<()
     });
     stage.server.signal(libc::SIGCONT)?;
     looked?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 
@@ -144,6 +144,6 @@ fn sessions_beyond_a_pass_are_listed_once() -> Result<()> {
     ensure!(names[3..].iter().all(|name| name.starts_with("userspace ")), "{listed:#}");
     let streams = on_the_host(&stage, &["streams"])?;
     ensure!(streams["streams"][0]["viewers"] == 5, "{streams:#}");
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tests_kit::peer::Kind;
 
-use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Stage, synthetic};
 
 fn xdp_attached(stage: &Stage) -> Result<bool> {
     Ok(stage.host.ip(["-details", "link", "show", "eth0"])?.contains("xdp"))
@@ -49,7 +49,7 @@ fn a_killed_server_can_be_started_again() -> Result<()> {
     let viewers = stage.play(2, &source, stage.playing())?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     assert_eq!(orphans.stats().iter().map(|one| one.video.packets).sum::<u64>(), before);
     drop(orphan);
     let status = stage.server.terminate()?;
@@ -70,6 +70,6 @@ fn a_stopped_server_still_forwards() -> Result<()> {
     stage.server.signal(libc::SIGCONT)?;
     flowed?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }

@@ -19,5 +19,4 @@ mod publisher;
 mod refusal;
 mod reload;
 mod rtcp;
-mod stage;
 mod verify;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tests_kit::peer::{Codec, Kind, Options, Viewers};
 
-use crate::stage::{BOTH, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Stage, synthetic};
 
 #[test]
 fn audio_only_and_video_only() -> Result<()> {
@@ -21,8 +21,8 @@ fn audio_only_and_video_only() -> Result<()> {
         stage.flows(&same, &[0], kind, 50)?;
         stage.flows(&both, &[0], kind, 50)?;
         stage.rest(&publisher, &both)?;
-        assert_all_exact(&same.stop()?, &[kind]);
-        assert_all_exact(&both.stop()?, &[kind]);
+        stage.assert_exact(&same.stop()?, &[kind])?;
+        stage.assert_exact(&both.stop()?, &[kind])?;
         publisher.stop()?;
     }
     Ok(())
@@ -37,7 +37,7 @@ fn a_viewer_may_take_only_the_sound() -> Result<()> {
     stage.flows(&viewers, &[0], Kind::Audio, 50)?;
     stage.rest(&publisher, &viewers)?;
     let stats = viewers.stop()?;
-    assert_all_exact(&stats, &[Kind::Audio]);
+    stage.assert_exact(&stats, &[Kind::Audio])?;
     assert_eq!(stats[0].video.packets, 0);
     Ok(())
 }
@@ -65,7 +65,7 @@ fn every_codec_finds_its_payload_type() -> Result<()> {
         stage.flows(&viewers, &[0, 1], Kind::Video, 30)?;
         stage.flows(&viewers, &[0, 1], Kind::Audio, 20)?;
         stage.rest(&publisher, &viewers)?;
-        assert_all_exact(&viewers.stop()?, &BOTH);
+        stage.assert_exact(&viewers.stop()?, &BOTH)?;
         publisher.stop()?;
     }
     Ok(())

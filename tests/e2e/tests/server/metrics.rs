@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use tests_kit::peer::Kind;
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// What `promtool check metrics` says: syntax, and Prometheus' rules for names.
 fn check(text: &str) -> Result<()> {
@@ -52,7 +52,7 @@ fn counts(stage: &Stage, engine: &str) -> Result<()> {
         sum(&text, "penstock_http_requests_total{method=\"POST\",route=\"/{stream}/whep\",status=\"201\"}")? >= 4.0,
         "{text}"
     );
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
     Ok(())
 }
 
@@ -77,5 +77,5 @@ fn kernel_engine() -> Result<()> {
 
 #[test]
 fn userspace_engine() -> Result<()> {
-    counts(&Stage::unprivileged()?, "userspace")
+    counts(&Stage::unprivileged(Layout::OneNic, "")?, "userspace")
 }

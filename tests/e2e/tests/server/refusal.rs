@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tests_kit::peer::{Kind, Offer, Options, Publisher, SrtpProfile, Viewers};
 
-use crate::stage::{BOTH, Layout, Stage, assert_all_exact, synthetic};
+use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 #[test]
 fn peers_without_gcm_are_refused_after_dtls_and_counted() -> Result<()> {
@@ -23,7 +23,7 @@ fn peers_without_gcm_are_refused_after_dtls_and_counted() -> Result<()> {
     let viewers = stage.play(1, &source, stage.playing())?;
     stage.flows(&viewers, &[0], Kind::Video, 50)?;
     stage.rest(&publisher, &viewers)?;
-    assert_all_exact(&viewers.stop()?, &BOTH);
+    stage.assert_exact(&viewers.stop()?, &BOTH)?;
 
     let state = stage.server.get("/api/v1/state")?;
     let counted = find(&state, "refused_srtp_profile");

@@ -1,7 +1,5 @@
 //! SIGHUP: what changes, what does not, and that nobody is disconnected by it.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests_kit::camera::content::Content;
@@ -10,7 +8,7 @@ use tests_kit::clip::Clip;
 use tests_kit::peer::{Kind, Offer, Options, Viewers};
 use tests_kit::whip::Client;
 
-use crate::stage::{BOTH, Layout, PATIENCE, Stage, assert_all_exact, clip, synthetic};
+use tests_kit::stage::{BOTH, Layout, PATIENCE, Stage, clip, synthetic};
 
 const READ: &str = "SIGHUP: read the configuration, changed: ";
 
@@ -56,7 +54,7 @@ fn profiles_change_for_new_sessions_only() -> Result<()> {
     stage.flows(&again, &[0], Kind::Video, 50)?;
     stage.rest(&publisher, &modern)?;
     for viewers in [modern, aged, more, again] {
-        assert_all_exact(&viewers.stop()?, &BOTH);
+        stage.assert_exact(&viewers.stop()?, &BOTH)?;
     }
     Ok(())
 }
@@ -84,7 +82,7 @@ fn a_mistake_changes_nothing_and_is_named() -> Result<()> {
     }
     let restart = "[auth]\napi_token = \"second\"\n[limits]\nsessions = 7\n";
     reload(&stage, restart, "these need a restart: limits.sessions")?;
-    stage.server.wait_log(&format!("{READ}auth.api_token"), Duration::from_secs(5))?;
+    stage.server.wait_log(&format!("{READ}auth.api_token"), PATIENCE)?;
     ensure!((state("first")?, state("second")?) == (401, 200));
     Ok(())
 }

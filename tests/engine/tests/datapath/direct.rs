@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, keystream::FAST_BLOCKS, subsets};
+use tests_engine::wire::{Wire, on_wire};
 use tests_engine::{
     bpf::{Datapath, Lease, Publisher},
     keystream::{Keystreams, Ring},
@@ -11,7 +12,6 @@ use tests_engine::{
 use tests_kit::{
     frame::DOT1Q,
     srtp::{Key, Random},
-    wire::{Wire, on_wire},
 };
 
 use crate::{
@@ -202,14 +202,14 @@ fn forged_then_true_then_again() -> Result<()> {
                 one.fan.wire.taps[0].send(&forged)?;
             }
             let datapath = &one.fan.wire.datapath;
-            let moved = datapath.counters()?.since(&before);
+            let moved = datapath.moved_with(&before, Counter::DropAuthFailed)?;
             ensure!(moved == [(Counter::DropAuthFailed, 3)], "counters moved: {moved:?}");
             let after = datapath.publisher_state(0)?;
             ensure!(after.replay.highest() == state.replay.highest() && after.packets == state.packets, "state moved");
             one.fan.send_counting(&media, &good, &direct(&media)).with_context(|| format!("round {round}"))?;
             let before = one.fan.wire.datapath.counters()?;
             one.fan.wire.taps[0].send(&good)?;
-            let moved = one.fan.wire.datapath.counters()?.since(&before);
+            let moved = one.fan.wire.datapath.moved_with(&before, Counter::DropReplayed)?;
             ensure!(moved == [(Counter::DropReplayed, 1)], "counters moved: {moved:?}");
         }
         one.fan.silent()
@@ -305,7 +305,7 @@ fn drops_are_counted_as_ever() -> Result<()> {
             if let Some(frame) = one.fan.wire.taps[0].receive(std::time::Duration::from_millis(30))? {
                 ensure!(frame[12..14] == [0x88, 0xb6], "a copy left: {}", hex::encode(frame));
             }
-            let moved = one.fan.wire.datapath.counters()?.since(&before);
+            let moved = one.fan.wire.datapath.moved_with(&before, reason)?;
             let count = |counter| moved.iter().find(|(other, _)| *other == counter).map_or(0, |(_, by)| *by);
             ensure!(count(reason) == 1 && count(Counter::Opened) == 1, "counters moved: {moved:?}");
             ensure!(count(Counter::Sealed) == 0 && count(Counter::Direct) == 0, "counters moved: {moved:?}");

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, SessionKey};
 use tests_engine::bpf::{Datapath, Lease};
-use tests_kit::wire::on_wire;
+use tests_engine::wire::on_wire;
 
 use crate::{
     egress::{Fan, PATIENCE},
@@ -77,7 +77,7 @@ fn a_dropped_copy_leaves_the_others_alone() -> Result<()> {
                 fan.members[member].check(copy, &media)?;
             }
             fan.silent()?;
-            let moved = fan.wire.datapath.counters()?.since(&before);
+            let moved = fan.wire.datapath.moved_with(&before, counter)?;
             let len = media.payload.len() as u64;
             let expected = [
                 (counter, 1),
@@ -128,7 +128,9 @@ fn nothing_leaves_for_a_packet_that_is_not_opened() -> Result<()> {
         let media = Media::of(&publishers()[0]);
         let mut forged = media.frame();
         *forged.payload.last_mut().context("tag")? ^= 1;
+        let before = fan.wire.datapath.counters()?;
         fan.wire.taps[0].send(&forged.build())?;
+        fan.wire.datapath.moved_with(&before, Counter::DropAuthFailed)?;
         fan.silent()?;
         fan.send(&media, &media.bytes())?;
         fan.wire.taps[0].send(&media.bytes())?;

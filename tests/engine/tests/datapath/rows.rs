@@ -4,14 +4,12 @@
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
 use forwarder_common::{Counter, keystream::FAST_BLOCKS, maps::MAX_PAYLOAD, tower};
+use tests_engine::wire::on_wire_with;
 use tests_engine::{
     bpf::Ways,
     keystream::{Keystreams, Ring},
 };
-use tests_kit::{
-    srtp::{Key, Random},
-    wire::on_wire_with,
-};
+use tests_kit::srtp::{Key, Random};
 
 use crate::{
     direct::direct,
@@ -192,7 +190,7 @@ fn forged_then_true() -> Result<()> {
                 forged[at] ^= 1 << random.below(8);
                 fan.wire.taps[0].send(&forged)?;
             }
-            let moved = fan.wire.datapath.counters()?.since(&before);
+            let moved = fan.wire.datapath.moved_with(&before, Counter::DropAuthFailed)?;
             ensure!(moved == [(Counter::DropAuthFailed, 3)], "counters moved: {moved:?}");
             let after = fan.wire.datapath.publisher_state(0)?;
             ensure!(after.replay.highest() == state.replay.highest() && after.packets == state.packets, "state moved");

@@ -129,7 +129,7 @@ pub fn shows_a_moving_picture(page: &Page) -> Result<()> {
     let first = page.picture()?;
     ensure!(contrast(&first) > 20.0, "the picture is blank: {first:?}\n{}", page.report());
     let moved = || Ok(Some(difference(&first, &page.picture()?)).filter(|moved| *moved > 2.0));
-    super::wait_until("the picture moves", Duration::from_secs(5), moved).with_context(|| page.report()).map(drop)
+    super::wait_until("the picture moves", START, moved).with_context(|| page.report()).map(drop)
 }
 
 /// Where a screenshot of this name goes.
