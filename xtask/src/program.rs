@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use crate::{
-    ebpf,
+    ebpf::{self, Objects},
     process::{Outcome, cargo, root, run as run_command},
     setup::{self, Scope},
     test,
@@ -44,7 +44,7 @@ impl Program {
     /// When something cannot be built, or the program fails.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         setup::run(self.needs)?;
-        ebpf::build()?;
+        ebpf::build(Objects::All)?;
         if self.release {
             let mut build = cargo();
             build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "forwarder-user"]);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    ebpf,
+    ebpf::{self, Objects},
     process::{Outcome, cargo, display, root, run as run_command},
     setup,
 };
@@ -80,7 +80,7 @@ struct Report {
 pub fn run(filter: Option<&str>) -> Outcome {
     let start = Instant::now();
     setup::run(setup::Scope::Everything)?;
-    ebpf::build()?;
+    ebpf::build(Objects::All)?;
     build_everything()?;
     let built = start.elapsed();
 
@@ -222,7 +222,7 @@ pub fn lint() -> Outcome {
     for directory in [root().to_owned(), root().join("forwarder-ebpf")] {
         run_command(cargo().current_dir(&directory).args(["fmt", "--all", "--check"]))?;
     }
-    ebpf::build()?;
+    ebpf::build(Objects::All)?;
     run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
 }
 

@@ -1,17 +1,21 @@
-//! AES-GCM by OpenSSL's EVP, as most servers of other makes seal: for benchmarks.
+//! AES-GCM by OpenSSL's EVP, as most servers of other makes seal.
 
 use std::sync::{Mutex, PoisonError};
 
 use openssl::{cipher::Cipher, cipher_ctx::CipherCtx, error::ErrorStack};
 
-use super::gcm::TAG;
+use penstock::engine::cipher::{Seal, Sealer};
+use tests_kit::srtp::TAG;
+
+/// For the configuration of an engine.
+pub const SEALER: Sealer = Sealer::Other(|key| Some(Box::new(Evp::new(key)?)));
 
 /// A key for sealing.
-pub struct Evp(Mutex<CipherCtx>);
+struct Evp(Mutex<CipherCtx>);
 
 impl Evp {
     /// A key of 16 or 32 bytes. `None`: it has another length, or there is no memory.
-    pub fn new(key: &[u8]) -> Option<Self> {
+    fn new(key: &[u8]) -> Option<Self> {
         let algorithm = match key.len() {
             16 => Cipher::aes_128_gcm(),
             32 => Cipher::aes_256_gcm(),
@@ -21,10 +25,10 @@ impl Evp {
         context.encrypt_init(Some(algorithm), Some(key), None).ok()?;
         Some(Self(Mutex::new(context)))
     }
+}
 
-    /// As [`super::gcm::Gcm::seal`].
-    #[must_use]
-    pub fn seal(&self, nonce: [u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
+impl Seal for Evp {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
         let (body, tag) = sealed.split_last_chunk_mut::<TAG>()?;
         if body.len() != plain.len() {
             return None;
@@ -47,4 +51,30 @@ fn seal(
     context.cipher_update_inplace(body, body.len())?;
     context.cipher_final(&mut [0; TAG])?;
     context.tag(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use forwarder_common::ExtendedSeq;
+    use penstock::engine::{MediaKey, Profile, cipher::Cipher};
+
+    use super::*;
+
+    #[test]
+    fn it_seals_as_our_own_does() {
+        for profile in [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm] {
+            let mut salt = [7; 14];
+            salt[12..].fill(0);
+            let key = MediaKey { profile, key: vec![3; profile.key_len()], salt, auth_key: Vec::new() };
+            let (own, openssl) = (Cipher::new(&key).unwrap(), Cipher::sealed_by(&key, SEALER).unwrap());
+            for (index, len) in [0, 1, 15, 16, 100, 1100].into_iter().enumerate() {
+                let payload: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                let mut packets = [vec![0x80; 12 + len + 16], vec![0x80; 12 + len + 16]];
+                for (cipher, packet) in [&own, &openssl].into_iter().zip(&mut packets) {
+                    assert!(cipher.seal_rtp(packet, 12, &payload, 5, ExtendedSeq(index as u64)));
+                }
+                assert_eq!(packets[0], packets[1], "{len} bytes");
+            }
+        }
+    }
 }

@@ -26,7 +26,7 @@ use serde_json::json;
 use super::{
     case::{Case, Origin},
     contender::Contender,
-    load,
+    evp, load,
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, HEADER, PAYLOAD_TYPE},
 };
@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         publisher_tracks: 1024,
         lease: Duration::from_secs(3600),
         gso: options.contender == Contender::SocketGso,
-        sealer: if options.contender == Contender::SocketOpenssl { Sealer::OpenSsl } else { Sealer::default() },
+        sealer: if options.contender == Contender::SocketOpenssl { evp::SEALER } else { Sealer::default() },
         ..userspace::Config::default()
     };
     // Nobody is in control here: what is not media is dropped.

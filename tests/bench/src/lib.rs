@@ -7,6 +7,7 @@
 //! | `case`, `contender` | what is measured |
 //! | `load` | sends sealed packets at given times |
 //! | `program`, `receivers`, `checker` | BPF programs of the benchmark; count copies and time them; open each copy |
+//! | `evp` | sealing by OpenSSL, for a contender |
 //! | `host`, `server` | the process under test, and the driver's end of it |
 //! | `cpu`, `memory`, `programs` | what a run cost |
 //! | `peer` | any WHIP and WHEP server |
@@ -18,6 +19,7 @@ pub mod case;
 pub mod checker;
 pub mod contender;
 pub mod cpu;
+mod evp;
 pub mod host;
 pub mod load;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Loads the BPF programs of the benchmark: `forwarder-ebpf/src/bench.rs`.
+//! Loads the BPF programs of the benchmark: `tests/ebpf/src/bench.rs`.
 
 use anyhow::{Context, Result};
 use aya::{

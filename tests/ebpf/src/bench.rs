@@ -1,4 +1,4 @@
-//! The programs of `cargo xtask bench fanout`: they are no part of the product.
+//! The programs of `cargo xtask bench fanout` and `bench cameras`.
 //!
 //! | program | where | does |
 //! | --- | --- | --- |
@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch)]
 
 #[expect(dead_code, reason = "the product reads and changes more of a frame")]
+#[path = "../../../forwarder-ebpf/src/packet.rs"]
 mod packet;
 
 use aya_ebpf::{

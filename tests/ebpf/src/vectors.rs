@@ -1,4 +1,4 @@
-//! The datapath's cipher on its own, for the tests: it is no part of the product.
+//! The datapath's cipher on its own.
 //!
 //! Published AES-GCM vectors have additional data that is no RTP header, and the RTP examples of
 //! RFC 7714 have a payload type that a WebRTC port takes for RTCP (RFC 5761). So they cannot come
@@ -17,8 +17,10 @@
 #![feature(asm_experimental_arch)]
 
 #[expect(dead_code, reason = "sealing also gives the checksum for IPv6")]
+#[path = "../../../forwarder-ebpf/src/gcm.rs"]
 mod gcm;
 #[expect(dead_code, reason = "the product reads and changes more of a frame")]
+#[path = "../../../forwarder-ebpf/src/packet.rs"]
 mod packet;
 
 use aya_ebpf::{

@@ -14,7 +14,7 @@ use tests_kit::netns::NetNs;
 /// Of RTP, without extensions.
 const HEADER: usize = 12;
 
-/// As in `forwarder-ebpf/src/bench.rs`.
+/// As in `tests/ebpf/src/bench.rs`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Port {

@@ -1,7 +1,7 @@
 //! Published vectors against the datapath's `gcm.rs`, as it runs in the kernel.
 //!
 //! They run in `penstock_vector`, a program of the tests around the same source file, because hardly
-//! any vector is an RTP packet that a WebRTC port would take: see `forwarder-ebpf/src/vectors.rs`.
+//! any vector is an RTP packet that a WebRTC port would take: see `tests/ebpf/src/vectors.rs`.
 
 use std::path::PathBuf;
 
