@@ -7,7 +7,7 @@ use crate::{
     elf::Object,
     linker,
     process::{Outcome, path_with_cargo_bin, root, run, scrub},
-    test,
+    program,
     toolchain::{self, TARGET, Toolchain},
 };
 
@@ -16,11 +16,20 @@ pub fn object_path() -> PathBuf {
     root().join("target/ebpf").join(TARGET).join("release/penstock-datapath")
 }
 
+/// Which objects are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// Those that the server embeds.
+    Product,
+    /// And those of tests and benchmarks: `tests/ebpf`.
+    All,
+}
+
 /// Builds; cargo knows whether there is anything to do.
 ///
 /// # Errors
 /// No compiler, no linker, or the build failed; the message says what to do.
-pub fn build() -> Outcome<Toolchain> {
+pub fn build(objects: Objects) -> Outcome<Toolchain> {
     let toolchain = toolchain::pick()?;
     if !linker::installed(toolchain.llvm_major) {
         return Err(format!(
@@ -29,11 +38,11 @@ pub fn build() -> Outcome<Toolchain> {
             linker::install_line(toolchain.llvm_major),
         ));
     }
-    run(&mut build_command(&toolchain))?;
+    run(&mut build_command(&toolchain, objects))?;
     Ok(toolchain)
 }
 
-fn build_command(toolchain: &Toolchain) -> Command {
+fn build_command(toolchain: &Toolchain, objects: Objects) -> Command {
     // v3 and unaligned loads: without them the verifier loses bounds and sees four times the
     // instructions. BTF: maps are defined in it, and line information for the verifier's log.
     let flags = [
@@ -57,6 +66,9 @@ fn build_command(toolchain: &Toolchain) -> Command {
     if toolchain.build_std {
         command.args(["-Z", "build-std=core"]);
     }
+    if objects == Objects::All {
+        command.arg("--workspace");
+    }
     if let Some(rustc) = &toolchain.rustc {
         command.env("RUSTC", rustc);
     }
@@ -69,14 +81,14 @@ fn build_command(toolchain: &Toolchain) -> Command {
 /// As [`build`]; with `check`, when the kernel refuses the object.
 pub fn build_and_report(check: bool) -> Outcome {
     let start = Instant::now();
-    let toolchain = build()?;
+    let toolchain = build(Objects::Product)?;
     println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());
     let report = report()?;
     // Whoever reads only the first lines (`| head`) has what he wants.
     let _ = std::io::stdout().write_all(report.as_bytes());
     if check {
         println!();
-        test::prepared_binary("verify-ebpf", &[])?;
+        program::VERIFY_EBPF.run(&[])?;
     }
     Ok(())
 }
