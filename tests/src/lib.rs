@@ -10,6 +10,7 @@ pub mod container;
 pub mod demo;
 pub mod engine;
 pub mod frame;
+pub mod guest;
 pub mod keystream;
 pub mod netns;
 pub mod peer;

@@ -2,11 +2,14 @@
 //!
 //! Standard library only, so that the first command of a fresh clone starts within seconds.
 
+mod archive;
 mod btf;
 mod clip;
+mod cross;
 mod debian;
 mod ebpf;
 mod elf;
+mod kernels;
 mod linker;
 mod process;
 mod progress;
@@ -30,6 +33,9 @@ usage: cargo xtask COMMAND
   bench cameras [...]     what 64, 256 and 512 RTSP cameras cost the machine; --quick: under two minutes
                           --peer-url, --peer-command: another WHEP server next to ours, in both
   load cameras [...]      any number of RTSP cameras in one process, for whichever server
+  kernels [--kernel NAME ...] [--quick] [--all-fixtures] [--demo] [--update] [--json | --json-file FILE] [--list]
+                          boots the kernels that people have in guests, loads every program there, runs fixtures
+                          and forwards; --quick: load and limits only
   soak cameras [...]      64 cameras with a viewer each for three minutes: loss, latency, every packet opened
 ";
 
@@ -50,6 +56,7 @@ fn main() -> ExitCode {
         ["bench", "cameras", rest @ ..] => test::prepared_release("bench-cameras", &["load-cameras", "penstock"], rest),
         ["load", "cameras", rest @ ..] => test::prepared_release("load-cameras", &[], rest),
         ["soak", "cameras", rest @ ..] => test::prepared_release("soak-cameras", &["load-cameras", "penstock"], rest),
+        ["kernels", rest @ ..] => kernels::run(rest),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

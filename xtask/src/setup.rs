@@ -23,7 +23,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
-const TO_TEST: [(&str, &[&str]); 11] = [
+const TO_TEST: [(&str, &[&str]); 13] = [
     ("ip", &["iproute2"]),
     ("ethtool", &["ethtool"]),
     ("bpftool", &["bpftool"]),
@@ -36,6 +36,9 @@ const TO_TEST: [(&str, &[&str]); 11] = [
     // Containers, without recommended packages: none of them is needed to run on the host's network.
     ("podman", &["podman"]),
     ("crun", &["crun"]),
+    // Modules of the kernels that guests boot.
+    ("xz", &["xz-utils"]),
+    ("zstd", &["zstd"]),
 ];
 
 /// GStreamer with WebRTC, its RTSP server and client and its Python bindings, which Debian's own Python has: packages, and what
