@@ -12,6 +12,7 @@ pub mod engine;
 pub mod frame;
 pub mod guest;
 pub mod keystream;
+pub mod names;
 pub mod netns;
 pub mod peer;
 pub mod place;

@@ -23,9 +23,6 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SUITES: [&str; 10] =
     ["bookworm", "trixie", "forky", "duke", "sid", "unstable", "testing", "stable", "oldstable", "oldoldstable"];
 
-/// Machines that guests have.
-const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
-
 /// Steps that run side by side take turns: apt locks its folders, and refuses whoever comes second.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -105,13 +102,13 @@ impl Suite {
         for program in ["apt-get", "apt-cache", "dpkg-deb"] {
             crate::process::find(program).ok_or_else(|| format!("{program} is missing: it comes with Debian"))?;
         }
-        let folder = root().join("target/archive").join(name);
+        let folder = root().join("target/archive").join(format!("{name}-{architecture}"));
         for sub in ["etc/sources.list.d", "etc/preferences.d", "lists/partial", "cache/archives/partial"] {
             make(&folder.join(sub))?;
         }
         write(&folder.join("none"), "")?;
         let installed = if foreign { folder.join("none") } else { "/var/lib/dpkg/status".into() };
-        write(&folder.join("etc/sources.list"), &sources(name, &system_mirror()?))?;
+        write(&folder.join("etc/sources.list"), &sources(name, architecture, &system_mirror()?))?;
         Ok(Self { name: name.into(), folder, installed, architecture })
     }
 
@@ -213,13 +210,16 @@ impl Suite {
             ("Dir::State::extended_states", folder("none")),
             ("Dir::Cache", folder("cache")),
             ("APT::Architecture", self.architecture.into()),
+            ("APT::Architectures::", self.architecture.into()),
             // The user of root's downloads cannot write below a private folder.
             ("APT::Sandbox::User", "root".into()),
         ] {
             command.arg("-o").arg(format!("{key}={value}"));
         }
-        for architecture in ARCHITECTURES {
-            command.arg("-o").arg(format!("APT::Architectures::={architecture}"));
+        // Packages alone, of one machine: reading lists is most of the work.
+        command.args(["-o", "Acquire::Languages=none", "-o", "Acquire::PDiffs=false"]);
+        for other in ["Contents-deb", "DEP-11", "DEP-11-icons", "DEP-11-icons-small", "DEP-11-icons-large"] {
+            command.arg("-o").arg(format!("Acquire::IndexTargets::deb::{other}::DefaultEnabled=false"));
         }
         command.env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
         command
@@ -262,8 +262,8 @@ pub fn failed(path: &Path, error: &std::io::Error) -> String {
 }
 
 /// The lines of `sources.list` for a suite.
-fn sources(suite: &str, mirror: &Mirror) -> String {
-    let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
+fn sources(suite: &str, architecture: &str, mirror: &Mirror) -> String {
+    let line = |uri: &str, suite: &str| format!("deb [arch={architecture} signed-by={KEYRING}] {uri} {suite} main\n");
     let mut text = line(&mirror.packages, suite);
     // Neither backports nor unstable have security updates of their own.
     if let Some(security) = mirror.security.as_ref().filter(|_| !suite.contains("backports") && suite != "sid") {
@@ -402,8 +402,8 @@ mod tests {
     #[test]
     fn backports_have_no_security_of_their_own() {
         let mirror = Mirror { packages: "http://a".into(), security: Some("http://b".into()) };
-        assert!(sources("bookworm", &mirror).ends_with("http://b bookworm-security main\n"));
-        assert_eq!(sources("trixie-backports", &mirror).lines().count(), 1);
+        assert!(sources("bookworm", "arm64", &mirror).ends_with("http://b bookworm-security main\n"));
+        assert_eq!(sources("trixie-backports", "amd64", &mirror).lines().count(), 1);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::{
 
 const MACHINE: Machine = Machine::Aarch64;
 
-/// What runs here.
-const TOOLS: [&str; 1] = ["gcc-aarch64-linux-gnu"];
+/// What runs here. The last one runs programs of that machine, such as `penstock version`.
+const TOOLS: [&str; 2] = ["gcc-aarch64-linux-gnu", "qemu-user-static"];
 
 /// What programs are linked with, and what guests have beside them.
 const LIBRARIES: [&str; 6] = ["libc6-dev", "libssl-dev", "busybox-static", "iproute2", "ethtool", "ca-certificates"];
@@ -111,17 +111,23 @@ impl Cross {
             ("strip", String::new()),
             ("readelf", String::new()),
         ] {
-            let path = self.tool(name);
-            archive::make(path.parent().unwrap_or(&self.folder))?;
             let text = format!(
                 "#!/bin/sh\nLD_LIBRARY_PATH={tools}/lib/{here} exec {tools}/bin/{triplet}-{name} {more}\"$@\"\n"
             );
-            archive::write(&path, &text)?;
-            let runnable = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(&path, runnable).map_err(|error| failed(&path, &error))?;
+            write_program(&self.tool(name), &text)?;
         }
-        Ok(())
+        let emulators =
+            ["qemu-aarch64-static", "qemu-aarch64"].map(|name| self.folder.join("tools/usr/bin").join(name));
+        let emulator = emulators.iter().find(|path| path.exists()).ok_or("qemu-user-static has no qemu-aarch64")?;
+        let text = format!("#!/bin/sh\nexec {} -L {root} \"$@\"\n", emulator.display());
+        write_program(&self.tool("run"), &text)
     }
+}
+
+fn write_program(path: &Path, text: &str) -> Outcome {
+    archive::make(path.parent().unwrap_or(path))?;
+    archive::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(|error| failed(path, &error))
 }
 
 /// Debian's compiler, for which its archive has standard libraries of other machines.

@@ -13,6 +13,7 @@ mod kernels;
 mod linker;
 mod process;
 mod progress;
+mod release;
 mod setup;
 mod test;
 mod toolchain;
@@ -33,9 +34,12 @@ usage: cargo xtask COMMAND
   bench cameras [...]     what 64, 256 and 512 RTSP cameras cost the machine; --quick: under two minutes
                           --peer-url, --peer-command: another WHEP server next to ours, in both
   load cameras [...]      any number of RTSP cameras in one process, for whichever server
-  kernels [--kernel NAME ...] [--quick] [--all-fixtures] [--demo] [--update] [--json | --json-file FILE] [--list]
+  kernels [--kernel NAME ...] [--quick] [--all-fixtures] [--demo] [--update] [--fetch] [--json | --json-file FILE] [--list]
                           boots the kernels that people have in guests, loads every program there, runs fixtures
                           and forwards; --quick: load and limits only
+  release [--arch x86_64|aarch64] [--binary]
+                          the optimised binary, and target/archives/penstock-VERSION-ARCH.tar.gz with its libraries;
+                          --binary: only builds it
   soak cameras [...]      64 cameras with a viewer each for three minutes: loss, latency, every packet opened
 ";
 
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         ["bench", "cameras", rest @ ..] => test::prepared_release("bench-cameras", &["load-cameras", "penstock"], rest),
         ["load", "cameras", rest @ ..] => test::prepared_release("load-cameras", &[], rest),
         ["soak", "cameras", rest @ ..] => test::prepared_release("soak-cameras", &["load-cameras", "penstock"], rest),
+        ["release", rest @ ..] => release::run(rest),
         ["kernels", rest @ ..] => kernels::run(rest),
         [] | ["help" | "--help" | "-h", ..] => {
             print!("{USAGE}");

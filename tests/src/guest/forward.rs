@@ -58,7 +58,8 @@ impl Scene {
     fn virtio() -> Result<Self> {
         let (host, near) = (NetNs::new("host")?, NetNs::new("near")?);
         let mut names = Vec::new();
-        for ((card, namespace), address) in CARDS.into_iter().zip([&host, &near]).zip(["10.83.0.1/24", "10.83.0.2/24"]) {
+        for ((card, namespace), address) in CARDS.into_iter().zip([&host, &near]).zip(["10.83.0.1/24", "10.83.0.2/24"])
+        {
             let name = card_of(card)?;
             run(Command::new("ip").args(["link", "set", &name, "netns", namespace.name()]))?;
             namespace.add_addresses(&name, &[address])?;
@@ -73,7 +74,10 @@ impl Scene {
             interfaces: vec![self.interface.clone()],
             mode: "native",
             http: vec![HTTP.parse().expect("an address")],
-            more: format!("[media]\nengine = \"{engine}\"\n{}", if engine == "userspace" { "transmitter = \"xdp\"\n" } else { "" }),
+            more: format!(
+                "[media]\nengine = \"{engine}\"\n{}",
+                if engine == "userspace" { "transmitter = \"xdp\"\n" } else { "" }
+            ),
             unprivileged: false,
         }
     }

@@ -52,7 +52,10 @@ fn object(path: &Path) -> Result<()> {
                 let info = program.info()?;
                 let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
                 let (verified, translated) = (info.verified_instruction_count(), info.size_translated());
-                say("program", &[&name, &program_name, &number(verified), &time, &number(translated), &info.size_jitted()]);
+                say(
+                    "program",
+                    &[&name, &program_name, &number(verified), &time, &number(translated), &info.size_jitted()],
+                );
             }
             Err(error) => say("refused", &[&name, &program_name, &reason(&error)]),
         }
@@ -64,9 +67,8 @@ fn object(path: &Path) -> Result<()> {
 fn reason(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
     let log = verifier_log.to_string();
-    let statistics = |line: &&str| {
-        ["processed ", "verification time", "stack depth"].iter().any(|begin| line.starts_with(begin))
-    };
+    let statistics =
+        |line: &&str| ["processed ", "verification time", "stack depth"].iter().any(|begin| line.starts_with(begin));
     let lines: Vec<_> =
         log.lines().map(str::trim_end).filter(|line| !line.is_empty()).filter(|line| !statistics(line)).collect();
     format!("{io_error}: {}", lines[lines.len().saturating_sub(LINES)..].join("\n"))

@@ -55,11 +55,6 @@ impl Archive {
         self.entry(path.trim_start_matches('/'), LINK, (0, 0), target.as_bytes())
     }
 
-    /// Whether a path is in it.
-    pub fn has(&self, path: &str) -> bool {
-        self.there.contains(path.trim_start_matches('/'))
-    }
-
     /// Ends it; its size in bytes.
     ///
     /// # Errors
@@ -109,7 +104,6 @@ mod tests {
         archive.data("/a/b/file", b"12345").unwrap();
         archive.data("a/b/file", b"again").unwrap();
         archive.link("/a/link", "b/file").unwrap();
-        assert!(archive.has("/a/b") && !archive.has("/b"));
         let size = archive.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

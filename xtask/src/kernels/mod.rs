@@ -76,6 +76,8 @@ struct Options {
     demo: bool,
     /// Ask the archive whether there are newer kernels.
     update: bool,
+    /// Fetch what is missing, and nothing else.
+    fetch: bool,
     json: Option<PathBuf>,
 }
 
@@ -92,6 +94,10 @@ pub fn run(arguments: &[&str]) -> Outcome {
         return json_alone(arguments);
     }
     let options = parse(arguments)?;
+    if options.fetch {
+        let made = Arc::new(Made::default());
+        return progress::run(vec![options.kernels.iter().map(|it| fetch_step(*it, options.update, &made)).collect()]);
+    }
     setup::run(setup::Scope::Everything)?;
     let extent = if options.quick { Extent::Load } else { Extent::Everything };
     let matrix = matrix(&options, extent)?;
@@ -108,15 +114,23 @@ pub fn run(arguments: &[&str]) -> Outcome {
 /// As [`run`].
 pub fn least() -> Outcome {
     let kernels = LEAST.into_iter().filter_map(catalogue::find).collect();
-    let options = Options { kernels, quick: true, all_fixtures: false, demo: false, update: false, json: None };
+    let options =
+        Options { kernels, quick: true, all_fixtures: false, demo: false, update: false, fetch: false, json: None };
     let matrix = matrix(&options, Extent::Load)?;
     println!("\n{}", matrix.table());
     verdict(&matrix)
 }
 
 fn parse(arguments: &[&str]) -> Outcome<Options> {
-    let mut options =
-        Options { kernels: Vec::new(), quick: false, all_fixtures: false, demo: false, update: false, json: None };
+    let mut options = Options {
+        kernels: Vec::new(),
+        quick: false,
+        all_fixtures: false,
+        demo: false,
+        update: false,
+        fetch: false,
+        json: None,
+    };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match *argument {
@@ -129,6 +143,7 @@ fn parse(arguments: &[&str]) -> Outcome<Options> {
             "--all-fixtures" => options.all_fixtures = true,
             "--demo" => options.demo = true,
             "--update" => options.update = true,
+            "--fetch" => options.fetch = true,
             "--json-file" => options.json = Some(rest.next().ok_or("--json-file needs a name")?.into()),
             other => return Err(format!("unknown option {other}")),
         }
