@@ -69,11 +69,24 @@ fn load(module: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Lines of the kernel's log that say that something in the kernel is wrong. Not those of watchdogs, whose patience an
+/// emulated processor may exceed.
+pub fn complaints() -> Vec<String> {
+    const READ_ALL: libc::c_int = 3;
+    const COMPLAINTS: [&str; 3] = ["WARNING:", "BUG:", "Oops"];
+    let mut log = vec![0_u8; 1 << 20];
+    // SAFETY: the buffer has the length that is told.
+    let len = unsafe { libc::klogctl(READ_ALL, log.as_mut_ptr().cast(), log.len() as libc::c_int) };
+    let text = String::from_utf8_lossy(&log[..usize::try_from(len).unwrap_or(0)]).into_owned();
+    let wrong = |line: &&str| COMPLAINTS.iter().any(|word| line.contains(word)) && !line.contains("lockup");
+    text.lines().filter(wrong).map(str::to_owned).collect()
+}
+
 /// Ends the machine: the host has told qemu not to start it again.
 pub fn restart() -> ! {
-    // SAFETY: no memory.
+    // SAFETY: no memory. What was said is on the line before the machine is gone.
     unsafe {
-        libc::sync();
+        libc::tcdrain(libc::STDOUT_FILENO);
         libc::reboot(libc::RB_AUTOBOOT);
     }
     // The kernel ends with its first process, and the command line makes that a restart too.

@@ -30,6 +30,9 @@ pub fn main() -> ExitCode {
     if let Err(error) = machine::prepare().and_then(|()| steps()) {
         say("failed", &[&"guest", &format!("{error:#}")]);
     }
+    for line in machine::complaints() {
+        say("failed", &[&"kernel log", &line]);
+    }
     say("end", &[]);
     machine::restart()
 }

@@ -228,7 +228,7 @@ impl Qemu {
 
     fn parameters(&self, more: &str) -> String {
         // Panics end the guest, since it is not started again. The clock of an emulated processor is no judge.
-        let common = "quiet panic=-1 oops=panic mitigations=off tsc=unstable clocksource_failover=off";
+        let common = "quiet panic=-1 oops=panic mitigations=off tsc=unstable";
         format!("console={} {common} {more}", self.machine.console())
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A verifier allows 512 bytes for a program and everything that it calls. It takes each function's deepest use of
 //! its frame, rounds it up, and adds up along every chain of calls; callbacks of `bpf_loop` count as calls
-//! (`check_max_stack_depth`). Kernels up to 6.8 round each frame up to 32 bytes, later ones with a JIT to 16
-//! (kernel commit 6b4a64bafd10): what is deep enough for one may be too deep for another, so the older rule counts.
+//! (`check_max_stack_depth`). Older kernels, 6.1 among them, round each frame up to 32 bytes, later ones with a JIT to
+//! 16: what one takes may be too deep for another, so the older rule counts. A tail call begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
