@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    FIXTURES,
     catalogue::{Kernel, Purpose},
     guest::{Event, Report},
     stack::{self, Chain},
@@ -148,8 +149,13 @@ impl Result {
                 }
             }
         }
-        if did(&["fixtures", "some-fixtures"]) && self.passed.is_empty() {
-            problems.push("no fixture passed".into());
+        if did(&["fixtures", "some-fixtures"]) {
+            let ran =
+                |name: &&&str| self.passed.iter().chain(self.failed.iter().map(|it| &it.0)).any(|it| it == **name);
+            let missing: Vec<_> = FIXTURES.iter().filter(|name| !ran(name)).copied().collect();
+            if !missing.is_empty() {
+                problems.push(format!("fixtures that did not run: {}", missing.join(", ")));
+            }
         }
         problems.extend(self.failed.iter().map(|(name, output)| format!("fixture {name} failed: {output}")));
         if did(&["forward"]) && self.forwarding.len() != 4 {
@@ -404,13 +410,20 @@ mod tests {
             (&["refused\to\t(maps)\tno memory"], true, &["load"]),
             (&["program\to\tp\t5\t3"], false, &["load"]),
             (&[], true, &["fixtures"]),
-            (&["fixture\ta\tok\t", "fixture\tb\tFAILED\twhy"], true, &["fixtures"]),
+            (&["fixture\tdrops::every_reason\tok\t"], true, &["some-fixtures"]),
             (&["forwarded\tveth\tkernel\t100\t0\t"], true, &["forward"]),
             (&[], true, &["refusal"]),
             (&["failed\tload\twhy"], true, &[]),
         ] {
             let result = result(lines, whole, steps);
             assert_eq!(result.problems.len(), 1, "{lines:?}: {:?}", result.problems);
+        }
+        for outcome in ["ok\t", "FAILED\twhy"] {
+            let mut lines: Vec<_> = FIXTURES.iter().map(|name| format!("fixture\t{name}\tok\t")).collect();
+            lines[0] = format!("fixture\t{}\t{outcome}", FIXTURES[0]);
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let problems = result(&lines, true, &["fixtures"]).problems;
+            assert_eq!(problems.is_empty(), outcome == "ok\t", "{problems:?}");
         }
         let runs = ["veth\tkernel", "veth\tuserspace", "virtio_net\tkernel", "virtio_net\tuserspace"];
         let lines = |end: &str| runs.map(|run| format!("forwarded\t{run}\t{end}"));
