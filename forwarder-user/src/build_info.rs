@@ -43,10 +43,24 @@ pub fn current() -> &'static Build {
 
 /// From the note in our own file, of which only the headers are read.
 fn own_build_id() -> Option<String> {
-    let file = ReadCache::new(std::fs::File::open("/proc/self/exe").ok()?);
+    let file = ReadCache::new(std::fs::File::open(own_file()?).ok()?);
     let file = object::read::elf::ElfFile64::<object::Endianness, _>::parse(&file).ok()?;
     let id = file.build_id().ok()??;
     Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The file that this function is mapped from. `/proc/self/exe` is the loader where that was started with our file as
+/// its argument, as the archive of a release does (`config/container/archive.sh`).
+fn own_file() -> Option<std::path::PathBuf> {
+    let here = own_file as *const () as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+        let range = usize::from_str_radix(begin, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+        // Begin and end, rights, offset, device, inode, and the path, which may have spaces.
+        let path = &line[line.find('/').filter(|_| range.contains(&here))?..];
+        Some(path.into())
+    })
 }
 
 #[cfg(test)]
