@@ -280,6 +280,7 @@ async fn start_engine(
         interfaces,
         media_addresses: addresses.to_vec(),
         mode: config.kernel.mode,
+        generic_if_refused: config.media.engine == EngineChoice::Kernel,
         limits,
         keystream: Some(kernel::keystream::Settings {
             memory: config.kernel.keystream_memory_mb << 20,
@@ -301,7 +302,7 @@ async fn start_engine(
         // Another server with these pins, or a limit that cannot be: an error here as well.
         (Err(error @ (StartError::Running { .. } | StartError::Limit { .. })), _) => Err(error.into()),
         (Err(error), _) => {
-            tracing::warn!("no kernel engine, all media goes through this process: {error}");
+            announce::no_kernel_engine(&error);
             let userspace = prepare(userspace, config, None).await?;
             Ok(Arc::new(AutoEngine::new(None, userspace, error.to_string())))
         }
@@ -326,7 +327,7 @@ async fn prepare(
             Err(anyhow::anyhow!("the xdp transmitter does not start: {reason}"))
         }
         Err(reason) => {
-            tracing::debug!("no xdp transmitter: {reason}");
+            tracing::info!("no xdp transmitter: {reason}");
             Ok(engine)
         }
         Ok(()) => Ok(engine),

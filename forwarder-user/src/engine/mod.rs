@@ -14,6 +14,7 @@ mod polyval;
 pub(crate) mod prefetch;
 pub mod route;
 mod slots;
+pub mod tier;
 pub mod transmit;
 pub mod userspace;
 
@@ -278,6 +279,11 @@ pub trait Engine: Send + Sync {
 
     /// Same for one session, e.g. `kernel native` (design: each session shows what carries it).
     fn describe_session(&self, session: SessionId) -> String;
+
+    /// What carries the media wherever it can. `None`: an engine that is part of another.
+    fn tier(&self) -> Option<tier::Tier> {
+        None
+    }
 
     /// Installs the key and the addresses of a session, with a fresh lease.
     ///

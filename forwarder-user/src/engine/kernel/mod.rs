@@ -2,7 +2,7 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `check`, `load`, `attach`, `selftest`, `pins` | start: kernel and rights, programs, interfaces, privacy of generic copies, bpffs |
+//! | `check`, `realtime`, `load`, `verdict`, `attach`, `selftest`, `pins` | start: kernel and rights, programs and what the verifier says of them, interfaces, privacy of generic copies, bpffs |
 //! | `maps`, `keys`, `outer`, `wire`, `slots`, `state` | handles and values of the maps, and their mirror in userspace |
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `fanout` | thread: everything that needs a grace period |
@@ -21,9 +21,11 @@ pub mod maps;
 pub mod outer;
 pub mod pins;
 pub mod probe;
+mod realtime;
 mod selftest;
 mod serve;
 mod state;
+pub mod verdict;
 mod wire;
 
 use std::{
@@ -41,7 +43,13 @@ use aya::{
 };
 use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, MAX_COPIES, Server};
 
-pub use self::{attach::mode_name, check::capabilities, load::object_id, slots::MAX_SLOTS};
+pub use self::{
+    attach::mode_name,
+    check::{capabilities, kernel as release_suits},
+    load::object_id,
+    slots::MAX_SLOTS,
+    verdict::Refusal,
+};
 use self::{
     fanout::{Shared, Worker},
     load::Datapath,
@@ -71,6 +79,9 @@ pub struct Config {
     /// UDP port of the media. Traffic to other ports is never touched.
     pub media_port: u16,
     pub mode: Mode,
+    /// In [`Mode::Auto`]: attach in generic mode where a driver refuses native XDP. Otherwise such interfaces are
+    /// left to the userspace engine, whose sockets cost less (decision 24).
+    pub generic_if_refused: bool,
     pub limits: Limits,
     /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
     pub keystream: Option<keystream::Settings>,
@@ -94,6 +105,7 @@ impl Config {
             media_addresses: Vec::new(),
             media_port,
             mode: Mode::Auto,
+            generic_if_refused: true,
             limits: Limits::default(),
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
@@ -137,14 +149,18 @@ impl Limits {
 /// Why the engine does not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("kernel {release} is too old, it lacks: {missing}")]
+    #[error("Linux {release} is too old, it lacks: {missing}")]
     Kernel { release: String, missing: String },
+    #[error("{0}")]
+    Realtime(String),
     #[error("this process may not use XDP, it lacks {missing}: run as root or grant these capabilities")]
     Capabilities { missing: String },
     #[error("`limits.{key}` is {value}, it must be 1 to {most}")]
     Limit { key: &'static str, value: usize, most: usize },
     #[error("the BPF programs were not loaded: {0}")]
     Load(String),
+    #[error("{0}")]
+    Refused(Box<Refusal>),
     #[error("interface {name}: {reason}")]
     Interface { name: String, reason: String },
     #[error("no interface to attach to: name some in `kernel.interfaces`")]
@@ -168,6 +184,8 @@ pub struct KernelEngine {
     shared: Arc<Shared>,
     limits: Limits,
     lease_ns: u64,
+    /// Why streams with one viewer have no short way, where they have none.
+    short_way: Result<(), String>,
     attached: Vec<Attached>,
     /// The same, for looking up paths.
     devices: Devices,
@@ -207,7 +225,8 @@ impl KernelEngine {
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
-        let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
+        let attached =
+            attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
         let server = describe_server(&attached, config.media_port);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
         let statistics = if config.statistics { keep_statistics() } else { None };
@@ -222,6 +241,7 @@ impl KernelEngine {
             })),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
+            short_way: datapath.short_way.clone(),
             devices: Devices::Attached(attached.clone()),
             attached,
             netlink: Mutex::new(netlink),

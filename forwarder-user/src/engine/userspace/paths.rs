@@ -11,7 +11,7 @@ use super::{Inner, Tables};
 use crate::engine::{
     Role, Transport,
     io::reading_threads,
-    kernel::StartError,
+    kernel,
     route::{Devices, Netlink, Sessions, Watcher},
     transmit::xdp::XdpSender,
 };
@@ -29,7 +29,8 @@ impl Xdp {
     /// # Errors
     /// A reason for people.
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
-        crate::engine::kernel::capabilities().map_err(|error: StartError| error.to_string())?;
+        let may = kernel::capabilities().and_then(|()| kernel::release_suits());
+        may.map_err(|error| error.to_string())?;
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();

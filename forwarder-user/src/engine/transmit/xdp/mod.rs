@@ -31,7 +31,11 @@ use memmap2::{MmapOptions, MmapRaw};
 use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
-use super::super::kernel::{fanout::new_devmap, load::describe, outer::Batch};
+use super::super::kernel::{
+    fanout::new_devmap,
+    load::{describe, refused},
+    outer::Batch,
+};
 
 /// The BPF object, aligned for the ELF parser.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/penstock-transmit"));
@@ -106,7 +110,7 @@ impl XdpSender {
         for (name, program) in ebpf.programs_mut() {
             match program {
                 Program::Xdp(program) => {
-                    program.load().map_err(|error| describe(&error))?;
+                    program.load().map_err(|error| refused(name, error).to_string())?;
                     if name == "penstock_transmit" {
                         egress = Some(program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| describe(&e))?);
                     }
