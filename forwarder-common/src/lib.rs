@@ -15,7 +15,7 @@ pub mod key;
 pub mod keystream;
 pub mod maps;
 pub mod nonce;
-mod order;
+pub mod order;
 pub mod path;
 pub mod rtp;
 pub mod seq;

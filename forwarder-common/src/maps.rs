@@ -26,6 +26,8 @@
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
 //! | `PASSES` | per-CPU array | pass slot → [`Pass`] | ingress, then egress of the same softirq | |
 //! | `PASS_NUMBER` | per-CPU array of 1 | → passes begun (`u64`) | ingress | |
+//! | `PROGRAMS` | program array | [`program`] → what opens a packet | userspace, once | ingress, the short way |
+//! | `HANDOVER` | per-CPU array of 1 | → [`Handover`] | ingress, then what opens the packet, in one run | |
 //! | `ROWS` | per-CPU array | rows slot → [`Rows`] | ingress, then egress of the same softirq | |
 //! | `ROWS_NUMBER` | per-CPU array of 1 | → rows published (`u64`) | ingress | |
 //! | `FLUSH` | per-CPU array of 1 | → copies since a device's last report | egress | `penstock_xmit` |
@@ -445,7 +447,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]
@@ -471,6 +473,45 @@ pub struct Pass {
     pub finished: u64,
     /// Those.
     pub front: u64,
+}
+
+/// Places of `PROGRAMS`, to which ingress passes a packet on by tail calls.
+///
+/// A program array keeps its programs for as long as somebody has it open or pinned, and they keep it: so it is not
+/// pinned, and a server that dies takes its programs along.
+pub mod program {
+    /// Opens a packet and clones it for everybody.
+    pub const FORWARD: u32 = 0;
+    /// The short way of packets with one subscriber. Empty where the kernel does not take that program.
+    pub const DIRECT: u32 = 1;
+    /// How many there are.
+    pub const COUNT: usize = 2;
+}
+
+/// What ingress knows of a packet that it passes on: a tail call keeps nothing but the frame. One cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Handover {
+    /// When the packet arrived, ns of CLOCK_BOOTTIME.
+    pub now_ns: u64,
+    /// Incoming index.
+    pub index: u64,
+    pub header: crate::RtpHeader,
+    /// Slot of its publisher track.
+    pub track: u32,
+    /// Fan-out slot, or [`NONE`].
+    pub fanout: u32,
+    /// Its subscribers.
+    pub copies: u32,
+    /// [`PublisherTrack::tap`] when the packet came.
+    pub tap: u32,
+    /// Where the RTP packet starts in the frame.
+    pub offset: u32,
+    /// Its length by the UDP header.
+    pub len: u32,
+    /// RTP header with CSRCs and extension.
+    pub header_len: u32,
+    pub payload_len: u32,
 }
 
 /// Packets of which one CPU keeps the rows. Rows are for packets with several copies, so a device's queue

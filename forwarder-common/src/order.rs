@@ -1,4 +1,5 @@
-//! Order of computation, for table ciphers on the BPF target.
+//! What LLVM must be told for the BPF target: the order of computation in table ciphers, and limits that the verifier
+//! sees.
 //!
 //! LLVM moves the index computations of dozens of lookups in front of the first load, and has nowhere
 //! to keep them but the 512 bytes of stack that BPF has. These functions are plain XORs that also
@@ -62,5 +63,31 @@ pub fn xor_words(words: &mut [u64; 4], values: [u64; 4], rest: &mut u64) {
     {
         let _ = rest;
         words[3] ^= values[3];
+    }
+}
+
+/// `value`, which the caller has found to be below `LIMIT`, in a form in which every verifier knows it.
+///
+/// LLVM checks one copy of a number and uses another, or a difference of the two, or keeps it on the stack meanwhile.
+/// What a verifier learns from the check then stays with the copy: numbers on the stack have had an identity since
+/// Linux 6.8 (commit 713274f1f2c8), and a register that is another one plus a negative constant since 6.18.20 or so.
+/// This checks the very register that is used.
+#[inline(always)]
+pub fn below<const LIMIT: usize>(value: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut known = value;
+        // SAFETY: instructions on a register. They change no value that is below the limit, which `value` is.
+        unsafe {
+            core::arch::asm!("if {0} < {1} goto +1", "{0} = 0", inout(reg) known, const LIMIT,
+                options(pure, nomem, nostack, preserves_flags));
+            core::hint::assert_unchecked(known < LIMIT);
+        }
+        known
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        debug_assert!(value < LIMIT);
+        value
     }
 }

@@ -48,12 +48,17 @@ fn ring_of(entries: &u32) -> Option<u32> {
 /// Takes the entry of a publisher's packet. `None`: it is opened by AES.
 #[inline(always)]
 pub fn claim_to_open(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
-    let entries = ring_of(entries)?;
-    let entry = claim(PUBLISHER_KEYSTREAMS.get(slot), entries, index, payload_len);
-    if entry.is_none() {
+    let entry = try_to_open(slot, entries, index, payload_len);
+    if entry.is_none() && ring_of(entries).is_some() {
         counters::add(Counter::KeystreamUnderrunOpen, 1);
     }
     entry
+}
+
+/// The same for who has another way without it: that is no underrun yet.
+#[inline(always)]
+pub fn try_to_open(slot: u32, entries: &u32, index: ExtendedSeq, payload_len: usize) -> Option<&'static Entry> {
+    claim(PUBLISHER_KEYSTREAMS.get(slot), ring_of(entries)?, index, payload_len)
 }
 
 /// Takes the entry of a subscriber's copy. `None`: it is sealed by AES.

@@ -29,13 +29,13 @@ const EXTENSION_HEADERS: [u8; 7] = [0, 43, 51, 60, 135, 139, 140];
 const FRAGMENT_BITS: u16 = 0x3fff;
 
 /// An RTP packet to our port.
+#[derive(Clone, Copy)]
 pub struct Rtp {
     /// Where it starts in the frame.
     pub offset: usize,
     /// Its length by the UDP header; the frame may be longer.
     pub len: usize,
     pub header: RtpHeader,
-    pub flow: FlowKey,
 }
 
 /// 16 bytes of memory as two words: the BPF stack takes aligned accesses only, and LLVM would cut byte
@@ -50,9 +50,9 @@ struct IpPayload {
     destination: Address,
 }
 
-/// Finds the RTP packet in a frame, or says what the frame is instead.
+/// Finds the RTP packet in a frame and whose it is, or says what the frame is instead.
 #[inline(always)]
-pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
+pub fn classify(frame: &Frame) -> Result<(Rtp, FlowKey), Counter> {
     let (ether_type, offset) = ethernet(frame)?;
     let ip = match ether_type {
         0x0800 => ipv4(frame, offset)?,
@@ -70,7 +70,7 @@ pub fn classify(frame: &Frame) -> Result<Rtp, Counter> {
     let (offset, len) = (ip.offset + UdpHdr::LEN, udp_len - UdpHdr::LEN);
     let header = rtp(frame, offset, len)?;
     let flow = flow_key(&ip, udp, header.ssrc());
-    Ok(Rtp { offset: frame.forget(offset), len, header, flow })
+    Ok((Rtp { offset: frame.forget(offset), len, header }, flow))
 }
 
 /// EtherType, and where its payload starts. Of two stacked tags the second stays the EtherType, which

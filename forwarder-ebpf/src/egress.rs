@@ -3,16 +3,15 @@
 use aya_ebpf::bindings::xdp_action;
 use forwarder_common::{
     Counter, ExtendedSeq, SessionKey,
-    maps::{FanoutList, MAX_COPIES, MAX_EGRESS, MAX_PAYLOAD, NONE, Pass, Path, SubscriberState, SubscriberTrack},
+    maps::{FanoutList, MAX_COPIES, MAX_EGRESS, MAX_PAYLOAD, Pass, SubscriberState, SubscriberTrack},
 };
 
 use crate::{
-    ahead,
-    counters::{self, shared_add},
+    ahead, counters,
     fanout::{self, PASS_OFFSET, PAYLOAD_OFFSET},
-    maps::{self, FANOUT_LISTS, PASSES, PATHS, SESSIONS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
+    maps::{self, FANOUT_LISTS, PASSES, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
     packet::Frame,
-    rewrite, seal,
+    rewrite, seal, subscriber,
     tower::Tower,
     warm, xmit,
 };
@@ -42,7 +41,7 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
     let (member, last) = next_member(frame, pass).ok_or(BROKEN)?;
     let track = SUBSCRIBER_TRACKS.get(member).ok_or(BROKEN)?;
     let state = SUBSCRIBER_STATE.get_ptr_mut(member).ok_or(BROKEN)?;
-    let Err(reason) = subscriber(frame, pass, (member, track), state) else { return Ok(xdp_action::XDP_PASS) };
+    let Err(reason) = copy_for(frame, pass, (member, track), state) else { return Ok(xdp_action::XDP_PASS) };
     counters::subscriber_dropped(state, reason);
     // Of a device's last bulk of 16 frames one must go out, or the kernel leaves out the kick of the
     // device's queue, and the copies before it wait for the next packet (devmap's `bq_xmit_all`:
@@ -56,11 +55,11 @@ fn copy(frame: &Frame) -> Result<u32, Counter> {
 }
 
 /// Makes the copy a short frame from us to us, which no host takes: EtherType "local experimental 2".
-/// `None`: the session has no path by this device.
-#[inline(always)]
+/// `None`: the session has no path by this device. A function of its own, because it is rare and needs stack.
+#[inline(never)]
 fn kick(frame: &Frame, session: u32) -> Option<()> {
     const MIN_FRAME: usize = 60;
-    let path = path(session, frame.egress_ifindex())?;
+    let path = subscriber::path(session, frame.egress_ifindex())?;
     let source: [u8; 6] = *path.header[6..].first_chunk()?;
     frame.adjust_tail(MIN_FRAME as i32 - frame.len() as i32)?;
     frame.write(0, [0u8; MIN_FRAME])?;
@@ -93,8 +92,9 @@ fn next_member(frame: &Frame, pass: &mut Pass) -> Option<(u32, bool)> {
     None
 }
 
+/// Makes the frame the copy of one subscriber.
 #[inline(always)]
-fn subscriber(
+fn copy_for(
     frame: &Frame,
     pass: &Pass,
     (member, track): (u32, &SubscriberTrack),
@@ -107,17 +107,8 @@ fn subscriber(
     if pass.index < track.first_in {
         return Err(Counter::DropBeforeJoin);
     }
-    // One outgoing index never carries two plaintexts under one key and SSRC:
-    // - the replay list lets each incoming index through once, so one pass has it, and a pass serves
-    //   each member of its list once;
-    // - the offset is fixed for the life of the track, so outgoing indices differ as incoming ones do;
-    // - the indices that the SSRC had used before, from another source, lie below `first_in`;
-    // - one track at a time uses the SSRC, and nobody else seals media under the session's key.
-    let index = ExtendedSeq(pass.index.wrapping_add(track.index_offset));
-    if index > ExtendedSeq::MAX {
-        return Err(BROKEN);
-    }
-    let path = path(track.session, frame.egress_ifindex()).ok_or(BROKEN)?;
+    let index = subscriber::outgoing(track, ExtendedSeq(pass.index)).ok_or(BROKEN)?;
+    let path = subscriber::path(track.session, frame.egress_ifindex()).ok_or(BROKEN)?;
     let key: &SessionKey = maps::key(track.session).ok_or(BROKEN)?;
     if key.rounds == 0 {
         return Err(BROKEN);
@@ -136,36 +127,6 @@ fn subscriber(
         entry.release();
     }
     sealed.ok_or(BROKEN)?;
-    account(state, payload_len, pass.now_ns, index, timestamp);
+    subscriber::account(state, payload_len, pass.now_ns, index, timestamp);
     Ok(())
-}
-
-/// Path of a session, if it leads by the interface of its copy. (It does not in the moment in which
-/// a peer moves from one interface to another.)
-#[inline(always)]
-pub fn path(session: u32, ifindex: u32) -> Option<&'static Path> {
-    let session = SESSIONS.get_ptr(session)?;
-    // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
-    let slot = unsafe { core::ptr::read_volatile(&raw const (*session).path) };
-    if slot == NONE {
-        return None;
-    }
-    let path = PATHS.get(slot)?;
-    (path.egress_ifindex == ifindex).then_some(path)
-}
-
-/// What the sender reports say. Packets and bytes are exact; the last copy's data may be off by one
-/// packet while two CPUs serve one SSRC.
-#[inline(always)]
-pub fn account(state: *mut SubscriberState, payload_len: usize, now_ns: u64, index: ExtendedSeq, timestamp: u32) {
-    counters::add(Counter::Sealed, 1);
-    counters::add(Counter::SealedBytes, payload_len as u64);
-    // SAFETY: `state` is a map value that lives as long as this program; all fields are integers.
-    unsafe {
-        shared_add(&raw mut (*state).packets, 1);
-        shared_add(&raw mut (*state).octets, payload_len as u64);
-        (*state).last_index = index.0;
-        (*state).last_timestamp = timestamp;
-        (*state).last_sent_ns = now_ns;
-    }
 }

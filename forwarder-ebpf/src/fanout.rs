@@ -50,19 +50,12 @@ pub fn of(track: &PublisherTrack) -> Result<Fanout, Counter> {
     Ok(Fanout { slot, copies: unsafe { (*list).copies } })
 }
 
-/// Sends a clone of the frame to the egress program for each subscriber.
+/// Sends a clone of the frame to the egress program for each subscriber. `tap`: who is served by userspace has had it.
 #[inline(always)]
-pub fn send(
-    frame: &Frame,
-    rtp: &Rtp,
-    track: &PublisherTrack,
-    fanout: Fanout,
-    opened: &Opened,
-    now_ns: u64,
-) -> Result<u32, Counter> {
+pub fn send(frame: &Frame, rtp: &Rtp, tap: u32, fanout: Fanout, opened: &Opened, now_ns: u64) -> Result<u32, Counter> {
     if fanout.slot == NONE {
         // Nobody for the kernel to serve. Whoever is served by userspace has had the packet.
-        return if track.tap == 0 { Err(Counter::DropNoSubscriber) } else { Ok(xdp_action::XDP_DROP) };
+        return if tap == 0 { Err(Counter::DropNoSubscriber) } else { Ok(xdp_action::XDP_DROP) };
     }
     if fanout.copies == 0 {
         return Err(Counter::DropNoSubscriber);

@@ -1,7 +1,8 @@
 //! Penstock's datapath. One packet's way through these files:
 //!
 //! ```text
-//! classify → replay + open → fanout ═ bpf_redirect_map, n clones ═► egress: next copy → rewrite → seal
+//! ingress: classify → admit ─► forward: open → fanout ═ bpf_redirect_map, n clones ═► egress: next copy → rewrite → seal
+//!                            └► direct, for one subscriber: all of it at once ───────► egress: passes
 //! ```
 //!
 //! Every step returns `Result<_, Counter>`: the error names why the packet goes no further, and the
@@ -16,7 +17,9 @@ mod counters;
 mod direct;
 mod egress;
 mod fanout;
+mod forward;
 mod gcm;
+mod handover;
 mod ingress;
 mod maps;
 mod open;
@@ -24,6 +27,7 @@ mod packet;
 mod recrypt;
 mod rewrite;
 mod seal;
+mod subscriber;
 mod subsets;
 mod tap;
 mod tower;
@@ -37,11 +41,23 @@ use aya_ebpf::{
 };
 use packet::Frame;
 
-/// From the network: opens the packets of our publishers and sends them to `penstock_egress`, once
-/// per subscriber. Everything else passes.
+/// From the network: passes the packets of our publishers on to one of the next two. Everything else passes to the
+/// network stack.
 #[xdp]
 pub fn penstock_ingress(ctx: XdpContext) -> u32 {
     counters::verdict(&ctx, ingress::run(&Frame::new(&ctx)))
+}
+
+/// Opens a packet and sends it to `penstock_egress`, once per subscriber.
+#[xdp]
+pub fn penstock_forward(ctx: XdpContext) -> u32 {
+    counters::verdict(&ctx, forward::run(&Frame::new(&ctx)))
+}
+
+/// The short way of packets with one subscriber.
+#[xdp]
+pub fn penstock_direct(ctx: XdpContext) -> u32 {
+    counters::verdict(&ctx, direct::run(&Frame::new(&ctx)))
 }
 
 /// On the way out, once per copy: makes it the next subscriber's packet.

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout, subsets, tower};
@@ -22,10 +22,6 @@ pub static MEDIA_PORT: Global<u16> = Global::new(0);
 /// Blocks of all copies of a packet from which GHASH is computed by rows. Tests load it with others.
 #[unsafe(no_mangle)]
 pub static TOWER_WORK: Global<u32> = Global::new(tower::WORK);
-
-/// Whether a packet with one subscriber may go the short way. Tests and benchmarks load it with 0.
-#[unsafe(no_mangle)]
-pub static DIRECT: Global<u32> = Global::new(1);
 
 /// Sessions that the maps hold by default.
 const MAX_SESSIONS: usize = 1024;
@@ -116,6 +112,12 @@ pub static ROWS: PerCpuArray<layout::Rows, { layout::ROWS_SLOTS }> = PerCpuArray
 /// Rows published on this CPU.
 #[btf_map]
 pub static ROWS_NUMBER: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static PROGRAMS: ProgramArray<{ layout::program::COUNT }> = ProgramArray::new();
+
+#[btf_map]
+pub static HANDOVER: PerCpuArray<layout::Handover, 1> = PerCpuArray::new();
 
 /// Of no use to the datapath: here so that all maps come from one object.
 #[btf_map]

@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// A packet that may be opened: what can be said without its key.
+#[derive(Clone, Copy)]
 pub struct Admitted {
     pub index: ExtendedSeq,
     /// RTP header with CSRCs and extension.
     pub header_len: usize,
     pub payload_len: usize,
-    key: &'static SessionKey,
 }
 
 /// An authenticated packet, decrypted in the frame.
@@ -62,11 +62,7 @@ pub fn admit(
     // No index can fit a packet before the first one, or after the last one of the key.
     let index = replay.highest().estimate(rtp.header.seq()).ok_or(Counter::DropTooOld)?;
     replay.check(index).map_err(refused)?;
-    let key = maps::key(track.session).ok_or(Counter::DropInternalIngress)?;
-    if key.rounds == 0 {
-        return Err(Counter::DropInternalIngress);
-    }
-    Ok(Admitted { index, header_len, payload_len, key })
+    Ok(Admitted { index, header_len, payload_len })
 }
 
 /// Authenticates and decrypts the packet in place, and enters it in the replay list. It has the keystream
@@ -81,7 +77,11 @@ pub fn open(
     ahead: Option<&'static Entry>,
     replay: &ReplayWindow,
 ) -> Result<Opened, Counter> {
-    let Admitted { index, header_len, payload_len, key } = *admitted;
+    let Admitted { index, header_len, payload_len } = *admitted;
+    let key: &SessionKey = maps::key(session).ok_or(Counter::DropInternalIngress)?;
+    if key.rounds == 0 {
+        return Err(Counter::DropInternalIngress);
+    }
     let layout = gcm::Layout { aad_offset: rtp.offset, aad_len: header_len, payload_len };
     let nonce = nonce::rtp_words(&key.salt, rtp.header.ssrc(), index);
     // What is decided here must not double the verifier's work on what follows, hence `forget`.

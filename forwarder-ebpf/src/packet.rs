@@ -88,8 +88,8 @@ impl Frame {
         if offset > MAX_OFFSET {
             return None;
         }
-        // The checked pointer must be the used one: keep LLVM from computing it twice.
-        let start = opaque(self.data() + offset);
+        // The checked pointer must be the used one: keep LLVM from computing it twice. And so must the checked offset.
+        let start = opaque(self.data() + short(offset));
         if start + size_of::<T>() > self.data_end() {
             return None;
         }
@@ -155,6 +155,16 @@ impl Frame {
         // SAFETY: the context is the kernel's, and the field is readable in devmap programs.
         unsafe { (*self.ctx).egress_ifindex }
     }
+}
+
+/// `offset`, which is at most [`MAX_OFFSET`], in a form in which every verifier knows it: see
+/// [`order::below`](forwarder_common::order::below). The limit is a mask, and a mask costs less than a comparison.
+#[inline(always)]
+fn short(mut offset: usize) -> usize {
+    const { assert!((MAX_OFFSET + 1).is_power_of_two()) };
+    // SAFETY: an instruction on a register.
+    unsafe { asm!("{0} &= {1}", inout(reg) offset, const MAX_OFFSET, options(nomem, nostack, preserves_flags, pure)) };
+    offset
 }
 
 /// Hides a value from LLVM. Must emit an instruction: the kernel refuses line info that points into

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::xdp_md;
 use forwarder_common::{
     gf128::Block,
     keystream::{Entry, FAST_BLOCKS, STEP},
+    order,
     rtp::TAG_LEN,
     subsets::{self, GROUP, Sums},
 };
@@ -172,7 +173,7 @@ unsafe extern "C" fn fill_rest(index: u32, walk: *mut Fill<'_>) -> i64 {
         walk.failed = 1;
         return 1;
     }
-    let keystream = walk.entry.keystream[index];
+    let keystream = walk.entry.keystream[order::below::<FAST_BLOCKS>(index)];
     fill(walk, index, keystream)
 }
 

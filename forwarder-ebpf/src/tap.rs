@@ -39,13 +39,15 @@ fn fill(frame: &Frame, rtp: &Rtp, tap: u32, opened: &Opened, now_ns: u64, record
         (*record).header = header;
         (*record).cpu = bpf_get_smp_processor_id();
     }
-    let len = frame.forget(opened.payload_len);
-    if len == 0 {
+    if opened.payload_len == 0 {
         return Some(());
     }
-    if len > MAX_PAYLOAD {
+    // One less, and one more behind the check: verifiers before Linux 6.8 learn nothing from a comparison with 0.
+    let last = frame.forget(opened.payload_len - 1);
+    if last >= MAX_PAYLOAD {
         return None;
     }
+    let len = last + 1;
     let offset = (rtp.offset + opened.header_len) as u32;
     // SAFETY: the payload has room for `len` bytes; the helper checks the frame's bounds.
     let failed =

@@ -8,6 +8,7 @@ use forwarder_common::{
     checksum,
     gf128::{self, Block},
     keystream::{Entry, FAST_BLOCKS, ROOM, STEP, first_step},
+    order,
     rtp::TAG_LEN,
 };
 
@@ -40,7 +41,7 @@ pub fn each<T>(walk: &mut T, times: usize, step: Step<T>) {
 pub fn stride(frame: &Frame, offset: usize, index: u32) -> Option<(usize, *mut u64)> {
     let first = frame.forget(index as usize * STRIDE);
     let words = frame.words::<{ 2 * STRIDE }>(offset + first * TAG_LEN)?;
-    (first <= FAST_BLOCKS - STRIDE).then_some((first, words))
+    (first <= FAST_BLOCKS - STRIDE).then(|| (order::below::<{ FAST_BLOCKS - STRIDE + 1 }>(first), words))
 }
 
 /// Hands out the share of an entry's keystream in the GHASH of `len` bytes, as blocks to be added to those of the
@@ -71,7 +72,7 @@ pub fn share(
         if index >= FAST_BLOCKS {
             return None;
         }
-        let (keystream, inside) = (entry.keystream[index], inside(len, index));
+        let (keystream, inside) = (entry.keystream[order::below::<FAST_BLOCKS>(index)], inside(len, index));
         add(blocks - index, [state[0] ^ keystream[0] & inside[0], state[1] ^ keystream[1] & inside[1]]);
         state = [0, 0];
         (index, step) = (index + 1, step + 1);
@@ -148,6 +149,7 @@ unsafe extern "C" fn xor_rest<const SUM: bool, const BOTH: bool>(index: u32, wal
         return 1;
     };
     let inside = inside(walk.len, index);
+    let index = order::below::<FAST_BLOCKS>(index);
     let mut keystream = walk.one.keystream[index];
     if BOTH {
         let other = walk.other.keystream[index];

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     programs::{ProgramError, ProgramFd, RawTracePoint, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use forwarder_common::{
     Counter, ExtendedSeq, SessionKey,
     maps::{
         self as layout, EgressGroup, FanoutList, FlowKey, KEY_CHUNK, LEASE_NS, MAX_COPIES, MAX_EGRESS, PublisherState,
-        PublisherStateBytes, PublisherTrack, Session, SubscriberState, SubscriberTrack, session_state,
+        PublisherStateBytes, PublisherTrack, Session, SubscriberState, SubscriberTrack, program, session_state,
     },
     tower::{self, derive::Basis},
 };
@@ -122,6 +122,8 @@ impl Counters {
 pub struct Datapath {
     ebpf: Ebpf,
     egress: ProgramFd,
+    /// Its programs go with it.
+    _programs: ProgramArray<MapData>,
     flows: HashMap<MapData, FlowKey, u32>,
     publisher_tracks: Array<MapData, PublisherTrack>,
     publisher_state: Array<MapData, PublisherStateBytes>,
@@ -182,11 +184,15 @@ impl Datapath {
             .map_max_entries("PATHS", Self::SUBSCRIBERS)
             .override_global("MEDIA_PORT", &MEDIA_PORT, true)
             .override_global("TOWER_WORK", &ways.tower_work, true)
-            .override_global("DIRECT", &u32::from(ways.direct), true)
             .load(&object)
             .with_context(|| path.display().to_string())?;
         load_program(&mut ebpf, "penstock_ingress")?;
         let egress = load_program(&mut ebpf, "penstock_egress")?.fd()?.try_clone()?;
+        let mut programs: ProgramArray<MapData> = take(&mut ebpf, "PROGRAMS")?;
+        programs.set(program::FORWARD, load_program(&mut ebpf, "penstock_forward")?.fd()?, 0)?;
+        if ways.direct {
+            programs.set(program::DIRECT, load_program(&mut ebpf, "penstock_direct")?.fd()?, 0)?;
+        }
         let basis = Box::new(Basis::new());
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
@@ -197,6 +203,7 @@ impl Datapath {
         }
         Ok(Self {
             egress,
+            _programs: programs,
             flows: take(&mut ebpf, "FLOWS")?,
             publisher_tracks: array(&mut ebpf, "PUBLISHER_TRACKS")?,
             publisher_state: array(&mut ebpf, "PUBLISHER_STATE")?,

@@ -25,7 +25,7 @@
 pub mod derive;
 mod look_up;
 
-use crate::gf128::Block;
+use crate::{gf128::Block, order};
 
 /// Blocks of a group.
 pub const GROUP: usize = 5;
@@ -84,7 +84,7 @@ pub struct Sums {
 #[inline(always)]
 pub fn put(sums: &mut Sums, place: usize, block: Block) {
     if place < BLOCKS {
-        sums.blocks[place] = [block[0].swap_bytes(), block[1].swap_bytes()];
+        sums.blocks[order::below::<BLOCKS>(place)] = [block[0].swap_bytes(), block[1].swap_bytes()];
     }
 }
 
@@ -94,9 +94,10 @@ pub fn put_four(sums: &mut Sums, place: usize, word: impl Fn(usize) -> u64) -> O
     if !(3..BLOCKS).contains(&place) {
         return None;
     }
+    let last = order::below::<{ BLOCKS - 3 }>(place - 3);
     let mut n = 0;
     while n < 4 {
-        sums.blocks[place - n] = [word(2 * n).swap_bytes(), word(2 * n + 1).swap_bytes()];
+        sums.blocks[last + 3 - n] = [word(2 * n).swap_bytes(), word(2 * n + 1).swap_bytes()];
         n += 1;
     }
     Some(())
@@ -106,6 +107,7 @@ pub fn put_four(sums: &mut Sums, place: usize, word: impl Fn(usize) -> u64) -> O
 #[inline(always)]
 pub fn add(sums: &mut Sums, place: usize, block: Block) {
     if place < BLOCKS {
+        let place = order::below::<BLOCKS>(place);
         sums.blocks[place][0] ^= block[0].swap_bytes();
         sums.blocks[place][1] ^= block[1].swap_bytes();
     }

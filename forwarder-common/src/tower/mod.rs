@@ -203,6 +203,7 @@ pub fn add(total: &mut Spread, element: &Spread, key: &KeyTable, row: usize) {
     if row >= ROWS {
         return;
     }
+    let row = order::below::<ROWS>(row);
     let mut column = 0;
     while column < COLUMNS {
         total[column] ^= element[column] & load(&key.0[column][row]);
@@ -216,6 +217,7 @@ pub fn put(rows: &mut PacketRows, row: usize, element: &Spread) {
     if row >= ROWS {
         return;
     }
+    let row = order::below::<ROWS>(row);
     let mut column = 0;
     while column < COLUMNS {
         rows.0[column][row] = element[column];

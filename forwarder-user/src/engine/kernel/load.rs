@@ -2,10 +2,11 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
+    maps::{MapData, ProgramArray},
     programs::{Program, ProgramError, ProgramFd, Xdp},
 };
 
-use forwarder_common::maps::KEY_CHUNK;
+use forwarder_common::maps::{KEY_CHUNK, program};
 use sha1::{Digest as _, Sha1};
 
 use super::{Limits, StartError};
@@ -20,6 +21,8 @@ pub fn object_id() -> String {
 }
 
 const INGRESS: &str = "penstock_ingress";
+const FORWARD: &str = "penstock_forward";
+const DIRECT: &str = "penstock_direct";
 const EGRESS: &str = "penstock_egress";
 
 /// A loaded datapath. Dropping it unloads the programs, and detaches them first.
@@ -27,32 +30,52 @@ pub struct Datapath {
     ebpf: Ebpf,
     /// For the entries of fan-out devmaps.
     pub egress: ProgramFd,
+    /// The programs to which ingress passes packets on. They go with it: nobody else may hold it (see [`program`]).
+    _programs: ProgramArray<MapData>,
+    /// Whether there is a short way for streams with one viewer, or why not.
+    pub short_way: Result<(), String>,
 }
 
-/// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer.
-///
-/// That makes up most of what the verifier walks through. A kernel whose verifier gives up over it gets the programs
-/// without it.
+/// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer,
+/// if the kernel takes it.
 ///
 /// # Errors
 /// [`StartError::Load`] with the verifier's log where there is one.
 pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
-    let error = match load_with(limits, media_port, direct) {
-        Err(error) if direct => error,
-        loaded => return loaded,
+    let mut ebpf = load_object(limits, media_port)?;
+    xdp(&mut ebpf, INGRESS)?.load().map_err(program_error)?;
+    let egress = xdp(&mut ebpf, EGRESS)?;
+    egress.load().map_err(program_error)?;
+    let egress =
+        egress.fd().map_err(program_error)?.try_clone().map_err(|error| StartError::Load(error.to_string()))?;
+    let programs = ebpf.take_map("PROGRAMS").ok_or_else(|| StartError::Load("the object has no PROGRAMS".into()))?;
+    let mut programs = ProgramArray::try_from(programs).map_err(|error| StartError::Load(describe(&error)))?;
+    load_next(&mut ebpf, &mut programs, program::FORWARD, FORWARD)?;
+    let short_way = match direct {
+        true => load_next(&mut ebpf, &mut programs, program::DIRECT, DIRECT).map_err(|error| error.to_string()),
+        false => Err("switched off".into()),
     };
-    // Whatever else is the matter is the matter again, and the first error has more to say.
-    let Ok(datapath) = load_with(limits, media_port, false) else { return Err(error) };
-    tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
-    tracing::debug!("{error}");
-    Ok(datapath)
+    Ok(Datapath { ebpf, egress, _programs: programs, short_way })
 }
 
-fn load_with(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
+/// Loads a program to which ingress passes packets on.
+fn load_next(
+    ebpf: &mut Ebpf,
+    programs: &mut ProgramArray<MapData>,
+    place: u32,
+    name: &str,
+) -> Result<(), StartError> {
+    let next = xdp(ebpf, name)?;
+    next.load().map_err(program_error)?;
+    let next = next.fd().map_err(program_error)?;
+    programs.set(place, next, 0).map_err(|error| StartError::Load(describe(&error)))
+}
+
+fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
     let publisher_tracks = limits.publisher_tracks as u32;
     let subscriber_tracks = limits.subscriber_tracks as u32;
     let sessions = limits.sessions as u32;
-    let mut ebpf = EbpfLoader::new()
+    EbpfLoader::new()
         // Twice, because a publisher that moves has both its old and its new flows for a moment.
         .map_max_entries("FLOWS", 2 * publisher_tracks)
         .map_max_entries("PUBLISHER_TRACKS", publisher_tracks)
@@ -72,15 +95,8 @@ fn load_with(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath,
         .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
-        .override_global("DIRECT", &u32::from(direct), true)
         .load(OBJECT)
-        .map_err(|error| StartError::Load(describe(&error)))?;
-    xdp(&mut ebpf, INGRESS)?.load().map_err(program_error)?;
-    let egress = xdp(&mut ebpf, EGRESS)?;
-    egress.load().map_err(program_error)?;
-    let egress =
-        egress.fd().map_err(program_error)?.try_clone().map_err(|error| StartError::Load(error.to_string()))?;
-    Ok(Datapath { ebpf, egress })
+        .map_err(|error| StartError::Load(describe(&error)))
 }
 
 /// Two fan-outs for each publisher track, used in turn, and the last one for grace periods.

@@ -218,6 +218,10 @@ impl KernelEngine {
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
         let pins = PinDirectory::claim(&config.pin_dir)?;
         let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
+        if let (true, Err(reason)) = (config.direct, &datapath.short_way) {
+            tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
+            tracing::debug!("{reason}");
+        }
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
         let keystream = keystream::Parts::take(datapath.ebpf())?;

@@ -125,7 +125,7 @@ fn programs() -> Result<Table> {
     let mut datapath = Datapath::load()?;
     let mut rows = Vec::new();
     let mut values = Vec::new();
-    for name in ["penstock_ingress", "penstock_egress"] {
+    for name in ["penstock_ingress", "penstock_forward", "penstock_direct", "penstock_egress"] {
         let info = datapath.program(name)?.info()?;
         let verified = info.verified_instruction_count().unwrap_or(0);
         let (xlated, jited) = (info.size_translated().unwrap_or(0), info.size_jitted());
