@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -169,6 +169,7 @@ impl Options {
 /// # Errors
 /// Why it could not start.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
+    let started = Instant::now();
     memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
@@ -177,7 +178,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(options, config, level))?;
+    let code = runtime.block_on(serve(options, config, level, started))?;
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
     Ok(code)
@@ -192,7 +193,7 @@ struct Running {
     http: http::Running,
 }
 
-async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Result<u8> {
+async fn serve(options: &Options, config: Config, level: Level, started: Instant) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -201,7 +202,7 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
     memory::give_back();
-    tracing::info!("ready");
+    tracing::info!("ready after {} ms", started.elapsed().as_millis());
     let name = loop {
         tokio::select! {
             name = signals.next() => break name,

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{Config, EngineChoice, Mode},
     engine::kernel::{
-        StartError,
+        Refusal, StartError,
         probe::{self, Programs},
     },
 };
@@ -34,8 +34,9 @@ pub fn examine(
         }
     };
     let generic = generic(report, config.kernel.mode, rights);
-    let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way);
-    let tried: Vec<_> = links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();
+    let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way).map_err(|missing| missing.reason);
+    let tried: Vec<_> =
+        links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();
     // Beside one that takes native XDP, peers behind the others are served from userspace.
     let alone = config.media.engine == EngineChoice::Kernel || !tried.iter().any(|tried| matches!(tried, Some(Ok(()))));
     for (link, tried) in links.iter().zip(tried) {
@@ -111,11 +112,13 @@ fn kernel(report: &mut Report, port: u16, rights: bool, verbose: bool) -> Option
         Ok(programs) => {
             match programs.short_way() {
                 Ok(()) => report.good(Need::Kernel, check, format!("{release} takes all programs{tested}")),
-                Err(reason) => {
+                Err(missing) => {
                     let found = format!(
-                        "{release} takes the programs, but for the short way of packets with one viewer{tested}: {reason}"
+                        "{release} takes the programs, but for the short way of packets with one viewer{tested}: {}",
+                        missing.reason
                     );
                     report.bad(Need::Advice, check, found, "a newer kernel; until then such packets cost more");
+                    told(report, missing.refusal, verbose);
                 }
             }
             Some(programs)
@@ -130,12 +133,17 @@ fn kernel(report: &mut Report, port: u16, rights: bool, verbose: bool) -> Option
                  engine serves meanwhile"
             };
             report.bad(Need::Kernel, check, format!("{release} does not take the programs{tested}: {text}"), mend);
-            if let StartError::Refused(refusal) = error {
-                let all = || refusal.log.lines().map(str::to_owned).collect();
-                report.told_by_the_verifier(if verbose { all() } else { refusal.lines() });
-            }
+            told(report, if let StartError::Refused(refusal) = error { Some(refusal) } else { None }, verbose);
             None
         }
+    }
+}
+
+/// Adds the verifier's words to the last finding: their end, or all of them.
+fn told(report: &mut Report, refusal: Option<Box<Refusal>>, verbose: bool) {
+    let all = |refusal: &Refusal| refusal.log.lines().map(str::to_owned).collect();
+    if let Some(refusal) = refusal {
+        report.told_by_the_verifier(if verbose { all(&refusal) } else { refusal.lines() });
     }
 }
 

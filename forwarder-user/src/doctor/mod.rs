@@ -57,7 +57,8 @@ fn transmitter(report: &mut Report, config: &Config) -> (&'static str, Level) {
         Err(reason) => {
             let required = choice == TransmitterChoice::Xdp;
             let need = if required { Need::Server } else { Need::Advice };
-            let mend = "`media.transmitter = \"socket\"` does without; with the kernel engine, few viewers need either";
+            let mend =
+                "sockets serve then, and only what the kernel engine cannot serve: `media.transmitter = \"socket\"`";
             report.bad(need, check, reason, mend);
             SOCKET
         }

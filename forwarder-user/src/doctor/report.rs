@@ -177,7 +177,10 @@ mod tests {
         report.told_by_the_verifier(vec!["R1 is wrong".into()]);
         report.conclude(&Config::default(), Err("too slow".into()), ("userspace socket", Level::UserspaceSockets));
         let text = report.to_text();
-        assert!(text.starts_with("✓ a: fine\n✗ b: slow (advice)\n    R1 is wrong\n  → do this\n  tier: without"), "{text}");
+        assert!(
+            text.starts_with("✓ a: fine\n✗ b: slow (advice)\n    R1 is wrong\n  → do this\n  tier: without"),
+            "{text}"
+        );
         assert!(text.contains("with 64): too slow\n✓ kernel native"), "{text}");
     }
 }

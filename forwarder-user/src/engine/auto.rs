@@ -153,7 +153,9 @@ impl Engine for AutoEngine {
         if let Some(kernel) = &self.kernel {
             return kernel.tier();
         }
-        let why = |more: Option<String>| Some([Some(self.why.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("; "));
+        let why = |more: Option<String>| {
+            Some([Some(self.why.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("; "))
+        };
         Some(match self.userspace.sends_by_xdp() {
             Ok(()) => Tier { level: Level::UserspaceXdp, why: why(None) },
             Err(reason) => {

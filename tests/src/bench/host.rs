@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
+use penstock::config::Mode;
 use penstock::engine::{
     Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
     auto::AutoEngine,
@@ -116,11 +117,13 @@ pub fn run(options: &Options) -> Result<()> {
     // Nobody is in control here: what is not media is dropped.
     let (control, _) = tokio::sync::mpsc::channel(1);
     let userspace = UserspaceEngine::new(config, sender.clone());
-    if options.contender == Contender::Kernel {
+    if options.contender.is_kernel() {
         let mut config = Config {
             interfaces: [scene::IN, scene::OUT].map(String::from).into(),
             pin_dir: options.bpf.join("penstock"),
             lease: Duration::from_secs(3600),
+            mode: if options.contender == Contender::Generic { Mode::Generic } else { Mode::Native },
+            direct: options.contender != Contender::KernelLong,
             ..Config::new(scene::MEDIA_PORT)
         };
         config.limits.publisher_tracks = config.limits.publisher_tracks.max(case.streams as usize);

@@ -161,6 +161,8 @@ pub enum StartError {
     Load(String),
     #[error("{0}")]
     Refused(Box<Refusal>),
+    #[error("it is switched off")]
+    SwitchedOff,
     #[error("interface {name}: {reason}")]
     Interface { name: String, reason: String },
     #[error("no interface to attach to: name some in `kernel.interfaces`")]
@@ -218,9 +220,8 @@ impl KernelEngine {
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
         let pins = PinDirectory::claim(&config.pin_dir)?;
         let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
-        if let (true, Err(reason)) = (config.direct, &datapath.short_way) {
-            tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
-            tracing::debug!("{reason}");
+        if let (true, Err(missing)) = (config.direct, &datapath.short_way) {
+            tracing::warn!("packets with one viewer cost more, without their short way: {}", missing.reason);
         }
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
@@ -229,8 +230,7 @@ impl KernelEngine {
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
-        let attached =
-            attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
+        let attached = attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
         let server = describe_server(&attached, config.media_port);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(load::describe(&error)))?;
         let statistics = if config.statistics { keep_statistics() } else { None };
@@ -245,7 +245,7 @@ impl KernelEngine {
             })),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
-            short_way: datapath.short_way.clone(),
+            short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
             devices: Devices::Attached(attached.clone()),
             attached,
             netlink: Mutex::new(netlink),

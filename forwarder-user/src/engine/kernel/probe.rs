@@ -6,7 +6,7 @@ use aya::programs::XdpMode;
 
 use super::{
     Limits, StartError, attach, check, keystream,
-    load::{self, Datapath, describe},
+    load::{self, Datapath, Missing, describe},
     pins::{self, PinDirectory},
     selftest,
 };
@@ -75,7 +75,7 @@ impl Programs {
     ///
     /// # Errors
     /// Why not.
-    pub fn short_way(&self) -> Result<(), String> {
+    pub fn short_way(&self) -> Result<(), Missing> {
         self.0.short_way.clone()
     }
 

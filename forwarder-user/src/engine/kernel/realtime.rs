@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn either_sign_of_realtime_counts() {
         let version: &[u8] = b"#1 SMP PREEMPT_RT Debian 7.3.4-1\n";
-        for (name, sign) in [("version", ("proc/sys/kernel/version", version)), ("sys", ("sys/kernel/realtime", b"1\n"))]
+        for (name, sign) in
+            [("version", ("proc/sys/kernel/version", version)), ("sys", ("sys/kernel/realtime", b"1\n"))]
         {
             let reason = verdict(name, &[sign]).unwrap_err();
             assert!(reason.contains(RELEASE) && reason.contains("/boot/config-7.3.4-rt"), "{reason}");

@@ -33,7 +33,8 @@ impl Refusal {
     /// Logs the verifier's `log` under [`TARGET`], and keeps it.
     pub fn new(program: &str, error: &io::Error, mut log: String) -> Self {
         if let Some(start) = log.len().checked_sub(KEPT) {
-            let start = log.bytes().skip(start).position(|byte| byte == b'\n').map_or(log.len(), |line| start + line + 1);
+            let start =
+                log.bytes().skip(start).position(|byte| byte == b'\n').map_or(log.len(), |line| start + line + 1);
             log.drain(..start);
         }
         tracing::debug!(target: TARGET, program, "the verifier's log:\n{}", log.trim_end());
@@ -139,7 +140,8 @@ processed 31337 insns (limit 1000000) max_states_per_insn 8 total_states 900 pea
 
     #[test]
     fn short_logs_are_whole() {
-        let stack = refusal("combined stack size of 9 calls is 544. Too large\nprocessed 0 insns (limit 1000000)\n".into());
+        let stack =
+            refusal("combined stack size of 9 calls is 544. Too large\nprocessed 0 insns (limit 1000000)\n".into());
         assert_eq!(stack.lines(), ["combined stack size of 9 calls is 544. Too large"]);
         let none = refusal(String::new());
         assert_eq!(none.lines(), [""; 0]);
