@@ -28,6 +28,7 @@ use crate::{
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
     slots::{MAX_SLOTS, Slots, USERSPACE},
+    tier::{Level, Tier},
     userspace::UserspaceEngine,
 };
 
@@ -147,6 +148,22 @@ impl Engine for AutoEngine {
             (Some(kernel), Some(id), _) => kernel.describe_session(id),
             _ => "closed".into(),
         }
+    }
+
+    fn tier(&self) -> Option<Tier> {
+        if let Some(kernel) = &self.kernel {
+            return kernel.tier();
+        }
+        let why = |more: Option<String>| {
+            Some([Some(self.why.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("; "))
+        };
+        Some(match self.userspace.sends_by_xdp() {
+            Ok(()) => Tier { level: Level::UserspaceXdp, why: why(None) },
+            Err(reason) => {
+                let more = (!self.why.contains(&reason)).then(|| format!("no xdp transmitter: {reason}"));
+                Tier { level: Level::UserspaceSockets, why: why(more) }
+            }
+        })
     }
 
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {

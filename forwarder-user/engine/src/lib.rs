@@ -8,6 +8,7 @@
 //! | `auto` | joins both |
 //! | `bpf` | loads, attaches, pins and tries BPF, for whoever needs it |
 //! | `io`, `transmit` | the media sockets; ways to send |
+//! | `tier` | which of its ways a server can go, and what each costs |
 //! | `route` | routes and neighbours |
 //! | `slots`, `clock`, `elsewhere` | handles; the clock of leases; on which CPU to run |
 
@@ -20,6 +21,7 @@ pub mod io;
 pub mod kernel;
 pub mod route;
 mod slots;
+pub mod tier;
 pub mod transmit;
 pub mod userspace;
 

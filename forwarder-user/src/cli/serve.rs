@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -52,6 +52,7 @@ const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not start.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
+    let started = Instant::now();
     memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
@@ -60,7 +61,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(options, config, level))?;
+    let code = runtime.block_on(serve(options, config, level, started))?;
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
     Ok(code)
@@ -75,7 +76,7 @@ struct Running {
     http: http::Running,
 }
 
-async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Result<u8> {
+async fn serve(options: &Options, config: Config, level: Level, started: Instant) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -84,7 +85,7 @@ async fn serve(options: &Options, config: Config, level: Level) -> anyhow::Resul
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
     memory::give_back();
-    tracing::info!("ready");
+    tracing::info!("ready after {} ms", started.elapsed().as_millis());
     let name = loop {
         tokio::select! {
             name = signals.next() => break name,
@@ -163,6 +164,7 @@ async fn start_engine(
         interfaces,
         media_addresses: addresses.to_vec(),
         mode: config.kernel.mode.into(),
+        generic_if_refused: config.media.engine == EngineChoice::Kernel,
         limits,
         keystream: Some(kernel::keystream::Settings {
             memory: config.kernel.keystream_memory_mb << 20,
@@ -184,7 +186,7 @@ async fn start_engine(
         // Another server with these pins, or a limit that cannot be: an error here as well.
         (Err(error @ (StartError::Running { .. } | StartError::Limit { .. })), _) => Err(error.into()),
         (Err(error), _) => {
-            tracing::warn!("no kernel engine, all media goes through this process: {error}");
+            announce::no_kernel_engine(&error);
             let userspace = prepare(userspace, config, None).await?;
             Ok(Arc::new(AutoEngine::new(None, userspace, error.to_string())))
         }
@@ -209,7 +211,7 @@ async fn prepare(
             Err(anyhow::anyhow!("the xdp transmitter does not start: {reason}"))
         }
         Err(reason) => {
-            tracing::debug!("no xdp transmitter: {reason}");
+            tracing::info!("no xdp transmitter: {reason}");
             Ok(engine)
         }
         Ok(()) => Ok(engine),

@@ -18,7 +18,7 @@ use penstock_engine::{
     Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
-    kernel::{Config, KernelEngine},
+    kernel::{Config, KernelEngine, Mode},
     userspace::{self, Forwarder, UserspaceEngine},
 };
 use penstock_srtp::cipher::Sealer;
@@ -117,11 +117,13 @@ pub fn run(options: &Options) -> Result<()> {
     // Nobody is in control here: what is not media is dropped.
     let (control, _) = tokio::sync::mpsc::channel(1);
     let userspace = UserspaceEngine::new(config, sender.clone());
-    if options.contender == Contender::Kernel {
+    if options.contender.is_kernel() {
         let mut config = Config {
             interfaces: [scene::IN, scene::OUT].map(String::from).into(),
             pin_dir: options.bpf.join("penstock"),
             lease: Duration::from_secs(3600),
+            mode: if options.contender == Contender::Generic { Mode::Generic } else { Mode::Native },
+            direct: options.contender != Contender::KernelLong,
             ..Config::new(scene::MEDIA_PORT)
         };
         config.limits.publisher_tracks = config.limits.publisher_tracks.max(case.streams as usize);

@@ -104,7 +104,8 @@ fn by_address(netlink: &mut Netlink, media: &[IpAddr]) -> Result<Vec<u32>, Start
     wanted.iter().map(find).collect()
 }
 
-/// Attaches the ingress program to all `links`.
+/// Attaches the ingress program to all `links`; where generic mode is not wanted, to those that take native XDP, of
+/// which there must be one.
 ///
 /// # Errors
 /// [`StartError::Interface`] with what the driver or the self-test said.
@@ -112,9 +113,10 @@ pub fn attach(
     netlink: &mut Netlink,
     datapath: &mut Datapath,
     links: &[Link],
-    mode: Mode,
+    (mode, generic_if_refused): (Mode, bool),
 ) -> Result<Vec<Attached>, StartError> {
     let mut attached = Vec::new();
+    let mut left = None;
     let mut generic_works = None;
     for link in links {
         wait_until_free(netlink, link)?;
@@ -132,6 +134,21 @@ pub fn attach(
         if let (Mode::Native, Some(reason)) = (mode, &native_refusal) {
             return Err(refuse(format!("native XDP: {reason}")));
         }
+        if let Some(reason) = &native_refusal
+            && !generic_if_refused
+        {
+            tracing::warn!(
+                interface = link.name,
+                "native XDP refused, so the userspace engine serves peers behind it, at less than generic XDP costs: {reason}"
+            );
+            left.get_or_insert_with(|| {
+                refuse(format!(
+                    "native XDP: {reason}; generic XDP costs more than sockets where a stream has several viewers, \
+                     `kernel.mode = \"generic\"` takes it nevertheless"
+                ))
+            });
+            continue;
+        }
         if let Some(reason) = &native_refusal {
             tracing::warn!(interface = link.name, "native XDP refused, trying generic XDP (slow): {reason}");
         }
@@ -144,7 +161,10 @@ pub fn attach(
             .map_err(|error| refuse(format!("generic XDP: {}", why(link, &error))))?;
         attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::GENERIC });
     }
-    Ok(attached)
+    match left {
+        Some(refusal) if attached.is_empty() => Err(refusal),
+        _ => Ok(attached),
+    }
 }
 
 /// The inner error is the interface's refusal, the outer one ends the start.

@@ -1,8 +1,8 @@
-//! Is this kernel new enough, and may this process use it?
+//! Is this kernel one for the programs, and may this process use it?
 
 use aya::util::KernelVersion;
 
-use super::StartError;
+use super::{StartError, realtime};
 
 /// What the datapath needs, with the release and commit that brought it.
 const NEEDS: [(KernelVersion, &str); 6] = [
@@ -14,15 +14,35 @@ const NEEDS: [(KernelVersion, &str); 6] = [
     (KernelVersion::new(5, 18, 0), "bpf_xdp_load_bytes for plaintext to userspace (3f364222d032)"),
 ];
 
+/// Series of kernels that the datapath is tested on.
+pub const TESTED: &[(u8, u16)] = &[(6, 18)];
+
+/// What can be told of the kernel before its verifier has seen the programs, of both engines.
+///
 /// # Errors
-/// [`StartError::Kernel`] names every feature that is missing.
+/// [`StartError::Kernel`] names every feature that is missing; [`StartError::Realtime`].
 pub fn kernel() -> Result<(), StartError> {
-    let Ok(running) = KernelVersion::current() else { return Ok(()) };
-    let missing: Vec<&str> = NEEDS.iter().filter(|(since, _)| running < *since).map(|(_, what)| *what).collect();
-    if missing.is_empty() {
-        return Ok(());
+    if let Ok(running) = KernelVersion::current() {
+        let missing: Vec<&str> = NEEDS.iter().filter(|(since, _)| running < *since).map(|(_, what)| *what).collect();
+        if !missing.is_empty() {
+            return Err(StartError::Kernel { release: release(), missing: missing.join("; ") });
+        }
     }
-    Err(StartError::Kernel { release: release(), missing: missing.join("; ") })
+    realtime::state_is_exclusive().map_err(StartError::Realtime)
+}
+
+/// Is a kernel of this release among those that are tested?
+pub fn is_tested(release: &str) -> bool {
+    let series = |(major, minor): &(u8, u16)| {
+        let rest = release.strip_prefix(&format!("{major}.{minor}"));
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    };
+    TESTED.iter().any(series)
+}
+
+/// The tested series, for people.
+pub fn tested() -> String {
+    TESTED.iter().map(|(major, minor)| format!("{major}.{minor}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The running kernel's release.
@@ -85,6 +105,19 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tested_series() {
+        assert!(is_tested("6.18.44-fc-v669") && is_tested("6.18") && !is_tested("6.1") && !is_tested("6.180.1"));
+        assert!(!is_tested("5.18.3") && !is_tested(""));
+        // People read the same elsewhere.
+        let said = format!("tested on {}", tested());
+        for file in ["README.md", "docs/linux.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+            let text = std::fs::read_to_string(path).unwrap().to_lowercase();
+            assert!(text.contains(&said), "{file} does not say {said:?}");
+        }
+    }
 
     #[test]
     fn names_what_is_missing() {

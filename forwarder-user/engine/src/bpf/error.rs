@@ -2,21 +2,27 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use super::object;
+use super::{Refusal, object};
 
 /// Why the engine does not start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     NoObject(#[from] object::Missing),
-    #[error("kernel {release} is too old, it lacks: {missing}")]
+    #[error("Linux {release} is too old, it lacks: {missing}")]
     Kernel { release: String, missing: String },
+    #[error("{0}")]
+    Realtime(String),
     #[error("this process may not use XDP, it lacks {missing}: run as root or grant these capabilities")]
     Capabilities { missing: String },
     #[error("`limits.{key}` is {value}, it must be 1 to {most}")]
     Limit { key: &'static str, value: usize, most: usize },
     #[error("the BPF programs were not loaded: {0}")]
     Load(String),
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    #[error("it is switched off")]
+    SwitchedOff,
     #[error("interface {name}: {reason}")]
     Interface { name: String, reason: String },
     #[error("no interface to attach to: name some in `kernel.interfaces`")]

@@ -1,5 +1,7 @@
 //! Loads the embedded BPF object: table sizes and constants from the configuration.
 
+use std::thread;
+
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
@@ -8,7 +10,7 @@ use aya::{
 
 use forwarder_common::maps::{KEY_CHUNK, program};
 
-use super::{Limits, StartError, object};
+use super::{Limits, Refusal, StartError, object, verdict};
 use crate::ProgramFigures;
 
 const INGRESS: &str = "penstock_ingress";
@@ -24,41 +26,80 @@ pub struct Datapath {
     /// The programs to which ingress passes packets on. They go with it: nobody else may hold it (see [`program`]).
     _programs: ProgramArray<MapData>,
     /// Whether there is a short way for streams with one viewer, or why not.
-    pub short_way: Result<(), String>,
+    pub short_way: Result<(), Missing>,
+}
+
+/// Why a program is missing that the others can do without.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// One sentence.
+    pub reason: String,
+    /// If the kernel refuses it.
+    pub refusal: Option<Box<Refusal>>,
+}
+
+impl From<StartError> for Missing {
+    fn from(error: StartError) -> Self {
+        let reason = error.to_string();
+        let refusal = if let StartError::Refused(refusal) = error { Some(refusal) } else { None };
+        Self { reason, refusal }
+    }
 }
 
 /// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer,
 /// if the kernel takes it.
 ///
 /// # Errors
-/// [`StartError::Load`] with the verifier's log where there is one.
+/// [`StartError::Refused`] with the verifier's log where there is one, [`StartError::Load`].
 pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
     let mut ebpf = load_object(limits, media_port)?;
-    xdp(&mut ebpf, INGRESS)?.load().map_err(program_error)?;
-    let egress = xdp(&mut ebpf, EGRESS)?;
-    egress.load().map_err(program_error)?;
-    let egress =
-        egress.fd().map_err(program_error)?.try_clone().map_err(|error| StartError::Load(error.to_string()))?;
+    let [ingress, egress, forward, direct] =
+        verify(&mut ebpf, [Some(INGRESS), Some(EGRESS), Some(FORWARD), direct.then_some(DIRECT)]);
+    ingress.and(egress).and(forward)?;
+    let egress = xdp(&mut ebpf, EGRESS)?.fd().map_err(program_error)?.try_clone();
+    let egress = egress.map_err(|error| StartError::Load(error.to_string()))?;
     let programs = ebpf.take_map("PROGRAMS").ok_or_else(|| StartError::Load("the object has no PROGRAMS".into()))?;
     let mut programs = ProgramArray::try_from(programs).map_err(|error| StartError::Load(describe(&error)))?;
-    load_next(&mut ebpf, &mut programs, program::FORWARD, FORWARD)?;
-    let short_way = match direct {
-        true => load_next(&mut ebpf, &mut programs, program::DIRECT, DIRECT).map_err(|error| error.to_string()),
-        false => Err("switched off".into()),
-    };
-    Ok(Datapath { ebpf, egress, _programs: programs, short_way })
+    set_next(&mut ebpf, &mut programs, program::FORWARD, FORWARD)?;
+    let short_way = direct.and_then(|()| set_next(&mut ebpf, &mut programs, program::DIRECT, DIRECT));
+    Ok(Datapath { ebpf, egress, _programs: programs, short_way: short_way.map_err(Missing::from) })
 }
 
-/// Loads a program to which ingress passes packets on.
-fn load_next(ebpf: &mut Ebpf, programs: &mut ProgramArray<MapData>, place: u32, name: &str) -> Result<(), StartError> {
-    let next = xdp(ebpf, name)?;
-    next.load().map_err(program_error)?;
-    let next = next.fd().map_err(program_error)?;
+/// Has the kernel verify these programs, each on a thread of its own: it is most of the time that a start takes.
+fn verify<const N: usize>(ebpf: &mut Ebpf, names: [Option<&str>; N]) -> [Result<(), StartError>; N] {
+    let mut outcomes = names.map(|name| match name {
+        Some(name) => Err(StartError::Load(format!("the object has no {name}"))),
+        None => Err(StartError::SwitchedOff),
+    });
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (name, program) in ebpf.programs_mut() {
+            let Some(place) = names.iter().position(|wanted| *wanted == Some(name)) else { continue };
+            let load = move || -> Result<(), StartError> {
+                let program: &mut Xdp = program.try_into().map_err(program_error)?;
+                program.load().map_err(|error| refused(name, error))
+            };
+            let thread = thread::Builder::new().name("penstock-load".into()).spawn_scoped(scope, load);
+            threads.push((place, thread));
+        }
+        for (place, thread) in threads {
+            let joined = thread.map_err(StartError::Thread).and_then(|thread| {
+                thread.join().unwrap_or_else(|_| Err(StartError::Load("loading a program panicked".into())))
+            });
+            outcomes[place] = joined;
+        }
+    });
+    outcomes
+}
+
+/// Has ingress pass packets on to a program that is loaded.
+fn set_next(ebpf: &mut Ebpf, programs: &mut ProgramArray<MapData>, place: u32, name: &str) -> Result<(), StartError> {
+    let next = xdp(ebpf, name)?.fd().map_err(program_error)?;
     programs.set(place, next, 0).map_err(|error| StartError::Load(describe(&error)))
 }
 
 fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
-    let object = object::datapath()?;
+    let object = object::to_load()?;
     let publisher_tracks = limits.publisher_tracks as u32;
     let subscriber_tracks = limits.subscriber_tracks as u32;
     let sessions = limits.sessions as u32;
@@ -82,7 +123,7 @@ fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
         .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
-        .load(object)
+        .load(&object)
         .map_err(|error| StartError::Load(describe(&error)))
 }
 
@@ -156,13 +197,20 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, StartError> {
 }
 
 fn program_error(error: ProgramError) -> StartError {
+    StartError::Load(describe(&error))
+}
+
+/// Why a program was not loaded.
+pub fn refused(program: &str, error: ProgramError) -> StartError {
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => StartError::Load(format!("{io_error}\n{verifier_log}")),
-        other => StartError::Load(describe(&other)),
+        ProgramError::LoadError { io_error, verifier_log } => {
+            StartError::Refused(Box::new(Refusal::new(program, &io_error, verifier_log.to_string())))
+        }
+        other => program_error(other),
     }
 }
 
-/// An error with its causes.
+/// An error with its causes. A log in it is cut short.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -173,5 +221,5 @@ pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    verdict::cut_short(&text)
 }

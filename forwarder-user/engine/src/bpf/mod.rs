@@ -3,8 +3,9 @@
 //! | file | does |
 //! | --- | --- |
 //! | `object` | the objects that this program was built with |
-//! | `check` | is the kernel new enough, and may this process use it? |
+//! | `check`, `realtime` | is the kernel one for the programs, and may this process use it? |
 //! | `load`, `limits` | the datapath, verified and in the kernel, with tables of the sizes that were asked for |
+//! | `verdict` | what the verifier says, cut short |
 //! | `maps`, `keys`, `keystream`, `handle` | typed handles of its maps |
 //! | `outer` | many elements of a map of maps at once |
 //! | `attach` | onto interfaces |
@@ -25,7 +26,9 @@ pub mod object;
 pub mod outer;
 pub mod pins;
 pub mod probe;
+mod realtime;
 mod selftest;
+pub mod verdict;
 
 pub use self::{
     attach::{Mode, mode_name},
@@ -33,4 +36,5 @@ pub use self::{
     handle::as_io,
     limits::Limits,
     load::describe,
+    verdict::Refusal,
 };

@@ -6,21 +6,28 @@ use aya::programs::XdpMode;
 
 use super::{
     Limits, StartError, attach, check, keystream,
-    load::{self, Datapath, describe},
+    load::{self, Datapath, Missing, describe},
     pins::{self, PinDirectory},
     selftest,
 };
-use crate::route::Netlink;
+use crate::{route::Netlink, transmit::xdp::XdpSender};
 
 pub use super::check::granted as capabilities;
 pub use crate::route::netlink::Link;
 
-/// The kernel's release, if it is new enough.
+/// The kernel's release, unless it is known before any program is loaded that it is none for them.
 ///
 /// # Errors
 /// What it lacks.
-pub fn kernel() -> Result<String, String> {
-    check::kernel().map(|()| check::release()).map_err(|error| error.to_string())
+pub fn kernel() -> Result<String, StartError> {
+    check::kernel().map(|()| check::release())
+}
+
+/// Says so where the running kernel is not of a tested series.
+pub fn untested() -> Option<String> {
+    let release = check::release();
+    let hint = || format!("Linux {release} is not among the kernels that Penstock is tested on: {}", check::tested());
+    (!check::is_tested(&release)).then(hint)
 }
 
 /// Can maps be pinned in `directory`? Says how.
@@ -52,11 +59,19 @@ impl Programs {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn load(media_port: u16) -> Result<Self, String> {
+    pub fn load(media_port: u16) -> Result<Self, StartError> {
         let limits = Limits { sessions: 1, publisher_tracks: 1, subscriber_tracks: 1, viewers_per_stream: 1 };
-        let mut datapath = load::load(&limits, media_port, true).map_err(|error| error.to_string())?;
-        keystream::Parts::take(datapath.ebpf()).map_err(|error| error.to_string())?;
+        let mut datapath = load::load(&limits, media_port, true)?;
+        keystream::Parts::take(datapath.ebpf())?;
         Ok(Self(datapath))
+    }
+
+    /// Have streams with one viewer their short way?
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn short_way(&self) -> Result<(), Missing> {
+        self.0.short_way.clone()
     }
 
     /// Attaches to an interface in its driver, and detaches.
@@ -77,6 +92,15 @@ impl Programs {
 /// What is wrong with them, or why it cannot be told.
 pub fn generic_copies() -> Result<(), String> {
     selftest::generic_copies_are_private()
+}
+
+/// Loads the programs of the xdp transmitter, and makes the network that it sends by, for one thread.
+///
+/// # Errors
+/// Why it cannot be had.
+pub fn transmitter() -> Result<(), String> {
+    check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
+    XdpSender::start(1).map(drop)
 }
 
 /// The interfaces that the engine would attach to.

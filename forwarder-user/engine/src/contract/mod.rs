@@ -13,7 +13,10 @@ pub use self::{
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
 };
-use crate::io::{MediaSockets, Worker};
+use crate::{
+    io::{MediaSockets, Worker},
+    tier::Tier,
+};
 
 /// Moves the media of the sessions that it is given.
 ///
@@ -25,6 +28,11 @@ pub trait Engine: Send + Sync {
 
     /// Same for one session, e.g. `kernel native` (design: each session shows what carries it).
     fn describe_session(&self, session: SessionId) -> String;
+
+    /// What carries the media wherever it can. `None`: an engine that is part of another.
+    fn tier(&self) -> Option<Tier> {
+        None
+    }
 
     /// Installs the key and the addresses of a session, with a fresh lease.
     ///

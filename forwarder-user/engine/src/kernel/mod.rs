@@ -70,6 +70,9 @@ pub struct Config {
     /// UDP port of the media. Traffic to other ports is never touched.
     pub media_port: u16,
     pub mode: Mode,
+    /// In [`Mode::Auto`]: attach in generic mode where a driver refuses native XDP. Otherwise such interfaces are
+    /// left to the userspace engine, whose sockets cost less (decision 24).
+    pub generic_if_refused: bool,
     pub limits: Limits,
     /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
     pub keystream: Option<keystream::Settings>,
@@ -93,6 +96,7 @@ impl Config {
             media_addresses: Vec::new(),
             media_port,
             mode: Mode::Auto,
+            generic_if_refused: true,
             limits: Limits::default(),
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
@@ -108,6 +112,8 @@ pub struct KernelEngine {
     shared: Arc<Shared>,
     limits: Limits,
     lease_ns: u64,
+    /// Why streams with one viewer have no short way, where they have none.
+    short_way: Result<(), String>,
     attached: Vec<Attached>,
     /// The same, for looking up paths.
     devices: Devices,
@@ -141,9 +147,8 @@ impl KernelEngine {
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
         let pins = PinDirectory::claim(&config.pin_dir)?;
         let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
-        if let (true, Err(reason)) = (config.direct, &datapath.short_way) {
-            tracing::warn!("this kernel does not take the short way for streams with one viewer, which cost more now");
-            tracing::debug!("{reason}");
+        if let (true, Err(missing)) = (config.direct, &datapath.short_way) {
+            tracing::warn!("packets with one viewer cost more, without their short way: {}", missing.reason);
         }
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
@@ -152,7 +157,7 @@ impl KernelEngine {
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
-        let attached = attach::attach(&mut netlink, &mut datapath, &links, config.mode)?;
+        let attached = attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
         let server = describe_server(&attached, config.media_port);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(describe(&error)))?;
         let statistics = if config.statistics { keep_statistics() } else { None };
@@ -167,6 +172,7 @@ impl KernelEngine {
             })),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
+            short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
             devices: Devices::Attached(attached.clone()),
             attached,
             netlink: Mutex::new(netlink),

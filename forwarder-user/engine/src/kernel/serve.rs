@@ -23,6 +23,7 @@ use crate::{
     clock::boottime_ns,
     route::{self, Route, canonical},
     slots::Slots,
+    tier::{Level, Tier},
 };
 
 impl Engine for KernelEngine {
@@ -46,7 +47,12 @@ impl Engine for KernelEngine {
             };
         };
         let interface = self.attached.iter().find(|interface| interface.index == current.path.egress_ifindex);
-        interface.map_or_else(|| "kernel".into(), |interface| format!("kernel {}", mode_name(interface.mode)))
+        interface.map_or_else(|| "kernel".into(), |interface| self.describe_mode(interface.mode))
+    }
+
+    fn tier(&self) -> Option<Tier> {
+        let level = if self.short_way.is_ok() { Level::Full } else { Level::WithoutShortWay };
+        Some(Tier { level, why: self.short_way.clone().err() })
     }
 
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
@@ -318,7 +324,12 @@ impl KernelEngine {
 
     fn describe_publisher(&self) -> String {
         let generic = self.attached.iter().all(|interface| interface.mode == xdp_mode::GENERIC);
-        format!("kernel {}", mode_name(if generic { xdp_mode::GENERIC } else { xdp_mode::NATIVE }))
+        self.describe_mode(if generic { xdp_mode::GENERIC } else { xdp_mode::NATIVE })
+    }
+
+    fn describe_mode(&self, mode: u8) -> String {
+        let less = if self.short_way.is_err() { ", without the short way for one viewer" } else { "" };
+        format!("kernel {}{less}", mode_name(mode))
     }
 
     fn find_path(&self, role: Role, transport: Transport) -> Result<Path, EngineError> {

@@ -209,6 +209,17 @@ impl UserspaceEngine {
         let _ = self.0.xdp.set(Err(why));
     }
 
+    /// Does it send by XDP where that is possible?
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn sends_by_xdp(&self) -> Result<(), String> {
+        match self.0.xdp.get() {
+            Some(xdp) => xdp.as_ref().map(|_| ()).map_err(String::clone),
+            None => Err("it was not started".into()),
+        }
+    }
+
     /// Why a session's packets leave by sockets. `None`: they do not, or nobody has to wonder.
     pub fn why_socket(&self, session: SessionId) -> Option<String> {
         self.0.read().sessions.get(session.0)?.path.as_ref().err().filter(|why| !why.is_empty()).cloned()

@@ -19,6 +19,7 @@ impl Task {
             self.engine.counters().into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
         json!({
             "engine": self.engine.describe(),
+            "tier": self.engine.tier(),
             "streams": streams,
             "rtsp": self.ingest.rtsp.get(),
             "sources": self.ingest.totals.get(),

@@ -32,7 +32,9 @@ use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
 use crate::bpf::{
-    describe, object,
+    describe,
+    load::refused,
+    object,
     outer::{Batch, new_devmap},
 };
 
@@ -107,7 +109,7 @@ impl XdpSender {
         for (name, program) in ebpf.programs_mut() {
             match program {
                 Program::Xdp(program) => {
-                    program.load().map_err(|error| describe(&error))?;
+                    program.load().map_err(|error| refused(name, error).to_string())?;
                     if name == "penstock_transmit" {
                         egress = Some(program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| describe(&e))?);
                     }
