@@ -11,7 +11,7 @@ use crate::{
     toolchain::{self, TARGET, Toolchain},
 };
 
-/// The object. `forwarder-user/build.rs` embeds it from here.
+/// The object. `forwarder-user/engine/build.rs` embeds it from here.
 pub fn object_path() -> PathBuf {
     root().join("target/ebpf").join(TARGET).join("release/penstock-datapath")
 }

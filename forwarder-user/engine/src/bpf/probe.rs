@@ -13,7 +13,7 @@ use super::{
 use crate::route::Netlink;
 
 pub use super::check::granted as capabilities;
-pub use crate::route::netlink::Link;
+pub use crate::route::Link;
 
 /// The kernel's release, if it is new enough.
 ///
