@@ -22,6 +22,7 @@ use penstock::engine::{
     userspace::{self, Feeder, Keep, NewSource, UserspaceEngine},
 };
 use serde_json::json;
+use tests_engine::lab::{Server, media_key};
 
 use super::{
     case::{Case, Origin},
@@ -30,7 +31,6 @@ use super::{
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, HEADER, PAYLOAD_TYPE},
 };
-use tests_engine::lab::{Server, media_key};
 
 /// Command line of the process.
 #[derive(Clone, Debug, clap::Parser)]

@@ -23,8 +23,9 @@ use forwarder_common::{
 };
 use penstock::engine::kernel::keys::{Keys, Outer};
 
-use crate::keystream::{Ring, Rings};
 use tests_kit::srtp::Key;
+
+use crate::keystream::{Ring, Rings};
 
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;

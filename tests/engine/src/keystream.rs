@@ -8,8 +8,9 @@ use forwarder_common::{
 };
 use penstock::engine::kernel::keystream::compute::{Backend, Job, Key as ProducerKey, fill};
 
-use crate::bpf::Datapath;
 use tests_kit::srtp::Key;
+
+use crate::bpf::Datapath;
 
 /// An entry as the system call takes it.
 pub type EntryBytes = [u8; size_of::<Entry>()];

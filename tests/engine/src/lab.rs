@@ -21,12 +21,11 @@ use penstock::engine::{
     kernel::{Config, KernelEngine},
     userspace::{self, UserspaceEngine},
 };
-use tokio::sync::mpsc::UnboundedReceiver;
-
 use tests_kit::{
     netns::{BpfFs, End, NetNs, veth},
     srtp::{Key, Random, TAG},
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Longest wait for anything. It only has to be reached when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,7 +7,6 @@ use serde_json::Value;
 use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera};
 use tests_kit::peer::{Codec, Loss, Options, Source, Stats};
-
 use tests_kit::stage::{Layout, Stage, synthetic};
 
 const ADDRESS: &str = "10.60.0.2:8554";

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use tests_kit::peer::{Kind, Offer, Options, Source, SrtpProfile, Synthetic};
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip, ip, synthetic};
 
 #[test]
