@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tests_kit::browser::watch::{START, pause, plays, plays_again, publish, screenshot_path, shows_a_moving_picture};
 use tests_kit::browser::{Browser, Page, count};
 use tests_kit::received::{by_page, equals_sealed};
