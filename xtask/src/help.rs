@@ -19,7 +19,7 @@ pub struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 11] = [
+const COMMANDS: [Command; 13] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",
@@ -101,6 +101,32 @@ need root: they make network namespaces. At the end stands how long each file to
         summary: &["64 cameras with a viewer each for three minutes: loss, latency, every packet opened"],
         details: "Needs root.",
         program: Some(&program::SOAK_CAMERAS),
+    },
+    Command {
+        name: "kernels",
+        arguments: "[--kernel NAME ...] [--quick] [--all-fixtures] [--demo] [...]",
+        summary: &[
+            "boot the kernels that people have in guests: load every program there, run fixtures, forward",
+            "--quick: load and limits only",
+        ],
+        details: "\
+Kernels and qemu come from Debian's archive and are unpacked below target/kernels; nothing is installed. Debian only.
+
+  --kernel NAME    one kernel, or several; --list names them
+  --quick          load and limits only
+  --all-fixtures   every fixture of the datapath, not the quick ones alone
+  --demo           the demo as well
+  --update         looks for newer packages
+  --fetch          fetches, and stops there
+  --json           prints the report for programs; --json-file FILE writes it beside the table",
+        program: None,
+    },
+    Command {
+        name: "release",
+        arguments: "[--arch x86_64|aarch64] [--binary]",
+        summary: &["the optimised binary, and target/archives/penstock-VERSION-ARCH.tar.gz with its libraries"],
+        details: "  --binary    only builds it",
+        program: None,
     },
     Command {
         name: "help",

@@ -2,16 +2,20 @@
 //!
 //! Standard library only, so that the first command of a fresh clone starts within seconds.
 
+mod archive;
 mod btf;
 mod clip;
+mod cross;
 mod debian;
 mod ebpf;
 mod elf;
 mod help;
+mod kernels;
 mod linker;
 mod process;
 mod program;
 mod progress;
+mod release;
 mod setup;
 mod test;
 mod toolchain;
@@ -48,6 +52,8 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["bench", "fanout", rest @ ..] => program::BENCH_FANOUT.run(rest),
         ["bench", "cameras", rest @ ..] => program::BENCH_CAMERAS.run(rest),
         ["load", "cameras", rest @ ..] => program::LOAD_CAMERAS.run(rest),
+        ["release", rest @ ..] => release::run(rest),
+        ["kernels", rest @ ..] => kernels::run(rest),
         ["soak", "cameras", rest @ ..] => program::SOAK_CAMERAS.run(rest),
         other => Err(format!("unknown command: {}\n\n{}", other.join(" "), help::all())),
     }

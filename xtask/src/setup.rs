@@ -26,7 +26,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
 const TO_MEASURE: [(&str, &[&str]); 3] = [("ip", &["iproute2"]), ("ethtool", &["ethtool"]), ("mount", &["mount"])];
-const TO_TEST: [(&str, &[&str]); 8] = [
+const TO_TEST: [(&str, &[&str]); 10] = [
     ("bpftool", &["bpftool"]),
     ("chromium", &["chromium"]),
     ("ffmpeg", &["ffmpeg"]),
@@ -36,6 +36,9 @@ const TO_TEST: [(&str, &[&str]); 8] = [
     // Containers, without recommended packages: none of them is needed to run on the host's network.
     ("podman", &["podman"]),
     ("crun", &["crun"]),
+    // Modules of the kernels that guests boot.
+    ("xz", &["xz-utils"]),
+    ("zstd", &["zstd"]),
 ];
 
 /// GStreamer with WebRTC, its RTSP server and client and its Python bindings, which Debian's own Python has: packages, and what

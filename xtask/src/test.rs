@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     ebpf::{self, Objects},
+    kernels,
     process::{Outcome, cargo, display, root, run as run_command},
     setup,
 };
@@ -31,6 +32,9 @@ const ALONE: [&str; 7] = [
     "transmit_full_ring",
     "userspace_sessions",
 ];
+
+/// The least of `cargo xtask kernels`, as a filter and in the summary.
+const KERNELS: &str = "kernels";
 
 /// Sums of cargo's own summary lines.
 #[derive(Default)]
@@ -88,6 +92,9 @@ pub fn run(filter: Option<&str>) -> Outcome {
     for (lanes, groups) in phases(filter)? {
         reports.extend(run_groups(groups, lanes)?);
     }
+    if filter.is_none_or(|filter| filter == KERNELS) {
+        reports.push(on_kernels());
+    }
 
     println!("\nseconds");
     println!("  {:>6.1}  set-up and build", built.as_secs_f32());
@@ -107,6 +114,19 @@ pub fn run(filter: Option<&str>) -> Outcome {
     }
     println!("{passed} passed, {failed} failed, {ignored} skipped");
     Ok(())
+}
+
+/// Do all programs load on the kernels that are furthest apart? One test, which has the machine to itself.
+fn on_kernels() -> Report {
+    println!("\n── {KERNELS}");
+    let start = Instant::now();
+    let outcome = kernels::least();
+    if let Err(why) = &outcome {
+        println!("{why}");
+    }
+    let ok = outcome.is_ok();
+    let totals = Totals { passed: u64::from(ok), failed: u64::from(!ok), ignored: 0 };
+    Report { name: KERNELS.into(), totals, time: start.elapsed(), ok }
 }
 
 /// Runs groups, so many at once.

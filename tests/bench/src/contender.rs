@@ -14,6 +14,10 @@ pub enum Contender {
     Limit,
     /// Both engines as `penstock serve` joins them: the kernel engine for what it can serve.
     Kernel,
+    /// The same where the verifier has refused the short way for one viewer.
+    KernelLong,
+    /// The same in generic mode: XDP behind the driver, on the packets of the network stack.
+    Generic,
     /// The userspace engine, sending by XDP.
     Xdp,
     /// The userspace engine, sending by sendmmsg.
@@ -29,14 +33,34 @@ pub enum Contender {
 
 impl Contender {
     /// All of ours, in the order of the report.
-    pub const ALL: &'static [Self] =
-        &[Self::Limit, Self::Kernel, Self::Xdp, Self::Socket, Self::SocketGso, Self::SocketOpenssl];
+    pub const ALL: &'static [Self] = &[
+        Self::Limit,
+        Self::Kernel,
+        Self::KernelLong,
+        Self::Generic,
+        Self::Xdp,
+        Self::Socket,
+        Self::SocketGso,
+        Self::SocketOpenssl,
+    ];
+
+    /// Is it measured where none is named? The others answer questions of their own: tiers below the first.
+    pub const fn is_usual(self) -> bool {
+        !matches!(self, Self::KernelLong | Self::Generic)
+    }
+
+    /// The kernel engine, in one of its modes.
+    pub const fn is_kernel(self) -> bool {
+        matches!(self, Self::Kernel | Self::KernelLong | Self::Generic)
+    }
 
     /// As the command line names it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::Kernel => "kernel",
+            Self::KernelLong => "kernel-long",
+            Self::Generic => "generic",
             Self::Xdp => "xdp",
             Self::Socket => "socket",
             Self::SocketGso => "socket-gso",
@@ -50,6 +74,8 @@ impl Contender {
         match self {
             Self::Limit => "XDP fan-out without cryptography",
             Self::Kernel => "kernel engine",
+            Self::KernelLong => "kernel engine, no short way",
+            Self::Generic => "kernel engine, generic XDP",
             Self::Xdp => "userspace, XDP",
             Self::Socket => "userspace, sendmmsg",
             Self::SocketGso => "userspace, GSO",
@@ -61,8 +87,8 @@ impl Contender {
     /// How its copies arrive: each has the receiver that costs the machine the least.
     pub const fn arrival(self) -> Arrival {
         match self {
-            Self::Limit | Self::Kernel | Self::Xdp => Arrival::Xdp,
-            Self::Socket | Self::SocketGso | Self::SocketOpenssl | Self::Peer => Arrival::Stack,
+            Self::Limit | Self::Kernel | Self::KernelLong | Self::Xdp => Arrival::Xdp,
+            Self::Generic | Self::Socket | Self::SocketGso | Self::SocketOpenssl | Self::Peer => Arrival::Stack,
         }
     }
 
@@ -72,7 +98,7 @@ impl Contender {
     pub const fn serves(self, case: &Case) -> bool {
         match self {
             Self::Limit => matches!(case.origin, Origin::Srtp) && case.viewers <= MAX_COPIES as u32,
-            Self::Kernel => matches!(case.origin, Origin::Srtp),
+            Self::Kernel | Self::KernelLong | Self::Generic => matches!(case.origin, Origin::Srtp),
             Self::Xdp | Self::Socket | Self::SocketGso | Self::SocketOpenssl | Self::Peer => true,
         }
     }

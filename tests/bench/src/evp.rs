@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use openssl::{cipher::Cipher, cipher_ctx::CipherCtx, error::ErrorStack};
 
-use penstock::engine::cipher::{Seal, Sealer};
+use penstock_srtp::cipher::{Seal, Sealer};
 use tests_kit::srtp::TAG;
 
 /// For the configuration of an engine.
@@ -56,7 +56,8 @@ fn seal(
 #[cfg(test)]
 mod tests {
     use forwarder_common::ExtendedSeq;
-    use penstock::engine::{MediaKey, Profile, cipher::Cipher};
+    use penstock_media::{MediaKey, Profile};
+    use penstock_srtp::cipher::Cipher;
 
     use super::*;
 

@@ -13,14 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
-use penstock::engine::{
-    Engine, Kind, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherTrackId, Role, Transport,
+use penstock_engine::{
+    Engine, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId, Role,
+    Transport,
     auto::AutoEngine,
-    cipher::Sealer,
     io::{MediaSockets, Threads},
-    kernel::{Config, KernelEngine},
-    userspace::{self, Feeder, Keep, NewSource, UserspaceEngine},
+    kernel::{Config, KernelEngine, Mode},
+    userspace::{self, Forwarder, UserspaceEngine},
 };
+use penstock_srtp::cipher::Sealer;
 use serde_json::json;
 use tests_engine::lab::{Server, media_key};
 
@@ -116,11 +117,13 @@ pub fn run(options: &Options) -> Result<()> {
     // Nobody is in control here: what is not media is dropped.
     let (control, _) = tokio::sync::mpsc::channel(1);
     let userspace = UserspaceEngine::new(config, sender.clone());
-    if options.contender == Contender::Kernel {
+    if options.contender.is_kernel() {
         let mut config = Config {
             interfaces: [scene::IN, scene::OUT].map(String::from).into(),
             pin_dir: options.bpf.join("penstock"),
             lease: Duration::from_secs(3600),
+            mode: if options.contender == Contender::Generic { Mode::Generic } else { Mode::Native },
+            direct: options.contender != Contender::KernelLong,
             ..Config::new(scene::MEDIA_PORT)
         };
         config.limits.publisher_tracks = config.limits.publisher_tracks.max(case.streams as usize);
@@ -242,7 +245,7 @@ fn serve<E: Engine>(server: &Server<E>, mut begin: impl FnMut(Duration) -> Resul
 fn start_source(
     case: Case,
     length: Duration,
-    mut feeder: Feeder,
+    mut feeder: Forwarder,
     tracks: Vec<PublisherTrackId>,
     times: SentTimes,
 ) -> Arc<Pushed> {
@@ -251,7 +254,7 @@ fn start_source(
     std::thread::spawn(move || {
         load::precise_timers();
         let mut packet = scene::blank(case.payload);
-        let push = |feeder: &mut Feeder, stream: u32, number: u64| {
+        let push = |feeder: &mut Forwarder, stream: u32, number: u64| {
             let index = BEFORE_FIRST + 1 + number;
             scene::stamp(&mut packet, stream, scene::publisher_ssrc(stream), index);
             times.note(stream, index);

@@ -19,6 +19,8 @@ const fn colour(contender: Contender) -> RGBColor {
     match contender {
         Contender::Limit => RGBColor(150, 150, 150),
         Contender::Kernel => RGBColor(27, 110, 194),
+        Contender::KernelLong => RGBColor(90, 150, 210),
+        Contender::Generic => RGBColor(160, 190, 220),
         Contender::Xdp => RGBColor(60, 160, 100),
         Contender::Socket => RGBColor(214, 120, 30),
         Contender::SocketGso => RGBColor(236, 178, 110),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests_kit::browser::wait_until;
 use tests_kit::container::{Container, IMAGE, Podman, folder, wait_freed};
+use tests_kit::names::Names;
 use tests_kit::netns::{BpfFs, End, NetNs, veth};
 use tests_kit::peer::{Kind, Options, Publisher, Source, Stats, Synthetic, Viewers};
 use tests_kit::python::yaml;
@@ -158,6 +159,25 @@ fn the_image_says_what_is_in_it_and_has_little_else() -> Result<()> {
     let beside = image["Size"].as_u64().context("no size")?.saturating_sub(packed.path().metadata()?.len());
     ensure!(beside < MOST_BESIDE_THE_BINARY, "{beside} bytes beside the binary");
     ensure!(run(&["exec", container.id(), "/bin/sh"]).is_err(), "there is a shell");
+    Ok(())
+}
+
+/// The libraries for it are found at run time, if at all: the image has no shell to try them with.
+#[test]
+fn names_are_resolved_by_file_and_by_dns() -> Result<()> {
+    let scene = Scene::new("")?;
+    let names = Names::serve(&scene.near, "10.72.0.2:53".parse()?, &[("penstock.example", [10, 72, 0, 1])])?;
+    let mut options = ["--add-host", "filed.example:10.72.0.1", "--dns", "10.72.0.2"].map(String::from).to_vec();
+    options.extend(scene.configuration_mounted());
+    let container = scene.podman.start(&scene.host, &options, &["serve", "--engine", "userspace"])?;
+    for name in ["filed.example", "penstock.example"] {
+        let url = format!("http://{name}:8080");
+        let arguments = ["verify", "--url", &url, "--viewers", "1", "--seconds", "1", "--max-latency-ms", "5000"];
+        container.exec(&arguments).with_context(|| name.to_owned())?;
+    }
+    ensure!(names.asked() > 0, "nobody asked the name server");
+    let unknown = ["verify", "--url", "http://nobody.example:8080", "--viewers", "1", "--seconds", "1"];
+    ensure!(container.exec(&unknown).is_err(), "a name that nobody has was resolved");
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use forwarder_common::{
     },
     tower::{self, derive::Basis},
 };
-use penstock::engine::kernel::keys::{Keys, Outer};
+use penstock_engine::bpf::keys::{Keys, Outer};
 
 use tests_kit::srtp::Key;
 

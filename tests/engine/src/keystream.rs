@@ -6,7 +6,10 @@ use forwarder_common::{
     ExtendedSeq, SessionKey,
     keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
 };
-use penstock::engine::kernel::keystream::compute::{Backend, Job, Key as ProducerKey, fill};
+use penstock_engine::kernel::keystream::{
+    Job, Key as ProducerKey,
+    compute::{Backend, fill},
+};
 
 use tests_kit::srtp::Key;
 

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::ExtendedSeq;
-use penstock::engine::{
+use penstock_engine::{
     Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId, Role,
     SessionId, SubscriberTrackId, Transport,
     auto::AutoEngine,

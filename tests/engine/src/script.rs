@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use penstock::engine::Engine;
+use penstock_engine::Engine;
 
 use tests_kit::srtp::{Key, Random};
 

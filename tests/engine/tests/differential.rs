@@ -2,7 +2,7 @@
 //! byte. So each engine is the other's oracle.
 
 use anyhow::{Result, ensure};
-use penstock::engine::{kernel, userspace};
+use penstock_engine::{kernel, userspace};
 use tests_engine::{
     lab::Lab,
     script::{Received, play, script},

@@ -1,7 +1,7 @@
 //! The kernel engine forwards: every copy that arrives is opened with its viewer's key and compared.
 
 use anyhow::{Result, ensure};
-use penstock::{config::Mode, engine::Engine};
+use penstock_engine::{Engine, kernel::Mode};
 use tests_engine::lab::{Lab, Publisher, Server, Viewer, address, receive_all};
 use tests_kit::srtp::Key;
 

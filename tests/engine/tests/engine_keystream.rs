@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use penstock::engine::{Engine as _, kernel::keystream::Settings};
+use penstock_engine::{Engine as _, kernel::keystream::Settings};
 use tests_engine::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address, receive_all};
 use tests_kit::srtp::{Key, Random};
 
@@ -28,7 +28,7 @@ impl Bench {
     fn new(keystream: Option<Settings>, key_len: usize) -> Result<Self> {
         let lab = Lab::new(1)?;
         let rings = keystream.is_some();
-        let mut server = lab.start(penstock::engine::kernel::Config { keystream, ..lab.config() })?;
+        let mut server = lab.start(penstock_engine::kernel::Config { keystream, ..lab.config() })?;
         let (peer, local) = (&lab.peers[0], lab.server_address(0, false));
         let own = address(0, 2, false, 5000);
         let publisher = Publisher::join(&server, peer, local, own, Key::random(key_len))?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use penstock::engine::{Engine as _, kernel, userspace};
+use penstock_engine::{Engine as _, kernel, userspace};
 use tests_engine::lab::{Lab, PATIENCE, Publisher, Viewer, address, receive_all};
 use tests_kit::srtp::Key;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use penstock::engine::{
+use penstock_engine::{
     Engine, EngineError, Event, Kind, NewPublisherTrack, PublisherTrackId, Transport,
     kernel::{Config, Limits},
 };
@@ -309,7 +309,7 @@ fn full_tables_are_refused_and_work_again_when_there_is_room() -> Result<()> {
     let refused = Viewer::session(&server, lab.server_address(0, false), own, &Key::random(16));
     ensure!(refused.is_err_and(|error| error.to_string().contains("limits.sessions")));
     full(server.engine.add_publisher_track(publisher.session, new_track()).map(|_| ()), "publisher_tracks")?;
-    let track = penstock::engine::NewSubscriberTrack {
+    let track = penstock_engine::NewSubscriberTrack {
         ssrc: 7,
         kind: Kind::Video,
         payload_type: 96,

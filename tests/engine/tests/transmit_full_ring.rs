@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use forwarder_common::maps::Path;
-use penstock::engine::{
+use penstock_engine::{
     Transport,
     transmit::{
         Destination, Sent, Transmitter as _,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use penstock::engine::{Engine as _, Transport, userspace};
+use penstock_engine::{Engine as _, Transport, userspace};
 use tests_engine::lab::{Lab, PATIENCE, Publisher, Viewer, address, bind, receive_all};
 use tests_kit::srtp::Key;
 

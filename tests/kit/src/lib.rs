@@ -8,6 +8,7 @@ pub mod container;
 pub mod forwarder;
 pub mod frame;
 pub mod labelled;
+pub mod names;
 pub mod netns;
 pub mod peer;
 pub mod place;

@@ -16,8 +16,9 @@ use serde_json::Value;
 use crate::netns::{NetNs, Running};
 use crate::whip::Client;
 
-/// Longest wait for the server to be ready: the verifier may take seconds on a busy machine.
-const START: Duration = Duration::from_secs(60);
+/// Longest wait for the server to be ready: the verifier may take seconds on a busy machine, and more than a minute on
+/// an emulated one.
+const START: Duration = Duration::from_secs(240);
 /// Longest wait for a signalled server to end.
 const STOP: Duration = Duration::from_secs(20);
 

@@ -120,8 +120,8 @@ impl Bench {
     }
 
     fn contenders(&self, case: &Case) -> Vec<Contender> {
-        let wanted =
-            |contender: &Contender| self.options.contender.is_empty() || self.options.contender.contains(contender);
+        let named = &self.options.contender;
+        let wanted = |contender: &Contender| named.contains(contender) || named.is_empty() && contender.is_usual();
         let ours = Contender::ALL.iter().copied().filter(wanted);
         ours.chain(self.peer.as_ref().map(|_| Contender::Peer)).filter(|contender| contender.serves(case)).collect()
     }

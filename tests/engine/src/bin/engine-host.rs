@@ -5,7 +5,7 @@ use std::{env, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use forwarder_common::ExtendedSeq;
-use penstock::engine::{
+use penstock_engine::{
     Engine as _, Kind, NewPublisherTrack, NewSession, Role, Transport,
     kernel::{Config, KernelEngine},
 };
