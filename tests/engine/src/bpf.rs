@@ -498,7 +498,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel says.
     pub fn counters_at_rest(&self) -> Result<Counters> {
-        const QUIET: Duration = Duration::from_millis(50);
+        const QUIET: Duration = Duration::from_millis(10);
         let mut before = self.counters()?;
         loop {
             std::thread::sleep(QUIET);

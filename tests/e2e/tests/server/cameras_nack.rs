@@ -14,8 +14,9 @@ const LOSS: Loss = Loss { every: 10, in_all: 40 };
 
 fn stage_and_camera(more: &str) -> Result<(Stage, Camera)> {
     let toml = format!("[streams.e2e]\nsource = \"rtsp://{ADDRESS}/live\"\n[rtcp]\n{more}\n");
-    let stage = Stage::new(Layout::OneNic, "native", &toml)?;
+    // First, since it takes a while, and a server waits longer each time that it finds no camera.
     let behaviour = Behaviour::plain(Content::H264(H264::long_gop()?));
+    let stage = Stage::new(Layout::OneNic, "native", &toml)?;
     let camera = Camera::start(&stage.near, ADDRESS.parse::<SocketAddr>()?, behaviour)?;
     stage.until("the camera plays", || Ok(stage.source_of("e2e")?["state"] == "playing"))?;
     Ok((stage, camera))
