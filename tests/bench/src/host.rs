@@ -23,6 +23,7 @@ use penstock_engine::{
 };
 use penstock_srtp::cipher::Sealer;
 use serde_json::json;
+use tests_engine::lab::{Server, media_key};
 
 use super::{
     case::{Case, Origin},
@@ -31,7 +32,6 @@ use super::{
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, HEADER, PAYLOAD_TYPE},
 };
-use tests_engine::lab::{Server, media_key};
 
 /// Command line of the process.
 #[derive(Clone, Debug, clap::Parser)]
