@@ -1,9 +1,12 @@
 #!/bin/sh
 # Puts what the image consists of into a folder: image-root.sh BINARY FOLDER
 #
+#   SYSROOT=FOLDER     where the shared libraries are; without it, those of this system
+#   STRIP=PROGRAM      of a toolchain for the binary's machine
+#
 # Shared libraries rather than a static binary: glibc's resolver, which finds cameras by name, loads
-# libraries at run time even then. Those of this system are taken, its loader included, so the image does
-# not care on which distribution the binary was linked.
+# libraries at run time even then. Those that the binary names are taken, and the loader, so the image does
+# not care on which distribution it was linked.
 set -eu
 
 binary=$1
@@ -12,12 +15,13 @@ here=$(dirname "$0")
 
 mkdir -p "$root/usr/local/bin" "$root/etc/penstock" "$root/etc/ssl/certs" "$root/usr/lib/ssl" "$root/run" "$root/tmp"
 # Symbols stay, for profiles; lines of source do not.
-strip --strip-debug -o "$root/usr/local/bin/penstock" "$binary"
+"${STRIP:-strip}" --strip-debug -o "$root/usr/local/bin/penstock" "$binary"
 chmod 0755 "$root/usr/local/bin/penstock"
 
-ldd "$binary" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p' | while read -r library; do
-    mkdir -p "$root$(dirname "$library")"
-    cp --dereference "$library" "$root$library"
+libraries=$("$here/libraries.sh" "$binary" "${SYSROOT:-}")
+printf '%s\n' "$libraries" | while read -r place file; do
+    mkdir -p "$root$(dirname "$place")"
+    cp --dereference "$file" "$root$place"
 done
 
 # For cameras by RTSPS: where OpenSSL looks.

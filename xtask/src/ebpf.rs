@@ -7,20 +7,53 @@ use crate::{
     elf::Object,
     linker,
     process::{Outcome, path_with_cargo_bin, root, run, scrub},
-    test,
+    program,
     toolchain::{self, TARGET, Toolchain},
 };
 
-/// The object. `forwarder-user/build.rs` embeds it from here.
+/// Every object: the datapath, the userspace engine's transmitter, and those of tests and benchmarks.
+pub const OBJECTS: [&str; 4] = ["penstock-datapath", "penstock-transmit", "penstock-vectors", "penstock-bench"];
+
+/// The datapath's object. `forwarder-user/build.rs` embeds it from here, and the transmitter's beside it.
 pub fn object_path() -> PathBuf {
-    root().join("target/ebpf").join(TARGET).join("release/penstock-datapath")
+    objects(env::consts::ARCH).join("penstock-datapath")
+}
+
+/// The folder of the objects for a machine.
+pub fn objects(machine: &str) -> PathBuf {
+    target_folder(machine).join(TARGET).join("release")
+}
+
+fn target_folder(machine: &str) -> PathBuf {
+    if machine == env::consts::ARCH {
+        root().join("target/ebpf")
+    } else {
+        root().join(format!("target/ebpf-{machine}"))
+    }
+}
+
+/// Which objects are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// Those that the server embeds.
+    Product,
+    /// And those of tests and benchmarks: `tests/ebpf`.
+    All,
 }
 
 /// Builds; cargo knows whether there is anything to do.
 ///
 /// # Errors
 /// No compiler, no linker, or the build failed; the message says what to do.
-pub fn build() -> Outcome<Toolchain> {
+pub fn build(objects: Objects) -> Outcome<Toolchain> {
+    build_for(env::consts::ARCH, objects)
+}
+
+/// The same for another machine.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(machine: &str, objects: Objects) -> Outcome<Toolchain> {
     let toolchain = toolchain::pick()?;
     if !linker::installed(toolchain.llvm_major) {
         return Err(format!(
@@ -29,15 +62,15 @@ pub fn build() -> Outcome<Toolchain> {
             linker::install_line(toolchain.llvm_major),
         ));
     }
-    run(&mut build_command(&toolchain))?;
+    run(&mut build_command(&toolchain, machine, objects))?;
     Ok(toolchain)
 }
 
-fn build_command(toolchain: &Toolchain) -> Command {
+fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Command {
     // v3 and unaligned loads: without them the verifier loses bounds and sees four times the
     // instructions. BTF: maps are defined in it, and line information for the verifier's log.
     let flags = [
-        &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        &format!("--cfg=bpf_target_arch=\"{machine}\""),
         "-Cdebuginfo=2",
         "-Ctarget-cpu=v3",
         "-Clink-arg=--btf",
@@ -49,13 +82,16 @@ fn build_command(toolchain: &Toolchain) -> Command {
         .args(first)
         .current_dir(root().join("forwarder-ebpf"))
         .args(["build", "--release", "--bins", "--locked", "--target", TARGET, "--target-dir"])
-        .arg(root().join("target/ebpf"))
+        .arg(target_folder(machine))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // aya-ebpf uses unstable inline assembly; every compiler but a nightly needs permission.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("PATH", path_with_cargo_bin());
     if toolchain.build_std {
         command.args(["-Z", "build-std=core"]);
+    }
+    if objects == Objects::All {
+        command.arg("--workspace");
     }
     if let Some(rustc) = &toolchain.rustc {
         command.env("RUSTC", rustc);
@@ -69,14 +105,14 @@ fn build_command(toolchain: &Toolchain) -> Command {
 /// As [`build`]; with `check`, when the kernel refuses the object.
 pub fn build_and_report(check: bool) -> Outcome {
     let start = Instant::now();
-    let toolchain = build()?;
+    let toolchain = build(Objects::Product)?;
     println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());
     let report = report()?;
     // Whoever reads only the first lines (`| head`) has what he wants.
     let _ = std::io::stdout().write_all(report.as_bytes());
     if check {
         println!();
-        test::prepared_binary("verify-ebpf", &[])?;
+        program::VERIFY_EBPF.run(&[])?;
     }
     Ok(())
 }
@@ -93,7 +129,7 @@ fn report() -> Outcome<String> {
     lines.push(format!("{}  ({} bytes)", path.strip_prefix(root()).unwrap_or(&path).display(), file.len()));
     lines.push("\nprograms and functions         section          instructions".into());
     let mut functions: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
-    for symbol in object.symbols.iter().filter(|symbol| symbol.function) {
+    for symbol in object.symbols.iter().filter(|symbol| symbol.function && symbol.global) {
         if let Some(section) = object.sections.get(symbol.section).filter(|section| section.executable) {
             functions.insert(symbol.name, (section.name, symbol.size / 8));
         }

@@ -1,4 +1,4 @@
-//! Reads a BPF object: little-endian ELF64, sections and symbols.
+//! Reads ELF64 files of little-endian machines: sections and symbols of BPF objects, and which libraries a program names.
 
 /// A section: name and contents.
 pub struct Section<'a> {
@@ -10,25 +10,44 @@ pub struct Section<'a> {
     pub data: &'a [u8],
 }
 
-/// A global function or variable.
+/// An entry of the symbol table.
 pub struct Symbol<'a> {
     pub name: &'a str,
-    /// Index into [`Object::sections`].
+    /// Index into [`Object::sections`]; 0 where it is not defined here.
     pub section: usize,
+    /// Offset in the section.
+    pub value: usize,
     pub size: usize,
     pub function: bool,
+    pub global: bool,
+}
+
+/// Where the linker has left a value for the loader.
+#[derive(Clone, Copy, Debug)]
+pub struct Relocation {
+    /// Offset in the section.
+    pub offset: usize,
+    /// Index into [`Object::symbols`].
+    pub symbol: usize,
 }
 
 /// The parts of an ELF file that matter here.
 pub struct Object<'a> {
     pub sections: Vec<Section<'a>>,
+    /// The whole table, in its order.
     pub symbols: Vec<Symbol<'a>>,
+    /// By section, in the order of [`sections`](Self::sections).
+    pub relocations: Vec<Vec<Relocation>>,
 }
 
 const SECTION_HEADER_LEN: usize = 64;
 const SYMBOL_LEN: usize = 24;
+const RELOCATION_LEN: usize = 16;
 const SYMBOL_TABLE: u64 = 2;
+const DYNAMIC: u64 = 6;
 const NO_BITS: u64 = 8;
+/// Without addends, as BPF objects have them.
+const RELOCATIONS: u64 = 9;
 const EXECUTABLE: u64 = 4;
 
 impl<'a> Object<'a> {
@@ -69,11 +88,19 @@ impl<'a> Object<'a> {
         {
             Some(index) => {
                 let strings = contents(number(header(index)?, 40, 4)? as usize)?;
-                contents(index)?.chunks_exact(SYMBOL_LEN).filter_map(|entry| symbol(entry, strings)).collect()
+                contents(index)?.chunks_exact(SYMBOL_LEN).map(|entry| symbol(entry, strings)).collect::<Option<_>>()?
             }
             None => Vec::new(),
         };
-        Some(Self { sections, symbols })
+        let mut relocations = vec![Vec::new(); count];
+        for index in 0..count {
+            let header = header(index)?;
+            if number(header, 4, 4)? == RELOCATIONS {
+                let entries = contents(index)?.chunks_exact(RELOCATION_LEN).map(relocation);
+                *relocations.get_mut(number(header, 44, 4)? as usize)? = entries.collect::<Option<_>>()?;
+            }
+        }
+        Some(Self { sections, symbols, relocations })
     }
 
     /// Section by name.
@@ -82,19 +109,45 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A defined global symbol.
 fn symbol<'a>(entry: &[u8], strings: &'a [u8]) -> Option<Symbol<'a>> {
-    const GLOBAL: u64 = 1;
+    const LOCAL: u64 = 0;
     const FUNCTION: u64 = 2;
     let info = number(entry, 4, 1)?;
-    let section = number(entry, 6, 2)? as usize;
-    (info >> 4 == GLOBAL && section != 0).then_some(())?;
     Some(Symbol {
         name: string(strings, number(entry, 0, 4)? as usize)?,
-        section,
+        section: number(entry, 6, 2)? as usize,
+        value: number(entry, 8, 8)? as usize,
         size: number(entry, 16, 8)? as usize,
         function: info & 15 == FUNCTION,
+        global: info >> 4 != LOCAL,
     })
+}
+
+fn relocation(entry: &[u8]) -> Option<Relocation> {
+    Some(Relocation { offset: number(entry, 0, 8)? as usize, symbol: number(entry, 12, 4)? as usize })
+}
+
+/// Names of the libraries that a program or library asks the loader for (`DT_NEEDED`), in its order; none of a
+/// static program. `None` when the bytes are no such file.
+pub fn needed(file: &[u8]) -> Option<Vec<&str>> {
+    const NEEDED: u64 = 1;
+    if !file.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (table, count) = (number(file, 40, 8)? as usize, number(file, 60, 2)? as usize);
+    let header = |index: usize| file.get(table + index * SECTION_HEADER_LEN..table + (index + 1) * SECTION_HEADER_LEN);
+    let contents = |header: &[u8]| {
+        let start = number(header, 24, 8)? as usize;
+        file.get(start..start.checked_add(number(header, 32, 8)? as usize)?)
+    };
+    let dynamic = (0..count).filter_map(header).find(|header| number(header, 4, 4) == Some(DYNAMIC));
+    let Some(dynamic) = dynamic else { return Some(Vec::new()) };
+    let strings = contents(header(number(dynamic, 40, 4)? as usize)?)?;
+    let entries = contents(dynamic)?.chunks_exact(16);
+    entries
+        .filter(|entry| number(entry, 0, 8) == Some(NEEDED))
+        .map(|entry| string(strings, number(entry, 8, 8)? as usize))
+        .collect()
 }
 
 /// Little-endian number of `len` (at most 8) bytes.

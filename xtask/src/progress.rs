@@ -74,7 +74,8 @@ impl Console<'_> {
         if status.success() { Ok(()) } else { Err(format!("{name} failed: {status}\n{}", self.tail())) }
     }
 
-    fn print(&self, text: &str) {
+    /// Into the log; its last line is what is shown meanwhile.
+    pub fn print(&self, text: &str) {
         // A full disk shows itself in the command that fails, not here.
         let _ = (&self.log).write_all(text.as_bytes());
         let last = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty());

@@ -2,15 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{
-    config::Config,
-    doctor::Report,
-    engine::{
-        Engine,
-        kernel::{StartError, probe, verdict},
-        tier::Level,
-    },
+use penstock_engine::{
+    Engine,
+    bpf::{StartError, probe, verdict},
+    tier::Level,
 };
+
+use crate::{config::Config, doctor::Report};
 
 /// Logs the start-up lines.
 pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::{FAILED, OK, host::Host, serve};
+use super::{FAILED, OK, host::Host, options};
 use crate::{
     config::{Config, EngineChoice},
     doctor::{self, Need, Report},
@@ -32,7 +32,7 @@ pub struct Options {
     verbose: bool,
 
     #[command(flatten)]
-    serve: serve::Options,
+    serve: options::Options,
 }
 
 /// Examines this machine.

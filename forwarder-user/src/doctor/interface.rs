@@ -4,10 +4,9 @@ use super::{
     ethtool::{self, Settings},
     report::{Need, Report},
 };
-use crate::{
-    config::{Config, EngineChoice, Mode},
-    engine::kernel::probe::{self, Link, Programs},
-};
+use penstock_engine::bpf::probe::{self, Link, Programs};
+
+use crate::config::{Config, EngineChoice, Mode};
 
 /// Drivers take XDP up to some 3,500 bytes; the kernel clones frames of one buffer only.
 const USUAL_MTU: u32 = 1500;

@@ -6,13 +6,12 @@ use super::{
     interface,
     report::{Need, Report},
 };
-use crate::{
-    config::{Config, EngineChoice, Mode},
-    engine::kernel::{
-        Refusal, StartError,
-        probe::{self, Programs},
-    },
+use penstock_engine::bpf::{
+    Refusal, StartError,
+    probe::{self, Programs},
 };
+
+use crate::config::{Config, EngineChoice, Mode};
 
 /// All of it, in the order of a start. Returns whether streams with one viewer have their short way.
 pub fn examine(

@@ -1,11 +1,9 @@
 //! Findings, and how they are shown.
 
+use penstock_engine::tier::{Level, Tier};
 use serde::Serialize;
 
-use crate::{
-    config::{Config, EngineChoice, Mode},
-    engine::tier::{Level, Tier},
-};
+use crate::config::{Config, EngineChoice, Mode};
 
 /// Who needs what was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -10,24 +10,16 @@ use std::{
 };
 
 use forwarder_common::ExtendedSeq;
+use penstock_engine::{EngineError, Keep, NewSource, PublisherTrackId};
+use penstock_media::{Kind, codec::Format, prefetch::prefetch};
+use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, sender_report};
 
 use super::{
     Event, SourceTrack,
-    description::Description,
     error::SourceError,
     pace::Pace,
     place::Place,
-    rtp::{Pipeline, Reorder, Unfit, is_key},
-    sender_report,
     status::{Shared, State},
-};
-use crate::{
-    engine::{
-        Kind, PublisherTrackId,
-        prefetch::prefetch,
-        userspace::{Keep, NewSource},
-    },
-    session::codec::Format,
 };
 
 /// Without media for so long, the connection is given up.
@@ -132,7 +124,13 @@ impl Media {
                 Kind::Audio => Keep::default(),
             };
             let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep, ordered: true };
-            let id = match self.place.engine.add_source(source) {
+            let id = match self
+                .place
+                .engine
+                .sources()
+                .ok_or(EngineError::NoSources)
+                .and_then(|engine| engine.add_source(source))
+            {
                 Ok(id) => id,
                 Err(error) => {
                     tracks.iter().for_each(|track: &Track| self.place.engine.remove_publisher_track(track.id));
