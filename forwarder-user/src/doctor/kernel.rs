@@ -7,7 +7,7 @@ use super::{
     report::{Need, Report},
 };
 use penstock_engine::bpf::{
-    Refusal, StartError, object,
+    Refusal, StartError,
     probe::{self, Programs},
 };
 
@@ -23,12 +23,7 @@ pub fn examine(
 ) -> Result<(), String> {
     let rights = capabilities(report);
     bpffs(report, config);
-    let object = object::datapath();
-    if let Err(missing) = object {
-        let mend = "build it with the object, or set `media.engine = \"userspace\"`";
-        report.bad(Need::Kernel, "BPF object", missing.to_string(), mend);
-    }
-    let mut programs = object.ok().and_then(|_| kernel(report, config.media.port, rights, verbose));
+    let mut programs = kernel(report, config.media.port, rights, verbose);
     let links = match probe::interfaces(interfaces, addresses) {
         Ok(links) => links,
         Err(error) => {
@@ -37,7 +32,7 @@ pub fn examine(
             Vec::new()
         }
     };
-    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, rights));
+    let generic = generic(report, config.kernel.mode, programs.is_some());
     let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way).map_err(|missing| missing.reason);
     let tried: Vec<_> =
         links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();
@@ -157,10 +152,14 @@ fn rights_are_denied(message: &str) -> bool {
 }
 
 /// `None` if it could not be tried.
-fn generic(report: &mut Report, mode: Mode, rights: bool) -> Option<bool> {
+fn generic(report: &mut Report, mode: Mode, loaded: bool) -> Option<bool> {
     let sys_admin = probe::capabilities().iter().any(|(name, _, has)| *name == "CAP_SYS_ADMIN" && *has);
     let check = "broadcast with the egress program, private copies";
-    if !rights || !sys_admin {
+    if !loaded {
+        report.bad(Need::Advice, check, "not tried, without the programs", "see above");
+        return None;
+    }
+    if !sys_admin {
         let mend = "run `penstock doctor` as root once: only generic mode depends on it";
         report.bad(Need::Advice, check, "not tried: it needs a network of its own (CAP_SYS_ADMIN)", mend);
         return None;

@@ -11,7 +11,7 @@ mod report;
 
 use std::net::IpAddr;
 
-use penstock_engine::{bpf::probe, tier::Level};
+use penstock_engine::{tier::Level, transmit::xdp};
 
 use crate::config::{Config, EngineChoice, TransmitterChoice};
 
@@ -48,7 +48,7 @@ fn transmitter(report: &mut Report, config: &Config) -> (&'static str, Level) {
         return SOCKET;
     }
     let check = "xdp transmitter";
-    match probe::transmitter() {
+    match xdp::probe() {
         Ok(()) => {
             report.good(Need::Advice, check, "the verifier takes its programs; its network can be made");
             ("userspace by XDP or sockets", Level::UserspaceXdp)

@@ -82,14 +82,16 @@ impl Report {
     /// what the userspace engine will be, and what it sends by.
     pub fn conclude(&mut self, config: &Config, short_way: Result<(), String>, (userspace, level): (&str, Level)) {
         let server = self.failed(Need::Server).next().map(|finding| finding.check.clone());
-        let kernel = self.failed(Need::Kernel).next().map(|finding| finding.check.clone());
+        let refusal = self.failed(Need::Kernel).next();
+        let kernel = refusal.map(|finding| finding.check.clone());
+        let why = refusal.map(|finding| format!("{}: {}", finding.check, finding.found));
         self.ok = server.is_none() && kernel.is_none();
         self.tier = match (&server, config.media.engine, &kernel) {
             (Some(_), ..) | (None, EngineChoice::Kernel, Some(_)) => None,
             (None, EngineChoice::Userspace, _) => {
                 Some(Tier { level, why: Some("`media.engine` is \"userspace\"".into()) })
             }
-            (None, EngineChoice::Auto, Some(check)) => Some(Tier { level, why: Some(check.clone()) }),
+            (None, EngineChoice::Auto, Some(_)) => Some(Tier { level, why }),
             (None, _, None) => Some(match short_way {
                 Ok(()) => Tier { level: Level::Full, why: None },
                 Err(reason) => Tier { level: Level::WithoutShortWay, why: Some(reason) },

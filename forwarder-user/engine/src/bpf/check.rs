@@ -113,7 +113,7 @@ mod tests {
         // People read the same elsewhere.
         let said = format!("tested on {}", tested());
         for file in ["README.md", "docs/linux.md"] {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
             let text = std::fs::read_to_string(path).unwrap().to_lowercase();
             assert!(text.contains(&said), "{file} does not say {said:?}");
         }

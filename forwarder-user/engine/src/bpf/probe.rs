@@ -10,7 +10,7 @@ use super::{
     pins::{self, PinDirectory},
     selftest,
 };
-use crate::{route::Netlink, transmit::xdp::XdpSender};
+use crate::route::Netlink;
 
 pub use super::check::granted as capabilities;
 pub use crate::route::Link;
@@ -92,15 +92,6 @@ impl Programs {
 /// What is wrong with them, or why it cannot be told.
 pub fn generic_copies() -> Result<(), String> {
     selftest::generic_copies_are_private()
-}
-
-/// Loads the programs of the xdp transmitter, and makes the network that it sends by, for one thread.
-///
-/// # Errors
-/// Why it cannot be had.
-pub fn transmitter() -> Result<(), String> {
-    check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
-    XdpSender::start(1).map(drop)
 }
 
 /// The interfaces that the engine would attach to.

@@ -10,7 +10,7 @@ use forwarder_common::maps::Path;
 use super::{Inner, Tables};
 use crate::{
     Role, Transport,
-    bpf::{StartError, check},
+    bpf::check,
     io::reading_threads,
     route::{Devices, Netlink, Sessions, Watcher},
     transmit::xdp::XdpSender,
@@ -29,8 +29,7 @@ impl Xdp {
     /// # Errors
     /// A reason for people.
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
-        let may = check::capabilities().and_then(|()| check::kernel());
-        may.map_err(|error: StartError| error.to_string())?;
+        check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();

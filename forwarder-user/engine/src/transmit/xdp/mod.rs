@@ -32,7 +32,7 @@ use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
 use crate::bpf::{
-    describe,
+    check, describe,
     load::refused,
     object,
     outer::{Batch, new_devmap},
@@ -181,6 +181,15 @@ impl XdpSender {
         }
         Ok(fd)
     }
+}
+
+/// Can frames be sent by XDP? Makes all that one thread needs, and takes it away again: for `penstock doctor`.
+///
+/// # Errors
+/// Why not.
+pub fn probe() -> Result<(), String> {
+    check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
+    XdpSender::start(1).map(drop)
 }
 
 /// A map in our memory.
