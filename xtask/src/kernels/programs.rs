@@ -39,18 +39,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them. The BPF objects of this machine are there already.
+    /// Builds them. The BPF objects for the machine are there already.
     ///
     /// # Errors
     /// Something cannot be built, or a tool is missing.
     pub fn build(machine: Machine, extent: Extent, console: &Console<'_>) -> Outcome<Self> {
         let here = machine == Machine::HERE;
         let cross = if here { None } else { Some(Cross::prepare(console)?) };
-        if let Some(cross) = &cross {
-            // Its build script embeds the objects.
-            ebpf::build_for(machine.name())?;
-            archive::make(&cross.root())?;
-        }
         let built = compile(machine, extent, cross.as_ref(), console)?;
         let folder = root().join("target/kernels/programs").join(machine.name());
         archive::make(&folder)?;
@@ -126,7 +121,8 @@ fn tools(machine: Machine, system: &Path, console: &Console<'_>) -> Outcome<Vec<
         let path = if machine == Machine::HERE {
             find(name)
         } else {
-            ["usr/sbin", "sbin", "usr/bin", "bin"].iter().map(|bin| system.join(bin).join(name)).find(|it| it.is_file())
+            // Some are links from /sbin to /bin, which would be this system's /bin.
+            ["usr/bin", "bin", "usr/sbin", "sbin"].iter().map(|bin| system.join(bin).join(name)).find(|it| it.is_file())
         };
         tools.push((name.to_owned(), path.ok_or_else(|| format!("{name} is missing: `cargo xtask setup` brings it"))?));
     }
