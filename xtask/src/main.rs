@@ -34,9 +34,11 @@ usage: cargo xtask COMMAND
   bench cameras [...]     what 64, 256 and 512 RTSP cameras cost the machine; --quick: under two minutes
                           --peer-url, --peer-command: another WHEP server next to ours, in both
   load cameras [...]      any number of RTSP cameras in one process, for whichever server
-  kernels [--kernel NAME ...] [--quick] [--all-fixtures] [--demo] [--update] [--fetch] [--json | --json-file FILE] [--list]
+  kernels [--kernel NAME ...] [--quick] [--debug] [--all-fixtures] [--demo] [--update] [--fetch] [--list]
+          [--json | --json-file FILE]
                           boots the kernels that people have in guests, loads every program there, runs fixtures
-                          and forwards; --quick: load and limits only
+                          and forwards; --quick: load and limits only; --debug: programs as the tests have them;
+                          --demo: the demo too; --update: newer kernels, if there are any; --fetch: nothing else
   release [--arch x86_64|aarch64] [--binary]
                           the optimised binary, and target/archives/penstock-VERSION-ARCH.tar.gz with its libraries;
                           --binary: only builds it

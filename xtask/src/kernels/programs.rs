@@ -15,13 +15,15 @@ use crate::{
     progress::Console,
 };
 
-/// How much of it is built.
+/// How much of it is built, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What loads objects, as the tests' own build has it.
+    /// What loads objects, as the tests' own build has it: the kernel does the work.
     Load,
-    /// All, and fast.
-    Everything,
+    /// All, as the tests' own build has it.
+    Debug,
+    /// All, optimised.
+    Release,
 }
 
 /// Stripped programs of a machine, and where the rest of a system is.
@@ -81,22 +83,22 @@ fn compile(
     cross: Option<&Cross>,
     console: &Console<'_>,
 ) -> Outcome<Vec<(String, PathBuf)>> {
-    let profile = if extent == Extent::Load { "debug" } else { "release" };
+    let release = extent == Extent::Release;
     let mut command = cross.map_or_else(cargo, Cross::cargo);
     command.args(["build", "--locked", "--package", "penstock-tests", "--bin", "guest"]);
-    if extent == Extent::Everything {
-        command.args(["--release", "--package", "forwarder-user", "--bin", "penstock"]);
-        command.args(["--bin", "demo", "--test", "datapath"]);
+    if extent != Extent::Load {
+        command.args(["--package", "forwarder-user", "--bin", "penstock", "--bin", "demo", "--test", "datapath"]);
     }
+    command.args(release.then_some("--release"));
     let mut folder = root().join("target");
     if cross.is_some() {
         command.args(["--target", machine.target()]).env("PENSTOCK_EBPF", ebpf::objects(machine.name()));
         folder = folder.join(machine.target());
     }
     console.run(&mut command)?;
-    let folder = folder.join(profile);
+    let folder = folder.join(if release { "release" } else { "debug" });
     let mut built = vec![("guest".to_owned(), folder.join("guest"))];
-    if extent == Extent::Everything {
+    if extent != Extent::Load {
         built.extend(["penstock", "demo"].map(|name| (name.to_owned(), folder.join(name))));
         built.push(("datapath".into(), test_binary(&mut command)?));
     }
