@@ -139,6 +139,7 @@ fn parse(arguments: &[&str]) -> Outcome<Options> {
     let mut options = Options {
         kernels: Vec::new(),
         quick: false,
+        debug: false,
         all_fixtures: false,
         demo: false,
         update: false,
