@@ -114,6 +114,7 @@ Kernels and qemu come from Debian's archive and are unpacked below target/kernel
 
   --kernel NAME    one kernel, or several; --list names them
   --quick          load and limits only
+  --debug          programs as the tests' own build has them
   --all-fixtures   every fixture of the datapath, not the quick ones alone
   --demo           the demo as well
   --update         looks for newer packages

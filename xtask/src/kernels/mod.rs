@@ -73,6 +73,8 @@ struct Options {
     kernels: Vec<Kernel>,
     /// Load and limits only.
     quick: bool,
+    /// With programs as the tests' own build has them: nothing is built twice, and guests are slower.
+    debug: bool,
     all_fixtures: bool,
     demo: bool,
     /// Ask the archive whether there are newer kernels.
@@ -100,7 +102,11 @@ pub fn run(arguments: &[&str]) -> Outcome {
         return progress::run(vec![options.kernels.iter().map(|it| fetch_step(*it, options.update, &made)).collect()]);
     }
     setup::run(setup::Scope::Everything)?;
-    let extent = if options.quick { Extent::Load } else { Extent::Everything };
+    let extent = match (options.quick, options.debug) {
+        (true, _) => Extent::Load,
+        (false, true) => Extent::Debug,
+        (false, false) => Extent::Release,
+    };
     let matrix = matrix(&options, extent)?;
     if let Some(path) = &options.json {
         archive::write(path, &format!("{}\n", matrix.json()))?;
@@ -115,8 +121,16 @@ pub fn run(arguments: &[&str]) -> Outcome {
 /// As [`run`].
 pub fn least() -> Outcome {
     let kernels = LEAST.into_iter().filter_map(catalogue::find).collect();
-    let options =
-        Options { kernels, quick: true, all_fixtures: false, demo: false, update: false, fetch: false, json: None };
+    let options = Options {
+        kernels,
+        quick: true,
+        debug: true,
+        all_fixtures: false,
+        demo: false,
+        update: false,
+        fetch: false,
+        json: None,
+    };
     let matrix = matrix(&options, Extent::Load)?;
     println!("\n{}", matrix.table());
     verdict(&matrix)
@@ -126,6 +140,7 @@ fn parse(arguments: &[&str]) -> Outcome<Options> {
     let mut options = Options {
         kernels: Vec::new(),
         quick: false,
+        debug: false,
         all_fixtures: false,
         demo: false,
         update: false,
@@ -141,6 +156,7 @@ fn parse(arguments: &[&str]) -> Outcome<Options> {
                 options.kernels.push(kernel);
             }
             "--quick" => options.quick = true,
+            "--debug" => options.debug = true,
             "--all-fixtures" => options.all_fixtures = true,
             "--demo" => options.demo = true,
             "--update" => options.update = true,

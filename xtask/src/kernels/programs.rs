@@ -3,25 +3,27 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use super::{guest::Machine, libraries::Libraries};
 use crate::{
     archive::{self, Suite, failed},
     cross::Cross,
-    ebpf::{self, Objects},
+    ebpf,
     process::{Outcome, cargo, display, find, root},
     progress::Console,
 };
 
-/// How much of it is built.
+/// How much of it is built, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What loads objects, as the tests' own build has it.
+    /// What loads objects, as the tests' own build has it: the kernel does the work.
     Load,
-    /// All, and fast.
-    Everything,
+    /// All, as the tests' own build has it.
+    Debug,
+    /// All, optimised.
+    Release,
 }
 
 /// Stripped programs of a machine, and where the rest of a system is.
@@ -39,18 +41,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them. The BPF objects of this machine are there already.
+    /// Builds them. The BPF objects for the machine are there already.
     ///
     /// # Errors
     /// Something cannot be built, or a tool is missing.
     pub fn build(machine: Machine, extent: Extent, console: &Console<'_>) -> Outcome<Self> {
         let here = machine == Machine::HERE;
         let cross = if here { None } else { Some(Cross::prepare(console)?) };
-        if let Some(cross) = &cross {
-            // Its build script embeds the objects.
-            ebpf::build_for(machine.name(), Objects::All)?;
-            archive::make(&cross.root())?;
-        }
         let built = compile(machine, extent, cross.as_ref(), console)?;
         let folder = root().join("target/kernels/programs").join(machine.name());
         archive::make(&folder)?;
@@ -86,22 +83,23 @@ fn compile(
     cross: Option<&Cross>,
     console: &Console<'_>,
 ) -> Outcome<Vec<(String, PathBuf)>> {
-    let profile = if extent == Extent::Load { "debug" } else { "release" };
+    let release = extent == Extent::Release;
     let mut command = cross.map_or_else(cargo, Cross::cargo);
     command.args(["build", "--locked", "--package", "tests-guest", "--bin", "guest"]);
-    if extent == Extent::Everything {
-        command.args(["--release", "--package", "forwarder-user", "--bin", "penstock"]);
-        command.args(["--package", "tests-demo", "--bin", "demo", "--package", "tests-engine", "--test", "datapath"]);
+    if extent != Extent::Load {
+        command.args(["--package", "forwarder-user", "--bin", "penstock", "--package", "tests-demo", "--bin", "demo"]);
+        command.args(["--package", "tests-engine", "--test", "datapath"]);
     }
+    command.args(release.then_some("--release"));
     let mut folder = root().join("target");
     if cross.is_some() {
         command.args(["--target", machine.target()]).env("PENSTOCK_EBPF", ebpf::objects(machine.name()));
         folder = folder.join(machine.target());
     }
     console.run(&mut command)?;
-    let folder = folder.join(profile);
+    let folder = folder.join(if release { "release" } else { "debug" });
     let mut built = vec![("guest".to_owned(), folder.join("guest"))];
-    if extent == Extent::Everything {
+    if extent != Extent::Load {
         built.extend(["penstock", "demo"].map(|name| (name.to_owned(), folder.join(name))));
         built.push(("datapath".into(), test_binary(&mut command)?));
     }
@@ -110,7 +108,11 @@ fn compile(
 
 /// Where cargo has put the test binary: it says so when asked again for what is built already.
 fn test_binary(command: &mut Command) -> Outcome<PathBuf> {
-    let output = command.arg("--message-format=json").output().map_err(|error| format!("cargo: {error}"))?;
+    let output = command
+        .arg("--message-format=json")
+        .stdout(Stdio::piped())
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.lines().filter(|line| line.contains("\"name\":\"datapath\"")).find_map(|line| {
         let (_, rest) = line.split_once("\"executable\":\"")?;
@@ -126,7 +128,8 @@ fn tools(machine: Machine, system: &Path, console: &Console<'_>) -> Outcome<Vec<
         let path = if machine == Machine::HERE {
             find(name)
         } else {
-            ["usr/sbin", "sbin", "usr/bin", "bin"].iter().map(|bin| system.join(bin).join(name)).find(|it| it.is_file())
+            // Some are links from /sbin to /bin, which would be this system's /bin.
+            ["usr/bin", "bin", "usr/sbin", "sbin"].iter().map(|bin| system.join(bin).join(name)).find(|it| it.is_file())
         };
         tools.push((name.to_owned(), path.ok_or_else(|| format!("{name} is missing: `cargo xtask setup` brings it"))?));
     }

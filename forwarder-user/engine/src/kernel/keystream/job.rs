@@ -65,6 +65,7 @@ pub struct Job {
 }
 
 /// The first 12 bytes of the counter blocks of a packet.
+#[cfg(target_arch = "x86_64")]
 pub(super) fn nonce_bytes(key: &Key, ssrc: u32, index: ExtendedSeq) -> [u8; 16] {
     let mut block = [0; 16];
     block[..12].copy_from_slice(&nonce::rtp(key.session.salt, ssrc, index));
