@@ -26,7 +26,7 @@ impl KernelEngine {
         tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))
     }
 
-    /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
+    /// The buffer in which the packets of tapped tracks arrive, as [`forwarder_common::maps::TapRecord`]. Once.
     pub fn take_taps(&self) -> Option<RingBuf<MapData>> {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
