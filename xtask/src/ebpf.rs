@@ -14,7 +14,7 @@ use crate::{
 /// Every object: the datapath, the userspace engine's transmitter, and those of tests and benchmarks.
 pub const OBJECTS: [&str; 4] = ["penstock-datapath", "penstock-transmit", "penstock-vectors", "penstock-bench"];
 
-/// The datapath's object. `forwarder-user/build.rs` embeds it from here, and the transmitter's beside it.
+/// The datapath's object. `forwarder-user/engine/build.rs` embeds it from here, and the transmitter's beside it.
 pub fn object_path() -> PathBuf {
     objects(env::consts::ARCH).join("penstock-datapath")
 }

@@ -295,32 +295,39 @@ impl Media {
         heard.bytes += bytes.len() as u64;
         heard.lost += track.pipeline.take_lost();
         match result {
-            Ok(()) => {
-                heard.at = heard.now;
-                if !std::mem::replace(&mut heard.playing, true) {
-                    let mut status = self.status.lock();
-                    status.state = State::Playing;
-                    status.connections += 1;
-                    tracing::info!(stream = self.name, source = self.origin, "media comes");
-                }
-                if !track.warned && track.pipeline.b_frames() {
-                    track.warned = true;
-                    let warning = "it sends B-frames, which browsers show in the wrong order: \
-                                   choose a profile without them (Baseline, or \"B-frames: 0\")";
-                    tracing::warn!(stream = self.name, "{warning}");
-                    self.status.lock().warn(warning);
-                }
-            }
-            Err(why) => {
-                // A long GOP is no stall.
-                if why == Unfit::BeforeKeyframe {
-                    heard.at = heard.now;
-                }
-                heard.last_drop = Some(why);
-                self.status.lock().drop_packet(why);
-                self.place.totals.dropped(why);
-            }
+            Ok(()) => self.came(index, heard),
+            Err(why) => self.dropped(why, heard),
         }
+    }
+
+    /// A packet has gone on.
+    fn came(&mut self, index: usize, heard: &mut Heard) {
+        heard.at = heard.now;
+        if !std::mem::replace(&mut heard.playing, true) {
+            let mut status = self.status.lock();
+            status.state = State::Playing;
+            status.connections += 1;
+            tracing::info!(stream = self.name, source = self.origin, "media comes");
+        }
+        let Some(track) = self.tracks.get_mut(index) else { return };
+        if !track.warned && track.pipeline.b_frames() {
+            track.warned = true;
+            let warning = "it sends B-frames, which browsers show in the wrong order: \
+                           choose a profile without them (Baseline, or \"B-frames: 0\")";
+            tracing::warn!(stream = self.name, "{warning}");
+            self.status.lock().warn(warning);
+        }
+    }
+
+    /// A packet has not.
+    fn dropped(&mut self, why: Unfit, heard: &mut Heard) {
+        // A long GOP is no stall.
+        if why == Unfit::BeforeKeyframe {
+            heard.at = heard.now;
+        }
+        heard.last_drop = Some(why);
+        self.status.lock().drop_packet(why);
+        self.place.totals.dropped(why);
     }
 
     /// The source's own clock, by which audio and video stay together.

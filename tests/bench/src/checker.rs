@@ -12,13 +12,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use forwarder_common::ExtendedSeq;
+use tests_engine::wire::Tap;
+use tests_kit::{frame::Frame, srtp::Key};
 
 use super::{
     case::Case,
     scene::{self, BEFORE_FIRST, HEADER, RECEIVER_INTERFACE, Scene, VIEWER_PORT},
 };
-use tests_engine::wire::Tap;
-use tests_kit::{frame::Frame, srtp::Key};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

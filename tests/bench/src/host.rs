@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock_engine::{
-    Engine, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId, Role,
-    Transport,
+    Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId,
+    Role, Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine, Mode},
@@ -23,6 +23,7 @@ use penstock_engine::{
 };
 use penstock_srtp::cipher::Sealer;
 use serde_json::json;
+use tests_engine::lab::{Server, media_key};
 
 use super::{
     case::{Case, Origin},
@@ -31,7 +32,6 @@ use super::{
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, HEADER, PAYLOAD_TYPE},
 };
-use tests_engine::lab::{Server, media_key};
 
 /// Command line of the process.
 #[derive(Clone, Debug, clap::Parser)]
@@ -259,7 +259,7 @@ fn start_source(
             scene::stamp(&mut packet, stream, scene::publisher_ssrc(stream), index);
             times.note(stream, index);
             if let (Some(header), Some(track)) = (packet.first_chunk(), tracks.get(stream as usize)) {
-                feeder.push(*track, ExtendedSeq(index), &RtpHeader::new(header), &packet[HEADER..]);
+                feeder.push(*track, ExtendedSeq(index), &RtpHeader::new(header), &packet[HEADER..], false);
             }
         };
         let late = load::keep_time_in_batches(case.schedule(length), &mut feeder, push, |feeder, packets| {

@@ -6,14 +6,14 @@ use std::{
 };
 
 use anyhow::Result;
+use tests_engine::wire::Tap;
+use tests_kit::frame::Frame;
 
 use super::{
     case::Case,
     receivers::SentTimes,
     scene::{self, BEFORE_FIRST, GENERATOR_MAC, HEADER, SERVER_IN_MAC},
 };
-use tests_engine::wire::Tap;
-use tests_kit::frame::Frame;
 
 /// Shortest sleep. What becomes due meanwhile is sent together.
 const TICK: Duration = Duration::from_millis(1);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use tests_kit::{labelled::Shape, netns::Running};
 
 use super::{
     case::Case,
@@ -20,7 +21,6 @@ use crate::{
     cameras::field::{Field, Plan, Subject},
     cameras::run::{self as cameras, measure},
 };
-use tests_kit::{labelled::Shape, netns::Running};
 
 /// How media gets into another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

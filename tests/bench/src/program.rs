@@ -6,6 +6,8 @@ use aya::{
     maps::{Array, DevMap},
     programs::{SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
+use tests_engine::bpf::object_path;
+use tests_kit::frame::Frame;
 
 use super::{
     case::Case,
@@ -14,8 +16,6 @@ use super::{
         VIEWER_PORT,
     },
 };
-use tests_engine::bpf::object_path;
-use tests_kit::frame::Frame;
 
 /// What stands in for the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-
 use tests_kit::{
     netns::{End, NetNs, veth},
     srtp::Key,

@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests_kit::netns::{BpfFs, Running};
 
 use super::{case::Case, contender::Contender, host, scene::Scene};
-use tests_kit::netns::{BpfFs, Running};
 
 /// The process. Killed on drop.
 pub struct Process {

@@ -1,9 +1,9 @@
 //! Did every viewer get what was published, byte for byte?
 
 use forwarder_common::{Counter, counter::Kind};
+use tests_kit::peer::{Publisher, Stats, Viewers};
 
 use crate::{meter::Counters, table::Received};
-use tests_kit::peer::{Publisher, Stats, Viewers};
 
 /// Loss above this is a failure, in percent.
 const MAX_LOSS: f64 = 0.1;

@@ -10,7 +10,6 @@ use forwarder_common::{
     counter::Kind,
     maps::{Server, xdp_mode},
 };
-
 use tests_kit::server;
 
 /// Where the counters are read.

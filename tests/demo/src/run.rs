@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-
 use tests_kit::{
     clip::Clip,
     peer::{self, Publisher, Source, Viewers},

@@ -6,9 +6,9 @@ use std::{
 };
 
 use forwarder_common::{Counter, counter::Kind};
+use tests_kit::peer::Stats;
 
 use crate::{machine::Load, meter::Counters};
-use tests_kit::peer::Stats;
 
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

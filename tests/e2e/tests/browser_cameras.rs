@@ -10,22 +10,21 @@ use tests_kit::browser::watch::{START, plays, plays_again, screenshot_path, show
 use tests_kit::browser::{Browser, count, wait_until};
 use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera, GstCamera};
-use tests_kit::stage::Stage;
+use tests_kit::stage::{PATIENCE, Stage};
 
 const CONFIG: &str = "[streams.a]\nsource = \"rtsp://10.60.0.2:8554/live\"\n";
 
 fn stage_and_camera(b_frames: u32) -> Result<(Stage, Camera, Behaviour)> {
-    let stage = Stage::apart(CONFIG)?;
+    // Encoded first: a server waits longer each time that it finds no camera.
     let behaviour = Behaviour::plain(Content::H264(H264::encode(b_frames)?));
+    let stage = Stage::apart(CONFIG)?;
     let camera = start(&stage, &behaviour)?;
     Ok((stage, camera, behaviour))
 }
 
 fn start(stage: &Stage, behaviour: &Behaviour) -> Result<Camera> {
     let camera = Camera::start(&stage.near, "10.60.0.2:8554".parse::<SocketAddr>()?, behaviour.clone())?;
-    wait_until("the camera plays", Duration::from_secs(20), || {
-        Ok((source(stage)?["state"] == "playing").then_some(()))
-    })?;
+    wait_until("the camera plays", PATIENCE, || Ok((source(stage)?["state"] == "playing").then_some(())))?;
     Ok(camera)
 }
 
@@ -100,8 +99,8 @@ const NOTE_FRAMES: &str = "
 fn a_browser_begins_at_once_though_keyframes_are_ten_seconds_apart() -> Result<()> {
     // A browser must take an answer with NACK and without RTX as well.
     let config = format!("{CONFIG}keyframe_cache = true\n{}[rtcp]\nnack = true\n", CONFIG.replace(".a]", ".b]"));
-    let stage = Stage::apart(&config)?;
     let behaviour = Behaviour::plain(Content::H264(H264::long_gop()?));
+    let stage = Stage::apart(&config)?;
     let _camera = start(&stage, &behaviour)?;
     let browser = Browser::launch("viewer", stage.viewers(), None)?;
     let outcome = (|| {

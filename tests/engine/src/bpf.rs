@@ -23,8 +23,9 @@ use forwarder_common::{
 };
 use penstock_engine::bpf::keys::{Keys, Outer};
 
-use crate::keystream::{Ring, Rings};
 use tests_kit::srtp::Key;
+
+use crate::keystream::{Ring, Rings};
 
 /// UDP port that the loaded datapath takes for its own.
 pub const MEDIA_PORT: u16 = 5004;
@@ -497,7 +498,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel says.
     pub fn counters_at_rest(&self) -> Result<Counters> {
-        const QUIET: Duration = Duration::from_millis(50);
+        const QUIET: Duration = Duration::from_millis(10);
         let mut before = self.counters()?;
         loop {
             std::thread::sleep(QUIET);

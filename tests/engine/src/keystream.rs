@@ -11,8 +11,9 @@ use penstock_engine::kernel::keystream::{
     compute::{Backend, fill},
 };
 
-use crate::bpf::Datapath;
 use tests_kit::srtp::Key;
+
+use crate::bpf::Datapath;
 
 /// An entry as the system call takes it.
 pub type EntryBytes = [u8; size_of::<Entry>()];

@@ -21,15 +21,14 @@ use penstock_engine::{
     kernel::{Config, KernelEngine},
     userspace::{self, UserspaceEngine},
 };
-use tokio::sync::mpsc::UnboundedReceiver;
-
 use tests_kit::{
     netns::{BpfFs, End, NetNs, veth},
     srtp::{Key, Random, TAG},
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Longest wait for anything. It only has to be reached when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// No copy has come for this long: those that were to come have.
 const QUIET: Duration = Duration::from_millis(60);
 

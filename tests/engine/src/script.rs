@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use penstock_engine::Engine;
 
-use crate::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address};
 use tests_kit::srtp::{Key, Random};
+
+use crate::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address};
 
 /// Viewers that come and go.
 const VIEWERS: u16 = 12;

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-
 use tests_kit::{
     frame::DOT1Q,
     netns::{End, NetNs, veth},

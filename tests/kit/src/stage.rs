@@ -13,7 +13,7 @@ use crate::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic
 use crate::server::{Server, Settings};
 
 /// Longest wait for anything. It only has to be reached when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Port of pages, WHIP and WHEP.
 const HTTP_PORT: u16 = 8080;

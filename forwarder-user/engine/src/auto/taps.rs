@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::AutoEngine;
 use crate::{
     Engine as _, EngineError, PublisherTrackId,
-    contract::{Keep, NewSource},
+    contract::{Feeder as _, Keep, NewSource},
     elsewhere::Elsewhere,
     kernel::KernelEngine,
     userspace::Forwarder,
@@ -100,7 +100,7 @@ fn carry(mut taps: RingBuf<MapData>, mut feeder: Forwarder, sources: &Taps, mut 
             let track = KernelEngine::tapped(tap);
             let source = sources.read().unwrap_or_else(PoisonError::into_inner).get(&track).copied();
             if let Some(source) = source {
-                feeder.push(source, index, &header, payload);
+                feeder.push(source, index, &header, payload, false);
             }
         }
         feeder.flush();

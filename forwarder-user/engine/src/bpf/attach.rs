@@ -15,10 +15,7 @@ use super::{
     load::{Datapath, describe},
     selftest,
 };
-use crate::route::{
-    Attached,
-    netlink::{Link, Netlink},
-};
+use crate::route::{Attached, Link, Netlink};
 
 /// How XDP is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

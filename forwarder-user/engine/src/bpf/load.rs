@@ -99,7 +99,7 @@ fn set_next(ebpf: &mut Ebpf, programs: &mut ProgramArray<MapData>, place: u32, n
 }
 
 fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
-    let object = object::datapath()?;
+    let object = object::to_load()?;
     let publisher_tracks = limits.publisher_tracks as u32;
     let subscriber_tracks = limits.subscriber_tracks as u32;
     let sessions = limits.sessions as u32;
@@ -123,7 +123,7 @@ fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
         .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
         .override_global("MEDIA_PORT", &media_port, true)
-        .load(object)
+        .load(&object)
         .map_err(|error| StartError::Load(describe(&error)))
 }
 

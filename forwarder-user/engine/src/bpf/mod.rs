@@ -5,7 +5,7 @@
 //! | `object` | the objects that this program was built with |
 //! | `check`, `realtime` | is the kernel one for the programs, and may this process use it? |
 //! | `load`, `limits` | the datapath, verified and in the kernel, with tables of the sizes that were asked for |
-//! | `verdict` | what the verifier says of a program that it refuses |
+//! | `verdict` | what the verifier says, cut short |
 //! | `maps`, `keys`, `keystream`, `handle` | typed handles of its maps |
 //! | `outer` | many elements of a map of maps at once |
 //! | `attach` | onto interfaces |

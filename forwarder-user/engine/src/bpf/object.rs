@@ -1,7 +1,7 @@
 //! The BPF objects that this program was built with. `build.rs` embeds what `cargo xtask build-ebpf` has built;
 //! nothing, if that was not run: then there is no kernel engine and no XDP transmitter.
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
 
 use sha1::{Digest as _, Sha1};
 
@@ -30,6 +30,15 @@ fn other() -> Option<&'static [u8]> {
     static OTHER: LazyLock<Option<Vec<u8>>> =
         LazyLock::new(|| std::fs::read(std::env::var_os("PENSTOCK_TEST_OBJECT")?).ok());
     if cfg!(debug_assertions) { OTHER.as_deref() } else { None }
+}
+
+/// The datapath as it is loaded: in debug builds tests can name another one, which the kernel refuses.
+pub(super) fn to_load() -> Result<Cow<'static, [u8]>, Missing> {
+    let other = cfg!(debug_assertions).then(|| std::env::var_os("PENSTOCK_TEST_OBJECT")).flatten();
+    match other.and_then(|path| std::fs::read(path).ok()) {
+        Some(other) => Ok(Cow::Owned(other)),
+        None => datapath().map(Cow::Borrowed),
+    }
 }
 
 /// The userspace engine's transmitter.

@@ -10,10 +10,10 @@ use super::{
     pins::{self, PinDirectory},
     selftest,
 };
-use crate::route::Netlink;
+use crate::{route::Netlink, transmit::xdp::XdpSender};
 
 pub use super::check::granted as capabilities;
-pub use crate::route::netlink::Link;
+pub use crate::route::Link;
 
 /// The kernel's release, unless it is known before any program is loaded that it is none for them.
 ///

@@ -33,22 +33,20 @@ use aya::{
     maps::{MapError, xdp::XdpMapError},
     programs::ProgramFd,
 };
-use forwarder_common::{
-    ExtendedSeq,
-    maps::{self as layout, EgressGroup, FanoutList, MAX_EGRESS, NONE},
-};
+use forwarder_common::maps::{EgressGroup, FanoutList, MAX_EGRESS};
 
 use super::{
-    keystream::{Command, Source},
+    plan::{Plan, change_path, plan},
+    release::{release_publisher, release_session, release_subscriber},
     shared::Shared,
-    state::{self, CurrentPath, Phase, State},
+    state::{CurrentPath, Phase},
     wire,
 };
 use crate::{
     Event, Events, PublisherTrackId, SubscriberTrackId,
     bpf::{
         as_io, describe,
-        maps::{Fanouts, Tables},
+        maps::Fanouts,
         outer::{Batch, new_devmap},
     },
     slots::Slots,
@@ -63,25 +61,6 @@ pub struct Worker {
     /// The egress program, for devmap entries.
     pub egress: ProgramFd,
     pub events: Events,
-}
-
-/// The next fan-out of one publisher track.
-struct Plan {
-    publisher: u32,
-    /// Members by egress interface, in the order of the devmap.
-    groups: Vec<(u32, Vec<u32>)>,
-    /// Which of the two slots it will be.
-    side: u32,
-    /// Tracks that are in no fan-out once this plan is in force.
-    leaving: Vec<u32>,
-    /// Tracks that could not be served.
-    failed: Vec<u32>,
-}
-
-impl Plan {
-    fn members(&self) -> impl Iterator<Item = u32> {
-        self.groups.iter().flat_map(|(_, members)| members.iter().copied())
-    }
 }
 
 /// One round of work.
@@ -290,147 +269,4 @@ impl Worker {
         // Nobody listens any more while the control task stops.
         let _ = self.events.send(event);
     }
-}
-
-/// Writes a session's new path into its unused path slot.
-fn change_path(
-    state: &mut State,
-    handle: u32,
-    path: layout::Path,
-    publishers: &mut BTreeSet<u32>,
-) -> Option<CurrentPath> {
-    let session = state.sessions.get(handle).filter(|session| !session.closing)?;
-    if session.path.is_some_and(|current| current.path == path) {
-        return None;
-    }
-    let side = session.path.map_or(0, |current| 1 - current.side);
-    // Unused since the flip before last: every round ends with a grace period.
-    if let Err(error) = state.tables.paths.set(2 * Slots::<()>::slot(handle) + side, path, 0) {
-        tracing::error!("path of a session not written: {}", describe(&error));
-        return None;
-    }
-    if session.path.is_none_or(|current| current.path.egress_ifindex != path.egress_ifindex) {
-        let feeds = session.subscriber_tracks.iter().filter_map(|track| state.subscribers.get(*track));
-        publishers.extend(feeds.map(|subscriber| subscriber.from));
-    }
-    Some(CurrentPath { side, path })
-}
-
-/// Decides a publisher track's next fan-out and fills the slots of those who join.
-fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<Plan> {
-    let State { tables, sessions, publishers, subscribers, keystream, .. } = state;
-    let publisher = publishers.get(handle)?;
-    let mut plan = Plan {
-        publisher: handle,
-        groups: Vec::new(),
-        side: publisher.side.map_or(0, |side| 1 - side),
-        leaving: Vec::new(),
-        failed: Vec::new(),
-    };
-    let highest = tables.publisher_state(Slots::<()>::slot(handle)).map(|state| state.replay.highest_accepted());
-    for member in &publisher.members {
-        let Some(subscriber) = subscribers.get_mut(*member) else { continue };
-        if publisher.stopping || subscriber.phase == Phase::Leaving {
-            subscriber.phase = Phase::Leaving;
-            plan.leaving.push(*member);
-            continue;
-        }
-        let new_path = paths.iter().find(|(session, _)| *session == subscriber.session).map(|(_, path)| path.path);
-        let current = sessions.get(subscriber.session).and_then(|session| session.path).map(|current| current.path);
-        // Joins when its path is known.
-        let Some(path) = new_path.or(current) else { continue };
-        if subscriber.phase == Phase::Joining {
-            let written = match &highest {
-                Ok(highest) => write_subscriber(tables, *member, subscriber, *highest),
-                Err(error) => Err(describe(error)),
-            };
-            if let (Some(keystream), Some(session), Some(offset)) =
-                (&*keystream, sessions.get(subscriber.session), subscriber.index_offset)
-            {
-                let source = Source { key: Arc::clone(&session.key), ssrc: subscriber.track.ssrc };
-                keystream.send(Command::AddSubscriber { publisher: handle, handle: *member, source, offset });
-            }
-            if let Err(error) = written {
-                tracing::error!("subscriber track not written: {error}");
-                plan.failed.push(*member);
-                continue;
-            }
-        }
-        match plan.groups.iter_mut().find(|(ifindex, _)| *ifindex == path.egress_ifindex) {
-            Some((_, members)) => members.push(*member),
-            None => plan.groups.push((path.egress_ifindex, vec![*member])),
-        }
-    }
-    Some(plan)
-}
-
-/// Fills an unused subscriber slot: its first packet is the one after the highest accepted.
-fn write_subscriber(
-    tables: &mut Tables,
-    handle: u32,
-    subscriber: &mut state::SubscriberTrack,
-    highest: ExtendedSeq,
-) -> Result<(), String> {
-    let first_in = highest.0 + 1;
-    let offset = subscriber.track.next_out.0.wrapping_sub(first_in);
-    let slot = Slots::<()>::slot(handle);
-    subscriber.index_offset = Some(offset);
-    tables.subscriber_state.set(slot, layout::SubscriberState::default(), 0).map_err(|error| describe(&error))?;
-    let entry = wire::subscriber_track(subscriber, first_in, offset);
-    tables.subscriber_tracks.set(slot, entry, 0).map_err(|error| describe(&error))
-}
-
-/// Frees a subscriber slot; returns an index above all that it used. `None`: freed already.
-fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
-    let subscriber = state.subscribers.remove(handle)?;
-    state.produce(Command::RemoveSubscriber { publisher: subscriber.from, handle });
-    if let Some(session) = state.sessions.get_mut(subscriber.session) {
-        session.subscriber_tracks.remove(&handle);
-    }
-    if let Some(publisher) = state.publishers.get_mut(subscriber.from) {
-        publisher.members.retain(|member| *member != handle);
-    }
-    let slot = Slots::<()>::slot(handle);
-    let mut next_out = subscriber.track.next_out.0;
-    if let Some(offset) = subscriber.index_offset {
-        if let Ok(publisher) = state.tables.publisher_state(Slots::<()>::slot(subscriber.from)) {
-            next_out = next_out.max(publisher.replay.highest_accepted().0.wrapping_add(1).wrapping_add(offset));
-        }
-        if let Ok(sent) = state.tables.subscriber_state.get(&slot, 0).map(|state| state.last_index) {
-            next_out = next_out.max(sent + 1);
-        }
-    }
-    if let Err(error) = state.tables.subscriber_tracks.set(slot, layout::SubscriberTrack::default(), 0) {
-        tracing::warn!("subscriber slot not cleared: {}", describe(&error));
-    }
-    Some(ExtendedSeq(next_out))
-}
-
-fn release_publisher(state: &mut State, handle: u32) {
-    let Some(publisher) = state.publishers.remove(handle) else { return };
-    state.produce(Command::RemovePublisher { handle });
-    if let Some(session) = state.sessions.get_mut(publisher.session) {
-        session.publisher_tracks.remove(&handle);
-    }
-    let entry = layout::PublisherTrack { fanout: NONE, ..Default::default() };
-    if let Err(error) = state.tables.publisher_tracks.set(Slots::<()>::slot(handle), entry, 0) {
-        tracing::warn!("publisher slot not cleared: {}", describe(&error));
-    }
-}
-
-/// Wipes the key and frees the session, if no track of it is left; else it waits for the next round.
-fn release_session(state: &mut State, handle: u32) {
-    let Some(session) = state.sessions.get(handle) else { return };
-    if !session.publisher_tracks.is_empty() || !session.subscriber_tracks.is_empty() {
-        state.work.sessions.insert(handle);
-        return;
-    }
-    let slot = Slots::<()>::slot(handle);
-    if let Err(error) = state.tables.keys.wipe(slot) {
-        tracing::error!("key of a closed session not wiped: {}", describe(&error));
-    }
-    if let Err(error) = state.tables.sessions.set(slot, layout::Session::FREE, 0) {
-        tracing::warn!("session slot not cleared: {}", describe(&error));
-    }
-    state.sessions.remove(handle);
 }

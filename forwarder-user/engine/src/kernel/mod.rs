@@ -5,7 +5,8 @@
 //! | `state`, `wire` | the mirror of the maps in userspace, and their values |
 //! | `shared` | the state under its lock, and the bell of the fan-out thread |
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
-//! | `fanout` | thread: everything that needs a grace period |
+//! | `install`, `taps` | sessions and tracks into their maps; their packets in the clear |
+//! | `fanout`, `plan`, `release` | thread: everything that needs a grace period |
 //! | `housekeeping` | thread: heartbeat and program log |
 //! | `serve` | the engine's contract |
 //!
@@ -13,10 +14,14 @@
 
 mod fanout;
 mod housekeeping;
+mod install;
 pub mod keystream;
+mod plan;
+mod release;
 mod serve;
 mod shared;
 mod state;
+mod taps;
 mod wire;
 
 use std::{

@@ -1,27 +1,24 @@
 //! The engine's contract, [`Engine`], kept by map entries.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, PoisonError, atomic::Ordering},
-};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
-use aya::maps::{MapData, MapError, RingBuf};
 use forwarder_common::{
-    Counter, ExtendedSeq, SessionKey,
-    maps::{self as layout, FlowKey, PUBLISHER_DROPS, PublisherState, xdp_mode},
+    Counter, ExtendedSeq,
+    maps::{PUBLISHER_DROPS, PublisherState, xdp_mode},
 };
 
 use super::{
-    KernelEngine, keystream,
-    state::{self, CurrentPath, Phase, State},
+    KernelEngine,
+    install::{Path, flow, install_publisher, move_flows, refused, session_key, stop_publisher},
+    keystream,
+    state::{self, Phase, State},
     wire,
 };
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
-    bpf::{as_io, describe, load::Datapath, maps::Tables, mode_name},
+    bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
-    route::{self, Route, canonical},
     slots::Slots,
     tier::{Level, Tier},
 };
@@ -262,33 +259,7 @@ impl Engine for KernelEngine {
     }
 }
 
-/// What is known of the way to a peer.
-enum Path {
-    Known(layout::Path),
-    /// There is a route, but the neighbour must be asked for its hardware address.
-    Unresolved,
-    /// Publishers are only received.
-    NotNeeded,
-}
-
-/// The mark of tap numbers, which are never 0.
-const TAP: u32 = 1 << 31;
-
 impl KernelEngine {
-    /// Each packet of this track also goes to the reader of [`take_taps`](Self::take_taps), or no more.
-    ///
-    /// # Errors
-    /// [`EngineError::Unknown`], [`EngineError::Kernel`].
-    pub fn set_tap(&self, track: PublisherTrackId, on: bool) -> Result<(), EngineError> {
-        let mut state = self.shared.lock();
-        let State { tables, publishers, .. } = &mut *state;
-        let publisher = publishers.get_mut(track.0).ok_or(EngineError::Unknown("publisher track"))?;
-        publisher.tap = if on { track.0 | TAP } else { 0 };
-        let slot = Slots::<()>::slot(track.0);
-        let entry = wire::publisher_track(slot, publisher);
-        tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))
-    }
-
     /// Has this session tracks, be it such that stop and are not over yet?
     pub fn has_tracks(&self, session: SessionId) -> bool {
         let state = self.shared.lock();
@@ -304,24 +275,6 @@ impl KernelEngine {
         (staying(&state.subscribers, publisher) >= limit).then_some(limit)
     }
 
-    /// The buffer in which the packets of tapped tracks arrive, as [`layout::TapRecord`]. Once.
-    pub fn take_taps(&self) -> Option<RingBuf<MapData>> {
-        self.taps.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// The track whose packets have this number in their records.
-    pub fn tapped(tap: u32) -> PublisherTrackId {
-        PublisherTrackId(tap & !TAP)
-    }
-
-    /// RTP clock in Hz of a track, and the highest index that it has accepted.
-    pub fn source(&self, track: PublisherTrackId) -> Option<(u32, ExtendedSeq)> {
-        let state = self.shared.lock();
-        let clock_rate = state.publishers.get(track.0)?.track.clock_rate;
-        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?;
-        Some((clock_rate, seen.replay.highest_accepted()))
-    }
-
     fn describe_publisher(&self) -> String {
         let generic = self.attached.iter().all(|interface| interface.mode == xdp_mode::GENERIC);
         self.describe_mode(if generic { xdp_mode::GENERIC } else { xdp_mode::NATIVE })
@@ -332,91 +285,12 @@ impl KernelEngine {
         format!("kernel {}{less}", mode_name(mode))
     }
 
-    fn find_path(&self, role: Role, transport: Transport) -> Result<Path, EngineError> {
-        let unreachable = |reason| EngineError::Unreachable { peer: transport.peer, reason };
-        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let route = route::find(&mut netlink, &self.devices, transport).map_err(unreachable)?;
-        if role == Role::Publisher {
-            return Ok(Path::NotNeeded);
-        }
-        let path = Route::path(&route, &mut netlink).map_err(unreachable)?;
-        Ok(path.map_or(Path::Unresolved, Path::Known))
-    }
-
     fn look_for_path(&self, session: u32) {
         if let Some(resolve) = &self.resolve {
             // Fails only when the path thread is gone, that is while the engine is dropped.
             let _ = resolve.send(session);
         }
     }
-
-    /// Returns whether everything is known that sending needs.
-    fn install_session(
-        &self,
-        state: &mut State,
-        new: NewSession,
-        key: &SessionKey,
-        path: Path,
-    ) -> Result<(SessionId, bool), EngineError> {
-        let resolved = !matches!(path, Path::Unresolved);
-        let current = match path {
-            Path::Known(path) => Some(CurrentPath { side: 0, path }),
-            Path::Unresolved | Path::NotNeeded => None,
-        };
-        let session = state::Session {
-            profile: new.key.profile.number(),
-            id: new.id,
-            stream: new.stream,
-            role: new.role,
-            created_ns: boottime_ns(),
-            transport: new.transport,
-            path: current,
-            publisher_tracks: BTreeSet::new(),
-            subscriber_tracks: BTreeSet::new(),
-            key: Arc::new(keystream::Key::new(key)),
-            closing: false,
-        };
-        let limit = state.sessions.limit();
-        let full = |_| EngineError::Full { table: "the table of sessions", limit, key: "sessions" };
-        let handle = state.sessions.insert(session).map_err(full)?;
-        if let Err(error) = self.write_session(state, handle, key) {
-            state.sessions.remove(handle);
-            if let Err(error) = state.tables.keys.wipe(Slots::<()>::slot(handle)) {
-                tracing::error!("key of a failed session not wiped: {}", describe(&error));
-            }
-            return Err(refused("installing a session")(error));
-        }
-        Ok((SessionId(handle), resolved))
-    }
-
-    fn write_session(&self, state: &mut State, handle: u32, key: &SessionKey) -> Result<(), MapError> {
-        let slot = Slots::<()>::slot(handle);
-        let Some(session) = state.sessions.get(handle) else { return Ok(()) };
-        state.tables.keys.set(slot, key)?;
-        if let Some(current) = session.path {
-            state.tables.paths.set(2 * slot + current.side, current.path, 0)?;
-        }
-        state.tables.sessions.set(slot, wire::session(slot, session), 0)?;
-        state.tables.leases.set(slot, boottime_ns() + self.lease_ns, 0)
-    }
-}
-
-/// A failed map operation as the engine's contract reports it.
-fn refused(what: &'static str) -> impl Fn(MapError) -> EngineError {
-    move |error| EngineError::Kernel { what, source: as_io(error) }
-}
-
-fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
-    let profile = new.key.profile;
-    if profile.auth_key_len() != 0 {
-        return Err(EngineError::Profile { profile: profile.name() });
-    }
-    let fits = new.key.key.len() == profile.key_len();
-    let key = fits.then(|| SessionKey::new(&new.key.key, new.key.gcm_salt())).flatten();
-    key.ok_or_else(|| EngineError::Kernel {
-        what: "expanding a session key",
-        source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),
-    })
 }
 
 fn alive(state: &State, session: SessionId) -> Result<&state::Session, EngineError> {
@@ -424,61 +298,10 @@ fn alive(state: &State, session: SessionId) -> Result<&state::Session, EngineErr
     entry.ok_or(EngineError::Unknown("session"))
 }
 
-fn flow(transport: Transport, ssrc: u32) -> FlowKey {
-    FlowKey::new(canonical(transport.local), canonical(transport.peer), ssrc)
-}
-
-/// State before track, track before flow: the datapath finds a track only when it is complete.
-fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Result<(), MapError> {
-    let slot = Slots::<()>::slot(handle);
-    let Some(publisher) = state.publishers.get(handle) else { return Ok(()) };
-    let fresh = PublisherState::starting_after(publisher.track.first);
-    state.tables.publisher_state.set(slot, fresh.into_bytes(), 0)?;
-    state.tables.publisher_tracks.set(slot, wire::publisher_track(slot, publisher), 0)?;
-    state.tables.flows.insert(flow, slot, 0)
-}
-
 /// Subscribers of a track that are not about to leave.
 fn staying(subscribers: &Slots<state::SubscriberTrack>, publisher: &state::PublisherTrack) -> usize {
     let leaving = |handle: &&u32| subscribers.get(**handle).is_some_and(|track| track.phase == Phase::Leaving);
     publisher.members.len() - publisher.members.iter().filter(leaving).count()
-}
-
-/// No packet finds the track from now on; the fan-out thread does the rest.
-fn stop_publisher(state: &mut State, handle: u32) {
-    let State { tables, sessions, publishers, work, .. } = state;
-    let Some(publisher) = publishers.get_mut(handle).filter(|publisher| !publisher.stopping) else { return };
-    publisher.stopping = true;
-    if let Some(session) = sessions.get(publisher.session) {
-        remove_flow(tables, &flow(session.transport, publisher.track.ssrc), handle);
-    }
-    work.publishers.insert(handle);
-}
-
-/// Removes a flow if it still leads to this track: a publisher that moved may share the key.
-fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
-    if tables.flows.get(flow, 0).is_ok_and(|slot| slot == Slots::<()>::slot(handle))
-        && let Err(error) = tables.flows.remove(flow)
-    {
-        tracing::error!("flow not removed: {}", describe(&error));
-    }
-}
-
-/// New keys for the same track slots, so the replay lists stay.
-fn move_flows(state: &mut State, session: SessionId, transport: Transport) -> Result<(), EngineError> {
-    let State { tables, sessions, publishers, .. } = state;
-    let Some(entry) = sessions.get(session.0) else { return Ok(()) };
-    if entry.transport == transport {
-        return Ok(());
-    }
-    let tracks = entry.publisher_tracks.iter().filter_map(|handle| Some((*handle, publishers.get(*handle)?)));
-    for (handle, publisher) in tracks.filter(|(_, publisher)| !publisher.stopping) {
-        let slot = Slots::<()>::slot(handle);
-        let ssrc = publisher.track.ssrc;
-        tables.flows.insert(flow(transport, ssrc), slot, 0).map_err(refused("moving an incoming track"))?;
-        remove_flow(tables, &flow(entry.transport, ssrc), handle);
-    }
-    Ok(())
 }
 
 fn publisher_stats(seen: &PublisherState) -> PublisherStats {

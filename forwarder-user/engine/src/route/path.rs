@@ -7,7 +7,7 @@ use std::{
 
 use forwarder_common::maps::{Path, xdp_mode};
 
-use super::netlink::{Link, Netlink};
+use super::{link::Link, netlink::Netlink};
 use crate::Transport;
 
 /// An interface that carries our program.
@@ -145,7 +145,7 @@ pub const fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::netlink::Vlan;
+    use crate::route::link::Vlan;
 
     #[test]
     fn vlan_subinterfaces_leave_by_their_parent_with_a_tag() {

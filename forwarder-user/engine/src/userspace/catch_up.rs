@@ -29,8 +29,9 @@ use forwarder_common::Counter;
 use super::{
     Inner,
     backlog::STEPS,
-    forward::{Forwarder, seal, transmit, way_to},
+    forward::{Forwarder, transmit, way_to},
     kept::KeptPacket,
+    outgoing::seal,
     tables::Publisher,
 };
 use crate::clock::boottime_ns;

@@ -29,7 +29,8 @@ impl Xdp {
     /// # Errors
     /// A reason for people.
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
-        check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
+        let may = check::capabilities().and_then(|()| check::kernel());
+        may.map_err(|error: StartError| error.to_string())?;
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();

@@ -9,8 +9,10 @@ use std::{
 use forwarder_common::{RtpHeader, rtp::FIXED_LEN};
 use tokio::sync::mpsc;
 
+use penstock_srtp::cipher::Cipher;
+
 use super::*;
-use crate::{Kind, MediaKey, Profile};
+use crate::{Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _};
 
 const SSRC: u32 = 0x1234_5678;
 /// The first outgoing index: its sequence number wraps soon.
@@ -58,10 +60,7 @@ impl Lab {
         header[0] = 0x80;
         header[4..8].copy_from_slice(&(self.next_in as u32 * FRAME).to_be_bytes());
         let (index, header, payload) = (ExtendedSeq(self.next_in), RtpHeader::new(&header), self.next_in.to_be_bytes());
-        match key {
-            true => self.feeder.push_keyframe(self.track, index, &header, &payload),
-            false => self.feeder.push(self.track, index, &header, &payload),
-        }
+        self.feeder.push(self.track, index, &header, &payload, key);
         self.next_in += 1;
     }
 

@@ -8,7 +8,8 @@ use crate::stream::budget::Budget;
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
 use crate::stream::sockets::Sockets;
-use penstock_engine::{EngineError, NewSession, Profile, Role, Transport};
+use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId, Transport};
+use penstock_srtp::kdf::Keys;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
 use penstock_webrtc::keys;
@@ -20,63 +21,19 @@ const UNKNOWN_RTP_PER_SECOND: u32 = 200;
 impl Task {
     /// DTLS is complete: keys go to the engine now, and not before.
     pub(in crate::stream) fn connected(&mut self, key: Key, keying: &Keying, pair: Pair, now: Instant) {
-        let keys = match keys::derive(keying) {
+        let keys = match self.session_keys(key, keying, pair) {
             Ok(keys) => keys,
-            Err(error) => {
+            Err(why) => {
                 self.counters.refused_srtp_profile += 1;
-                if let Some(session) = self.sessions.get(key) {
-                    tracing::warn!(session = session.name, stream = session.stream, peer = %pair.peer, "refused: {error}");
-                }
-                return self.close(key, "no SRTP profile in common");
+                return self.close(key, why);
             }
         };
-        if keys.incoming.rtp.profile == Profile::AesCm128HmacSha1_80 && !self.config.counter_mode {
-            self.counters.refused_srtp_profile += 1;
-            if let Some(session) = self.sessions.get(key) {
-                let profile = keys.incoming.rtp.profile.name();
-                tracing::warn!(
-                    session = session.name,
-                    stream = session.stream,
-                    peer = %pair.peer,
-                    "refused: the peer offered only {profile}, which `media.srtp_profiles` does not have"
-                );
-            }
-            return self.close(key, "its SRTP profile is not allowed");
-        }
         self.turnover.count(now);
-        let (Some(session), Some(transport)) = (self.sessions.get_mut(key), transport(&self.sockets, pair)) else {
-            return;
-        };
-        let media_key = match session.role {
-            Role::Publisher => &keys.incoming.rtp,
-            Role::Subscriber => &keys.outgoing.rtp,
-        };
-        let added = self.engine.add_session(NewSession {
-            id: session.name.clone(),
-            stream: session.stream.clone(),
-            role: session.role,
-            key: media_key.clone(),
-            transport,
-            of_source: session.role == Role::Subscriber && self.streams.has_source(&session.stream),
-        });
-        let engine = match added {
-            Ok(engine) => engine,
-            Err(error) => {
-                match error {
-                    EngineError::Profile { .. } => self.counters.refused_srtp_profile += 1,
-                    _ => self.counters.refused_by_engine += 1,
-                }
-                tracing::warn!(
-                    session = session.name,
-                    stream = session.stream,
-                    "the engine refused the session: {error}"
-                );
-                return self.close(key, "the engine refused it");
-            }
-        };
+        let Some(engine) = self.carry(key, &keys, pair) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         session.media = Some(Media {
             engine,
-            profile: media_key.profile,
+            profile: keys.incoming.rtp.profile,
             pair,
             rtp: (session.role == Role::Publisher).then(|| RtpOpener::new(&keys.incoming.rtp)),
             opener: RtcpOpener::new(&keys.incoming.rtcp),
@@ -91,13 +48,62 @@ impl Task {
             former: VecDeque::new(),
         });
         self.counters.sessions_connected += 1;
-        let (profile, by) = (media_key.profile.name(), self.engine.describe_session(engine));
+        let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));
         let (name, stream, role) = (&session.name, session.stream.clone(), session.role);
         tracing::info!(session = name, stream, ?role, peer = %pair.peer, profile, engine = by, "session connected");
         match role {
             Role::Publisher => self.close_mismatched(&stream),
             Role::Subscriber => self.attach_all_of(key, now),
         }
+    }
+
+    /// The keys that the handshake gave, if their profile is allowed. `Err`: why the session ends.
+    fn session_keys(&self, key: Key, keying: &Keying, pair: Pair) -> Result<Keys, &'static str> {
+        let refused = |why: &dyn std::fmt::Display| {
+            if let Some(session) = self.sessions.get(key) {
+                tracing::warn!(session = session.name, stream = session.stream, peer = %pair.peer, "refused: {why}");
+            }
+        };
+        let keys = keys::derive(keying).map_err(|error| {
+            refused(&error);
+            "no SRTP profile in common"
+        })?;
+        let profile = keys.incoming.rtp.profile;
+        if profile == Profile::AesCm128HmacSha1_80 && !self.config.counter_mode {
+            let name = profile.name();
+            refused(&format_args!("the peer offered only {name}, which `media.srtp_profiles` does not have"));
+            return Err("its SRTP profile is not allowed");
+        }
+        Ok(keys)
+    }
+
+    /// Gives the session to the engine. `None`: it is refused, and closed.
+    fn carry(&mut self, key: Key, keys: &Keys, pair: Pair) -> Option<SessionId> {
+        let transport = transport(&self.sockets, pair)?;
+        let session = self.sessions.get(key)?;
+        let media_key = match session.role {
+            Role::Publisher => &keys.incoming.rtp,
+            Role::Subscriber => &keys.outgoing.rtp,
+        };
+        let added = self.engine.add_session(NewSession {
+            id: session.name.clone(),
+            stream: session.stream.clone(),
+            role: session.role,
+            key: media_key.clone(),
+            transport,
+            of_source: session.role == Role::Subscriber && self.streams.has_source(&session.stream),
+        });
+        let error = match added {
+            Ok(engine) => return Some(engine),
+            Err(error) => error,
+        };
+        match error {
+            EngineError::Profile { .. } => self.counters.refused_srtp_profile += 1,
+            _ => self.counters.refused_by_engine += 1,
+        }
+        tracing::warn!(session = session.name, stream = session.stream, "the engine refused the session: {error}");
+        self.close(key, "the engine refused it");
+        None
     }
 
     /// ICE nominated another pair; keys, SSRCs and indices stay.

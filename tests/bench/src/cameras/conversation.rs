@@ -1,7 +1,6 @@
 //! One client's requests (RFC 2326), and what is answered.
 
 use anyhow::{Context, Result, ensure};
-
 use tests_kit::labelled;
 
 /// Longest request.

@@ -9,17 +9,17 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use tests_kit::{
+    labelled::{Camera, Shape},
+    netns::Running,
+    peer::{Codec, Options, Publisher, Source},
+};
 
 use super::field::Plan;
 use crate::{
     load,
     peer::Peer,
     scene::{self, Scene},
-};
-use tests_kit::{
-    labelled::{Camera, Shape},
-    netns::Running,
-    peer::{Codec, Options, Publisher, Source},
 };
 
 const CAMERA_PORT: u16 = 8554;

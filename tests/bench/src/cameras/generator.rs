@@ -17,7 +17,6 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
-
 use tests_kit::labelled::{self, Shape};
 
 use super::conversation::{Conversation, Transport};

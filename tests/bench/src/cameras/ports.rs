@@ -7,7 +7,6 @@ use aya::{
     maps::{Array, MapData},
     programs::{Xdp, XdpMode},
 };
-
 use tests_engine::bpf::object_path;
 use tests_kit::netns::NetNs;
 

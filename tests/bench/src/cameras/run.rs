@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::Result;
-
 use tests_kit::labelled::watch;
 
 use super::field::{Clocks, Field};

@@ -9,7 +9,6 @@ use tests_kit::camera::content::Content;
 use tests_kit::camera::{Behaviour, Camera, Fault, Scheme};
 use tests_kit::clip::Clip;
 use tests_kit::peer::{Kind, Source, Viewers};
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip, ip};
 
 const ADDRESS: &str = "10.60.0.2:8554";

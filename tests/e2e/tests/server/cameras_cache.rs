@@ -9,7 +9,6 @@ use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera};
 use tests_kit::clip::Clip;
 use tests_kit::peer::{Codec, Kind, Options, Source};
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 const ADDRESS: &str = "10.60.0.2:8554";

@@ -12,7 +12,6 @@ use tests_kit::camera::GstPublisher;
 use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
 use tests_kit::camera::tls::Identity;
 use tests_kit::peer::{Kind, Source, Viewers};
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 const URL: &str = "rtsp://10.60.0.1:8554/e2e";

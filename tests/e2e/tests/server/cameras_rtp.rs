@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests_kit::camera::ffmpeg::{Ffmpeg, Send};
 use tests_kit::peer::Kind;
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip};
 
 /// The clip, sent to `address` from port `first` on.

@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use tests_kit::peer::{Kind, Offer, Options, Source};
-
 use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// As OBS and GStreamer offer SRTP.

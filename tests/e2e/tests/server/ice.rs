@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use tests_kit::peer::{Kind, Options};
-use tests_kit::whip::Client;
-
 use tests_kit::stage::{BOTH, Stage, ip, synthetic};
+use tests_kit::whip::Client;
 
 #[test]
 fn candidates_may_trickle() -> Result<()> {

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests_kit::peer::{Kind, Offer, Options, Stats};
 use tests_kit::server::binary;
-
 use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// The track of this SSRC in `penstock sessions --json`.

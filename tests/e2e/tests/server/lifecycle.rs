@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use tests_kit::peer::Kind;
-
 use tests_kit::stage::{BOTH, Stage, synthetic};
 
 fn xdp_attached(stage: &Stage) -> Result<bool> {

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use tests_kit::peer::{Codec, Kind, Options, Viewers};
-
 use tests_kit::stage::{BOTH, Stage, synthetic};
 
 #[test]

@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use tests_kit::peer::Kind;
-
 use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// What `promtool check metrics` says: syntax, and Prometheus' rules for names.

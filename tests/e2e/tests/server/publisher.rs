@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tests_kit::peer::{Kind, Publisher, Viewers};
-
 use tests_kit::stage::{BOTH, Stage, lost_of_exact, synthetic};
 
 #[test]

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use tests_kit::peer::{Kind, Offer, Options, Publisher, SrtpProfile, Viewers};
-
 use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 #[test]

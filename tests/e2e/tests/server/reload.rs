@@ -6,9 +6,8 @@ use tests_kit::camera::content::Content;
 use tests_kit::camera::{Behaviour, Camera};
 use tests_kit::clip::Clip;
 use tests_kit::peer::{Kind, Offer, Options, Viewers};
-use tests_kit::whip::Client;
-
 use tests_kit::stage::{BOTH, Layout, PATIENCE, Stage, clip, synthetic};
+use tests_kit::whip::Client;
 
 const READ: &str = "SIGHUP: read the configuration, changed: ";
 

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use tests_kit::peer::{Kind, Options};
-
 use tests_kit::stage::{BOTH, Layout, Stage, clip, synthetic};
 
 #[test]

@@ -5,9 +5,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests_kit::server::binary;
-use tests_kit::whip::Client;
-
 use tests_kit::stage::{Layout, Stage, synthetic};
+use tests_kit::whip::Client;
 
 const API: [(&str, &str); 1] = [("PENSTOCK_API_TOKEN", "secret")];
 
