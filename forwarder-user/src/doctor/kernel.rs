@@ -37,7 +37,7 @@ pub fn examine(
             Vec::new()
         }
     };
-    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, rights));
+    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, programs.is_some()));
     let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way).map_err(|missing| missing.reason);
     let tried: Vec<_> =
         links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();

@@ -11,7 +11,7 @@ mod report;
 
 use std::net::IpAddr;
 
-use penstock_engine::{bpf::probe, tier::Level};
+use penstock_engine::{tier::Level, transmit::xdp};
 
 use crate::config::{Config, EngineChoice, TransmitterChoice};
 

@@ -188,9 +188,10 @@ fn without_the_short_way_everything_else_is_there() -> Result<()> {
     ensure!(verifier(kernel(&place.diagnosis(&["--verbose"])?)?).len() > 20, "--verbose has no more");
 
     let (server, log) = place.serve()?;
-    let log = log.join("\n");
-    ensure!(log.contains("tier: without the short way for one viewer (") && !log.contains("no kernel engine"), "{log}");
-    ensure!(place.carried_by()? == "kernel native, without the short way for one viewer", "{log}");
+    let told = &log.text;
+    ensure!(told.contains("tier: without the short way for one viewer ("), "{told}");
+    ensure!(!told.contains("no kernel engine"), "{told}");
+    ensure!(place.carried_by()? == "kernel native, without the short way for one viewer", "{told}");
     let state = tests_kit::whip::Client { namespace: Some(place.host.name().into()), token: None };
     let state = state.request("GET", "http://10.71.0.1:8080/api/v1/state", &[], None)?.expect(200)?.body;
     let state: Value = serde_json::from_str(&state)?;

@@ -22,14 +22,7 @@ pub struct Missing;
 /// # Errors
 /// [`Missing`].
 pub fn datapath() -> Result<&'static [u8], Missing> {
-    other().map_or_else(|| embedded(DATAPATH), Ok)
-}
-
-/// In debug builds tests can name another datapath, with a program that the kernel refuses.
-fn other() -> Option<&'static [u8]> {
-    static OTHER: LazyLock<Option<Vec<u8>>> =
-        LazyLock::new(|| std::fs::read(std::env::var_os("PENSTOCK_TEST_OBJECT")?).ok());
-    if cfg!(debug_assertions) { OTHER.as_deref() } else { None }
+    embedded(DATAPATH)
 }
 
 /// The datapath as it is loaded: in debug builds tests can name another one, which the kernel refuses.

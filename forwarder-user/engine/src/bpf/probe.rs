@@ -10,7 +10,7 @@ use super::{
     pins::{self, PinDirectory},
     selftest,
 };
-use crate::{route::Netlink, transmit::xdp::XdpSender};
+use crate::route::Netlink;
 
 pub use super::check::granted as capabilities;
 pub use crate::route::Link;

@@ -32,7 +32,7 @@ use socket2::Socket;
 
 pub use self::sender::XdpTransmitter;
 use crate::bpf::{
-    describe,
+    check, describe,
     load::refused,
     object,
     outer::{Batch, new_devmap},
