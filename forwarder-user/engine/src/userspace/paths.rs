@@ -30,7 +30,7 @@ impl Xdp {
     /// A reason for people.
     pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
         let may = check::capabilities().and_then(|()| check::kernel());
-        may.map_err(|error: StartError| error.to_string())?;
+        may.map_err(|error| error.to_string())?;
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();
