@@ -7,7 +7,6 @@
 //! | `userspace` | keeps it by itself |
 //! | `auto` | joins both |
 //! | `bpf` | loads, attaches, pins and tries BPF, for whoever needs it |
-//! | `tier` | which of its ways a server goes, and what each costs |
 //! | `io`, `transmit` | the media sockets; ways to send |
 //! | `tier` | which of its ways a server can go, and what each costs |
 //! | `route` | routes and neighbours |

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer, ser::SerializeStruct as _};
+use serde::Serialize;
 
 /// What carries the media wherever it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -55,6 +55,19 @@ pub struct Tier {
     pub why: Option<String>,
 }
 
+impl Tier {
+    /// With all fields that the API shows.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "name": self.level,
+            "title": self.level.title(),
+            "why": self.why,
+            "cost": self.level.cost(),
+            "cost_us": self.level.cost_us(),
+        })
+    }
+}
+
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.level.title(), self.level.cost())?;
@@ -63,14 +76,8 @@ impl fmt::Display for Tier {
 }
 
 impl Serialize for Tier {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Tier", 5)?;
-        fields.serialize_field("name", &self.level)?;
-        fields.serialize_field("title", self.level.title())?;
-        fields.serialize_field("why", &self.why)?;
-        fields.serialize_field("cost", &self.level.cost())?;
-        fields.serialize_field("cost_us", &self.level.cost_us())?;
-        fields.end()
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
     }
 }
 

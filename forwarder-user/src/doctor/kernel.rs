@@ -7,7 +7,7 @@ use super::{
     report::{Need, Report},
 };
 use penstock_engine::bpf::{
-    Refusal, StartError,
+    Refusal, StartError, object,
     probe::{self, Programs},
 };
 
@@ -23,7 +23,12 @@ pub fn examine(
 ) -> Result<(), String> {
     let rights = capabilities(report);
     bpffs(report, config);
-    let mut programs = kernel(report, config.media.port, rights, verbose);
+    let object = object::datapath();
+    if let Err(missing) = object {
+        let mend = "build it with the object, or set `media.engine = \"userspace\"`";
+        report.bad(Need::Kernel, "BPF object", missing.to_string(), mend);
+    }
+    let mut programs = object.ok().and_then(|_| kernel(report, config.media.port, rights, verbose));
     let links = match probe::interfaces(interfaces, addresses) {
         Ok(links) => links,
         Err(error) => {
@@ -32,7 +37,7 @@ pub fn examine(
             Vec::new()
         }
     };
-    let generic = generic(report, config.kernel.mode, programs.is_some());
+    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, programs.is_some()));
     let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way).map_err(|missing| missing.reason);
     let tried: Vec<_> =
         links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();
