@@ -107,7 +107,11 @@ fn compile(
 
 /// Where cargo has put the test binary: it says so when asked again for what is built already.
 fn test_binary(command: &mut Command) -> Outcome<PathBuf> {
-    let output = command.arg("--message-format=json").stdout(Stdio::piped()).output().map_err(|error| format!("cargo: {error}"))?;
+    let output = command
+        .arg("--message-format=json")
+        .stdout(Stdio::piped())
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.lines().filter(|line| line.contains("\"name\":\"datapath\"")).find_map(|line| {
         let (_, rest) = line.split_once("\"executable\":\"")?;

@@ -59,12 +59,7 @@ pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, 
 }
 
 /// Loads a program to which ingress passes packets on.
-fn load_next(
-    ebpf: &mut Ebpf,
-    programs: &mut ProgramArray<MapData>,
-    place: u32,
-    name: &str,
-) -> Result<(), StartError> {
+fn load_next(ebpf: &mut Ebpf, programs: &mut ProgramArray<MapData>, place: u32, name: &str) -> Result<(), StartError> {
     let next = xdp(ebpf, name)?;
     next.load().map_err(program_error)?;
     let next = next.fd().map_err(program_error)?;
