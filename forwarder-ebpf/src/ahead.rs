@@ -12,7 +12,13 @@ use crate::{
     maps::{INNER_MAP, KEYSTREAM_LOW, MMAPABLE, PUBLISHER_KEYSTREAMS, SUBSCRIBER_KEYSTREAMS, WINDOWS},
 };
 
-type Ring = Array<Entry, 1, { MMAPABLE | INNER_MAP }>;
+type Ring = Array<[Entry; 1], 1, { MMAPABLE | INNER_MAP }>;
+
+/// The entry at a place of a ring.
+#[inline(always)]
+pub fn entry(ring: &'static Ring, place: u32) -> Option<&'static Entry> {
+    ring.get(place).map(|[entry]| entry)
+}
 
 /// The entry of an index, taken.
 ///
@@ -26,14 +32,14 @@ fn claim(ring: Option<&'static Ring>, entries: u32, index: ExtendedSeq, payload_
     }
     let ring = ring?;
     let first = (index.0 % u64::from(entries)) as u32;
-    if let Some(entry) = ring.get(first).filter(|entry| entry.claim(index, payload_len)) {
+    if let Some(entry) = entry(ring, first).filter(|entry| entry.claim(index, payload_len)) {
         return Some(entry);
     }
-    let place = ring.get(0)?.place_of(index)?;
+    let place = entry(ring, 0)?.place_of(index)?;
     if place == first {
         return None;
     }
-    ring.get(place).filter(|entry| entry.claim(index, payload_len))
+    entry(ring, place).filter(|entry| entry.claim(index, payload_len))
 }
 
 /// Entries of a track's ring. `None`: it has been given none, and then it does not count as an underrun that

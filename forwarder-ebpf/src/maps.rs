@@ -60,17 +60,25 @@ pub static PATHS: Array<layout::Path, { 2 * MAX_SESSIONS }> = Array::new();
 #[btf_map]
 pub static LEASES: Array<u64, MAX_SESSIONS> = Array::new();
 
+// Values of inner maps are arrays of one struct, not the struct: userspace makes them without BTF, and kernels before
+// 6.2 find such a map unequal to a template whose value is a struct (`bpf_map_meta_equal`: "has no timer" is another
+// number for a struct than for a map without BTF).
+
 #[btf_map]
-pub static KEYS: ArrayOfMaps<Array<SessionKey, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
+pub static KEYS: ArrayOfMaps<Array<[SessionKey; 1], { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
     ArrayOfMaps::new();
 
 #[btf_map]
-pub static TOWERS: ArrayOfMaps<Array<tower::KeyTable, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
-    ArrayOfMaps::new();
+pub static TOWERS: ArrayOfMaps<
+    Array<[tower::KeyTable; 1], { layout::KEY_CHUNK }>,
+    { MAX_SESSIONS / layout::KEY_CHUNK },
+> = ArrayOfMaps::new();
 
 #[btf_map]
-pub static SUBSETS: ArrayOfMaps<Array<subsets::Subsets, { layout::KEY_CHUNK }>, { MAX_SESSIONS / layout::KEY_CHUNK }> =
-    ArrayOfMaps::new();
+pub static SUBSETS: ArrayOfMaps<
+    Array<[subsets::Subsets; 1], { layout::KEY_CHUNK }>,
+    { MAX_SESSIONS / layout::KEY_CHUNK },
+> = ArrayOfMaps::new();
 
 #[btf_map]
 pub static SUMS: PerCpuArray<subsets::Sums, 1> = PerCpuArray::new();
@@ -79,11 +87,11 @@ pub static SUMS: PerCpuArray<subsets::Sums, 1> = PerCpuArray::new();
 pub static TOWER_TABLES: Array<tower::Tables, 1> = Array::new();
 
 #[btf_map]
-pub static PUBLISHER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER_MAP }>, MAX_PUBLISHER_TRACKS> =
+pub static PUBLISHER_KEYSTREAMS: ArrayOfMaps<Array<[Entry; 1], 1, { MMAPABLE | INNER_MAP }>, MAX_PUBLISHER_TRACKS> =
     ArrayOfMaps::new();
 
 #[btf_map]
-pub static SUBSCRIBER_KEYSTREAMS: ArrayOfMaps<Array<Entry, 1, { MMAPABLE | INNER_MAP }>, MAX_SUBSCRIBER_TRACKS> =
+pub static SUBSCRIBER_KEYSTREAMS: ArrayOfMaps<Array<[Entry; 1], 1, { MMAPABLE | INNER_MAP }>, MAX_SUBSCRIBER_TRACKS> =
     ArrayOfMaps::new();
 
 #[btf_map]
@@ -126,19 +134,19 @@ pub static SERVER: Array<layout::Server, 1> = Array::new();
 /// The key of a session, if there is room for it at all; one without rounds is no key.
 #[inline(always)]
 pub fn key(session: u32) -> Option<&'static SessionKey> {
-    KEYS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+    KEYS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32).map(|[it]| it)
 }
 
 /// What is derived from the key of a session for GHASH by rows.
 #[inline(always)]
 pub fn tower(session: u32) -> Option<&'static tower::KeyTable> {
-    TOWERS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+    TOWERS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32).map(|[it]| it)
 }
 
 /// The subsets of a session's key, as [`key`].
 #[inline(always)]
 pub fn subsets(session: u32) -> Option<&'static subsets::Subsets> {
-    SUBSETS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32)
+    SUBSETS.get(session / layout::KEY_CHUNK as u32)?.get(session % layout::KEY_CHUNK as u32).map(|[it]| it)
 }
 
 /// When the lease of a session ends, ns of CLOCK_BOOTTIME; 0 in a free slot.

@@ -17,7 +17,10 @@ use forwarder_common::{
     rtp::TAG_LEN,
 };
 
-use crate::maps::{self, SESSIONS, SUBSCRIBER_KEYSTREAMS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS};
+use crate::{
+    ahead,
+    maps::{self, SESSIONS, SUBSCRIBER_KEYSTREAMS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS},
+};
 
 /// Copies that are prepared together: as many as a device's queue makes at once.
 const TOGETHER: u32 = 16;
@@ -80,7 +83,7 @@ unsafe extern "C" fn touch(n: u32, walk: *mut Walk) -> i64 {
     }
     let index = walk.index.wrapping_add(track.index_offset);
     let place = (index % u64::from(entries)) as u32;
-    let Some(entry) = SUBSCRIBER_KEYSTREAMS.get(member).and_then(|ring| ring.get(place)) else { return 0 };
+    let Some(entry) = SUBSCRIBER_KEYSTREAMS.get(member).and_then(|ring| ahead::entry(ring, place)) else { return 0 };
     entry.blocks();
     let mut group = 0;
     while group < ROOM / STEP && group < walk.groups as usize {

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +18,7 @@ pub fn run(some: Option<&str>) -> Result<()> {
         command.arg("--exact").args(some.lines().filter(|line| !line.trim().is_empty()));
     }
     let mut child = command.spawn().context("the test binary does not start")?;
-    let (mut last, mut output, mut told) = (String::new(), Vec::new(), 0);
+    let (mut last, mut output, mut told, mut start) = (String::new(), Vec::new(), 0, Instant::now());
     for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
         let line = line?;
         println!("{line}");
@@ -25,12 +26,14 @@ pub fn run(some: Option<&str>) -> Result<()> {
         if let Some((name, _)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             name.clone_into(&mut last);
             say("running", &[&last]);
+            start = Instant::now();
             output.clear();
         }
         let outcome = line.rsplit_once(' ').map_or(line.as_str(), |(_, word)| word);
         match outcome {
             "ok" | "FAILED" if !last.is_empty() => {
-                say("fixture", &[&last, &outcome, &output.join("\n")]);
+                let output = if outcome == "ok" { String::new() } else { output.join("\n") };
+                say("fixture", &[&last, &outcome, &output, &start.elapsed().as_millis()]);
                 told += 1;
                 last.clear();
             }
