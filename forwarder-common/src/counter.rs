@@ -116,7 +116,7 @@ counters! {
     OpenedByRows = "opened_by_rows", Work;
     /// Copies whose tag was made of their packet's rows. The others had few fellows, no keystream, or came late.
     SealedByRows = "sealed_by_rows", Work;
-    /// Packets opened and sealed for their only subscriber in one run of the ingress program.
+    /// Packets opened and sealed for their only subscriber in one run, by the short way.
     Direct = "direct", Work;
     /// Plaintext packets handed to the userspace engine, for subscribers that it seals.
     Tapped = "tapped", Work;

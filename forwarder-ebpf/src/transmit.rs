@@ -14,7 +14,7 @@ use core::{ffi::c_void, ptr::addr_of};
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, ArrayOfMaps, DevMap, PerCpuArray},
-    helpers::generated::bpf_xdp_store_bytes,
+    helpers::generated::{bpf_loop, bpf_xdp_store_bytes},
     macros::{btf_map, raw_tracepoint, xdp},
     programs::{RawTracePointContext, XdpContext},
 };
@@ -28,6 +28,8 @@ use packet::Frame;
 
 /// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
 const MMAPABLE: usize = 0x400;
+
+const _: () = assert!(BULK.is_power_of_two(), "`tell` masks with it");
 
 /// `BPF_F_BROADCAST`.
 const BROADCAST: u64 = 8;
@@ -168,15 +170,30 @@ fn report(sent: Option<u32>) {
     // SAFETY: this CPU's own value, as above.
     let len = unsafe { core::mem::replace(&mut (*bulk).len, 0) };
     let Some(sent) = sent else { return };
-    let mut at = 0;
-    while at < BULK && (at as u32) < len {
-        // SAFETY: as above.
-        let Copied { ticket, place } = unsafe { (*bulk).copies[at] };
-        if let Some(trigger) = trigger(ticket) {
-            settle(trigger, place as usize, at as u32 >= sent);
-        }
-        at += 1;
+    let mut told = Told { len, sent };
+    // A loop of the program's own would have the verifier walk every combination of what may become of 16 copies.
+    // SAFETY: `tell` is a function of this program with the signature that the helper calls, and `told` outlives the
+    // call.
+    unsafe { bpf_loop(BULK as u32, tell as *mut c_void, (&raw mut told).cast(), 0) };
+}
+
+/// What a device says of a bulk: of so many copies it took the first so many.
+struct Told {
+    len: u32,
+    sent: u32,
+}
+
+/// Tells the trigger of one copy of the bulk. Not 0 ends the loop.
+unsafe extern "C" fn tell(at: u32, told: *mut Told) -> i64 {
+    // SAFETY: what `report` handed to the helper.
+    let Told { len, sent } = unsafe { &*told };
+    let Some(bulk) = BULKS.get_ptr_mut(0).filter(|_| at < *len) else { return 1 };
+    // SAFETY: this CPU's own value, as above.
+    let Copied { ticket, place } = unsafe { (*bulk).copies[at as usize & (BULK - 1)] };
+    if let Some(trigger) = trigger(ticket) {
+        settle(trigger, place as usize, at >= *sent);
     }
+    0
 }
 
 /// Says of one frame of a trigger whether the device has refused it.

@@ -7,14 +7,14 @@ use crate::{
     elf::Object,
     linker,
     process::{Outcome, path_with_cargo_bin, root, run, scrub},
-    test,
+    program,
     toolchain::{self, TARGET, Toolchain},
 };
 
 /// Every object: the datapath, the userspace engine's transmitter, and those of tests and benchmarks.
 pub const OBJECTS: [&str; 4] = ["penstock-datapath", "penstock-transmit", "penstock-vectors", "penstock-bench"];
 
-/// The datapath's object. `forwarder-user/build.rs` embeds it from here, and the transmitter's beside it.
+/// The datapath's object. `forwarder-user/engine/build.rs` embeds it from here, and the transmitter's beside it.
 pub fn object_path() -> PathBuf {
     objects(env::consts::ARCH).join("penstock-datapath")
 }
@@ -32,19 +32,28 @@ fn target_folder(machine: &str) -> PathBuf {
     }
 }
 
+/// Which objects are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// Those that the server embeds.
+    Product,
+    /// And those of tests and benchmarks: `tests/ebpf`.
+    All,
+}
+
 /// Builds; cargo knows whether there is anything to do.
 ///
 /// # Errors
 /// No compiler, no linker, or the build failed; the message says what to do.
-pub fn build() -> Outcome<Toolchain> {
-    build_for(env::consts::ARCH)
+pub fn build(objects: Objects) -> Outcome<Toolchain> {
+    build_for(env::consts::ARCH, objects)
 }
 
 /// The same for another machine.
 ///
 /// # Errors
 /// As [`build`].
-pub fn build_for(machine: &str) -> Outcome<Toolchain> {
+pub fn build_for(machine: &str, objects: Objects) -> Outcome<Toolchain> {
     let toolchain = toolchain::pick()?;
     if !linker::installed(toolchain.llvm_major) {
         return Err(format!(
@@ -53,11 +62,11 @@ pub fn build_for(machine: &str) -> Outcome<Toolchain> {
             linker::install_line(toolchain.llvm_major),
         ));
     }
-    run(&mut build_command(&toolchain, machine))?;
+    run(&mut build_command(&toolchain, machine, objects))?;
     Ok(toolchain)
 }
 
-fn build_command(toolchain: &Toolchain, machine: &str) -> Command {
+fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Command {
     // v3 and unaligned loads: without them the verifier loses bounds and sees four times the
     // instructions. BTF: maps are defined in it, and line information for the verifier's log.
     let flags = [
@@ -81,6 +90,9 @@ fn build_command(toolchain: &Toolchain, machine: &str) -> Command {
     if toolchain.build_std {
         command.args(["-Z", "build-std=core"]);
     }
+    if objects == Objects::All {
+        command.arg("--workspace");
+    }
     if let Some(rustc) = &toolchain.rustc {
         command.env("RUSTC", rustc);
     }
@@ -93,14 +105,14 @@ fn build_command(toolchain: &Toolchain, machine: &str) -> Command {
 /// As [`build`]; with `check`, when the kernel refuses the object.
 pub fn build_and_report(check: bool) -> Outcome {
     let start = Instant::now();
-    let toolchain = build()?;
+    let toolchain = build(Objects::Product)?;
     println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());
     let report = report()?;
     // Whoever reads only the first lines (`| head`) has what he wants.
     let _ = std::io::stdout().write_all(report.as_bytes());
     if check {
         println!();
-        test::prepared_binary("verify-ebpf", &[])?;
+        program::VERIFY_EBPF.run(&[])?;
     }
     Ok(())
 }

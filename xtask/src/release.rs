@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     cross::Cross,
-    ebpf,
+    ebpf::{self, Objects},
     kernels::guest::Machine,
     process::{Outcome, cargo, root, run as run_command},
     progress::{self, Step},
@@ -38,7 +38,7 @@ pub fn run(arguments: &[&str]) -> Outcome {
         return Err(format!("{} is built on such a machine only", machine.name()));
     }
     setup::run(setup::Scope::BuildOnly)?;
-    ebpf::build_for(machine.name())?;
+    ebpf::build_for(machine.name(), Objects::Product)?;
     let cross = if machine == Machine::HERE { None } else { Some(prepare()?) };
     let mut command = cross.as_ref().map_or_else(cargo, Cross::cargo);
     command.args(["build", "--release", "--locked", "--package", "forwarder-user", "--bin", "penstock"]);

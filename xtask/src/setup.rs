@@ -10,10 +10,12 @@ use crate::{
 };
 
 /// How much to set up.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub enum Scope {
     /// Compilers only.
     BuildOnly,
+    /// And what makes network namespaces, for benchmarks.
+    Networks,
     /// And what tests and demo need.
     Everything,
 }
@@ -23,11 +25,9 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
-const TO_TEST: [(&str, &[&str]); 13] = [
-    ("ip", &["iproute2"]),
-    ("ethtool", &["ethtool"]),
+const TO_MEASURE: [(&str, &[&str]); 3] = [("ip", &["iproute2"]), ("ethtool", &["ethtool"]), ("mount", &["mount"])];
+const TO_TEST: [(&str, &[&str]); 10] = [
     ("bpftool", &["bpftool"]),
-    ("mount", &["mount"]),
     ("chromium", &["chromium"]),
     ("ffmpeg", &["ffmpeg"]),
     ("python3", &["python3"]),
@@ -111,7 +111,9 @@ pub fn run(scope: Scope) -> Outcome {
 /// What is missing, without asking the archive.
 fn look(scope: Scope) -> Plan {
     let toolchain = toolchain::pick().ok();
-    let programs = TO_BUILD.iter().chain(if scope == Scope::Everything { TO_TEST.as_slice() } else { &[] });
+    let networks = if scope >= Scope::Networks { TO_MEASURE.as_slice() } else { &[] };
+    let tests = if scope >= Scope::Everything { TO_TEST.as_slice() } else { &[] };
+    let programs = TO_BUILD.iter().chain(networks).chain(tests);
     let mut packages: Vec<String> = programs
         .filter(|(program, _)| find(program).is_none())
         .flat_map(|(_, packages)| packages.iter().map(ToString::to_string))

@@ -1,9 +1,9 @@
-//! `cargo xtask test`, `lint`, and the programs of the tests crate.
+//! `cargo xtask test` and `lint`.
 
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
     thread,
@@ -11,7 +11,8 @@ use std::{
 };
 
 use crate::{
-    ebpf, kernels,
+    ebpf::{self, Objects},
+    kernels,
     process::{Outcome, cargo, display, root, run as run_command},
     setup,
 };
@@ -20,7 +21,7 @@ use crate::{
 const LANES: usize = 2;
 const THREADS: usize = 3;
 /// The longest, which begins first.
-const FIRST: &str = "e2e";
+const FIRST: &str = "server";
 /// Files that have the machine to themselves, one test at a time: they load it, or count what a busy one loses.
 const ALONE: [&str; 7] = [
     "bench_harness",
@@ -83,7 +84,7 @@ struct Report {
 pub fn run(filter: Option<&str>) -> Outcome {
     let start = Instant::now();
     setup::run(setup::Scope::Everything)?;
-    ebpf::build()?;
+    ebpf::build(Objects::All)?;
     build_everything()?;
     let built = start.elapsed();
 
@@ -147,7 +148,7 @@ fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 }
 
 /// One build for binaries and tests: the same features, so nothing is compiled twice.
-fn build_everything() -> Outcome {
+pub fn build_everything() -> Outcome {
     run_command(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
 }
 
@@ -179,15 +180,19 @@ fn phases(filter: Option<&str>) -> Outcome<Vec<(usize, Vec<Group>)>> {
     Ok(vec![(1, first), (LANES, groups(together)), (1, groups(alone))])
 }
 
-/// Names of `tests/tests/*.rs` and `tests/tests/*/main.rs`: cargo makes a test binary of each.
+/// Names of `tests/*/tests/*.rs` and `tests/*/tests/*/main.rs`: cargo makes a test binary of each.
 fn end_to_end_files() -> Outcome<Vec<String>> {
-    let directory = root().join("tests/tests");
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("{}: {error}", directory.display())),
+    let files = |directory: PathBuf| match fs::read_dir(&directory) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::NotADirectory => {
+            Ok(vec![])
+        }
+        Err(error) => Err(format!("{}: {error}", directory.display())),
     };
-    let mut names: Vec<String> = entries.filter_map(|entry| test_name(&entry.ok()?.path())).collect();
+    let mut names = vec![];
+    for package in files(root().join("tests"))? {
+        names.extend(files(package.join("tests"))?.iter().filter_map(|path| test_name(path)));
+    }
     names.sort();
     Ok(names)
 }
@@ -237,32 +242,8 @@ pub fn lint() -> Outcome {
     for directory in [root().to_owned(), root().join("forwarder-ebpf")] {
         run_command(cargo().current_dir(&directory).args(["fmt", "--all", "--check"]))?;
     }
-    ebpf::build()?;
+    ebpf::build(Objects::All)?;
     run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
-}
-
-/// Sets up, builds and runs a program of the tests crate, with its arguments.
-///
-/// # Errors
-/// When something cannot be built, or the program fails.
-pub fn prepared_binary(name: &str, arguments: &[&str]) -> Outcome {
-    setup::run(setup::Scope::Everything)?;
-    ebpf::build()?;
-    build_everything()?;
-    run_command(Command::new(root().join("target/debug").join(name)).args(arguments).current_dir(root()))
-}
-
-/// The same with a release build, for what measures. `others`: programs that it starts.
-///
-/// # Errors
-/// As [`prepared_binary`].
-pub fn prepared_release(name: &str, others: &[&str], arguments: &[&str]) -> Outcome {
-    setup::run(setup::Scope::BuildOnly)?;
-    ebpf::build()?;
-    let mut build = cargo();
-    build.args(["build", "--release", "--locked", "--package", "penstock-tests", "--package", "forwarder-user"]);
-    run_command(build.args([name].iter().chain(others).flat_map(|binary| ["--bin", binary])))?;
-    run_command(Command::new(root().join("target/release").join(name)).args(arguments).current_dir(root()))
 }
 
 #[cfg(test)]

@@ -2,12 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{config::Config, doctor::Report, engine::Engine};
+use penstock_engine::{
+    Engine,
+    bpf::{StartError, probe, verdict},
+    tier::Level,
+};
+
+use crate::{config::Config, doctor::Report};
 
 /// Logs the start-up lines.
 pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
     tracing::info!("penstock {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("engine: {}", engine.describe());
+    if let Some(tier) = engine.tier() {
+        tracing::info!("tier: {tier}");
+        let untested = probe::untested().filter(|_| matches!(tier.level, Level::Full | Level::WithoutShortWay));
+        untested.into_iter().for_each(|hint| tracing::info!("{hint}"));
+    }
     for address in media {
         let local = SocketAddr::new(*address, config.media.port);
         match config.media.public_addresses.get(address) {
@@ -31,6 +42,15 @@ pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[Soc
     }
     if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {
         tracing::info!("/api/v1/state shows addresses of peers to everybody (auth.api_token is empty)");
+    }
+}
+
+/// Logs why there is no kernel engine.
+pub fn no_kernel_engine(error: &StartError) {
+    tracing::warn!("no kernel engine, all media goes through this process: {error}");
+    if let StartError::Refused(refusal) = error {
+        refusal.lines().iter().for_each(|line| tracing::warn!("verifier: {line}"));
+        tracing::warn!("verifier: all of it with --log info,{}=debug", verdict::TARGET);
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::{FAILED, OK, host::Host, serve};
+use super::{FAILED, OK, host::Host, options};
 use crate::{
     config::{Config, EngineChoice},
     doctor::{self, Need, Report},
@@ -27,8 +27,12 @@ pub struct Options {
     #[arg(long)]
     json: bool,
 
+    /// All that the kernel's verifier says of a program that it refuses, not its last three lines
+    #[arg(long, short)]
+    verbose: bool,
+
     #[command(flatten)]
-    serve: serve::Options,
+    serve: options::Options,
 }
 
 /// Examines this machine.
@@ -40,12 +44,12 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let chosen = runtime.block_on(choose(&config))?;
     let report = match chosen {
-        Ok((interfaces, addresses)) => doctor::examine(&config, &interfaces, &addresses),
+        Ok((interfaces, addresses)) => doctor::examine(&config, &interfaces, &addresses, options.verbose),
         Err(error) => {
             let mut report = Report::default();
             let mend = "name interfaces and addresses that exist (ip address)";
             report.bad(Need::Server, "interfaces and addresses", format!("{error:#}"), mend);
-            report.conclude(&config, "userspace");
+            doctor::conclude_without(&mut report, &config);
             report
         }
     };

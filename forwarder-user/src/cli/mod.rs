@@ -10,6 +10,7 @@ mod import;
 mod inspect;
 mod limits;
 mod logging;
+mod options;
 mod reload;
 mod serve;
 mod signal;
@@ -51,7 +52,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server
-    Serve(Box<serve::Options>),
+    Serve(Box<options::Options>),
     /// Tell whether a server can run here, how fast, and what is in its way
     Doctor(Box<doctor::Options>),
     /// List the streams of a running server, from the kernel's maps and the server itself

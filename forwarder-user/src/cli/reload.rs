@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     logging::{self, Level},
-    serve::Options,
+    options::Options,
 };
 use crate::{
     config::{Config, Rtcp, SrtpProfiles},

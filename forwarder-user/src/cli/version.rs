@@ -26,6 +26,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         "penstock {} ({}, {}-{}, map layout {})",
         build.version, build.profile, build.arch, build.os, build.map_layout
     );
-    println!("commit       {}\nbuild id     {}\nBPF build id {}", build.commit, build.build_id, build.bpf_build_id);
+    let object = if build.bpf_build_id.is_empty() { "none, so no kernel engine" } else { &build.bpf_build_id };
+    println!("commit       {}\nbuild id     {}\nBPF build id {object}", build.commit, build.build_id);
     Ok(OK)
 }

@@ -141,6 +141,16 @@ pub enum Mode {
     Generic,
 }
 
+impl From<Mode> for penstock_engine::kernel::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::Native => Self::Native,
+            Mode::Generic => Self::Generic,
+        }
+    }
+}
+
 /// Sizes of tables, fixed at start. What is beyond is refused with a reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

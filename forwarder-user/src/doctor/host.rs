@@ -8,7 +8,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::report::{Need, Report};
-use crate::{config::Config, engine::kernel::probe};
+use penstock_engine::kernel::keystream::compute::Backend;
+
+use crate::config::Config;
 
 /// Clock sources that are read without leaving the CPU.
 const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];
@@ -18,7 +20,7 @@ const PAST: i64 = 1_735_689_600;
 
 /// CPU features, locked memory and clocks.
 pub fn machine(report: &mut Report) {
-    let backend = probe::keystream_backend();
+    let backend = Backend::detect().name();
     let check = "AES instructions";
     match backend {
         "portable" => {

@@ -4,10 +4,9 @@ use super::{
     ethtool::{self, Settings},
     report::{Need, Report},
 };
-use crate::{
-    config::Mode,
-    engine::kernel::probe::{self, Link, Programs},
-};
+use penstock_engine::bpf::probe::{self, Link, Programs};
+
+use crate::config::{Config, EngineChoice, Mode};
 
 /// Drivers take XDP up to some 3,500 bytes; the kernel clones frames of one buffer only.
 const USUAL_MTU: u32 = 1500;
@@ -18,8 +17,23 @@ const RING: u32 = 400;
 /// Rings that the driver lets nobody change.
 const FIXED_RINGS: [&str; 1] = ["veth"];
 
-/// Is it up and free, and does its driver run our program?
-pub fn native(report: &mut Report, programs: Option<&mut Programs>, link: &Link, mode: Mode, generic: Option<bool>) {
+/// What decides what a refusal means.
+pub struct Choice<'a> {
+    pub config: &'a Config,
+    /// Does generic mode work here? `None`: it could not be tried.
+    pub generic: Option<bool>,
+    /// The kernel engine has no other interface, or must serve them all.
+    pub alone: bool,
+}
+
+/// Does its driver run our program? `None`: it was not asked.
+pub fn attach(programs: Option<&mut Programs>, link: &Link, mode: Mode) -> Option<Result<(), String>> {
+    let free = link.up && mode != Mode::Generic && probe::program_on(link).is_none();
+    free.then_some(programs)?.map(|programs| programs.native(link))
+}
+
+/// Is it up and free, and has its driver run our program?
+pub fn native(report: &mut Report, tried: Option<Result<(), String>>, link: &Link, choice: Choice) {
     let name = &link.name;
     if !link.up {
         report.bad(Need::Kernel, format!("interface {name}"), "it is down", format!("ip link set {name} up"));
@@ -35,17 +49,25 @@ pub fn native(report: &mut Report, programs: Option<&mut Programs>, link: &Link,
         }
         return;
     }
-    let Some(programs) = programs else { return };
-    if mode == Mode::Generic {
-        report.good(Need::Kernel, format!("interface {name}"), "generic XDP, as `kernel.mode` says");
-        return;
-    }
-    match programs.native(link) {
-        Ok(()) => report.good(Need::Kernel, check, "attached and detached"),
-        Err(error) => {
-            // In mode auto, generic XDP is used where it works.
-            let need = if mode == Mode::Native || generic == Some(false) { Need::Kernel } else { Need::Advice };
-            let mend = "see docs/linux.md on drivers; generic XDP costs several times as much";
+    let Choice { config, generic, alone } = choice;
+    match tried {
+        None if config.kernel.mode == Mode::Generic => {
+            report.good(Need::Kernel, format!("interface {name}"), "generic XDP, as `kernel.mode` says");
+        }
+        None => {}
+        Some(Ok(())) => report.good(Need::Kernel, check, "attached and detached"),
+        Some(Err(error)) => {
+            let (need, mend) = match (config.media.engine, config.kernel.mode) {
+                (EngineChoice::Kernel, Mode::Auto) if generic != Some(false) => {
+                    (Need::Advice, "generic XDP is used: see docs/linux.md on what it costs, and on drivers")
+                }
+                (EngineChoice::Auto, Mode::Auto) => (
+                    if alone { Need::Kernel } else { Need::Advice },
+                    "peers behind it are served from userspace, which costs less than generic XDP. Where streams have \
+                     one viewer each, `kernel.mode = \"generic\"` costs less: see docs/linux.md, also on drivers",
+                ),
+                _ => (Need::Kernel, "see docs/linux.md on drivers"),
+            };
             report.bad(need, check, error, mend);
         }
     }

@@ -6,21 +6,29 @@ use super::{
     interface,
     report::{Need, Report},
 };
-use crate::{
-    config::{Config, Mode},
-    engine::kernel::probe::{self, Programs},
+use penstock_engine::bpf::{
+    Refusal, StartError, object,
+    probe::{self, Programs},
 };
 
-/// All of it, in the order of a start.
-pub fn examine(report: &mut Report, config: &Config, interfaces: &[String], addresses: &[IpAddr]) {
-    let mend = "upgrade the kernel, or set `media.engine = \"userspace\"`";
-    report.add(Need::Kernel, "kernel", probe::kernel().map(|release| format!("{release} is new enough")), mend);
+use crate::config::{Config, EngineChoice, Mode};
+
+/// All of it, in the order of a start. Returns whether streams with one viewer have their short way.
+pub fn examine(
+    report: &mut Report,
+    config: &Config,
+    interfaces: &[String],
+    addresses: &[IpAddr],
+    verbose: bool,
+) -> Result<(), String> {
     let rights = capabilities(report);
     bpffs(report, config);
-    let programs = match rights {
-        true => programs(report, config.media.port),
-        false => None,
-    };
+    let object = object::datapath();
+    if let Err(missing) = object {
+        let mend = "build it with the object, or set `media.engine = \"userspace\"`";
+        report.bad(Need::Kernel, "BPF object", missing.to_string(), mend);
+    }
+    let mut programs = object.ok().and_then(|_| kernel(report, config.media.port, rights, verbose));
     let links = match probe::interfaces(interfaces, addresses) {
         Ok(links) => links,
         Err(error) => {
@@ -29,12 +37,17 @@ pub fn examine(report: &mut Report, config: &Config, interfaces: &[String], addr
             Vec::new()
         }
     };
-    let generic = generic(report, config.kernel.mode, rights);
-    let mut programs = programs;
-    for link in &links {
-        interface::native(report, programs.as_mut(), link, config.kernel.mode, generic);
+    let generic = object.ok().and_then(|_| generic(report, config.kernel.mode, programs.is_some()));
+    let short_way = programs.as_ref().map_or(Ok(()), Programs::short_way).map_err(|missing| missing.reason);
+    let tried: Vec<_> =
+        links.iter().map(|link| interface::attach(programs.as_mut(), link, config.kernel.mode)).collect();
+    // Beside one that takes native XDP, peers behind the others are served from userspace.
+    let alone = config.media.engine == EngineChoice::Kernel || !tried.iter().any(|tried| matches!(tried, Some(Ok(()))));
+    for (link, tried) in links.iter().zip(tried) {
+        interface::native(report, tried, link, interface::Choice { config, generic, alone });
         interface::settings(report, link);
     }
+    short_way
 }
 
 /// Interfaces' settings alone.
@@ -76,24 +89,65 @@ fn bpffs(report: &mut Report, config: &Config) {
     report.add(Need::Kernel, "bpffs", probe::bpffs(directory), &mend);
 }
 
-/// Loading tries everything that the programs use: BPF features, maps in maps, memory shared with us.
-fn programs(report: &mut Report, port: u16) -> Option<Programs> {
-    let check = "programs";
+/// Is the kernel one for the programs? What its release tells and what its verifier says are one statement. Loading
+/// tries everything that the programs use: BPF features, maps in maps, memory shared with us.
+fn kernel(report: &mut Report, port: u16, rights: bool, verbose: bool) -> Option<Programs> {
+    let check = "kernel";
+    let release = match probe::kernel() {
+        Ok(release) => release,
+        Err(error) => {
+            let mend = match error {
+                StartError::Realtime(_) => {
+                    "boot a kernel without PREEMPT_RT or with that option, or set `media.engine = \"userspace\"`"
+                }
+                _ => "upgrade the kernel, or set `media.engine = \"userspace\"`",
+            };
+            report.bad(Need::Kernel, check, error.to_string(), mend);
+            return None;
+        }
+    };
+    if !rights {
+        let found = format!("{release}: not tried whether it takes the programs, for lack of rights");
+        report.bad(Need::Advice, check, found, "run `penstock doctor` as root once");
+        return None;
+    }
+    let tested = probe::untested().map_or(String::new(), |hint| format!(" ({hint})"));
     match Programs::load(port) {
         Ok(programs) => {
-            report.good(Need::Kernel, check, "the verifier takes them; maps can be shared with this process");
+            match programs.short_way() {
+                Ok(()) => report.good(Need::Kernel, check, format!("{release} takes all programs{tested}")),
+                Err(missing) => {
+                    let found = format!(
+                        "{release} takes the programs, but for the short way of packets with one viewer{tested}: {}",
+                        missing.reason
+                    );
+                    report.bad(Need::Advice, check, found, "a newer kernel; until then such packets cost more");
+                    told(report, missing.refusal, verbose);
+                }
+            }
             Some(programs)
         }
         Err(error) => {
-            let mend = if rights_are_denied(&error) {
+            let text = error.to_string();
+            let mend = if rights_are_denied(&text) {
                 "the rights above are there, so something else forbids bpf(2): in a container its seccomp profile \
                  (`--security-opt seccomp=config/container/seccomp.json`), or the kernel's lockdown"
             } else {
-                "compare the kernel with docs/linux.md; report what the verifier says"
+                "compare the kernel with docs/linux.md; report what `penstock doctor --verbose` says. The userspace \
+                 engine serves meanwhile"
             };
-            report.bad(Need::Kernel, check, error.trim().to_owned(), mend);
+            report.bad(Need::Kernel, check, format!("{release} does not take the programs{tested}: {text}"), mend);
+            told(report, if let StartError::Refused(refusal) = error { Some(refusal) } else { None }, verbose);
             None
         }
+    }
+}
+
+/// Adds the verifier's words to the last finding: their end, or all of them.
+fn told(report: &mut Report, refusal: Option<Box<Refusal>>, verbose: bool) {
+    let all = |refusal: &Refusal| refusal.log.lines().map(str::to_owned).collect();
+    if let Some(refusal) = refusal {
+        report.told_by_the_verifier(if verbose { all(&refusal) } else { refusal.lines() });
     }
 }
 
@@ -103,10 +157,14 @@ fn rights_are_denied(message: &str) -> bool {
 }
 
 /// `None` if it could not be tried.
-fn generic(report: &mut Report, mode: Mode, rights: bool) -> Option<bool> {
+fn generic(report: &mut Report, mode: Mode, loaded: bool) -> Option<bool> {
     let sys_admin = probe::capabilities().iter().any(|(name, _, has)| *name == "CAP_SYS_ADMIN" && *has);
     let check = "broadcast with the egress program, private copies";
-    if !rights || !sys_admin {
+    if !loaded {
+        report.bad(Need::Advice, check, "not tried, without the programs", "see above");
+        return None;
+    }
+    if !sys_admin {
         let mend = "run `penstock doctor` as root once: only generic mode depends on it";
         report.bad(Need::Advice, check, "not tried: it needs a network of its own (CAP_SYS_ADMIN)", mend);
         return None;

@@ -11,33 +11,56 @@ mod report;
 
 use std::net::IpAddr;
 
+use penstock_engine::{tier::Level, transmit::xdp};
+
 use crate::config::{Config, EngineChoice, TransmitterChoice};
 
 pub use self::report::{Finding, Need, Report};
 
-/// All checks. `addresses` and `interfaces` are what the server would use.
-pub fn examine(config: &Config, interfaces: &[String], addresses: &[IpAddr]) -> Report {
+/// All checks. `addresses` and `interfaces` are what the server would use. `verbose`: with all that the kernel's
+/// verifier says of a program that it refuses.
+pub fn examine(config: &Config, interfaces: &[String], addresses: &[IpAddr], verbose: bool) -> Report {
     let mut report = Report::default();
     let kernel_engine = config.media.engine != EngineChoice::Userspace;
+    let mut short_way = Ok(());
     if kernel_engine {
-        kernel::examine(&mut report, config, interfaces, addresses);
+        short_way = kernel::examine(&mut report, config, interfaces, addresses, verbose);
     } else {
         report.good(Need::Kernel, "engine", "`media.engine` is \"userspace\": nothing of the kernel is needed");
     }
+    let userspace = transmitter(&mut report, config);
     host::machine(&mut report);
     host::sockets(&mut report, config, addresses);
-    report.conclude(config, userspace(config));
+    report.conclude(config, short_way, userspace);
     report
 }
 
-/// What the userspace engine sends by.
-fn userspace(config: &Config) -> &'static str {
-    let rights = crate::engine::kernel::probe::capabilities().iter().all(|(_, _, has)| *has);
-    match config.media.transmitter {
-        TransmitterChoice::Socket => "userspace socket",
-        _ if rights => "userspace by XDP or sockets",
-        TransmitterChoice::Xdp => "userspace socket (not all rights for XDP)",
-        TransmitterChoice::Auto => "userspace socket",
+/// What a server does that cannot even choose its interfaces: nothing.
+pub fn conclude_without(report: &mut Report, config: &Config) {
+    report.conclude(config, Ok(()), ("userspace", Level::UserspaceSockets));
+}
+
+/// What the userspace engine sends by: XDP where it can be had, which is tried.
+fn transmitter(report: &mut Report, config: &Config) -> (&'static str, Level) {
+    const SOCKET: (&str, Level) = ("userspace socket", Level::UserspaceSockets);
+    let choice = config.media.transmitter;
+    if choice == TransmitterChoice::Socket {
+        return SOCKET;
+    }
+    let check = "xdp transmitter";
+    match xdp::probe() {
+        Ok(()) => {
+            report.good(Need::Advice, check, "the verifier takes its programs; its network can be made");
+            ("userspace by XDP or sockets", Level::UserspaceXdp)
+        }
+        Err(reason) => {
+            let required = choice == TransmitterChoice::Xdp;
+            let need = if required { Need::Server } else { Need::Advice };
+            let mend =
+                "sockets serve then, and only what the kernel engine cannot serve: `media.transmitter = \"socket\"`";
+            report.bad(need, check, reason, mend);
+            SOCKET
+        }
     }
 }
 

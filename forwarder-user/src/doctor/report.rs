@@ -1,5 +1,6 @@
 //! Findings, and how they are shown.
 
+use penstock_engine::tier::{Level, Tier};
 use serde::Serialize;
 
 use crate::config::{Config, EngineChoice, Mode};
@@ -27,12 +28,17 @@ pub struct Finding {
     pub found: String,
     /// How to mend it.
     pub mend: Option<String>,
+    /// The last lines of what the kernel's verifier says, or all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verifier: Vec<String>,
 }
 
 /// All findings, in the order of a start.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub findings: Vec<Finding>,
+    /// Which way the media will go and what it costs. `None`: a server does not start.
+    pub tier: Option<Tier>,
     /// What will carry the media, and why.
     pub outcome: String,
     /// Whether a server will serve as its configuration wants.
@@ -43,13 +49,20 @@ impl Report {
     /// A check that went well.
     pub fn good(&mut self, need: Need, check: impl Into<String>, found: impl Into<String>) {
         let (check, found) = (check.into(), found.into());
-        self.findings.push(Finding { check, ok: true, need, found, mend: None });
+        self.findings.push(Finding { check, ok: true, need, found, mend: None, verifier: Vec::new() });
     }
 
     /// One that did not.
     pub fn bad(&mut self, need: Need, check: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) {
         let (check, found, mend) = (check.into(), found.into(), Some(mend.into()));
-        self.findings.push(Finding { check, ok: false, need, found, mend });
+        self.findings.push(Finding { check, ok: false, need, found, mend, verifier: Vec::new() });
+    }
+
+    /// Shows with the last finding what the verifier said.
+    pub fn told_by_the_verifier(&mut self, lines: Vec<String>) {
+        if let Some(finding) = self.findings.last_mut() {
+            finding.verifier = lines;
+        }
     }
 
     /// Either.
@@ -65,11 +78,25 @@ impl Report {
         self.findings.iter().filter(move |finding| !finding.ok && finding.need == need)
     }
 
-    /// Draws the conclusion from the findings. `userspace`: what the userspace engine will be.
-    pub fn conclude(&mut self, config: &Config, userspace: &str) {
+    /// Draws the conclusion from the findings. `short_way`: of the kernel engine, and why it lacks it. `userspace`:
+    /// what the userspace engine will be, and what it sends by.
+    pub fn conclude(&mut self, config: &Config, short_way: Result<(), String>, (userspace, level): (&str, Level)) {
         let server = self.failed(Need::Server).next().map(|finding| finding.check.clone());
-        let kernel = self.failed(Need::Kernel).next().map(|finding| finding.check.clone());
+        let refusal = self.failed(Need::Kernel).next();
+        let kernel = refusal.map(|finding| finding.check.clone());
+        let why = refusal.map(|finding| format!("{}: {}", finding.check, finding.found));
         self.ok = server.is_none() && kernel.is_none();
+        self.tier = match (&server, config.media.engine, &kernel) {
+            (Some(_), ..) | (None, EngineChoice::Kernel, Some(_)) => None,
+            (None, EngineChoice::Userspace, _) => {
+                Some(Tier { level, why: Some("`media.engine` is \"userspace\"".into()) })
+            }
+            (None, EngineChoice::Auto, Some(_)) => Some(Tier { level, why }),
+            (None, _, None) => Some(match short_way {
+                Ok(()) => Tier { level: Level::Full, why: None },
+                Err(reason) => Tier { level: Level::WithoutShortWay, why: Some(reason) },
+            }),
+        };
         self.outcome = match (server, config.media.engine, kernel) {
             (Some(check), ..) => format!("a server does not start: {check}"),
             (None, EngineChoice::Userspace, _) => format!("{userspace}: `media.engine` is \"userspace\""),
@@ -106,8 +133,10 @@ impl Report {
                 _ => "",
             };
             lines.push(format!("{mark} {}: {}{need}", finding.check, finding.found));
+            lines.extend(finding.verifier.iter().map(|line| format!("    {line}")));
             lines.extend(finding.mend.iter().map(|mend| format!("  → {mend}")));
         }
+        lines.extend(self.tier.iter().map(|tier| format!("  tier: {tier}")));
         lines.push(format!("{} {}", if self.ok { '✓' } else { '✗' }, self.outcome));
         lines.join("\n")
     }
@@ -125,16 +154,19 @@ mod tests {
         let outcome = |need, config: &Config| {
             let mut report = Report::default();
             report.bad(need, "x", "is not", "mend it");
-            report.conclude(config, "userspace socket");
-            (report.ok, report.outcome)
+            report.conclude(config, Ok(()), ("userspace socket", Level::UserspaceSockets));
+            (report.ok, report.outcome, report.tier.map(|tier| tier.level))
         };
         assert_eq!(
             outcome(Need::Advice, &auto),
-            (true, "kernel native; userspace socket for what it cannot serve".into())
+            (true, "kernel native; userspace socket for what it cannot serve".into(), Some(Level::Full))
         );
-        assert_eq!(outcome(Need::Kernel, &auto), (false, "userspace socket: x keeps the kernel engine away".into()));
-        assert_eq!(outcome(Need::Kernel, &only), (false, "a server does not start: x".into()));
-        assert_eq!(outcome(Need::Server, &auto), (false, "a server does not start: x".into()));
+        assert_eq!(
+            outcome(Need::Kernel, &auto),
+            (false, "userspace socket: x keeps the kernel engine away".into(), Some(Level::UserspaceSockets))
+        );
+        assert_eq!(outcome(Need::Kernel, &only), (false, "a server does not start: x".into(), None));
+        assert_eq!(outcome(Need::Server, &auto), (false, "a server does not start: x".into(), None));
     }
 
     #[test]
@@ -142,8 +174,13 @@ mod tests {
         let mut report = Report::default();
         report.good(Need::Server, "a", "fine");
         report.bad(Need::Advice, "b", "slow", "do this");
-        report.conclude(&Config::default(), "userspace socket");
+        report.told_by_the_verifier(vec!["R1 is wrong".into()]);
+        report.conclude(&Config::default(), Err("too slow".into()), ("userspace socket", Level::UserspaceSockets));
         let text = report.to_text();
-        assert!(text.starts_with("✓ a: fine\n✗ b: slow (advice)\n  → do this\n✓ kernel native"), "{text}");
+        assert!(
+            text.starts_with("✓ a: fine\n✗ b: slow (advice)\n    R1 is wrong\n  → do this\n  tier: without"),
+            "{text}"
+        );
+        assert!(text.contains("with 64): too slow\n✓ kernel native"), "{text}");
     }
 }

@@ -11,6 +11,16 @@ use futures::StreamExt;
 
 use super::{App, reply::Failure};
 
+/// Body of an offer and an answer.
+pub const SDP_TYPE: &str = "application/sdp";
+/// Body of a PATCH (RFC 8840).
+pub const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
+
+/// Tells which body types a POST may have; no constant of the `http` crate.
+pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+/// Same for PATCH (RFC 5789 §3.1).
+pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
 /// How much of an oversized body is read and thrown away, so that the client is done with sending
 /// and sees the answer instead of a reset connection.
 const DISCARD_BYTES: usize = 16 << 20;

@@ -4,18 +4,13 @@ use std::time::Duration;
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::signalling::{FRAGMENT_TYPE, SDP_TYPE};
-
-/// Tells which body types a POST may have; no constant of the `http` crate.
-pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
-/// Same for PATCH (RFC 5789 §3.1).
-pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE};
 
 /// Answers preflight requests and marks answers as readable by pages of the allowed origins.
 pub fn layer(origins: &[String]) -> CorsLayer {

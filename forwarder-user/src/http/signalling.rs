@@ -11,21 +11,17 @@ use axum::{
 };
 
 use super::{
-    App, auth, body,
-    cors::{ACCEPT_PATCH, ACCEPT_POST},
+    App, auth,
+    body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE},
     name,
     reply::Failure,
 };
+use penstock_media::Role;
+
 use crate::{
     config::{Auth, Secret},
-    engine::Role,
     stream::{Answer, Patched, Refusal},
 };
-
-/// Body of an offer and an answer.
-pub const SDP_TYPE: &str = "application/sdp";
-/// Body of a PATCH (RFC 8840).
-pub const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
 
 type Shared = State<Arc<App>>;
 

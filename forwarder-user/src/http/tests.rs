@@ -9,9 +9,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
+use penstock_media::Role;
+
 use crate::{
     config::{Config, Secret},
-    engine::Role,
     stream::{Answer, Command, Control, Patched, Refusal},
 };
 

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use penstock_rtp::description::DescriptionError;
+
 /// Why a source failed. Never holds a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -48,7 +50,16 @@ pub enum SourceError {
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
-    Engine(#[from] crate::engine::EngineError),
+    Engine(#[from] penstock_engine::EngineError),
+}
+
+impl From<DescriptionError> for SourceError {
+    fn from(error: DescriptionError) -> Self {
+        match error {
+            DescriptionError::Malformed(why) => Self::MalformedSdp(why),
+            DescriptionError::NoMedia(why) => Self::NoMedia(why),
+        }
+    }
 }
 
 impl SourceError {

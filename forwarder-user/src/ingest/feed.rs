@@ -8,11 +8,11 @@ use std::{
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use tokio::sync::Notify;
 
-use crate::engine::{PublisherTrackId, userspace::Feeder};
+use penstock_engine::{Feeder, PublisherTrackId};
 
 /// A feeder, and the bell that says that it has something.
 pub(super) struct Feed {
-    feeder: Feeder,
+    feeder: Box<dyn Feeder>,
     bell: Rc<Notify>,
     /// Packets of the batch so far.
     packets: usize,
@@ -23,7 +23,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(feeder: Feeder) -> Self {
+    pub(super) fn new(feeder: Box<dyn Feeder>) -> Self {
         let now = Instant::now();
         Self { feeder, bell: Rc::default(), packets: 0, began: now, caught_up: now }
     }
@@ -37,10 +37,7 @@ impl Feed {
         payload: &[u8],
         key: bool,
     ) {
-        match key {
-            true => self.feeder.push_keyframe(track, index, header, payload),
-            false => self.feeder.push(track, index, header, payload),
-        }
+        self.feeder.push(track, index, header, payload, key);
         if self.packets == 0 {
             self.began = Instant::now();
             self.bell.notify_one();

@@ -10,24 +10,16 @@ use std::{
 };
 
 use forwarder_common::ExtendedSeq;
+use penstock_engine::{EngineError, Keep, NewSource, PublisherTrackId};
+use penstock_media::{Kind, codec::Format, prefetch::prefetch};
+use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, sender_report};
 
 use super::{
     Event, SourceTrack,
-    description::Description,
     error::SourceError,
     pace::Pace,
     place::Place,
-    rtp::{Pipeline, Reorder, Unfit, is_key},
-    sender_report,
     status::{Shared, State},
-};
-use crate::{
-    engine::{
-        Kind, PublisherTrackId,
-        prefetch::prefetch,
-        userspace::{Keep, NewSource},
-    },
-    session::codec::Format,
 };
 
 /// Without media for so long, the connection is given up.
@@ -132,7 +124,13 @@ impl Media {
                 Kind::Audio => Keep::default(),
             };
             let source = NewSource { clock_rate: track.format.codec.clock_rate(), last, keep, ordered: true };
-            let id = match self.place.engine.add_source(source) {
+            let id = match self
+                .place
+                .engine
+                .sources()
+                .ok_or(EngineError::NoSources)
+                .and_then(|engine| engine.add_source(source))
+            {
                 Ok(id) => id,
                 Err(error) => {
                     tracks.iter().for_each(|track: &Track| self.place.engine.remove_publisher_track(track.id));
@@ -297,32 +295,39 @@ impl Media {
         heard.bytes += bytes.len() as u64;
         heard.lost += track.pipeline.take_lost();
         match result {
-            Ok(()) => {
-                heard.at = heard.now;
-                if !std::mem::replace(&mut heard.playing, true) {
-                    let mut status = self.status.lock();
-                    status.state = State::Playing;
-                    status.connections += 1;
-                    tracing::info!(stream = self.name, source = self.origin, "media comes");
-                }
-                if !track.warned && track.pipeline.b_frames() {
-                    track.warned = true;
-                    let warning = "it sends B-frames, which browsers show in the wrong order: \
-                                   choose a profile without them (Baseline, or \"B-frames: 0\")";
-                    tracing::warn!(stream = self.name, "{warning}");
-                    self.status.lock().warn(warning);
-                }
-            }
-            Err(why) => {
-                // A long GOP is no stall.
-                if why == Unfit::BeforeKeyframe {
-                    heard.at = heard.now;
-                }
-                heard.last_drop = Some(why);
-                self.status.lock().drop_packet(why);
-                self.place.totals.dropped(why);
-            }
+            Ok(()) => self.came(index, heard),
+            Err(why) => self.dropped(why, heard),
         }
+    }
+
+    /// A packet has gone on.
+    fn came(&mut self, index: usize, heard: &mut Heard) {
+        heard.at = heard.now;
+        if !std::mem::replace(&mut heard.playing, true) {
+            let mut status = self.status.lock();
+            status.state = State::Playing;
+            status.connections += 1;
+            tracing::info!(stream = self.name, source = self.origin, "media comes");
+        }
+        let Some(track) = self.tracks.get_mut(index) else { return };
+        if !track.warned && track.pipeline.b_frames() {
+            track.warned = true;
+            let warning = "it sends B-frames, which browsers show in the wrong order: \
+                           choose a profile without them (Baseline, or \"B-frames: 0\")";
+            tracing::warn!(stream = self.name, "{warning}");
+            self.status.lock().warn(warning);
+        }
+    }
+
+    /// A packet has not.
+    fn dropped(&mut self, why: Unfit, heard: &mut Heard) {
+        // A long GOP is no stall.
+        if why == Unfit::BeforeKeyframe {
+            heard.at = heard.now;
+        }
+        heard.last_drop = Some(why);
+        self.status.lock().drop_packet(why);
+        self.place.totals.dropped(why);
     }
 
     /// The source's own clock, by which audio and video stay together.

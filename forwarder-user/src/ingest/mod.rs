@@ -9,55 +9,45 @@
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
 //! | `pace` | how fast a source may send |
-//! | `description` | what its SDP says |
-//! | `rtp` | makes its RTP fit for browsers |
 //! | `feed` | into the engine, in batches |
+//! | `thread` | the thread on which all of them live |
+//! | `handle` | the control task's end of one |
 //! | `status`, `error`, `totals` | what log, API and metrics say |
 //!
-//! All sources live on one thread. It reads what has arrived on all connections, has it sealed and sent in
-//! one batch, and lets some milliseconds pass before it looks at the sockets again.
+//! All sources live on one thread (`thread`).
 
-mod description;
 mod error;
 mod feed;
+mod handle;
 mod media;
 mod pace;
 mod place;
 mod plain;
-pub mod rtp;
 mod rtsp;
-mod sender_report;
 mod source;
 mod status;
+mod thread;
 mod totals;
 mod udp;
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     io,
-    rc::Rc,
     sync::Arc,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::{JoinSet, LocalSet},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use handle::Handle;
 pub use status::{State, Status};
 pub use totals::Totals;
 
-use crate::{
-    config::{self, Secret},
-    engine::{Engine, PublisherTrackId},
-    session::codec::Format,
-};
+use penstock_engine::{Engine, PublisherTrackId, Sources};
+use penstock_media::codec::Format;
 
-/// Connections that are read between two looks at the sockets: one look finds most that a batch consists of.
-const TASKS: u32 = 512;
+use crate::config::{self, Secret};
 
 /// What sources report to the control task.
 #[derive(Debug)]
@@ -79,36 +69,6 @@ pub enum Event {
 pub struct SourceTrack {
     pub format: Format,
     pub id: PublisherTrackId,
-}
-
-/// The control task's end of one source.
-#[derive(Debug)]
-pub struct Handle {
-    /// The URL without credentials, or words.
-    pub url: String,
-    pub on_demand: bool,
-    /// It publishes here by RTSP.
-    pub pushed: bool,
-    wanted: watch::Sender<bool>,
-    status: status::Shared,
-}
-
-impl Handle {
-    /// With the source's own ends.
-    fn new(url: String, on_demand: bool, pushed: bool) -> (Self, status::Shared, watch::Receiver<bool>) {
-        let (wanted, watched) = watch::channel(false);
-        let status = status::Shared::default();
-        (Self { url, on_demand, pushed, wanted, status: status.clone() }, status, watched)
-    }
-
-    /// Somebody watches, or nobody does.
-    pub fn want(&self, wanted: bool) {
-        self.wanted.send_if_modified(|old| std::mem::replace(old, wanted) != wanted);
-    }
-
-    pub fn status(&self) -> Status {
-        self.status.get()
-    }
 }
 
 /// What `Ingest` must be told.
@@ -138,18 +98,10 @@ pub struct Ingest {
     settings: Settings,
     events: Option<mpsc::UnboundedReceiver<Event>>,
     /// To the thread; dropped, the thread ends with its last source.
-    begin: Option<mpsc::UnboundedSender<Begin>>,
+    begin: Option<mpsc::UnboundedSender<thread::Begin>>,
     /// Dropped, it ends the RTSP server.
     running: Option<watch::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// A source that is to begin.
-struct Begin {
-    name: String,
-    config: config::Stream,
-    status: status::Shared,
-    wanted: watch::Receiver<bool>,
 }
 
 impl Ingest {
@@ -178,7 +130,7 @@ impl Ingest {
             self.start_thread(engine)?;
         }
         let (handle, status, wanted) = Handle::new(config.origin(), config.on_demand, false);
-        let begin = Begin { name: name.into(), config: config.clone(), status, wanted };
+        let begin = thread::Begin { name: name.into(), config: config.clone(), status, wanted };
         let sent = self.begin.as_ref().is_some_and(|thread| thread.send(begin).is_ok());
         if !sent {
             return Err(io::Error::other("the thread of the sources has ended"));
@@ -189,65 +141,27 @@ impl Ingest {
     }
 
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
-        let feeder = engine.feeder().ok_or_else(|| {
+        let feeder = engine.sources().and_then(Sources::feeder).ok_or_else(|| {
             io::Error::other(
                 "`rtsp.listen`, `rtsp.listen_tls` and streams with a source need the userspace engine: \
                  set `media.engine` to \"auto\"",
             )
         })?;
-        let listeners = rtsp::push::bind(&self.settings.rtsp)?;
         let (events, received) = mpsc::unbounded_channel();
-        let (begin, mut begins) = mpsc::unbounded_channel::<Begin>();
+        let (begin, begins) = mpsc::unbounded_channel();
         let (running, stop) = watch::channel(());
-        let (engine, settings, counted) = (Arc::clone(engine), self.settings.clone(), self.rtsp.clone());
-        let totals = self.totals.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().event_interval(TASKS).enable_all().build()?;
-        let run = move || {
-            let scratch = Rc::new(RefCell::new(vec![]));
-            let feed = Rc::new(RefCell::new(feed::Feed::new(feeder)));
-            let bytes_per_second = settings.source_max_kbps * 1000 / 8;
-            let gather = settings.gather;
-            let recent = settings.recent_bytes;
-            let feed_of_all = Rc::clone(&feed);
-            let place = place::Place { engine, feed: feed_of_all, scratch, events, totals, bytes_per_second, recent };
-            let local = LocalSet::new();
-            let all = async {
-                let mut tasks = JoinSet::new();
-                tasks.spawn_local(rtsp::push::run(listeners, settings, place.clone(), counted, stop));
-                loop {
-                    tokio::select! {
-                        begun = begins.recv() => match begun {
-                            Some(Begin { name, config, status, wanted }) => {
-                                let source = source::Source::new(name, config, place.clone(), status, wanted);
-                                tasks.spawn_local(source.run());
-                            }
-                            None => break,
-                        },
-                        Some(ended) = tasks.join_next() => report_panic(&ended),
-                    }
-                }
-                while let Some(ended) = tasks.join_next().await {
-                    report_panic(&ended);
-                }
-            };
-            let mut all = std::pin::pin!(all);
-            while runtime.block_on(local.run_until(async {
-                let behind = feed.borrow().behind();
-                tokio::select! {
-                    () = &mut all => false,
-                    () = batch(&feed) => true,
-                    () = behind => true,
-                }
-            })) {
-                let age = feed.borrow_mut().flush();
-                // Outside the runtime, so that nobody looks at the sockets and all that comes meanwhile is
-                // found at one look. Connections, names and TLS wait too, which does not matter to them.
-                thread::sleep(gather.saturating_sub(age));
-            }
-            // Names that are still being resolved are not waited for.
-            runtime.shutdown_background();
+        let work = thread::Work {
+            engine: Arc::clone(engine),
+            feeder,
+            listeners: rtsp::push::bind(&self.settings.rtsp)?,
+            settings: self.settings.clone(),
+            counted: self.rtsp.clone(),
+            totals: self.totals.clone(),
+            events,
+            begins,
+            stop,
         };
-        self.thread = Some(thread::Builder::new().name("penstock-ingest".into()).spawn(run)?);
+        self.thread = Some(work.start()?);
         (self.events, self.begin, self.running) = (Some(received), Some(begin), Some(running));
         Ok(())
     }
@@ -267,24 +181,6 @@ impl Ingest {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the sources had panicked");
         }
-    }
-}
-
-/// Waits for packets, and then until all connections have been read that had something: the runtime runs a
-/// limited number of tasks in turn, and a turn that brings nothing is taken for the last.
-async fn batch(feed: &RefCell<feed::Feed>) {
-    let bell = feed.borrow().bell();
-    bell.notified().await;
-    let mut seen = 0;
-    while seen != feed.borrow().packets() {
-        seen = feed.borrow().packets();
-        tokio::task::yield_now().await;
-    }
-}
-
-fn report_panic(ended: &Result<(), tokio::task::JoinError>) {
-    if ended.is_err() {
-        tracing::error!("the task of a source ended by a panic");
     }
 }
 

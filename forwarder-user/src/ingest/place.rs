@@ -4,8 +4,11 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use super::{Event, Totals, feed::Feed, rtsp::connection::Scratch};
-use crate::engine::Engine;
+use super::{Event, Totals, feed::Feed};
+use penstock_engine::Engine;
+
+/// The buffer of all connections of a thread. Its content does not outlive one poll.
+pub type Scratch = Rc<RefCell<Vec<u8>>>;
 
 /// What all sources of a thread share.
 #[derive(Clone)]

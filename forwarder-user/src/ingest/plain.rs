@@ -7,11 +7,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use penstock_rtp::description::{Description, Target, Track};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::{
-    description::{Description, Target, Track},
     error::SourceError,
     media::{Packet, Packets},
     udp::{self, Ports},

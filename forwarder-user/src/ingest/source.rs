@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     error::SourceError,
+    handle::gone,
     media::Media,
     place::Place,
     plain::Listener,
@@ -129,11 +130,6 @@ impl Source {
         let gone = pin!(unwanted(&mut self.wanted, self.config.on_demand));
         self.media.play(&mut listener, gone).await
     }
-}
-
-/// Ends when the control task has gone.
-pub(super) async fn gone(wanted: &mut watch::Receiver<bool>) {
-    while wanted.changed().await.is_ok() {}
 }
 
 /// Ends when the control task has gone, or nobody has watched for a while a source that is on demand.

@@ -6,10 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use penstock_media::prefetch::prefetch;
+use penstock_rtp::Unfit;
 use serde::Serialize;
 
-use super::{error::SourceError, rtp::Unfit};
-use crate::engine::prefetch::prefetch;
+use super::error::SourceError;
 
 /// What a source is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -7,7 +7,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::{error::SourceError, rtp::Unfit};
+use penstock_rtp::Unfit;
+
+use super::error::SourceError;
 
 /// As they are now.
 #[derive(Clone, Debug, Default, Serialize)]

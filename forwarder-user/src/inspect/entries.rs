@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::read::{Pinned, kind, profile, socket_address};
-use crate::engine::kernel::maps::NAMES;
+use penstock_engine::bpf::maps::NAMES;
 
 /// One map.
 #[derive(Clone, Debug, Serialize)]

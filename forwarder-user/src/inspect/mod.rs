@@ -151,7 +151,7 @@ pub fn maps_text(options: &Options, name: Option<&str>) -> Result<String> {
         return Ok(table::entries(&name, &entries));
     }
     let maps = map_views(&pinned)?;
-    let server = pinned.server_view(crate::engine::kernel::clock::boottime_ns());
+    let server = pinned.server_view(penstock_engine::clock::boottime_ns());
     if options.json {
         return json(&serde_json::json!({ "server": server, "maps": maps }));
     }

@@ -21,10 +21,7 @@ use forwarder_common::{
 };
 
 use super::view::{Interface, Liveness, ServerView, SessionView, Snapshot, TrackView};
-use crate::engine::{
-    Role,
-    kernel::{clock::boottime_ns, mode_name},
-};
+use penstock_engine::{Role, bpf::mode_name, clock::boottime_ns};
 
 /// A server that has not given a sign of life for this long does not answer (it does each second).
 const SILENT_NS: u64 = 3_000_000_000;

@@ -9,7 +9,7 @@ use super::{
     entries::{Entry, MapView},
     view::{Liveness, ServerView, SessionView, Snapshot, StreamView, TrackView},
 };
-use crate::engine::Role;
+use penstock_engine::Role;
 
 /// Columns of a line.
 const WIDTH: u16 = 120;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::view::{SessionView, Snapshot, TrackView};
-use crate::engine::Role;
+use penstock_engine::Role;
 
 /// Adds it. What the kernel's maps show comes from there, fresher and in more detail.
 pub fn add(snapshot: &mut Snapshot, state: &Value) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::Serialize;
 
-use crate::engine::Role;
+use penstock_engine::Role;
 
 /// Everything at one moment. Counters are read one after the other, while media goes on.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -1,4 +1,4 @@
-//! Clocks: NTP for RTCP, CLOCK_BOOTTIME for the engine's counters.
+//! NTP, the clock of RTCP.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,17 +37,6 @@ pub(super) const fn middle(ntp: u64) -> u32 {
 /// RTP clock units in an NTP interval, which may be negative (the difference has wrapped).
 pub(super) fn rtp_units(ntp_interval: u64, clock_rate: u32) -> u32 {
     ((i128::from(ntp_interval as i64) * i128::from(clock_rate)) >> 32) as u32
-}
-
-/// ns of CLOCK_BOOTTIME, the clock of the datapath's time stamps.
-pub(super) fn boot_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec to write to; the call has no other effect.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-    if result != 0 {
-        return 0;
-    }
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[cfg(test)]

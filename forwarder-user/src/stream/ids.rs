@@ -1,6 +1,9 @@
-//! Unguessable names.
+//! Names of sessions, and others that nobody guesses.
 
 use ring::rand::{SecureRandom, SystemRandom};
+
+/// Names a session for the life of the process.
+pub(super) type Key = u64;
 
 /// Random bytes.
 pub(super) fn random<const N: usize>() -> [u8; N] {

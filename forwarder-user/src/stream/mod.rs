@@ -1,20 +1,18 @@
 //! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
 
+mod budget;
 mod clock;
 mod config;
 mod counters;
-mod feedback;
 mod ids;
-mod ingest;
 mod keyframe;
-mod media;
 mod owners;
 mod report;
 mod resend;
 mod session;
-mod signalling;
-mod snapshot;
+mod sessions;
 mod sockets;
+mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -27,13 +25,13 @@ use tokio::task::JoinHandle;
 
 pub use config::{LiveConfig, MediaAddress, StreamConfig};
 
-use crate::engine::{self, Engine, Role};
+use penstock_engine::{Engine, Event, Role};
 
 /// Commands that may wait for the control task before a sender has to.
 const COMMAND_QUEUE: usize = 256;
 
 /// Binds the media sockets and starts the control task on the current tokio runtime. `events` is
-/// the receiving end of the [`engine::Events`] that the engine was given.
+/// the receiving end of the [`penstock_engine::Events`] that the engine was given.
 ///
 /// The task ends after [`Control::drain`], or when the last [`Control`] is gone.
 ///
@@ -42,7 +40,7 @@ const COMMAND_QUEUE: usize = 256;
 pub fn spawn(
     config: StreamConfig,
     engine: Arc<dyn Engine>,
-    events: mpsc::UnboundedReceiver<engine::Event>,
+    events: mpsc::UnboundedReceiver<Event>,
 ) -> std::io::Result<(Control, JoinHandle<()>)> {
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
     let task = task::Task::new(config, engine)?;

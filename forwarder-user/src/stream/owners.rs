@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::session::Key;
-use crate::engine::SubscriberTrackId;
+use super::ids::Key;
+use penstock_engine::SubscriberTrackId;
 
 /// A track of a session.
 pub(super) type Owner = (Key, usize);

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::clock::{middle, rtp_units};
-use crate::engine::PublisherStats;
-use crate::session::rtcp::Reception;
+use penstock_engine::PublisherStats;
+use penstock_webrtc::rtcp::Reception;
 
 /// Last SR of a publisher's SSRC.
 #[derive(Clone, Copy, Debug)]

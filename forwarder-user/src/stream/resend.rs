@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::session::{Attachment, Budget, Key};
-use super::task::Task;
+use super::budget::Budget;
 
 /// Packets that one track of a viewer may have again in a second. A line that loses more is too narrow for the
 /// stream, and more packets make it worse.
@@ -25,7 +24,7 @@ pub(super) struct Resend {
 
 /// Why a packet is not sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+pub(super) enum Refused {
     /// It is on its way.
     TooSoon,
     TooMany,
@@ -37,7 +36,7 @@ impl Resend {
     }
 
     /// May the packet be sent again now? Then it counts as sent.
-    fn admit(&mut self, seq: u16, now: Instant, rtt: Option<Duration>) -> Result<(), Refused> {
+    pub(super) fn admit(&mut self, seq: u16, now: Instant, rtt: Option<Duration>) -> Result<(), Refused> {
         let patience = rtt.unwrap_or(UNKNOWN_RTT).clamp(PATIENCE.0, PATIENCE.1);
         while self.lately.front().is_some_and(|(_, at)| now.duration_since(*at) >= patience) {
             self.lately.pop_front();
@@ -50,39 +49,6 @@ impl Resend {
         }
         self.lately.push_back((seq, now));
         Ok(())
-    }
-}
-
-impl Task {
-    /// A viewer lacks a packet of one of our SSRCs.
-    pub(super) fn missing(&mut self, key: Key, ssrc: u32, seq: u16, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Some(pair) = session.media.as_ref().map(|media| media.pair) else { return };
-        let Some(track) = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == ssrc) else { return };
-        // Not offered, or nothing was sent.
-        let (Some(resend), Attachment::Attached { track: id, .. }) = (&mut track.resend, track.attachment) else {
-            self.counters.retransmissions_not_offered += 1;
-            return;
-        };
-        match resend.admit(seq, now, track.report.rtt) {
-            Ok(()) => {}
-            Err(Refused::TooSoon) => {
-                self.counters.retransmissions_too_soon += 1;
-                return;
-            }
-            Err(Refused::TooMany) => {
-                self.counters.retransmissions_rate_limited += 1;
-                return;
-            }
-        }
-        match self.engine.seal_again(id, seq) {
-            Some(packet) => {
-                resend.packets += 1;
-                self.counters.retransmissions += 1;
-                self.send(pair.socket, pair.peer, &packet);
-            }
-            None => self.counters.retransmissions_not_kept += 1,
-        }
     }
 }
 

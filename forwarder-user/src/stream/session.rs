@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
+use super::budget::Budget;
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
-use crate::engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
-use crate::session::codec::Format;
-use crate::session::peer::{Pair, Peer};
-use crate::session::srtp::{RtcpOpener, RtcpSealer, RtpOpener};
-
-/// Names a session for the life of the process.
-pub(super) type Key = u64;
+use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
+use penstock_media::codec::Format;
+use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::peer::{Pair, Peer};
 
 /// One WHIP or WHEP session.
 pub(super) struct Session {
@@ -195,27 +193,4 @@ pub(super) enum Attachment {
     Stopping {
         track: SubscriberTrackId,
     },
-}
-
-/// So much work in a second, no more.
-pub(super) struct Budget {
-    since: Instant,
-    left: u32,
-    per_second: u32,
-}
-
-impl Budget {
-    pub(super) fn new(now: Instant, per_second: u32) -> Self {
-        Self { since: now, left: per_second, per_second }
-    }
-
-    /// Takes one unit; `false` if there is none left.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since).as_secs() >= 1 {
-            (self.since, self.left) = (now, self.per_second);
-        }
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        taken
-    }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::config::MediaAddress;
-use crate::engine::Engine;
-use crate::engine::io::{Datagram, MediaSockets, Threads, reading_threads};
+use penstock_engine::Engine;
+use penstock_engine::io::{Datagram, MediaSockets, Threads, reading_threads};
 
 /// Datagrams that may wait for the control task; more are dropped and counted.
 const QUEUE: usize = 4096;

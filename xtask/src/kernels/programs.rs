@@ -85,9 +85,10 @@ fn compile(
 ) -> Outcome<Vec<(String, PathBuf)>> {
     let release = extent == Extent::Release;
     let mut command = cross.map_or_else(cargo, Cross::cargo);
-    command.args(["build", "--locked", "--package", "penstock-tests", "--bin", "guest"]);
+    command.args(["build", "--locked", "--package", "tests-guest", "--bin", "guest"]);
     if extent != Extent::Load {
-        command.args(["--package", "forwarder-user", "--bin", "penstock", "--bin", "demo", "--test", "datapath"]);
+        command.args(["--package", "forwarder-user", "--bin", "penstock", "--package", "tests-demo", "--bin", "demo"]);
+        command.args(["--package", "tests-engine", "--test", "datapath"]);
     }
     command.args(release.then_some("--release"));
     let mut folder = root().join("target");

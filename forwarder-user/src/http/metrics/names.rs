@@ -79,7 +79,7 @@ metrics! {
     BY_ROWS = "penstock_ghash_by_rows_total" ["direction"]
         "Packets whose tags came from rows that all copies share; the others went by table.";
     DIRECT = "penstock_direct_total" []
-        "Packets opened and sealed for their only subscriber in one run of the ingress program.";
+        "Packets opened and sealed for their only subscriber in one run, by the short way.";
     KICKS = "penstock_kicks_total" []
         "Frames to nobody in the place of a device's last copy, which was dropped.";
     UNDERRUNS = "penstock_keystream_underruns_total" ["direction"]

@@ -17,17 +17,19 @@ use tokio::time::timeout_at;
 use url::Url;
 
 use super::{
-    connection::{Connection, Incoming, Scratch},
+    connection::{Connection, Incoming},
     dial::{Dialled, dial},
     parameter,
     track::{self, Way},
 };
+use penstock_rtp::description::{Description, Track};
+
 use crate::{
     config::{self, RtspTransport},
     ingest::{
-        description::{Description, Track},
         error::SourceError,
         media::{Packet, Packets},
+        place::Scratch,
         udp::Ports,
     },
 };

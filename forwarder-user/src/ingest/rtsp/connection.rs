@@ -2,7 +2,6 @@
 //! whole in the reader's buffer.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -18,7 +17,7 @@ use tokio::{
 };
 use tokio_openssl::SslStream;
 
-use crate::ingest::error::SourceError;
+use crate::ingest::{error::SourceError, place::Scratch};
 
 /// Longest RTSP message; descriptions have one or two kilobytes.
 const MAX_MESSAGE: usize = 64 << 10;
@@ -28,9 +27,6 @@ const MAX_REST: usize = 4 + (64 << 10);
 pub const READ_BUFFER: usize = MAX_REST + (128 << 10);
 /// A camera that does not take our few bytes for so long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The buffer of all connections of a thread. Its content does not outlive one poll.
-pub type Scratch = Rc<RefCell<Vec<u8>>>;
 
 /// TCP or TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use forwarder_common::ExtendedSeq;
 
-use crate::engine::*;
+use penstock_engine::*;
 
 #[derive(Default)]
 pub(crate) struct State {

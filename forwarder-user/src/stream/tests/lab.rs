@@ -9,19 +9,20 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::engine::Event;
-use crate::session::dtls::Keying;
-use crate::session::kdf::{self, Keys};
-use crate::session::peer::Pair;
-use crate::session::rtcp::{self, Incoming};
-use crate::session::srtp::{RtcpOpener, RtcpSealer};
-use crate::session::testing::seal_rtp;
-use crate::stream::session::Key;
+use crate::stream::ids::Key;
 use crate::stream::task::Task;
 use crate::stream::{Answer, Command, Refusal};
+use penstock_engine::Event;
+use penstock_srtp::kdf::Keys;
+use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer};
+use penstock_srtp::testing::seal_rtp;
+use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::keys;
+use penstock_webrtc::peer::Pair;
+use penstock_webrtc::rtcp::{self, Incoming};
 
-pub(super) const PUBLISH: &str = include_str!("../../session/sdp/fixtures/chromium_publish.sdp");
-pub(super) const PLAY: &str = include_str!("../../session/sdp/fixtures/chromium_play.sdp");
+pub(super) const PUBLISH: &str = include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp");
+pub(super) const PLAY: &str = include_str!("../../../webrtc/src/sdp/fixtures/chromium_play.sdp");
 
 /// Payload types of the fixtures.
 pub(super) const OPUS: u8 = 111;
@@ -75,7 +76,7 @@ impl Lab {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let pair = Pair { socket: 0, peer: socket.local_addr().unwrap() };
-        let key = self.task.index.by_id[&answer.session];
+        let key = self.task.sessions.by_id(&answer.session).unwrap();
         let keying = |we_are_client| Keying {
             profile: SrtpProfile::AEAD_AES_256_GCM,
             material: Zeroizing::new((key as u8..key as u8 + 88).collect()),
@@ -83,7 +84,7 @@ impl Lab {
         };
         self.task.connected(key, &keying(false), pair, self.now);
         self.task.flush(key, self.now);
-        let keys = kdf::derive(&keying(true)).unwrap();
+        let keys = keys::derive(&keying(true)).unwrap();
         let (sealer, opener) = (RtcpSealer::new(&keys.outgoing.rtcp), RtcpOpener::new(&keys.incoming.rtcp));
         self.events();
         Remote { key, answer, socket, pair, keys, sealer, opener }

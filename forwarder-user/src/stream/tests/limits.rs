@@ -7,15 +7,15 @@ use zeroize::Zeroizing;
 
 use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
 use super::*;
-use crate::session::dtls::Keying;
-use crate::session::peer::Pair;
 use crate::stream::Refusal;
+use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::peer::Pair;
 
 #[tokio::test]
 async fn a_peer_without_gcm_is_refused_and_counted() {
     let mut lab = Lab::new(config()).await;
     let answer = lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
-    let key = lab.task.index.by_id[&answer.session];
+    let key = lab.task.sessions.by_id(&answer.session).unwrap();
     let keying =
         Keying { profile: SrtpProfile::AES128_CM_SHA1_80, material: Zeroizing::new(vec![0; 60]), we_are_client: false };
     lab.task.connected(key, &keying, Pair { socket: 0, peer: "127.0.0.1:9".parse().unwrap() }, lab.now);
@@ -31,7 +31,7 @@ async fn an_engine_that_is_full_ends_the_session_only() {
     lab.engine.state().refuse_sessions = true;
     let answer = lab.offer(Role::Subscriber, "room", PLAY).unwrap();
     lab.connect(answer);
-    assert_eq!(lab.task.sessions.keys().collect::<Vec<_>>(), [&publisher.key]);
+    assert_eq!(lab.task.sessions.keys(), [publisher.key]);
     assert_eq!(lab.counters()["refused_by_engine"], 1);
 }
 
@@ -45,7 +45,6 @@ async fn sessions_that_never_connect_are_dropped() {
     assert_eq!(lab.task.sessions.len(), 20);
     lab.pass(Duration::from_millis(200));
     assert!(lab.task.sessions.is_empty() && lab.task.streams.is_empty());
-    assert!(lab.task.index.by_id.is_empty() && lab.task.index.by_ufrag.is_empty());
     assert_eq!(lab.counters()["sessions_timed_out"], 20);
 }
 
@@ -67,7 +66,7 @@ async fn more_sessions_than_allowed_are_refused() {
     lab.offer(Role::Publisher, "a", PUBLISH).unwrap();
     lab.offer(Role::Publisher, "b", PUBLISH).unwrap();
     assert!(matches!(lab.offer(Role::Publisher, "c", PUBLISH), Err(Refusal::Unavailable(_))));
-    assert!(!lab.task.streams.contains_key("c"), "nothing leaks");
+    assert!(!lab.task.streams.contains("c"), "nothing leaks");
 }
 
 #[tokio::test]
@@ -84,7 +83,7 @@ async fn refused_offers_leave_nothing_behind() {
         let refusal = lab.offer(role, "room", &sdp).unwrap_err();
         assert!(!refusal.to_string().is_empty());
     }
-    assert!(lab.task.sessions.is_empty() && lab.task.streams.is_empty() && lab.task.index.by_id.is_empty());
+    assert!(lab.task.sessions.is_empty() && lab.task.streams.is_empty());
     assert_eq!(lab.counters()["refused_offers"], 5);
 }
 
@@ -115,7 +114,7 @@ async fn garbage_from_anywhere_is_counted_by_kind() {
     for name in ["other_protocol", "stun_malformed", "unknown_peer"] {
         assert!(counters[name].as_u64().unwrap() > 2, "{name} in {counters:#}");
     }
-    assert!(lab.task.sessions.contains_key(&publisher.key));
+    assert!(lab.task.sessions.get(publisher.key).is_some());
 }
 
 #[tokio::test]

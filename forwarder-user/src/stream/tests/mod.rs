@@ -14,7 +14,7 @@ use fake_engine::FakeEngine;
 use str0m::media::{Direction, MediaKind};
 
 use super::{Control, MediaAddress, StreamConfig, spawn};
-use crate::engine::Role;
+use penstock_engine::Role;
 
 const BOTH: [MediaKind; 2] = [MediaKind::Audio, MediaKind::Video];
 

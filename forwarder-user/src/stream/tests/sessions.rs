@@ -5,9 +5,9 @@ use str0m::Event;
 use str0m::media::MediaKind;
 
 use super::*;
-use crate::engine::Kind;
-use crate::session::testing::{open_rtp, seal_rtp};
 use crate::stream::{Patched, Refusal};
+use penstock_engine::Kind;
+use penstock_srtp::testing::{open_rtp, seal_rtp};
 
 #[tokio::test]
 async fn a_publishers_keys_and_first_packet_reach_the_engine() {
@@ -122,8 +122,8 @@ async fn reports_of_real_peers_pass_both_ways() {
     let mut viewer = viewer(&control, "room").await;
     viewer.until("attached", |_| engine.state().subscriber_tracks.len() == 1).await;
     engine.state().subscriber_stats =
-        crate::engine::SubscriberStats { packets: 5, octets: 50, last_timestamp: 1, last_sent_ns: 1 };
-    engine.state().publisher_stats = crate::engine::PublisherStats {
+        penstock_engine::SubscriberStats { packets: 5, octets: 50, last_timestamp: 1, last_sent_ns: 1 };
+    engine.state().publisher_stats = penstock_engine::PublisherStats {
         first: ExtendedSeq(2),
         highest: ExtendedSeq(3),
         packets: 2,

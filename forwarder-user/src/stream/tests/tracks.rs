@@ -6,10 +6,10 @@ use forwarder_common::ExtendedSeq;
 
 use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
 use super::*;
-use crate::engine::{Kind, PublisherStats, SubscriberStats};
-use crate::session::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
 use crate::stream::Refusal;
-use crate::stream::clock::boot_ns;
+use penstock_engine::clock::boottime_ns;
+use penstock_engine::{Kind, PublisherStats, SubscriberStats};
+use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -58,11 +58,11 @@ async fn a_new_ssrc_replaces_a_silent_one_and_viewers_go_on() {
     lab.rtp(&publisher, VP8, 1, 100, 5000);
     let before = lab.engine.state().subscriber_tracks[&0].2;
     // As long as the first one is heard, a second one is none of ours.
-    lab.engine.state().publisher_stats = PublisherStats { last_arrival_ns: boot_ns(), ..Default::default() };
+    lab.engine.state().publisher_stats = PublisherStats { last_arrival_ns: boottime_ns(), ..Default::default() };
     lab.rtp(&publisher, VP8, 2, 7, 0);
     assert_eq!(lab.engine.state().publisher_tracks[&0].1.ssrc, 1);
 
-    let silent = boot_ns() - 1_000_000_000;
+    let silent = boottime_ns() - 1_000_000_000;
     lab.engine.state().publisher_stats.last_arrival_ns = silent;
     lab.engine.state().subscriber_stats =
         SubscriberStats { packets: 50, octets: 5000, last_timestamp: 700_000, last_sent_ns: silent };
@@ -83,7 +83,8 @@ async fn a_new_ssrc_replaces_a_silent_one_and_viewers_go_on() {
 async fn what_a_former_ssrc_has_sent_does_not_bring_it_back() {
     let mut lab = lab().await;
     let publisher = lab.publish("room");
-    let silent = |highest| PublisherStats { highest, last_arrival_ns: boot_ns() - 1_000_000_000, ..Default::default() };
+    let silent =
+        |highest| PublisherStats { highest, last_arrival_ns: boottime_ns() - 1_000_000_000, ..Default::default() };
     lab.rtp(&publisher, VP8, 1, 100, 0);
     lab.engine.state().publisher_stats = silent(ExtendedSeq(150));
     lab.rtp(&publisher, VP8, 2, 7, 0);
@@ -119,8 +120,8 @@ async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
     let other_codec = PUBLISH.replace("SAVPF 96 97", "SAVPF 98 97");
     let answer = lab.offer(Role::Publisher, "room", &other_codec).unwrap();
     let another = lab.connect(answer);
-    assert!(!lab.task.sessions.contains_key(&viewer.key), "VP9 is nothing that this viewer negotiated");
-    assert!(lab.task.sessions.contains_key(&another.key));
+    assert!(!lab.task.sessions.get(viewer.key).is_some(), "VP9 is nothing that this viewer negotiated");
+    assert!(lab.task.sessions.get(another.key).is_some());
     assert_eq!(lab.counters()["engine_events_unmatched"], 0);
 }
 
@@ -240,5 +241,5 @@ async fn hostile_rtcp_is_counted_and_harmless() {
     assert!(lab.counters()["rtcp_malformed"].as_u64().unwrap() > 100);
     lab.task.rtcp(publisher.key, &[0x80, 200, 0, 0], lab.now);
     assert_eq!(lab.counters()["rtcp_auth_failed"], 1);
-    assert!(lab.task.sessions.contains_key(&publisher.key));
+    assert!(lab.task.sessions.get(publisher.key).is_some());
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use penstock_rtp::description::{Description, DescriptionError};
 use rtsp_types::{
     Message, Method, Request, Response, StatusCode, Version,
     headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
@@ -17,14 +18,13 @@ use url::Url;
 
 use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
 use crate::ingest::{
-    description::Description,
     error::SourceError,
+    handle::gone,
     media::{Packet, Packets},
     rtsp::{
         connection::{Connection, Incoming, Stream},
         track::{self, Track, Way},
     },
-    source::gone,
     udp::Ports,
 };
 
@@ -220,7 +220,7 @@ impl Conversation<'_> {
             return Err(Refusal("refused_malformed", 415, "ANNOUNCE needs application/sdp".into()));
         }
         let description = Description::parse(request.body()).map_err(|error| match error {
-            SourceError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
+            DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
         let name = url.path().trim_matches('/');

@@ -1,0 +1,109 @@
+//! The contract between the control plane and whatever moves the media.
+//!
+//! The control plane owns HTTP, SDP, ICE, DTLS and RTCP. An engine owns the SRTP media of the
+//! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
+//! indices follow from incoming ones by the fixed offset that the control plane sets.
+
+mod sources;
+mod types;
+
+use std::sync::Arc;
+
+pub use self::{
+    sources::{Feeder, Keep, KeptStats, NewSource, Sources},
+    types::*,
+};
+use crate::{
+    io::{MediaSockets, Worker},
+    tier::Tier,
+};
+
+/// Moves the media of the sessions that it is given.
+///
+/// Calls return at once: what needs a grace period of the kernel is completed by a thread of the
+/// engine and reported by [`Event`], in the order of the calls of one track.
+pub trait Engine: Send + Sync {
+    /// One line for people: engine, mode and interfaces, e.g. `kernel native on eth0`.
+    fn describe(&self) -> String;
+
+    /// Same for one session, e.g. `kernel native` (design: each session shows what carries it).
+    fn describe_session(&self, session: SessionId) -> String;
+
+    /// What carries the media wherever it can. `None`: an engine that is part of another.
+    fn tier(&self) -> Option<Tier> {
+        None
+    }
+
+    /// Installs the key and the addresses of a session, with a fresh lease.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Unreachable`], [`EngineError::Kernel`].
+    fn add_session(&self, session: NewSession) -> Result<SessionId, EngineError>;
+
+    /// The peer's or our address changed (ICE nomination, restart). Keys, SSRCs, indices stay.
+    ///
+    /// # Errors
+    /// As [`add_session`](Self::add_session), and [`EngineError::Unknown`].
+    fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError>;
+
+    /// Consent is fresh: the session may send and be received for 30 more seconds (RFC 7675).
+    /// Also the moment at which the engine checks that its route to the peer still holds.
+    fn refresh_session(&self, session: SessionId);
+
+    /// Stops the session's media at once, removes its tracks and wipes its key.
+    fn remove_session(&self, session: SessionId);
+
+    /// Starts opening an incoming SSRC.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Unknown`], [`EngineError::Kernel`].
+    fn add_publisher_track(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError>;
+
+    /// Stops opening it. Its subscribers stop too, each with its own event.
+    fn remove_publisher_track(&self, track: PublisherTrackId);
+
+    /// Attaches an outgoing SSRC of `session` to an incoming one.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::StreamFull`], [`EngineError::Unknown`], [`EngineError::Kernel`].
+    fn add_subscriber_track(
+        &self,
+        session: SessionId,
+        from: PublisherTrackId,
+        track: NewSubscriberTrack,
+    ) -> Result<SubscriberTrackId, EngineError>;
+
+    /// Stops it.
+    fn remove_subscriber_track(&self, track: SubscriberTrackId);
+
+    /// Reads counters; `None` for an unknown handle.
+    fn publisher_stats(&self, track: PublisherTrackId) -> Option<PublisherStats>;
+
+    /// Reads counters; `None` for an unknown handle.
+    fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// The media sockets are bound. An engine that sends by itself keeps them.
+    fn set_sockets(&self, _sockets: &Arc<MediaSockets>) {}
+
+    /// What the engine does with the RTP that a thread of the sockets reads. `None`: nothing.
+    fn worker(&self) -> Option<Box<dyn Worker>> {
+        None
+    }
+
+    /// What it does for sources. `None`: it serves peers only.
+    fn sources(&self) -> Option<&dyn Sources> {
+        None
+    }
+
+    /// Global counters by name.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+
+    /// What the metrics show of each engine in use, apart where there are two.
+    fn figures(&self) -> Vec<Figures> {
+        Vec::new()
+    }
+}

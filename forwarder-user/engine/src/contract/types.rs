@@ -1,0 +1,166 @@
+//! What an engine is given, and what it tells.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use forwarder_common::ExtendedSeq;
+use penstock_media::{Kind, MediaKey, Role};
+
+/// Where a session's packets come from or go to, as the peer and we see it on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Transport {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+/// A session with keys.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// First part of the id in the HTTP location, enough to tell sessions apart but not to end one.
+    /// For the inspection commands.
+    pub id: String,
+    /// Stream name. For the inspection commands.
+    pub stream: String,
+    pub role: Role,
+    pub key: MediaKey,
+    pub transport: Transport,
+    /// It plays what a source of ours sends ([`Sources::add_source`](super::Sources::add_source)), as far as can be known now: an engine
+    /// that takes no sources need not prepare for it.
+    pub of_source: bool,
+}
+
+/// An incoming SSRC that userspace has learnt from an authenticated packet.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPublisherTrack {
+    pub ssrc: u32,
+    pub kind: Kind,
+    /// The one payload type that is forwarded.
+    pub payload_type: u8,
+    /// RTP clock in Hz.
+    pub clock_rate: u32,
+    /// Index of the packet from which the SSRC was learnt; it and all before it are not forwarded.
+    pub first: ExtendedSeq,
+}
+
+/// An outgoing SSRC.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSubscriberTrack {
+    pub ssrc: u32,
+    pub kind: Kind,
+    pub payload_type: u8,
+    /// Outgoing index of the first packet: of the one after the publisher's currently highest, or of the
+    /// first that the engine has kept for new subscribers. Must be above every index that this SSRC has
+    /// used: the engine turns it into the fixed offset.
+    pub next_out: ExtendedSeq,
+    /// Added (wrapping) to the RTP timestamp.
+    pub timestamp_offset: u32,
+}
+
+macro_rules! ids {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+    )+};
+}
+
+ids! {
+    /// Handle of a session in an engine. Never used again soon after the session is gone, so a late
+    /// event cannot be taken for one of another session; the same holds for the two below.
+    SessionId;
+    /// Handle of an incoming SSRC.
+    PublisherTrackId;
+    /// Handle of an outgoing SSRC.
+    SubscriberTrackId;
+}
+
+/// Counters of an incoming SSRC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublisherStats {
+    /// Highest authenticated index.
+    pub highest: ExtendedSeq,
+    /// First index that counts as expected (RFC 3550 §A.3).
+    pub first: ExtendedSeq,
+    /// Authenticated packets since then, and their payload bytes.
+    pub packets: u64,
+    pub octets: u64,
+    /// RTP clock units (RFC 3550 §6.4.1).
+    pub jitter: u32,
+    /// Packets refused because of a wrong tag.
+    pub auth_failed: u64,
+    /// RTP timestamp of the last packet and its arrival, ns of CLOCK_BOOTTIME; 0 if none yet.
+    pub last_timestamp: u32,
+    pub last_arrival_ns: u64,
+}
+
+/// Counters of an outgoing SSRC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberStats {
+    /// Copies handed to the network, and their payload bytes.
+    pub packets: u64,
+    pub octets: u64,
+    /// Outgoing RTP timestamp of the last copy and when it left, ns of CLOCK_BOOTTIME; 0 if none.
+    pub last_timestamp: u32,
+    pub last_sent_ns: u64,
+}
+
+/// What an engine reports by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `remove_publisher_track` is complete: nothing of it is in flight any more.
+    PublisherTrackStopped { track: PublisherTrackId },
+    /// `remove_subscriber_track` is complete, or its publisher track stopped. No copy will follow.
+    /// `next_out` is above every outgoing index that was used: the SSRC may go on from there.
+    SubscriberTrackStopped { track: SubscriberTrackId, next_out: ExtendedSeq },
+    /// A subscriber was attached: packets flow from now on, so ask for a keyframe.
+    SubscriberTrackStarted { track: SubscriberTrackId },
+    /// The engine could not do what it had promised; the track is gone.
+    SubscriberTrackFailed { track: SubscriberTrackId },
+}
+
+/// Why an engine refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A table of the configuration is full.
+    #[error("{table} is full ({limit} entries): raise `limits.{key}` in the configuration")]
+    Full { table: &'static str, limit: usize, key: &'static str },
+    /// The stream has as many subscribers as one pass can serve.
+    #[error("the stream has {limit} subscribers already, the most that one pass can serve")]
+    StreamFull { limit: usize },
+    /// The engine does not know the session's SRTP profile.
+    #[error("the peer knows only {profile}, which the kernel engine does not: set `media.engine` to \"auto\"")]
+    Profile { profile: &'static str },
+    /// The peer cannot be reached by an interface of this engine.
+    #[error("{peer} cannot be served: {reason}")]
+    Unreachable { peer: SocketAddr, reason: String },
+    /// The handle names nothing.
+    #[error("no such {0}")]
+    Unknown(&'static str),
+    /// The engine serves peers only, no sources of our own.
+    #[error("this engine takes no sources: set `media.engine` to \"auto\"")]
+    NoSources,
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    Kernel { what: &'static str, source: std::io::Error },
+}
+
+/// What the metrics show of one engine.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Figures {
+    /// `kernel` or `userspace`.
+    pub engine: &'static str,
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Of the kernel engine, while somebody has the kernel's BPF statistics on.
+    pub programs: Vec<ProgramFigures>,
+}
+
+/// What a BPF program has cost.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProgramFigures {
+    pub name: String,
+    pub runs: u64,
+    /// Time in the program, all CPUs together.
+    pub run_time_ns: u64,
+}
+
+/// Receives [`Event`]s.
+pub type Events = tokio::sync::mpsc::UnboundedSender<Event>;

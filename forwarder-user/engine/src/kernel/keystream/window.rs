@@ -1,0 +1,195 @@
+//! How many entries a ring has.
+
+use std::time::{Duration, Instant};
+
+use forwarder_common::keystream::{FAST_PAYLOAD, blocks_for};
+
+use crate::Kind;
+
+/// Entries that stay behind the highest index, for packets that come late.
+pub const BEHIND: u32 = 8;
+/// What stands ready at least: a keyframe of 60 packets at once, and what goes by before the producer
+/// has woken; for audio, which comes evenly, a quarter of a second.
+const VIDEO_AHEAD: u32 = 72;
+const AUDIO_AHEAD: u32 = 12;
+/// More than this is never useful: the producer is faster than any sender of one stream.
+const MAX_AHEAD: u32 = 1024;
+/// Fewer entries are not worth a ring.
+pub const LEAST: u32 = 2 * BEHIND;
+/// What a fast stream sends in this time stands ready.
+const STOCK: Duration = Duration::from_millis(30);
+
+/// What is measured over less time says more about the sender's bursts than about its rate.
+const MEASURE: Duration = Duration::from_millis(30);
+
+/// Sizes that memory may limit rings to. Few, so that rings change places when memory gets short, and
+/// not with each viewer that joins.
+const LEVELS: [u32; 13] = [MAX_AHEAD + BEHIND, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32, 24, LEAST];
+
+/// Entries that each ring may have so that all of them, `wanted` by so many each, have no more than
+/// `entries` together: who wants less gets it whole, the others share evenly. Below the lowest level it
+/// is first come, first served.
+pub fn level(wanted: impl Iterator<Item = (u64, u32)> + Clone, entries: u64) -> u32 {
+    let total = |level: u32| wanted.clone().map(|(rings, wanted)| rings * u64::from(wanted.min(level))).sum::<u64>();
+    LEVELS.into_iter().find(|level| total(*level) <= entries).unwrap_or(LEAST)
+}
+
+/// Recent rate of a publisher track.
+#[derive(Debug)]
+pub struct Rate {
+    kind: Kind,
+    /// Packets a second, mostly of the last few measurements.
+    per_second: f64,
+    /// Since when packets are counted, and from which index on.
+    since: Instant,
+    from: u64,
+}
+
+impl Rate {
+    pub fn new(kind: Kind, index: u64, now: Instant) -> Self {
+        Self { kind, per_second: 0.0, since: now, from: index }
+    }
+
+    /// The publisher has reached this index.
+    pub fn reached(&mut self, index: u64, now: Instant) {
+        let elapsed = now.duration_since(self.since);
+        if elapsed < MEASURE {
+            return;
+        }
+        let sample = index.saturating_sub(self.from) as f64 / elapsed.as_secs_f64();
+        // Up at once, down slowly: a burst comes back.
+        self.per_second = if sample > self.per_second { sample } else { 0.95 * self.per_second + 0.05 * sample };
+        (self.since, self.from) = (now, index);
+    }
+
+    /// Would waiting for `time` eat a good part of the stock?
+    pub fn hurried(&self, time: Duration) -> bool {
+        self.per_second * time.as_secs_f64() > f64::from(self.least_ahead()) / 8.0
+    }
+
+    fn least_ahead(&self) -> u32 {
+        match self.kind {
+            Kind::Audio => AUDIO_AHEAD,
+            Kind::Video => VIDEO_AHEAD,
+        }
+    }
+
+    /// Entries that each ring of this stream should have.
+    pub fn entries(&self) -> u32 {
+        let stock = (self.per_second * STOCK.as_secs_f64()) as u32;
+        BEHIND + self.least_ahead().max(stock).min(MAX_AHEAD)
+    }
+}
+
+/// After so many packets it is looked anew how long they are.
+const PERIOD: u64 = 256;
+
+/// How long a publisher track's payloads have been lately, and so what entries must serve.
+#[derive(Debug)]
+pub struct Longest {
+    /// Bytes, in this period and in the one before.
+    now: u64,
+    before: u64,
+    /// Index at which this period began.
+    since: u64,
+}
+
+impl Longest {
+    /// Of a track of which nothing is known: the longest that there are.
+    pub fn new(index: u64) -> Self {
+        Self { now: 0, before: FAST_PAYLOAD as u64, since: index }
+    }
+
+    /// The longest payload of this period is `longest` by now, when the publisher has reached `index`. Says
+    /// whether a new period begins.
+    pub fn seen(&mut self, longest: u64, index: u64) -> bool {
+        self.now = self.now.max(longest).min(FAST_PAYLOAD as u64);
+        let over = index.saturating_sub(self.since) >= PERIOD;
+        if over {
+            (self.before, self.now, self.since) = (self.now, 0, index);
+        }
+        over
+    }
+
+    /// Blocks of entries that are filled now.
+    pub fn blocks(&self) -> usize {
+        blocks_for(self.now.max(self.before) as usize)
+    }
+}
+
+/// Is a ring of `now` entries so far from the `wanted` number that another one pays?
+pub fn misfits(now: u32, wanted: u32) -> bool {
+    wanted > now + now / 2 || now > 3 * wanted
+}
+
+/// After how many packets the producer wants to be woken, with so many entries ahead.
+pub fn step(ahead: u32) -> u64 {
+    u64::from((ahead / 8).max(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyframe_of_60_packets_is_in_stock_just_before_a_wake_up() {
+        let rate = Rate::new(Kind::Video, 0, Instant::now());
+        let ahead = rate.entries() - BEHIND;
+        assert!(u64::from(ahead) - step(ahead) >= 60);
+    }
+
+    #[test]
+    fn rings_grow_with_the_rate_at_once_and_shrink_slowly() {
+        let start = Instant::now();
+        let mut rate = Rate::new(Kind::Video, 0, start);
+        rate.reached(1000, start + Duration::from_millis(100));
+        assert_eq!(rate.entries(), BEHIND + 300);
+        assert!(rate.hurried(Duration::from_millis(5)));
+        rate.reached(1001, start + Duration::from_secs(1));
+        assert!(rate.entries() > BEHIND + 250);
+        for second in 2..200 {
+            rate.reached(1001, start + Duration::from_secs(second));
+        }
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        assert!(!rate.hurried(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn entries_get_longer_at_once_and_shorter_after_two_periods() {
+        let mut longest = Longest::new(1000);
+        assert_eq!(longest.blocks(), 78);
+        assert!(!longest.seen(160, 1000 + PERIOD - 1) && longest.blocks() == 78);
+        assert!(longest.seen(160, 1000 + PERIOD) && longest.blocks() == 10);
+        assert!(!longest.seen(161, 1001 + PERIOD) && longest.blocks() == 11);
+        assert!(longest.seen(5000, 1000 + 2 * PERIOD) && longest.blocks() == 78);
+        assert!(longest.seen(0, 1000 + 3 * PERIOD) && longest.blocks() == 1);
+    }
+
+    #[test]
+    fn a_burst_is_no_rate() {
+        let start = Instant::now();
+        let mut rate = Rate::new(Kind::Video, 0, start);
+        for packet in 1..=60 {
+            rate.reached(packet, start + Duration::from_micros(20 * packet));
+        }
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        rate.reached(63, start + Duration::from_millis(100));
+        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+    }
+
+    #[test]
+    fn memory_is_shared_evenly_by_those_who_want_much() {
+        let all = |rings: &[(u64, u32)], entries| level(rings.iter().copied(), entries);
+        assert_eq!(all(&[(10, 80), (10, 20)], 1000), MAX_AHEAD + BEHIND);
+        // 10 × 64 + 10 × 20.
+        assert_eq!(all(&[(10, 80), (10, 20)], 900), 64);
+        assert_eq!(all(&[(1, 1000), (100, 20)], 2200), 192);
+        assert_eq!(all(&[(1000, 80)], 1000), LEAST);
+        assert_eq!(all(&[], 0), MAX_AHEAD + BEHIND);
+    }
+
+    #[test]
+    fn small_differences_are_not_worth_another_ring() {
+        assert!(misfits(20, 80) && misfits(80, 20) && !misfits(80, 88) && !misfits(80, 30));
+    }
+}

@@ -1,0 +1,29 @@
+//! What moves media: a contract and those who keep it.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | `contract` | what the control plane asks of an engine, and what sources ask beyond that |
+//! | `kernel` | keeps it by map entries: XDP opens, fans out and seals |
+//! | `userspace` | keeps it by itself |
+//! | `auto` | joins both |
+//! | `bpf` | loads, attaches, pins and tries BPF, for whoever needs it |
+//! | `io`, `transmit` | the media sockets; ways to send |
+//! | `tier` | which of its ways a server can go, and what each costs |
+//! | `route` | routes and neighbours |
+//! | `slots`, `clock`, `elsewhere` | handles; the clock of leases; on which CPU to run |
+
+pub mod auto;
+pub mod bpf;
+pub mod clock;
+mod contract;
+mod elsewhere;
+pub mod io;
+pub mod kernel;
+pub mod route;
+mod slots;
+pub mod tier;
+pub mod transmit;
+pub mod userspace;
+
+pub use contract::*;
+pub use penstock_media::{Kind, MediaKey, Profile, Role};

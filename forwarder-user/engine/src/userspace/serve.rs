@@ -1,0 +1,237 @@
+//! The engine's contract, [`Engine`], and what sources ask beyond it.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use forwarder_common::Counter;
+use penstock_srtp::cipher::Cipher;
+
+use super::{
+    UserspaceEngine,
+    backlog::Start,
+    outgoing,
+    tables::{Origin, Publisher, Session, Subscriber, Tables},
+};
+use crate::{
+    Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
+    NewSubscriberTrack, PublisherStats, PublisherTrackId, Role, SessionId, Sources, SubscriberStats, SubscriberTrackId,
+    Transport,
+    clock::boottime_ns,
+    io::{MediaSockets, Worker},
+};
+
+impl Engine for UserspaceEngine {
+    fn describe(&self) -> String {
+        if self.0.xdp().is_some() { "userspace xdp".into() } else { "userspace socket".into() }
+    }
+
+    fn describe_session(&self, session: SessionId) -> String {
+        match self.0.read().sessions.get(session.0).map(|session| (session.role, session.path.is_ok())) {
+            Some((Role::Publisher, _)) => self.describe(),
+            Some((Role::Subscriber, true)) => "userspace xdp".into(),
+            Some((Role::Subscriber, false)) => "userspace socket".into(),
+            None => "closed".into(),
+        }
+    }
+
+    fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
+        let socket = self.0.socket(new.transport)?;
+        let cipher = Cipher::sealed_by(&new.key, self.0.config.sealer).ok_or_else(|| EngineError::Kernel {
+            what: "taking a session key",
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "its length does not fit its profile"),
+        })?;
+        let session = Session {
+            role: new.role,
+            cipher: Arc::new(cipher),
+            transport: new.transport,
+            socket,
+            path: Err(self.0.why_no_path()),
+            expires: Arc::new(AtomicU64::new(boottime_ns() + self.0.config.lease.as_nanos() as u64)),
+            publisher_tracks: BTreeSet::new(),
+            subscriber_tracks: BTreeSet::new(),
+        };
+        let mut tables = self.0.write();
+        let limit = tables.sessions.limit();
+        let full = |_| EngineError::Full { table: "the table of sessions", limit, key: "sessions" };
+        let subscriber = session.role == Role::Subscriber;
+        let session = tables.sessions.insert(session).map_err(full)?;
+        drop(tables);
+        if subscriber {
+            self.0.look_for_path(session);
+        }
+        Ok(SessionId(session))
+    }
+
+    fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError> {
+        let socket = self.0.socket(transport)?;
+        let mut tables = self.0.write();
+        let Tables { sessions, publishers, subscribers, flows } = &mut *tables;
+        let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
+        for handle in &entry.publisher_tracks {
+            let Some(Origin::Srtp { ssrc, .. }) = publishers.get(*handle).map(|publisher| &publisher.origin) else {
+                continue;
+            };
+            let old = (entry.socket, entry.transport.peer, *ssrc);
+            if flows.get(&old) == Some(handle) {
+                flows.remove(&old);
+            }
+            flows.insert((socket, transport.peer, *ssrc), *handle);
+        }
+        (entry.socket, entry.transport, entry.path) = (socket, transport, Err(self.0.why_no_path()));
+        for handle in &entry.subscriber_tracks {
+            if let Some(subscriber) = subscribers.get_mut(*handle) {
+                subscriber.destination = entry.destination();
+            }
+        }
+        drop(tables);
+        self.0.look_for_path(session.0);
+        Ok(())
+    }
+
+    fn refresh_session(&self, session: SessionId) {
+        if let Some(session) = self.0.read().sessions.get(session.0) {
+            session.expires.store(boottime_ns() + self.0.config.lease.as_nanos() as u64, Relaxed);
+        }
+        self.0.look_for_path(session.0);
+    }
+
+    fn remove_session(&self, session: SessionId) {
+        let mut tables = self.0.write();
+        let Some(entry) = tables.sessions.get(session.0) else { return };
+        let (publishers, subscribers) = (entry.publisher_tracks.clone(), entry.subscriber_tracks.clone());
+        publishers.into_iter().for_each(|track| self.0.end_publisher(&mut tables, track));
+        subscribers.into_iter().for_each(|track| self.0.end_subscriber(&mut tables, track));
+        tables.sessions.remove(session.0);
+    }
+
+    fn add_publisher_track(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
+        let entry = entry.ok_or(EngineError::Unknown("session"))?;
+        let flow = (entry.socket, entry.transport.peer, track.ssrc);
+        let origin = Origin::Srtp {
+            session: session.0,
+            cipher: Arc::clone(&entry.cipher),
+            expires: Arc::clone(&entry.expires),
+            ssrc: track.ssrc,
+            payload_type: track.payload_type,
+        };
+        let publisher = Publisher::new(origin, track.clock_rate, track.first, false);
+        let limit = tables.publishers.limit();
+        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        let handle = tables.publishers.insert(publisher).map_err(full)?;
+        tables.flows.insert(flow, handle);
+        if let Some(entry) = tables.sessions.get_mut(session.0) {
+            entry.publisher_tracks.insert(handle);
+        }
+        Ok(PublisherTrackId(handle))
+    }
+
+    fn remove_publisher_track(&self, track: PublisherTrackId) {
+        self.0.end_publisher(&mut self.0.write(), track.0);
+    }
+
+    fn add_subscriber_track(
+        &self,
+        session: SessionId,
+        from: PublisherTrackId,
+        track: NewSubscriberTrack,
+    ) -> Result<SubscriberTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let Tables { sessions, publishers, subscribers, .. } = &mut *tables;
+        let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
+        let publisher = publishers.get_mut(from.0).ok_or(EngineError::Unknown("publisher track"))?;
+        let limit = self.0.config.viewers_per_stream;
+        if publisher.members.len() >= limit {
+            return Err(EngineError::StreamFull { limit });
+        }
+        // Under the write lock nothing is accepted meanwhile: what is kept ends with the highest index, and
+        // the next packet is the first that the subscriber gets as it comes.
+        let highest = publisher.replay.highest_accepted();
+        let start = Start::new(highest, self.0.past(publisher));
+        let is_behind = start.is_behind();
+        let subscriber = Subscriber::new(entry, (session.0, from.0), track, start);
+        let limit = subscribers.limit();
+        let full = |_| EngineError::Full { table: "the table of outgoing tracks", limit, key: "subscriber_tracks" };
+        let handle = subscribers.insert(subscriber).map_err(full)?;
+        entry.subscriber_tracks.insert(handle);
+        publisher.members.push(handle);
+        if is_behind {
+            self.0.behind.add(handle);
+        }
+        self.0.report(Event::SubscriberTrackStarted { track: SubscriberTrackId(handle) });
+        Ok(SubscriberTrackId(handle))
+    }
+
+    fn remove_subscriber_track(&self, track: SubscriberTrackId) {
+        self.0.end_subscriber(&mut self.0.write(), track.0);
+    }
+
+    fn publisher_stats(&self, track: PublisherTrackId) -> Option<PublisherStats> {
+        self.0.read().publishers.get(track.0).map(Publisher::stats)
+    }
+
+    fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
+        self.0.read().subscribers.get(track.0).map(Subscriber::stats)
+    }
+
+    fn sources(&self) -> Option<&dyn Sources> {
+        Some(self)
+    }
+
+    fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
+        if self.0.sockets.set(Arc::clone(sockets)).is_err() {
+            tracing::warn!("the userspace engine has its sockets already");
+        }
+    }
+
+    fn worker(&self) -> Option<Box<dyn Worker>> {
+        Some(Box::new(self.feeder()?))
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let value = |counter: &Counter| self.0.counters[*counter as usize].load(Relaxed);
+        let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), value(counter))).collect();
+        all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed)));
+        all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
+        all.extend(self.0.kept.list(&self.0.read()));
+        all
+    }
+
+    fn figures(&self) -> Vec<Figures> {
+        let counters = self.counters().into_iter().collect();
+        vec![Figures { engine: "userspace", counters, programs: Vec::new() }]
+    }
+}
+
+impl Sources for UserspaceEngine {
+    fn add_source(&self, source: NewSource) -> Result<PublisherTrackId, EngineError> {
+        Self::add_source(self, source)
+    }
+
+    fn feeder(&self) -> Option<Box<dyn Feeder>> {
+        Some(Box::new(Self::feeder(self)?))
+    }
+
+    fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats> {
+        let tables = self.0.read();
+        let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
+        let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.keeps_groups().then(|| kept.stats())
+    }
+
+    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
+        let packet = outgoing::seal_again(&self.0.read(), track.0, seq)?;
+        self.0.kept.sealed_again();
+        Some(packet)
+    }
+}

@@ -1,0 +1,241 @@
+//! Codecs that we carry, and when two descriptions of one mean the same bit stream.
+
+use std::fmt;
+
+use crate::Kind;
+
+/// A codec whose RTP payload we forward. We never look into the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    Vp8,
+    Vp9,
+    H264,
+    H265,
+    Av1,
+    Opus,
+    Pcmu,
+    Pcma,
+    G722,
+}
+
+impl Codec {
+    /// By the encoding name, clock rate and channels of `a=rtpmap` (names: RFC 4855, any case).
+    pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<Self> {
+        const CODECS: [Codec; 9] = [
+            Codec::Vp8,
+            Codec::Vp9,
+            Codec::H264,
+            Codec::H265,
+            Codec::Av1,
+            Codec::Opus,
+            Codec::Pcmu,
+            Codec::Pcma,
+            Codec::G722,
+        ];
+        CODECS.into_iter().find(|codec| {
+            codec.name().eq_ignore_ascii_case(name)
+                && codec.clock_rate() == clock_rate
+                && channels == if *codec == Codec::Opus { 2 } else { 1 }
+        })
+    }
+
+    /// Encoding name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Codec::Vp8 => "VP8",
+            Codec::Vp9 => "VP9",
+            Codec::H264 => "H264",
+            Codec::H265 => "H265",
+            Codec::Av1 => "AV1",
+            Codec::Opus => "opus",
+            Codec::Pcmu => "PCMU",
+            Codec::Pcma => "PCMA",
+            Codec::G722 => "G722",
+        }
+    }
+
+    /// Audio or video.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => Kind::Audio,
+            _ => Kind::Video,
+        }
+    }
+
+    /// RTP clock, Hz.
+    pub const fn clock_rate(self) -> u32 {
+        match self {
+            Codec::Opus => 48_000,
+            // RFC 3551 §4.5.2: G.722 samples at 16 kHz, and its clock runs at 8 kHz all the same.
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => 8_000,
+            _ => 90_000,
+        }
+    }
+}
+
+/// One payload type of a media section: `a=rtpmap`, `a=fmtp` and `a=rtcp-fb`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    pub payload_type: u8,
+    pub codec: Codec,
+    /// Value of `a=fmtp` as it came, without the payload type; empty if there is none.
+    pub fmtp: String,
+    /// Values of `a=rtcp-fb`.
+    pub feedback: Vec<String>,
+}
+
+impl Format {
+    /// Can a receiver that described itself as `self` decode what a sender described as `sent`?
+    /// The codec and whatever `a=fmtp` parameter selects another bit stream must be the same;
+    /// levels may differ, which receivers treat as a hint.
+    pub fn matches(&self, sent: &Format) -> bool {
+        self.codec == sent.codec
+            && match self.codec {
+                Codec::H264 => {
+                    self.number("packetization-mode", 0) == sent.number("packetization-mode", 0)
+                        && self.h264_profile() == sent.h264_profile()
+                }
+                // RFC 7798 §7.1: the default profile is Main, the default tier is Main.
+                Codec::H265 => {
+                    self.number("profile-id", 1) == sent.number("profile-id", 1)
+                        && self.number("tier-flag", 0) == sent.number("tier-flag", 0)
+                }
+                // RFC 9628 §6 and the AV1 RTP specification §7.2.
+                Codec::Vp9 => self.number("profile-id", 0) == sent.number("profile-id", 0),
+                Codec::Av1 => {
+                    self.number("profile", 0) == sent.number("profile", 0)
+                        && self.number("tier", 0) == sent.number("tier", 0)
+                }
+                Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
+            }
+    }
+
+    /// Would a browser that described itself as `self` play what a camera described as `sent`? Its H.264
+    /// and H.265 decoders take whatever the parameter sets in the stream say, whichever profile was
+    /// offered: cameras name profiles that no browser offers.
+    pub fn plays(&self, sent: &Format) -> bool {
+        self.matches(sent)
+            || self.codec == sent.codec
+                && match self.codec {
+                    Codec::H264 => self.number("packetization-mode", 0) == sent.number("packetization-mode", 0),
+                    Codec::H265 => true,
+                    _ => false,
+                }
+    }
+
+    /// Did the peer offer this kind of feedback?
+    pub fn offers(&self, feedback: &str) -> bool {
+        self.feedback.iter().any(|offered| offered == feedback)
+    }
+
+    /// The `a=fmtp` parameters that an answer repeats: not those that describe the offerer's own stream.
+    pub fn fmtp_for_answer(&self) -> String {
+        let kept = self.fmtp.split(';').map(str::trim).filter(|pair| !pair.is_empty() && !pair.starts_with("sprop-"));
+        kept.collect::<Vec<_>>().join(";")
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.fmtp.split(';').find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    fn number(&self, name: &str, default: u32) -> u32 {
+        self.parameter(name).and_then(|value| value.parse().ok()).unwrap_or(default)
+    }
+
+    fn h264_profile(&self) -> H264Profile {
+        // RFC 6184 §8.1: Baseline at level 1 if the parameter is missing.
+        let id = self.parameter("profile-level-id").and_then(|v| u32::from_str_radix(v, 16).ok()).unwrap_or(0x42_0010);
+        H264Profile::from_id(id)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.codec.name())?;
+        match (self.codec, self.parameter("profile-level-id"), self.parameter("profile-id")) {
+            (Codec::H264, Some(id), _) => {
+                write!(f, " (profile-level-id {id}, packetization-mode {})", self.number("packetization-mode", 0))
+            }
+            (Codec::Vp9 | Codec::H265, _, Some(id)) => write!(f, " (profile-id {id})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Profile of RFC 6184 table 5: several values of `profile_idc` and `profile-iop` name the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum H264Profile {
+    ConstrainedBaseline,
+    Baseline,
+    Main,
+    ConstrainedHigh,
+    /// `profile_idc` and `profile-iop` themselves.
+    Other(u16),
+}
+
+impl H264Profile {
+    fn from_id(profile_level_id: u32) -> Self {
+        let [_, idc, iop, _level] = profile_level_id.to_be_bytes();
+        match idc {
+            0x42 if iop & 0x4f == 0x40 => Self::ConstrainedBaseline,
+            0x4d if iop & 0x8f == 0x80 => Self::ConstrainedBaseline,
+            0x58 if iop & 0xcf == 0xc0 => Self::ConstrainedBaseline,
+            0x42 if iop & 0x4f == 0x00 => Self::Baseline,
+            0x58 if iop & 0xcf == 0x80 => Self::Baseline,
+            0x4d if iop & 0xaf == 0x00 => Self::Main,
+            0x64 if iop == 0x0c => Self::ConstrainedHigh,
+            _ => Self::Other(u16::from_be_bytes([idc, iop])),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(codec: Codec, fmtp: &str) -> Format {
+        Format { payload_type: 96, codec, fmtp: fmtp.into(), feedback: vec![] }
+    }
+
+    #[test]
+    fn h264_needs_the_same_profile_and_packetization_mode() {
+        let sent = format(Codec::H264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f");
+        let cases = [
+            ("packetization-mode=1;profile-level-id=42e028", true),
+            ("packetization-mode=1;profile-level-id=42c015", true),
+            ("profile-level-id=42C01F; packetization-mode=1", true),
+            ("packetization-mode=0;profile-level-id=42e01f", false),
+            ("profile-level-id=42e01f", false),
+            ("packetization-mode=1;profile-level-id=42001f", false),
+            ("packetization-mode=1;profile-level-id=64001f", false),
+            ("packetization-mode=1;profile-level-id=zz", false),
+        ];
+        for (fmtp, same) in cases {
+            assert_eq!(format(Codec::H264, fmtp).matches(&sent), same, "{fmtp}");
+        }
+    }
+
+    #[test]
+    fn other_codecs_compare_what_selects_the_bit_stream() {
+        assert!(format(Codec::Vp9, "").matches(&format(Codec::Vp9, "profile-id=0")));
+        assert!(!format(Codec::Vp9, "profile-id=2").matches(&format(Codec::Vp9, "profile-id=0")));
+        assert!(format(Codec::Av1, "level-idx=5;profile=0;tier=0").matches(&format(Codec::Av1, "level-idx=8")));
+        assert!(!format(Codec::Av1, "profile=1").matches(&format(Codec::Av1, "")));
+        assert!(format(Codec::H265, "level-id=93;profile-id=1").matches(&format(Codec::H265, "level-id=180")));
+        assert!(!format(Codec::H265, "profile-id=2").matches(&format(Codec::H265, "profile-id=1")));
+        assert!(format(Codec::Opus, "minptime=10").matches(&format(Codec::Opus, "stereo=1")));
+        assert!(!format(Codec::Vp8, "").matches(&format(Codec::Vp9, "")));
+    }
+
+    #[test]
+    fn names_need_their_clock_and_channels() {
+        assert_eq!(Codec::from_rtpmap("OPUS", 48_000, 2), Some(Codec::Opus));
+        assert_eq!(Codec::from_rtpmap("opus", 48_000, 1), None);
+        assert_eq!(Codec::from_rtpmap("vp8", 90_000, 1), Some(Codec::Vp8));
+        assert_eq!(Codec::from_rtpmap("PCMU", 16_000, 1), None);
+        assert_eq!(Codec::from_rtpmap("rtx", 90_000, 1), None);
+    }
+}

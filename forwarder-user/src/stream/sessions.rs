@@ -1,0 +1,196 @@
+//! The sessions: how each is found, and when its time comes. The one place that changes either.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::ids::{Key, random_hex};
+use super::session::Session;
+use penstock_engine::Role;
+use penstock_webrtc::peer::Pair;
+
+/// Address pairs that one session may have in the index.
+const MAX_PAIRS: usize = 16;
+/// An address pair on which ICE checks came so recently is not given to another session.
+const PAIR_IN_USE: Duration = Duration::from_secs(5);
+/// What connected sessions wait for (reports, looks at ICE) is due together, in steps of this: hundreds
+/// of sessions wake the task fifty times a second and not a thousand times.
+const TICK_MS: u64 = 20;
+
+/// All sessions.
+pub(super) struct Sessions {
+    all: HashMap<Key, Box<Session>>,
+    by_id: HashMap<String, Key>,
+    /// By our ICE username fragment.
+    by_ufrag: HashMap<String, Key>,
+    by_pair: HashMap<Pair, Key>,
+    timers: BTreeSet<(Instant, Key)>,
+    /// From when the timers of connected sessions count in steps of [`TICK_MS`].
+    started: Instant,
+    /// Of the latest session.
+    last: Key,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self {
+            all: HashMap::new(),
+            by_id: HashMap::new(),
+            by_ufrag: HashMap::new(),
+            by_pair: HashMap::new(),
+            timers: BTreeSet::new(),
+            started: Instant::now(),
+            last: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Session> {
+        self.all.get(&key).map(Box::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Session> {
+        self.all.get_mut(&key).map(Box::as_mut)
+    }
+
+    /// In the order in which they came.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.all.keys().copied().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Takes in a session, which is found by its id and by its ICE username fragment from now on.
+    pub(super) fn add(&mut self, session: Session) -> Key {
+        self.last += 1;
+        let key = self.last;
+        self.by_id.insert(session.id.clone(), key);
+        self.by_ufrag.insert(session.ufrag.clone(), key);
+        self.all.insert(key, Box::new(session));
+        key
+    }
+
+    /// Lets go of a session, and of every way that leads to it.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Box<Session>> {
+        let session = self.all.remove(&key)?;
+        if let Some(armed) = session.armed {
+            self.timers.remove(&(armed, key));
+        }
+        self.by_id.remove(&session.id);
+        self.by_ufrag.remove(&session.ufrag);
+        for pair in &session.pairs {
+            self.by_pair.remove(pair);
+        }
+        Some(session)
+    }
+
+    /// A short name that no other session has, and the id that starts with it.
+    pub(super) fn new_id(&self) -> (String, String) {
+        let taken: BTreeSet<&str> = self.all.values().map(|session| session.name.as_str()).collect();
+        loop {
+            let name = random_hex::<4>();
+            if !taken.contains(name.as_str()) {
+                let id = format!("{name}-{}", random_hex::<16>());
+                return (name, id);
+            }
+        }
+    }
+
+    /// Whoever knows its id may change and end it.
+    pub(super) fn by_id(&self, id: &str) -> Option<Key> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The same, if it is also of this role and stream.
+    pub(super) fn find(&self, id: &str, role: Role, stream: &str) -> Option<Key> {
+        let key = self.by_id(id)?;
+        self.get(key).filter(|session| session.role == role && session.stream == stream).map(|_| key)
+    }
+
+    /// Whom a STUN request is for.
+    pub(super) fn by_ufrag(&mut self, ufrag: &str) -> Option<(Key, &mut Session)> {
+        let key = self.by_ufrag.get(ufrag).copied()?;
+        Some((key, self.get_mut(key)?))
+    }
+
+    /// Whose peer sends from there.
+    pub(super) fn by_pair(&self, pair: Pair) -> Option<Key> {
+        self.by_pair.get(&pair).copied()
+    }
+
+    /// ICE of a session has restarted, with another username fragment of ours.
+    pub(super) fn rename(&mut self, key: Key, ufrag: String) {
+        let Some(session) = self.all.get_mut(&key) else { return };
+        self.by_ufrag.remove(&session.ufrag);
+        self.by_ufrag.insert(ufrag.clone(), key);
+        session.ufrag = ufrag;
+    }
+
+    /// An authenticated ICE check came from `pair`: what else comes from there is the session's.
+    pub(super) fn remember(&mut self, key: Key, pair: Pair, now: Instant) {
+        let owner = self.by_pair(pair).and_then(|owner| self.get(owner));
+        let in_use = owner.is_some_and(|owner| {
+            owner.peer.nominated() == Some(pair)
+                && owner.peer.consent().is_some_and(|consent| now.duration_since(consent) < PAIR_IN_USE)
+        });
+        let Some(session) = self.all.get_mut(&key) else { return };
+        if in_use || session.pairs.contains(&pair) {
+            return;
+        }
+        if session.pairs.len() == MAX_PAIRS {
+            let oldest = session.pairs.remove(0);
+            self.by_pair.remove(&oldest);
+        }
+        session.pairs.push(pair);
+        if let Some(former) = self.by_pair.insert(pair, key)
+            && let Some(former) = self.all.get_mut(&former)
+        {
+            former.pairs.retain(|other| *other != pair);
+        }
+    }
+
+    /// When the first of them wants its turn.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        self.timers.first().map(|first| first.0)
+    }
+
+    /// Whose turn it is, one after the other. They are to be armed again.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Key> {
+        while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, key));
+            if let Some(session) = self.all.get_mut(&key) {
+                session.armed = None;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Gives a session its turn at `wanted`, instead of when it was to have it so far.
+    pub(super) fn arm(&mut self, key: Key, wanted: Instant, now: Instant) {
+        let Some(session) = self.all.get_mut(&key) else { return };
+        // What is overdue gets its turn in the next round, not in an endless one.
+        let mut wanted = wanted.max(now + Duration::from_millis(1));
+        if session.media.is_some() {
+            let since = wanted.duration_since(self.started).as_millis() as u64;
+            wanted = self.started + Duration::from_millis((since / TICK_MS + 1) * TICK_MS);
+        }
+        if session.armed == Some(wanted) {
+            return;
+        }
+        if let Some(armed) = session.armed.replace(wanted) {
+            self.timers.remove(&(armed, key));
+        }
+        self.timers.insert((wanted, key));
+    }
+
+    /// Nothing is left, and no way that leads to nothing.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let ways = self.by_id.len() + self.by_ufrag.len() + self.by_pair.len() + self.timers.len();
+        assert!(!self.all.is_empty() || ways == 0, "{ways} ways lead to sessions that are not there");
+        self.all.is_empty()
+    }
+}

@@ -1,0 +1,160 @@
+//! Keys into the engine when DTLS is complete, and out of it at the end; peers that move, and their consent.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Task;
+use crate::stream::budget::Budget;
+use crate::stream::ids::{Key, random_ssrc};
+use crate::stream::session::{Attachment, Media};
+use crate::stream::sockets::Sockets;
+use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId, Transport};
+use penstock_srtp::kdf::Keys;
+use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::keys;
+use penstock_webrtc::peer::Pair;
+
+/// RTP packets of unknown SSRCs that one session may have authenticated in a second.
+const UNKNOWN_RTP_PER_SECOND: u32 = 200;
+
+impl Task {
+    /// DTLS is complete: keys go to the engine now, and not before.
+    pub(in crate::stream) fn connected(&mut self, key: Key, keying: &Keying, pair: Pair, now: Instant) {
+        let keys = match self.session_keys(key, keying, pair) {
+            Ok(keys) => keys,
+            Err(why) => {
+                self.counters.refused_srtp_profile += 1;
+                return self.close(key, why);
+            }
+        };
+        self.turnover.count(now);
+        let Some(engine) = self.carry(key, &keys, pair) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.media = Some(Media {
+            engine,
+            profile: keys.incoming.rtp.profile,
+            pair,
+            rtp: (session.role == Role::Publisher).then(|| RtpOpener::new(&keys.incoming.rtp)),
+            opener: RtcpOpener::new(&keys.incoming.rtcp),
+            sealer: RtcpSealer::new(&keys.outgoing.rtcp),
+            ssrc: random_ssrc(),
+            connected: now,
+            refreshed: now,
+            next_report: now + self.config.report_interval,
+            next_remb: now,
+            budget: Budget::new(now, UNKNOWN_RTP_PER_SECOND),
+            clock: None,
+            former: VecDeque::new(),
+        });
+        self.counters.sessions_connected += 1;
+        let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));
+        let (name, stream, role) = (&session.name, session.stream.clone(), session.role);
+        tracing::info!(session = name, stream, ?role, peer = %pair.peer, profile, engine = by, "session connected");
+        match role {
+            Role::Publisher => self.close_mismatched(&stream),
+            Role::Subscriber => self.attach_all_of(key, now),
+        }
+    }
+
+    /// The keys that the handshake gave, if their profile is allowed. `Err`: why the session ends.
+    fn session_keys(&self, key: Key, keying: &Keying, pair: Pair) -> Result<Keys, &'static str> {
+        let refused = |why: &dyn std::fmt::Display| {
+            if let Some(session) = self.sessions.get(key) {
+                tracing::warn!(session = session.name, stream = session.stream, peer = %pair.peer, "refused: {why}");
+            }
+        };
+        let keys = keys::derive(keying).map_err(|error| {
+            refused(&error);
+            "no SRTP profile in common"
+        })?;
+        let profile = keys.incoming.rtp.profile;
+        if profile == Profile::AesCm128HmacSha1_80 && !self.config.counter_mode {
+            let name = profile.name();
+            refused(&format_args!("the peer offered only {name}, which `media.srtp_profiles` does not have"));
+            return Err("its SRTP profile is not allowed");
+        }
+        Ok(keys)
+    }
+
+    /// Gives the session to the engine. `None`: it is refused, and closed.
+    fn carry(&mut self, key: Key, keys: &Keys, pair: Pair) -> Option<SessionId> {
+        let transport = transport(&self.sockets, pair)?;
+        let session = self.sessions.get(key)?;
+        let media_key = match session.role {
+            Role::Publisher => &keys.incoming.rtp,
+            Role::Subscriber => &keys.outgoing.rtp,
+        };
+        let added = self.engine.add_session(NewSession {
+            id: session.name.clone(),
+            stream: session.stream.clone(),
+            role: session.role,
+            key: media_key.clone(),
+            transport,
+            of_source: session.role == Role::Subscriber && self.streams.has_source(&session.stream),
+        });
+        let error = match added {
+            Ok(engine) => return Some(engine),
+            Err(error) => error,
+        };
+        match error {
+            EngineError::Profile { .. } => self.counters.refused_srtp_profile += 1,
+            _ => self.counters.refused_by_engine += 1,
+        }
+        tracing::warn!(session = session.name, stream = session.stream, "the engine refused the session: {error}");
+        self.close(key, "the engine refused it");
+        None
+    }
+
+    /// ICE nominated another pair; keys, SSRCs and indices stay.
+    pub(super) fn moved(&mut self, key: Key, pair: Pair) {
+        let Some(transport) = transport(&self.sockets, pair) else { return };
+        let Some((session, media)) = self.with_media(key) else { return };
+        media.pair = pair;
+        let engine = media.engine;
+        tracing::info!(session = session, peer = %pair.peer, "peer moved");
+        if let Err(error) = self.engine.move_session(engine, transport) {
+            self.counters.refused_by_engine += 1;
+            tracing::warn!(peer = %pair.peer, "the engine cannot follow the peer: {error}");
+            self.close(key, "its peer moved to where the engine cannot reach it");
+        }
+    }
+
+    /// The peer is there and wants us to go on (RFC 7675): an authenticated check on the nominated pair.
+    pub(super) fn consent(&mut self, key: Key, pair: Pair, now: Instant) {
+        let interval = self.config.refresh_interval;
+        let Some((_, media)) = self.with_media(key) else { return };
+        if media.pair == pair && now.duration_since(media.refreshed) >= interval {
+            media.refreshed = now;
+            let engine = media.engine;
+            self.engine.refresh_session(engine);
+        }
+    }
+
+    /// Takes a session's media out of the engine. Before DTLS is closed.
+    pub(super) fn stop_media(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let stream = session.stream.clone();
+        for track in 0..session.publisher_tracks().len() {
+            self.stop_source(key, track, &stream);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        for entry in session.viewer_tracks_mut() {
+            if let Attachment::Attached { track, .. } = entry.attachment {
+                self.engine.remove_subscriber_track(track);
+                entry.attachment = Attachment::Stopping { track };
+            }
+        }
+        let goodbye = session.goodbye();
+        if let Some(media) = session.media.take() {
+            self.engine.remove_session(media.engine);
+            if let Some(packet) = goodbye {
+                self.send(media.pair.socket, media.pair.peer, &packet);
+            }
+        }
+    }
+}
+
+fn transport(sockets: &Sockets, pair: Pair) -> Option<Transport> {
+    Some(Transport { local: sockets.bound(pair.socket)?, peer: pair.peer })
+}

@@ -1,0 +1,253 @@
+//! RTCP: this task is its only sender and reader.
+
+use std::time::Instant;
+
+use super::Task;
+use crate::stream::StreamConfig;
+use crate::stream::ids::Key;
+use crate::stream::report::{LastSr, SenderClock};
+use crate::stream::resend::Refused;
+use crate::stream::session::{Attachment, PublisherTrack, Session};
+use penstock_engine::clock::boottime_ns;
+use penstock_engine::{Engine, Kind, PublisherTrackId, Role};
+use penstock_srtp::srtcp::RtcpRefused;
+use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
+
+impl Session {
+    /// When the next report, REMB or keyframe request is due. `None` before the session has keys.
+    pub(super) fn next_report(&self, now: Instant, config: &StreamConfig) -> Option<Instant> {
+        let media = self.media.as_ref()?;
+        if self.role == Role::Subscriber {
+            return Some(media.next_report);
+        }
+        let keyframes = self.publisher_tracks().iter().filter(|track| track.source.is_some());
+        let keyframe = keyframes.filter_map(|track| track.keyframes.due(now, config.keyframe_interval)).min();
+        Some(keyframe.into_iter().fold(media.next_report.min(media.next_remb), Instant::min))
+    }
+
+    /// BYE for what we sent, sealed.
+    pub(super) fn goodbye(&mut self) -> Option<Vec<u8>> {
+        let ssrcs: Vec<u32> = match self.role {
+            Role::Publisher => self.media.as_ref().map(|media| media.ssrc).into_iter().collect(),
+            Role::Subscriber => self.viewer_tracks().iter().map(|track| track.ssrc).collect(),
+        };
+        let plain = rtcp::bye(&ssrcs, &self.cname).ok()?;
+        self.media.as_mut()?.sealer.seal(&plain)
+    }
+}
+
+impl Task {
+    /// SRTCP of a session's peer.
+    pub(in crate::stream) fn rtcp(&mut self, key: Key, packet: &[u8], now: Instant) {
+        let Some((_, media)) = self.with_media(key) else {
+            self.counters.rtcp_without_keys += 1;
+            return;
+        };
+        let plain = match media.opener.open(packet) {
+            Ok(plain) => plain,
+            Err(RtcpRefused::Replayed) => {
+                self.counters.rtcp_replayed += 1;
+                return;
+            }
+            Err(_) => {
+                self.counters.rtcp_auth_failed += 1;
+                return;
+            }
+        };
+        match rtcp::parse(&plain) {
+            Ok(incoming) => incoming.into_iter().for_each(|one| self.incoming(key, one, now)),
+            Err(rtcp::Malformed) => self.counters.rtcp_malformed += 1,
+        }
+    }
+
+    fn incoming(&mut self, key: Key, incoming: Incoming, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match incoming {
+            Incoming::SenderReport { ssrc, ntp, rtp } => {
+                let source = session
+                    .publisher_tracks_mut()
+                    .iter_mut()
+                    .find_map(|track| track.source.as_mut().filter(|source| source.ssrc == ssrc));
+                let Some(source) = source else { return };
+                source.reception.last_sr = Some(LastSr { ntp, rtp, arrived: now });
+                let our_ntp = self.ntp.at(now);
+                if let Some(media) = session.media.as_mut() {
+                    media.clock.get_or_insert_with(|| SenderClock::new(our_ntp, ntp));
+                }
+            }
+            Incoming::Reception(reception) => {
+                let track = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == reception.ssrc);
+                if let Some(track) = track {
+                    track.report.received(reception, now);
+                }
+            }
+            Incoming::Missing { ssrc, seq } => self.missing(key, ssrc, seq, now),
+            Incoming::KeyframeRequest { ssrc } => {
+                if let Some(track) = session.viewer_tracks().iter().position(|track| track.ssrc == ssrc) {
+                    self.counters.keyframe_requests_received += 1;
+                    self.want_keyframe(key, track, now);
+                }
+            }
+        }
+    }
+
+    /// A viewer lacks a packet of one of our SSRCs.
+    fn missing(&mut self, key: Key, ssrc: u32, seq: u16, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(pair) = session.media.as_ref().map(|media| media.pair) else { return };
+        let Some(track) = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == ssrc) else { return };
+        // Not offered, or nothing was sent.
+        let (Some(resend), Attachment::Attached { track: id, .. }) = (&mut track.resend, track.attachment) else {
+            self.counters.retransmissions_not_offered += 1;
+            return;
+        };
+        match resend.admit(seq, now, track.report.rtt) {
+            Ok(()) => {}
+            Err(Refused::TooSoon) => {
+                self.counters.retransmissions_too_soon += 1;
+                return;
+            }
+            Err(Refused::TooMany) => {
+                self.counters.retransmissions_rate_limited += 1;
+                return;
+            }
+        }
+        match self.engine.sources().and_then(|engine| engine.seal_again(id, seq)) {
+            Some(packet) => {
+                resend.packets += 1;
+                self.counters.retransmissions += 1;
+                self.send(pair.socket, pair.peer, &packet);
+            }
+            None => self.counters.retransmissions_not_kept += 1,
+        }
+    }
+
+    /// Sends what is due of a session's reports.
+    pub(super) fn report(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let engine = self.engine.as_ref();
+        let plain = match session.role {
+            Role::Publisher => {
+                let (plain, keyframes) = publisher_report(session, engine, &self.config, now);
+                self.counters.keyframe_requests_sent += keyframes;
+                plain
+            }
+            Role::Subscriber => {
+                let due = session.media.as_ref().is_some_and(|media| media.next_report <= now);
+                due.then(|| self.viewer_report(key, now)).flatten()
+            }
+        };
+        let Some(plain) = plain else { return };
+        let Some((_, media)) = self.with_media(key) else { return };
+        let pair = media.pair;
+        if let Some(sealed) = media.sealer.seal(&plain) {
+            self.send(pair.socket, pair.peer, &sealed);
+        }
+    }
+
+    /// SR and SDES for what a viewer has been sent.
+    fn viewer_report(&mut self, key: Key, now: Instant) -> Option<Vec<u8>> {
+        let our_ntp = self.ntp.at(now);
+        let mut sent = vec![];
+        let viewer = self.sessions.get(key)?;
+        let (tracks, clock) =
+            (self.streams.sent(&viewer.stream, &self.sessions), self.streams.clock(&viewer.stream, &self.sessions));
+        for (index, track) in viewer.viewer_tracks().iter().enumerate() {
+            let Attachment::Attached { track: id, from } = track.attachment else { continue };
+            let Some(stats) = self.engine.subscriber_stats(id).filter(|stats| stats.packets > 0) else { continue };
+            let Some(rtp) = rtp_now(tracks, clock, from, our_ntp, self.engine.as_ref()) else { continue };
+            let report = Sent {
+                ssrc: track.ssrc,
+                ntp: our_ntp,
+                rtp: rtp.wrapping_add(track.timestamp_offset),
+                packets: (track.sent_before.0 + stats.packets) as u32,
+                octets: (track.sent_before.1 + stats.octets) as u32,
+            };
+            sent.push((index, report));
+        }
+        let viewer = self.sessions.get_mut(key)?;
+        // Sound and picture are not together before the first report: while there is none to send, the
+        // next look comes soon, however rare reports are.
+        let rarely = !sent.is_empty() && self.streams.has_source(&viewer.stream);
+        let interval = if rarely { self.config.source_report_interval } else { self.config.report_interval };
+        viewer.media.as_mut()?.next_report = now + interval;
+        for (index, _) in &sent {
+            if let Some(track) = viewer.viewer_tracks_mut().get_mut(*index) {
+                track.report.sent(our_ntp, now);
+            }
+        }
+        let sent: Vec<Sent> = sent.into_iter().map(|(_, report)| report).collect();
+        if sent.is_empty() { None } else { rtcp::to_viewer(&sent, &viewer.cname).ok() }
+    }
+}
+
+/// RR, REMB and keyframe requests that are due, and the number of the last.
+fn publisher_report(
+    session: &mut Session,
+    engine: &dyn Engine,
+    config: &StreamConfig,
+    now: Instant,
+) -> (Option<Vec<u8>>, u64) {
+    let Some(media) = session.media.as_mut() else { return (None, 0) };
+    let (our_ssrc, connected) = (media.ssrc, media.connected);
+    let report_due = media.next_report <= now;
+    let remb_due = media.next_remb <= now;
+    if report_due {
+        media.next_report = now + config.report_interval;
+    }
+    if remb_due {
+        media.next_remb = now + config.remb_interval;
+    }
+    let (mut receptions, mut feedback, mut video) = (vec![], vec![], vec![]);
+    let mut keyframes = 0;
+    for track in session.publisher_tracks_mut() {
+        let kind = track.kind();
+        let Some(source) = track.source.as_mut() else { continue };
+        if report_due && let Some(mut stats) = engine.publisher_stats(source.id).filter(|stats| stats.packets > 0) {
+            stats.packets += source.passed_up;
+            receptions.extend(source.reception.report(source.ssrc, &stats, now));
+        }
+        if kind != Kind::Video {
+            continue;
+        }
+        video.push(source.ssrc);
+        if track.keyframes.take(now, config.keyframe_interval) {
+            keyframes += 1;
+            let ssrc = source.ssrc;
+            let only_fir = track.format.offers("ccm fir") && !track.format.offers("nack pli");
+            feedback.push(match only_fir {
+                true => Feedback::Fir { ssrc, seq: track.keyframes.seq },
+                false => Feedback::Pli { ssrc },
+            });
+        }
+    }
+    if remb_due && !video.is_empty() {
+        let doublings = now.duration_since(connected).as_secs().min(20) as u32;
+        let bitrate = (config.remb_start << doublings).min(config.remb_max);
+        feedback.push(Feedback::Remb { bitrate, ssrcs: video });
+    }
+    if receptions.is_empty() && feedback.is_empty() {
+        return (None, keyframes);
+    }
+    (rtcp::to_publisher(our_ssrc, &session.cname, &receptions, &feedback).ok(), keyframes)
+}
+
+/// The publisher's RTP timestamp now: from its last SR, or while there is none from the arrival of
+/// its last packet.
+fn rtp_now(
+    tracks: &[PublisherTrack],
+    clock: Option<SenderClock>,
+    from: PublisherTrackId,
+    our_ntp: u64,
+    engine: &dyn Engine,
+) -> Option<u32> {
+    let found = tracks.iter().filter_map(|track| Some((track, track.source.as_ref()?)));
+    let (track, source) = found.into_iter().find(|(_, source)| source.id == from)?;
+    let clock_rate = track.format.codec.clock_rate();
+    if let (Some(clock), Some(sr)) = (clock, source.reception.last_sr) {
+        return Some(clock.rtp_at(our_ntp, &sr, clock_rate));
+    }
+    let stats = engine.publisher_stats(from).filter(|stats| stats.last_arrival_ns != 0)?;
+    let since = u128::from(boottime_ns().saturating_sub(stats.last_arrival_ns));
+    Some(stats.last_timestamp.wrapping_add((since * u128::from(clock_rate) / 1_000_000_000) as u32))
+}

@@ -1,0 +1,256 @@
+//! Offers in the shape in which browsers, GStreamer and OBS make them.
+
+use super::*;
+use penstock_media::codec::Codec;
+
+const CHROMIUM_PUBLISH: &str = include_str!("fixtures/chromium_publish.sdp");
+const CHROMIUM_PLAY: &str = include_str!("fixtures/chromium_play.sdp");
+const GSTREAMER_PUBLISH: &str = include_str!("fixtures/gstreamer_publish.sdp");
+const OBS_PUBLISH: &str = include_str!("fixtures/obs_publish.sdp");
+
+fn local() -> LocalDescription {
+    LocalDescription {
+        ufrag: "ours".into(),
+        pwd: "secret-of-ours-22-chars".into(),
+        fingerprint: "sha-256 AA:BB".into(),
+        active: false,
+        candidates: vec!["192.0.2.1:8189".parse().unwrap(), "[2001:db8::1]:8189".parse().unwrap()],
+    }
+}
+
+fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
+    let local = local();
+    Answer { offer, plans, local: &local, sources, retransmits: false, cname: "cname", sdp_id: 1 }.to_text()
+}
+
+/// Retransmission is offered where it is to be had: of video, to whom asks, by whom sends.
+#[test]
+fn viewers_may_ask_for_video_again_where_it_is_kept() {
+    let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
+    let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
+    let sources = [OutgoingSource { section: 0, ssrc: 5 }, OutgoingSource { section: 1, ssrc: 6 }];
+    let local = local();
+    let text = |retransmits| {
+        let sources = &sources;
+        Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
+    };
+    assert_eq!(text(true).matches(" nack\r\n").count(), 1, "{}", text(true));
+    assert!(!text(false).contains(" nack\r\n"));
+}
+
+fn actives(plans: &[Plan]) -> Vec<(Codec, u8)> {
+    let active = |plan: &Plan| match plan {
+        Plan::Active(format) => Some((format.codec, format.payload_type)),
+        Plan::Inactive(_) | Plan::Rejected => None,
+    };
+    plans.iter().filter_map(active).collect()
+}
+
+fn publish(text: &str) -> Vec<Plan> {
+    negotiate_publisher(&Offer::parse(text).unwrap()).unwrap()
+}
+
+/// What a viewer's offer gets of a publisher's stream.
+fn play(publisher: &str, viewer: &str) -> Result<Vec<Plan>, String> {
+    let formats: Vec<_> = publish(publisher)
+        .into_iter()
+        .filter_map(|plan| if let Plan::Active(format) = plan { Some(format) } else { None })
+        .collect();
+    negotiate_viewer(&Offer::parse(viewer).unwrap(), &formats, false)
+}
+
+#[test]
+fn chromium_publishes_one_codec_per_section() {
+    let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
+    assert_eq!((offer.remote.ufrag.as_str(), offer.remote.setup), ("EsAw", Setup::ActPass));
+    let plans = negotiate_publisher(&offer).unwrap();
+    assert_eq!(actives(&plans), [(Codec::Opus, 111), (Codec::Vp8, 96)]);
+    let answer = answer(&offer, &plans, &[]);
+    assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"), "{answer}");
+    assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"), "{answer}");
+    assert!(answer.contains("a=group:BUNDLE 0 1\r\n") && answer.contains("a=ice-lite\r\n"));
+    assert!(answer.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"));
+    assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\na=rtcp-fb:96 nack pli\r\n"));
+    for absent in ["rtx", "extmap", "transport-cc", "96 nack\r", "ssrc", "simulcast", "H264", "red/"] {
+        assert!(!answer.contains(absent), "{absent} in {answer}");
+    }
+    assert_eq!(answer.matches("a=recvonly").count(), 2);
+    assert_eq!(answer.matches("a=candidate:").count(), 2, "in the first section only");
+    assert!(answer.contains(" 2001:db8::1 8189 typ host"));
+}
+
+#[test]
+fn gstreamer_bundles_with_port_0_and_starts_with_video() {
+    let offer = Offer::parse(GSTREAMER_PUBLISH).unwrap();
+    let plans = negotiate_publisher(&offer).unwrap();
+    assert_eq!(actives(&plans), [(Codec::H264, 96), (Codec::Opus, 97)]);
+    let answer = answer(&offer, &plans, &[]);
+    assert!(answer.contains("a=mid:video0") && answer.contains("m=audio 9 "), "{answer}");
+    assert!(answer.contains("a=rtpmap:97 opus/48000/2") && !answer.contains("sprop"), "{answer}");
+}
+
+#[test]
+fn obs_has_its_transport_in_the_session_part() {
+    let offer = Offer::parse(OBS_PUBLISH).unwrap();
+    assert_eq!(offer.remote.ufrag, "uzQ5");
+    assert_eq!(actives(&negotiate_publisher(&offer).unwrap()), [(Codec::Opus, 111), (Codec::H264, 96)]);
+}
+
+#[test]
+fn a_viewer_gets_exactly_the_publishers_codec() {
+    assert_eq!(actives(&play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap()), [(Codec::Opus, 111), (Codec::Vp8, 96)]);
+    // 42e01f with packetization mode 1, which this Chromium offer does not have.
+    let error = play(OBS_PUBLISH, CHROMIUM_PLAY).unwrap_err();
+    assert!(error.contains("H264 (profile-level-id 42e01f, packetization-mode 1)"), "{error}");
+    assert!(error.contains("VP8") && error.contains("42001f"), "{error}");
+    let with_42e01f = CHROMIUM_PLAY
+        .replace("packetization-mode=1;profile-level-id=42001f", "profile-level-id=42e034;packetization-mode=1");
+    assert_eq!(actives(&play(OBS_PUBLISH, &with_42e01f).unwrap()), [(Codec::Opus, 111), (Codec::H264, 102)]);
+}
+
+#[test]
+fn a_viewers_answer_names_our_ssrc_and_sends_only() {
+    let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
+    let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
+    let sources = [OutgoingSource { section: 0, ssrc: 7 }, OutgoingSource { section: 1, ssrc: 8 }];
+    let answer = answer(&offer, &plans, &sources);
+    assert_eq!(answer.matches("a=sendonly").count(), 2);
+    for line in ["a=ssrc:7 cname:cname", "a=ssrc:8 cname:cname", "a=ssrc:8 msid:cname video", "a=msid:cname audio"] {
+        assert!(answer.contains(&format!("{line}\r\n")), "{line} in {answer}");
+    }
+    assert!(!answer.contains("goog-remb") && answer.contains("a=rtcp-fb:96 nack pli"), "{answer}");
+}
+
+#[test]
+fn kinds_that_the_stream_has_not_are_inactive() {
+    let video_only =
+        &OBS_PUBLISH.replace("m=audio 47361 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel");
+    let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
+    let h264 = CHROMIUM_PLAY.replace("profile-level-id=42001f", "profile-level-id=42e01f");
+    let plans = play(video_only, &h264).unwrap();
+    assert!(matches!(&plans[0], Plan::Inactive(format) if format.codec == Codec::Opus));
+    assert_eq!(actives(&plans), [(Codec::H264, 102)]);
+    let answer = answer(&offer, &plans, &[OutgoingSource { section: 1, ssrc: 8 }]);
+    let sections: Vec<&str> = answer.split("m=").collect();
+    assert!(sections[1].starts_with("audio 9") && sections[1].contains("a=inactive"), "{answer}");
+    assert!(sections[1].contains("a=candidate"), "the bundle's transport stands in its first section");
+    assert!(sections[2].contains("a=sendonly"));
+}
+
+#[test]
+fn data_channels_and_foreign_protocols_get_port_0() {
+    let text =
+        OBS_PUBLISH.replace("m=audio 47361 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel");
+    let offer = Offer::parse(&text).unwrap();
+    let plans = negotiate_publisher(&offer).unwrap();
+    assert_eq!(plans[0], Plan::Rejected);
+    let answer = answer(&offer, &plans, &[]);
+    assert!(answer.contains("m=application 0 UDP/DTLS/SCTP webrtc-datachannel\r\n"), "{answer}");
+    assert!(answer.contains("a=group:BUNDLE 1\r\n"));
+    let plain = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP");
+    let error = negotiate_publisher(&Offer::parse(&plain).unwrap()).unwrap_err();
+    assert!(error.contains("UDP/TLS/RTP/SAVPF"), "{error}");
+}
+
+#[test]
+fn wrong_directions_are_explained() {
+    let error = negotiate_publisher(&Offer::parse(CHROMIUM_PLAY).unwrap()).unwrap_err();
+    assert!(error.contains("sends nothing"), "{error}");
+    let error = play(CHROMIUM_PUBLISH, CHROMIUM_PUBLISH).unwrap_err();
+    assert!(error.contains("receives nothing"), "{error}");
+    let both = CHROMIUM_PUBLISH.replace("a=sendonly", "a=sendrecv");
+    assert_eq!(actives(&publish(&both)).len(), 2);
+    assert_eq!(actives(&play(&both, &both).unwrap()).len(), 2);
+    let default = CHROMIUM_PUBLISH.replace("a=sendonly\n", "");
+    assert_eq!(actives(&publish(&default)).len(), 2, "sendrecv is the default");
+}
+
+#[test]
+fn no_codec_in_common_is_explained() {
+    let exotic = OBS_PUBLISH.replace("opus/48000/2", "speex/16000").replace("H264/90000", "theora/90000");
+    let error = negotiate_publisher(&Offer::parse(&exotic).unwrap()).unwrap_err();
+    assert!(error.contains("speex, theora") && error.contains("VP9"), "{error}");
+}
+
+#[test]
+fn the_second_track_of_a_kind_is_inactive() {
+    let second = CHROMIUM_PUBLISH.split("m=video").nth(1).unwrap().replace("a=mid:1", "a=mid:2");
+    let text = format!("{}m=video{second}", CHROMIUM_PUBLISH.replace("BUNDLE 0 1", "BUNDLE 0 1 2"));
+    let plans = publish(&text);
+    assert_eq!(actives(&plans).len(), 2);
+    assert!(matches!(plans[2], Plan::Inactive(_)));
+}
+
+#[test]
+fn broken_offers_are_malformed_with_a_reason() {
+    let without = |prefix: &str| -> String {
+        CHROMIUM_PUBLISH.lines().filter(|line| !line.starts_with(prefix)).map(|line| format!("{line}\r\n")).collect()
+    };
+    let cases = [
+        (String::new(), "not SDP"),
+        ("hello".into(), "not SDP"),
+        ("{\"type\":\"offer\"}".into(), "not SDP"),
+        (CHROMIUM_PUBLISH.split("m=").next().unwrap().to_owned(), "no media section"),
+        (without("a=fingerprint"), "a=fingerprint"),
+        (without("a=ice-ufrag"), "ICE credentials"),
+        (without("a=mid"), "a=mid"),
+        (CHROMIUM_PUBLISH.replace("a=mid:1", "a=mid:0"), "two media sections"),
+        (CHROMIUM_PUBLISH.replace("sha-256 49:66", "sha-256 49:6X"), "malformed a=fingerprint"),
+        (CHROMIUM_PUBLISH.replace("sha-256", "sha-1"), "no SHA-256"),
+        (CHROMIUM_PUBLISH.replace("a=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1", "a=ice-pwd:short"), "malformed ICE"),
+        (CHROMIUM_PUBLISH.replace("actpass", "holdconn"), "a=setup"),
+        (CHROMIUM_PUBLISH.replace("t=0 0", "t=0 0\na=ice-lite"), "ICE-lite"),
+        (CHROMIUM_PUBLISH.replace("BUNDLE 0 1", "BUNDLE 0"), "BUNDLE"),
+        (CHROMIUM_PUBLISH.replace("m=video 9", "m=video 99999"), "malformed port"),
+        (OBS_PUBLISH.replace("m=video 47361 UDP/TLS/RTP/SAVPF 96", "m=video 47361"), "malformed"),
+        (format!("v=0\n{}", "m=audio 9 UDP/TLS/RTP/SAVPF 0\n".repeat(65)), "more than 64"),
+    ];
+    for (text, reason) in cases {
+        let error = Offer::parse(&text).unwrap_err();
+        assert!(error.contains(reason), "{reason:?} in {error:?}");
+    }
+}
+
+#[test]
+fn offers_cut_off_or_damaged_anywhere_do_not_panic() {
+    for text in [CHROMIUM_PUBLISH, GSTREAMER_PUBLISH, OBS_PUBLISH] {
+        for len in 0..text.len() {
+            if let Ok(offer) = Offer::parse(&text[..len])
+                && let Ok(plans) = negotiate_publisher(&offer)
+            {
+                answer(&offer, &plans, &[]);
+            }
+            let damaged: String = text.chars().enumerate().map(|(i, c)| if i == len { '\u{e9}' } else { c }).collect();
+            if let Ok(offer) = Offer::parse(&damaged) {
+                let _ = negotiate_viewer(&offer, &[], true);
+            }
+        }
+    }
+}
+
+#[test]
+fn static_payload_types_need_no_rtpmap() {
+    let text = OBS_PUBLISH.replace("SAVPF 111", "SAVPF 8 0").replace("a=rtpmap:111 opus/48000/2\n", "");
+    assert_eq!(actives(&publish(&text))[0], (Codec::Pcma, 8));
+}
+
+#[test]
+fn fragments_trickle_or_restart() {
+    let trickle = "a=group:BUNDLE 0 1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\na=ice-ufrag:EsAw\r\n\
+                   a=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1\r\na=candidate:1 1 udp 1 2.example.local 5 typ host\r\n";
+    let fragment = Fragment::parse(trickle).unwrap();
+    assert_eq!(fragment.credentials.unwrap().0, "EsAw");
+    assert_eq!(fragment.candidates, 1);
+    assert!(Fragment::parse("a=end-of-candidates").unwrap().credentials.is_none());
+    for (text, reason) in [
+        ("", "neither"),
+        ("hello", "not an SDP fragment"),
+        ("a=ice-ufrag:EsAw", "only one"),
+        ("a=ice-ufrag:E\r\na=ice-pwd:P2uYro0UCOQ4zxjKXaWCBui1", "malformed"),
+    ] {
+        let error = Fragment::parse(text).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    let ours = local().to_fragment();
+    assert!(ours.starts_with("a=ice-lite\r\na=ice-ufrag:ours\r\n") && ours.contains("typ host\r\n"), "{ours}");
+}

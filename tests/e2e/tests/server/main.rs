@@ -1,0 +1,22 @@
+//! End to end: the real server, real peers, real packets, in network namespaces. Needs root.
+//!
+//! Waits are for conditions, bounded generously; no test depends on how fast the machine is. Where
+//! loss is asserted to be zero, no ring on the way can overflow: packets come one at a time.
+
+mod cameras;
+mod cameras_cache;
+mod cameras_nack;
+mod cameras_push;
+mod cameras_rtp;
+mod engines;
+mod fanout;
+mod ice;
+mod inspect;
+mod lifecycle;
+mod media;
+mod metrics;
+mod publisher;
+mod refusal;
+mod reload;
+mod rtcp;
+mod verify;

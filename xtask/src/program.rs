@@ -1,0 +1,68 @@
+//! The programs of `tests/` that commands run: what each needs, and how it is built.
+
+use std::{path::PathBuf, process::Command};
+
+use crate::{
+    ebpf::{self, Objects},
+    process::{Outcome, cargo, root, run as run_command},
+    setup::{self, Scope},
+    test,
+};
+
+/// A program of one of the packages of `tests/`.
+pub struct Program {
+    name: &'static str,
+    /// Programs that it starts.
+    others: &'static [&'static str],
+    /// A release build alone is worth measuring.
+    release: bool,
+    needs: Scope,
+}
+
+pub const DEMO: Program = Program { name: "demo", others: &[], release: false, needs: Scope::Everything };
+/// Asks the kernel's verifier.
+pub const VERIFY_EBPF: Program = Program { name: "verify-ebpf", others: &[], release: false, needs: Scope::BuildOnly };
+/// Times are the kernel's own, whatever the build.
+pub const BENCH_DATAPATH: Program =
+    Program { name: "bench-datapath", others: &[], release: false, needs: Scope::Networks };
+pub const BENCH_FANOUT: Program = Program {
+    name: "bench-fanout",
+    others: &["bench-fanout-host", "load-cameras"],
+    release: true,
+    needs: Scope::Networks,
+};
+pub const BENCH_CAMERAS: Program =
+    Program { name: "bench-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
+pub const LOAD_CAMERAS: Program = Program { name: "load-cameras", others: &[], release: true, needs: Scope::BuildOnly };
+pub const SOAK_CAMERAS: Program =
+    Program { name: "soak-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
+
+impl Program {
+    /// Sets up, builds and runs it, with its arguments.
+    ///
+    /// # Errors
+    /// When something cannot be built, or the program fails.
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        setup::run(self.needs)?;
+        ebpf::build(Objects::All)?;
+        if self.release {
+            let mut build = cargo();
+            build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "forwarder-user"]);
+            run_command(build.args([self.name].iter().chain(self.others).flat_map(|binary| ["--bin", binary])))?;
+        } else {
+            test::build_everything()?;
+        }
+        run_command(Command::new(self.path()).args(arguments).current_dir(root()))
+    }
+
+    fn path(&self) -> PathBuf {
+        root().join("target").join(if self.release { "release" } else { "debug" }).join(self.name)
+    }
+
+    /// What it says of its own options. `None`: it has not been built.
+    pub fn help(&self) -> Option<Command> {
+        let mut command = Some(self.path()).filter(|path| path.is_file()).map(Command::new)?;
+        command.arg("--help");
+        Some(command)
+    }
+}
