@@ -79,6 +79,6 @@ fn clip(archive: &mut Archive) -> io::Result<()> {
     for file in files.iter().filter(|file| file.is_file()) {
         archive.copy(&file.display().to_string(), file)?;
     }
-    // `tests/../target`
-    archive.folder(&root().join("tests").display().to_string())
+    // `tests/kit/../../target`
+    archive.folder(&root().join("tests/kit").display().to_string())
 }

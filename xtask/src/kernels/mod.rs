@@ -303,8 +303,13 @@ fn guest(
     names: &[(String, String)],
     console: &Console<'_>,
 ) -> Outcome<report::Result> {
-    // Emulated, on a busy machine, with all fixtures.
-    const PATIENCE: Duration = Duration::from_secs(3 * 3600);
+    // Emulated, on a busy machine.
+    let minutes = match steps {
+        ["load"] => 20,
+        steps if steps.contains(&"fixtures") => 180,
+        _ => 60,
+    };
+    let patience = Duration::from_secs(minutes * 60);
     let missing = || format!("nothing was made for {}", kernel.name);
     let linux = lock(&made.linux).iter().find(|(name, _)| *name == kernel.name).map(|(_, linux)| linux.clone());
     let linux = linux.ok_or_else(missing)?;
@@ -313,7 +318,7 @@ fn guest(
     let programs = lock(&made.programs).iter().find(|it| it.machine == kernel.machine).cloned().ok_or_else(missing)?;
     let initramfs = root().join(format!("target/kernels/{}.cpio", kernel.name));
     initramfs::write(&initramfs, &linux, &programs, &FIXTURES)?;
-    let report = qemu.run(&linux.image, &initramfs, steps, PATIENCE, console)?;
+    let report = qemu.run(&linux.image, &initramfs, steps, patience, console)?;
     fs::remove_file(&initramfs).map_err(|error| archive::failed(&initramfs, &error))?;
     Ok(report::Result::new(kernel, &linux.release, qemu.accelerator(), &report, steps, names))
 }
