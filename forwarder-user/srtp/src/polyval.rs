@@ -17,6 +17,9 @@ pub struct Product {
 
 impl Product {
     /// Of none.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn zero() -> Self {
@@ -25,6 +28,9 @@ impl Product {
     }
 
     /// Adds the four products of two registers' lanes.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F and VPCLMULQDQ.
     #[inline]
     #[target_feature(enable = "avx512f,vpclmulqdq")]
     pub fn add(&mut self, a: __m512i, b: __m512i) {
@@ -36,6 +42,9 @@ impl Product {
     }
 
     /// The sum of the lanes, as a block.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F, AVX-512BW, PCLMULQDQ and SSSE3.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,pclmulqdq,ssse3")]
     pub fn reduced(self) -> __m128i {
@@ -54,6 +63,9 @@ fn sum(lanes: __m512i) -> __m128i {
 }
 
 /// a · b · x^-128 in POLYVAL's field.
+///
+/// # Safety
+/// The processor has PCLMULQDQ and SSSE3.
 #[inline]
 #[target_feature(enable = "pclmulqdq,ssse3")]
 pub fn multiply(a: __m128i, b: __m128i) -> __m128i {
@@ -76,6 +88,9 @@ fn reduce(low: __m128i, high: __m128i) -> __m128i {
 }
 
 /// A shuffle that reverses a block's bytes.
+///
+/// # Safety
+/// The processor has SSE2.
 #[inline]
 #[target_feature(enable = "sse2")]
 pub fn reversed() -> __m128i {
