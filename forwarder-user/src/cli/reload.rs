@@ -26,7 +26,6 @@ pub struct Reload {
 /// The control task's part of the live keys.
 pub fn live(config: &Config) -> LiveConfig {
     LiveConfig {
-        max_sdp: config.limits.http_body_bytes,
         report_interval: config.rtcp.interval(),
         source_report_interval: config.rtcp.source_interval(),
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,

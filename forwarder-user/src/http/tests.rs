@@ -21,6 +21,7 @@ fn router(config: &Config, control: Control) -> Router {
 }
 
 const OFFER: &str = "v=0\r\n";
+const FRAGMENT: &str = "a=ice-ufrag:new\r\n";
 
 /// Answers by what it is asked: offers for the stream `busy` conflict, and so on.
 fn scripted() -> Control {
@@ -28,9 +29,10 @@ fn scripted() -> Control {
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Offer { role, stream, sdp, reply } => drop(reply.send(offer(role, &stream, sdp))),
-                Command::Patch { session, if_match, fragment, reply, .. } => {
-                    drop(reply.send(patched(&session, if_match, fragment)));
+                Command::Admit { reply, .. } => drop(reply.send(Ok(()))),
+                Command::Offer { role, stream, reply, .. } => drop(reply.send(offer(role, &stream))),
+                Command::Patch { session, if_match, reply, .. } => {
+                    drop(reply.send(patched(&session, if_match)));
                 }
                 Command::Delete { session, reply, .. } if session == "known" => drop(reply.send(Ok(()))),
                 Command::Delete { reply, .. } => drop(reply.send(Err(Refusal::NotFound("no such session".into())))),
@@ -45,20 +47,20 @@ fn scripted() -> Control {
     Control::new(sender)
 }
 
-fn offer(role: Role, stream: &str, sdp: String) -> Result<Answer, Refusal> {
+fn offer(role: Role, stream: &str) -> Result<Answer, Refusal> {
     match stream {
         "busy" => Err(Refusal::Conflict("the stream has a publisher already".into())),
         "odd" => Err(Refusal::NotAcceptable("no codec in common".into())),
         "full" => Err(Refusal::Unavailable("all sessions are in use".into())),
         "bad" => Err(Refusal::Malformed("line 1 is not SDP".into())),
-        _ => Ok(Answer { session: "s1".into(), sdp: format!("{role:?} {sdp}"), etag: "e1".into() }),
+        _ => Ok(Answer { session: "s1".into(), sdp: format!("{role:?} {OFFER}"), etag: "e1".into() }),
     }
 }
 
-fn patched(session: &str, if_match: Option<String>, fragment: String) -> Result<Patched, Refusal> {
+fn patched(session: &str, if_match: Option<String>) -> Result<Patched, Refusal> {
     match (session, if_match.as_deref()) {
         ("known", Some("e1")) => Ok(Patched::Trickled),
-        ("known", Some("*")) => Ok(Patched::Restarted { fragment, etag: "e2".into() }),
+        ("known", Some("*")) => Ok(Patched::Restarted { fragment: FRAGMENT.into(), etag: "e2".into() }),
         ("known", None) => Err(Refusal::PreconditionRequired("send If-Match".into())),
         ("known", Some(_)) => Err(Refusal::PreconditionFailed("another ICE session".into())),
         _ => Err(Refusal::NotFound("no such session".into())),
@@ -207,7 +209,7 @@ async fn patch_trickles_and_restarts() {
         assert_eq!(restarted.status, StatusCode::OK);
         assert_eq!(restarted.header("content-type"), "application/trickle-ice-sdpfrag");
         assert_eq!(restarted.header("etag"), "\"e2\"");
-        assert_eq!(restarted.body, "a=ice-ufrag");
+        assert_eq!(restarted.body, FRAGMENT);
     }
     refused(&patch("known", "", "x").await, 428, "If-Match");
     refused(&patch("known", "\"e0\"", "x").await, 412, "another");

@@ -28,8 +28,6 @@ pub struct StreamConfig {
     pub media: Vec<MediaAddress>,
     /// Publishers and viewers together; more are refused with 503. Default 1,000.
     pub max_sessions: usize,
-    /// SDP offers and fragments above this many bytes are refused. Default 65,536.
-    pub max_sdp: usize,
     /// A session that has no keys after this time is dropped. Default 15 s.
     pub connect_timeout: Duration,
     /// How often RR go to publishers and SR to viewers. Default 1 s.
@@ -62,7 +60,6 @@ impl StreamConfig {
         Self {
             media,
             max_sessions: 1000,
-            max_sdp: 65_536,
             connect_timeout: Duration::from_secs(15),
             report_interval: Duration::from_secs(1),
             source_report_interval: Duration::from_secs(3),
@@ -81,7 +78,6 @@ impl StreamConfig {
 /// What of it may change while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
-    pub max_sdp: usize,
     pub report_interval: Duration,
     pub source_report_interval: Duration,
     pub remb_max: u64,
@@ -92,9 +88,7 @@ pub struct LiveConfig {
 impl StreamConfig {
     /// Takes over new values; sessions that are there go on.
     pub fn set(&mut self, live: LiveConfig) {
-        let LiveConfig { max_sdp, report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode } =
-            live;
-        self.max_sdp = max_sdp;
+        let LiveConfig { report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode } = live;
         self.report_interval = report_interval;
         self.source_report_interval = source_report_interval;
         self.remb_max = remb_max;

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 pub use config::{LiveConfig, MediaAddress, StreamConfig};
 
 use penstock_engine::{Engine, Event, Role};
+use penstock_webrtc::sdp::{Fragment, Offer};
 
 /// Commands that may wait for the control task before a sender has to.
 const COMMAND_QUEUE: usize = 256;
@@ -93,13 +94,26 @@ pub enum Refusal {
     Unavailable(String),
 }
 
+/// What somebody wants who has sent a text that nobody has read yet.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Open { role: Role, stream: String },
+    Change { session: String, role: Role, stream: String },
+}
+
 /// Commands to the control task.
 #[derive(Debug)]
 pub enum Command {
+    /// Whether an offer or a fragment is worth reading.
+    Admit {
+        request: Request,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// An offer as read, or why it cannot be.
     Offer {
         role: Role,
         stream: String,
-        sdp: String,
+        offer: Result<Box<Offer>, String>,
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
     Patch {
@@ -107,7 +121,7 @@ pub enum Command {
         role: Role,
         stream: String,
         if_match: Option<String>,
-        fragment: String,
+        fragment: Result<Fragment, String>,
         reply: oneshot::Sender<Result<Patched, Refusal>>,
     },
     Delete {
@@ -143,6 +157,12 @@ impl Control {
         Self { commands }
     }
 
+    /// Texts are read here, in the task of whoever sent them, and only after it is known that there is room for
+    /// what they may ask for.
+    async fn admit(&self, request: Request) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Admit { request, reply }).await.unwrap_or_else(stopped)
+    }
+
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(make(reply)).await.ok()?;
@@ -154,7 +174,9 @@ impl Control {
     /// # Errors
     /// [`Refusal`], with a reason for people.
     pub async fn offer(&self, role: Role, stream: String, sdp: String) -> Result<Answer, Refusal> {
-        self.ask(|reply| Command::Offer { role, stream, sdp, reply }).await.unwrap_or_else(stopped)
+        self.admit(Request::Open { role, stream: stream.clone() }).await?;
+        let offer = Offer::parse(&sdp).map(Box::new);
+        self.ask(|reply| Command::Offer { role, stream, offer, reply }).await.unwrap_or_else(stopped)
     }
 
     /// Trickle or ICE restart. `if_match` is the entity tag without quotes, or `*`.
@@ -169,6 +191,8 @@ impl Control {
         if_match: Option<String>,
         fragment: String,
     ) -> Result<Patched, Refusal> {
+        self.admit(Request::Change { session: session.clone(), role, stream: stream.clone() }).await?;
+        let fragment = Fragment::parse(&fragment);
         self.ask(|reply| Command::Patch { session, role, stream, if_match, fragment, reply })
             .await
             .unwrap_or_else(stopped)

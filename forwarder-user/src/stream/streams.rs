@@ -12,6 +12,7 @@ use super::session::{PublisherTrack, Session};
 use super::sessions::Sessions;
 use super::{Answer, Refusal};
 use penstock_engine::Role;
+use penstock_webrtc::sdp::Offer;
 
 /// Whom an answer goes to.
 pub(super) type Reply = oneshot::Sender<Result<Answer, Refusal>>;
@@ -37,7 +38,7 @@ pub(super) struct Sourced {
     /// Its wall clock against ours, from the first SR of its present connection.
     pub(super) clock: Option<SenderClock>,
     /// Offers that wait until it is known what it sends.
-    pub(super) waiting: Vec<(String, Reply)>,
+    pub(super) waiting: Vec<(Box<Offer>, Reply)>,
 }
 
 impl Streams {

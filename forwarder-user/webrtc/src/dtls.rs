@@ -8,12 +8,13 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion, Fingerprint};
+use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion};
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};
 use zeroize::Zeroizing;
 
 use super::client_hello::{ClientHello, Knows};
 use super::openssl;
+use super::sdp::{Fingerprint, Hash, is_meant};
 
 /// Room for what a stack gives out at once: a record, or a certificate.
 const OUTPUT: usize = 2048;
@@ -66,18 +67,13 @@ pub fn provider() -> &'static CryptoProvider {
     &PROVIDER
 }
 
-/// SHA-256 of a certificate.
-fn fingerprint(certificate: &[u8]) -> Fingerprint {
-    Fingerprint { hash_func: "sha-256".into(), bytes: provider().sha256_provider.sha256(certificate).to_vec() }
-}
-
 /// DTLS 1.2 with one peer. In 1.3 the client chooses the SRTP profile, and Chromium's first choice is not GCM.
 pub struct Dtls {
     stack: Box<dyn DtlsInstance>,
     /// Until a client's ClientHello has shown which stack it needs.
     undecided: Option<Undecided>,
-    /// SHA-256 of the peer's certificate, as its offer says.
-    expected: Option<Fingerprint>,
+    /// Digests of the peer's certificate, as its offer says.
+    expected: Option<Box<[Fingerprint]>>,
     /// The peer has shown that certificate.
     verified: bool,
     /// Until they are told.
@@ -115,17 +111,18 @@ impl Dtls {
         })
     }
 
-    /// Begins, once: an ICE restart keeps the association. `peer`: SHA-256 of the peer's certificate,
-    /// hexadecimal octets with colons. Returns our own certificate's, with the name of the hash.
+    /// Begins, once: an ICE restart keeps the association. `peer`: digests of the peer's certificate.
+    /// Returns the SHA-256 of our own, as `a=fingerprint` has it.
     ///
     /// # Errors
-    /// `peer` is no such text, or the stack refuses.
-    pub fn start(&mut self, now: Instant, active: bool, peer: &str) -> Result<String, DtlsError> {
+    /// It has begun already, or the stack refuses.
+    pub fn start(&mut self, now: Instant, active: bool, peer: &[Fingerprint]) -> Result<String, DtlsError> {
         let Some(undecided) = self.undecided.as_ref().filter(|_| self.expected.is_none()) else {
             return Err(DtlsError::Start("it has begun already".into()));
         };
-        let own = fingerprint(&undecided.certificate.certificate).to_string();
-        self.expected = Some(format!("sha-256 {peer}").parse().map_err(DtlsError::Start)?);
+        let own = Fingerprint::of(&undecided.certificate.certificate, Hash::Sha256);
+        let own = own.ok_or_else(|| DtlsError::Start("no SHA-256".into()))?.to_string();
+        self.expected = Some(peer.into());
         self.stack.set_active(active);
         self.stack.handle_timeout(now)?;
         if active {
@@ -182,7 +179,7 @@ impl Dtls {
             match self.stack.poll_output(&mut buffer) {
                 DtlsOutput::Packet(packet) => send.push_back(packet.to_vec()),
                 DtlsOutput::PeerCert(certificate) => {
-                    self.verified = self.expected.as_ref() == Some(&fingerprint(certificate));
+                    self.verified = self.expected.as_ref().is_some_and(|expected| is_meant(expected, certificate));
                     if !self.verified {
                         return Err(DtlsError::Certificate);
                     }

@@ -3,6 +3,8 @@
 //! Everything here is sans-IO: time and datagrams come in as arguments, datagrams and events come
 //! out. `stream` owns the sockets, the clock and the calls to the engine.
 
+#[cfg(test)]
+mod allocations;
 mod client_hello;
 pub mod dtls;
 pub mod keys;

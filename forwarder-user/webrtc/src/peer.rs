@@ -114,7 +114,7 @@ impl Peer {
             self.ice.set_remote_credentials(IceCreds { ufrag: remote.ufrag.clone(), pass: remote.pwd.clone() });
             self.ice.handle_timeout(now);
             let active = remote.setup == Setup::Passive;
-            self.fingerprint = self.dtls.start(now, active, &remote.fingerprint).map_err(failed)?;
+            self.fingerprint = self.dtls.start(now, active, &remote.fingerprints).map_err(failed)?;
             Ok(())
         })?;
         self.remote = Some(remote.clone());

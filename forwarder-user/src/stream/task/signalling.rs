@@ -12,7 +12,7 @@ use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
-use crate::stream::{Answer, Command, Patched, Refusal};
+use crate::stream::{Answer, Command, Patched, Refusal, Request};
 use penstock_engine::Role;
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -27,14 +27,23 @@ impl Task {
     pub(in crate::stream) fn command(&mut self, command: Command, now: Instant) {
         // Whoever asked may have gone meanwhile; then there is nobody to answer.
         match command {
-            Command::Offer { role: Role::Subscriber, stream, sdp, reply } if self.streams.is_undescribed(&stream) => {
-                self.wait_for_description(&stream, sdp, reply);
+            Command::Admit { request, reply } => {
+                let admitted = self.admit(&request, now);
+                if let (Err(refusal), Request::Open { role, .. }) = (&admitted, &request) {
+                    self.refused(*role, refusal);
+                }
+                let _ = reply.send(admitted);
             }
-            Command::Offer { role, stream, sdp, reply } => self.answer(role, stream, &sdp, reply, now),
+            Command::Offer { role: Role::Subscriber, stream, offer: Ok(offer), reply }
+                if self.streams.is_undescribed(&stream) =>
+            {
+                self.wait_for_description(&stream, offer, reply);
+            }
+            Command::Offer { role, stream, offer, reply } => self.answer(role, stream, offer, reply, now),
             Command::Patch { session, role, stream, if_match, fragment, reply } => {
                 let patched = self
                     .find(&session, role, &stream)
-                    .and_then(|key| self.patch(key, if_match.as_deref(), &fragment, now));
+                    .and_then(|key| self.patch(key, if_match.as_deref(), fragment, now));
                 let _ = reply.send(patched);
             }
             Command::Delete { session, role, stream, reply } => {
@@ -55,11 +64,46 @@ impl Task {
         }
     }
 
-    pub(super) fn answer(&mut self, role: Role, stream: String, sdp: &str, reply: Reply, now: Instant) {
-        let answer = self.offer(role, stream, sdp, now);
+    fn refused(&mut self, role: Role, refusal: &Refusal) {
+        self.counters.refused_offers += 1;
+        tracing::info!(?role, "offer refused: {refusal}");
+    }
+
+    /// Looks at what can be known without reading what somebody has sent.
+    fn admit(&self, request: &Request, now: Instant) -> Result<(), Refusal> {
+        match request {
+            Request::Change { session, role, stream } => self.find(session, *role, stream).map(drop),
+            Request::Open { role: Role::Publisher, stream } => {
+                self.in_the_way(stream, now)?;
+                self.has_room()
+            }
+            Request::Open { role: Role::Subscriber, stream } if self.streams.is_undescribed(stream) => self.has_room(),
+            Request::Open { role: Role::Subscriber, stream } => {
+                self.stream_formats(stream)?;
+                self.has_room()
+            }
+        }
+    }
+
+    fn has_room(&self) -> Result<(), Refusal> {
+        let limit = self.config.max_sessions;
+        match self.sessions.len() < limit {
+            true => Ok(()),
+            false => Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may"))),
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        role: Role,
+        stream: String,
+        offer: Result<Box<Offer>, String>,
+        reply: Reply,
+        now: Instant,
+    ) {
+        let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, &offer, now));
         if let Err(refusal) = &answer {
-            self.counters.refused_offers += 1;
-            tracing::info!(?role, "offer refused: {refusal}");
+            self.refused(role, refusal);
         }
         let abandoned = reply.send(answer);
         // Nobody will ever connect to a session that nobody was told of.
@@ -75,27 +119,20 @@ impl Task {
         key.ok_or_else(|| Refusal::NotFound("no such session; it may have ended".into()))
     }
 
-    fn offer(&mut self, role: Role, stream: String, sdp: &str, now: Instant) -> Result<Answer, Refusal> {
-        if sdp.len() > self.config.max_sdp {
-            return Err(Refusal::Malformed(format!("the offer is larger than {} bytes", self.config.max_sdp)));
-        }
-        let offer = Offer::parse(sdp).map_err(Refusal::Malformed)?;
+    fn offer(&mut self, role: Role, stream: String, offer: &Offer, now: Instant) -> Result<Answer, Refusal> {
         let plans = match role {
-            Role::Publisher => sdp::negotiate_publisher(&offer).map_err(Refusal::NotAcceptable)?,
+            Role::Publisher => sdp::negotiate_publisher(offer).map_err(Refusal::NotAcceptable)?,
             Role::Subscriber => {
                 let formats = self.stream_formats(&stream)?;
                 let any_profile = self.streams.has_source(&stream);
-                sdp::negotiate_viewer(&offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
+                sdp::negotiate_viewer(offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
             }
         };
         if role == Role::Publisher {
             self.make_way(&stream, now)?;
         }
-        if self.sessions.len() >= self.config.max_sessions {
-            let limit = self.config.max_sessions;
-            return Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may")));
-        }
-        self.open(role, stream, &offer, &plans, now)
+        self.has_room()?;
+        self.open(role, stream, offer, &plans, now)
     }
 
     /// What the stream's publisher sends.
@@ -109,26 +146,35 @@ impl Task {
 
     /// Ends a publisher that is no longer there, so that a new one can take its place.
     pub(super) fn make_way(&mut self, stream: &str, now: Instant) -> Result<(), Refusal> {
+        let former = self.in_the_way(stream, now)?;
+        self.release(stream);
+        if let Some(key) = former {
+            self.close(key, "it was silent, and a new publisher came");
+        }
+        Ok(())
+    }
+
+    /// A publisher that is no longer there.
+    fn in_the_way(&self, stream: &str, now: Instant) -> Result<Option<Key>, Refusal> {
         match self.ingest.sources.get(stream).map(|source| (source.pushed, source.status().state)) {
             None => {}
             Some((false, _)) => {
                 return Err(Refusal::Conflict(format!("{stream:?} has a source in the configuration")));
             }
             // Its publisher has gone, though he might come back.
-            Some((true, State::Waiting)) => self.release(stream),
+            Some((true, State::Waiting)) => {}
             Some((true, _)) => return Err(Refusal::Conflict(format!("{stream:?} has a publisher already, by RTSP"))),
         }
-        let Some(key) = self.streams.publisher(stream) else { return Ok(()) };
-        let Some(session) = self.sessions.get(key) else { return Ok(()) };
+        let Some(key) = self.streams.publisher(stream) else { return Ok(None) };
+        let Some(session) = self.sessions.get(key) else { return Ok(None) };
         let gone = match (session.media.is_some(), session.peer.consent()) {
             (true, Some(consent)) => now.duration_since(consent) > PUBLISHER_SILENT,
             _ => now.duration_since(session.created) > PUBLISHER_CONNECTING,
         };
-        if !gone {
-            return Err(Refusal::Conflict(format!("{stream:?} has a publisher already")));
+        match gone {
+            true => Ok(Some(key)),
+            false => Err(Refusal::Conflict(format!("{stream:?} has a publisher already"))),
         }
-        self.close(key, "it was silent, and a new publisher came");
-        Ok(())
     }
 
     fn open(
@@ -177,11 +223,14 @@ impl Task {
 
     /// RFC 9725 §4.3: candidates need no tag here, since we use none of them; a restart names the
     /// ICE session that it replaces, or `*`.
-    fn patch(&mut self, key: Key, if_match: Option<&str>, text: &str, now: Instant) -> Result<Patched, Refusal> {
-        if text.len() > self.config.max_sdp {
-            return Err(Refusal::Malformed(format!("the fragment is larger than {} bytes", self.config.max_sdp)));
-        }
-        let fragment = Fragment::parse(text).map_err(Refusal::Malformed)?;
+    fn patch(
+        &mut self,
+        key: Key,
+        if_match: Option<&str>,
+        fragment: Result<Fragment, String>,
+        now: Instant,
+    ) -> Result<Patched, Refusal> {
+        let fragment = fragment.map_err(Refusal::Malformed)?;
         let session = self.sessions.get_mut(key).ok_or_else(|| Refusal::NotFound("no such session".into()))?;
         if if_match.is_some_and(|tag| tag != "*" && tag != session.etag) {
             return Err(Refusal::PreconditionFailed("If-Match names another ICE session than the current one".into()));

@@ -14,13 +14,14 @@ use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
 use crate::stream::streams::Reply;
 use penstock_engine::Role;
+use penstock_webrtc::sdp::Offer;
 
 /// Viewers of one stream that may wait for its source to be described.
 const MAX_WAITING: usize = 256;
 
 impl Task {
     /// Keeps an offer until the source is described, or fails.
-    pub(super) fn wait_for_description(&mut self, stream: &str, sdp: String, reply: Reply) {
+    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, reply: Reply) {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
         sourced.waiting.retain(|(_, reply)| !reply.is_closed());
@@ -37,7 +38,7 @@ impl Task {
                 self.counters.refused_offers += 1;
                 let _ = reply.send(Err(Refusal::Unavailable(text)));
             }
-            None => sourced.waiting.push((sdp, reply)),
+            None => sourced.waiting.push((offer, reply)),
         }
         self.update_demand(stream);
     }
@@ -170,8 +171,8 @@ impl Task {
         for kind in kinds {
             self.attach_viewers(stream, kind, now);
         }
-        for (sdp, reply) in waiting {
-            self.answer(Role::Subscriber, stream.to_owned(), &sdp, reply, now);
+        for (offer, reply) in waiting {
+            self.answer(Role::Subscriber, stream.to_owned(), Ok(offer), reply, now);
         }
         self.update_demand(stream);
     }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::stream::ids::Key;
 use crate::stream::task::Task;
-use crate::stream::{Answer, Command, Refusal};
+use crate::stream::{Answer, Command, Refusal, Request};
 use penstock_engine::Event;
 use penstock_srtp::kdf::Keys;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer};
@@ -20,6 +20,7 @@ use penstock_webrtc::dtls::Keying;
 use penstock_webrtc::keys;
 use penstock_webrtc::peer::Pair;
 use penstock_webrtc::rtcp::{self, Incoming};
+use penstock_webrtc::sdp::Offer;
 
 pub(super) const PUBLISH: &str = include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp");
 pub(super) const PLAY: &str = include_str!("../../../webrtc/src/sdp/fixtures/chromium_play.sdp");
@@ -57,7 +58,12 @@ impl Lab {
 
     pub(super) fn offer(&mut self, role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
         let (reply, mut answer) = oneshot::channel();
-        self.task.command(Command::Offer { role, stream: stream.into(), sdp: sdp.into(), reply }, self.now);
+        let (told, mut admitted) = oneshot::channel();
+        let request = Request::Open { role, stream: stream.into() };
+        self.task.command(Command::Admit { request, reply: told }, self.now);
+        admitted.try_recv().unwrap()?;
+        let offer = Offer::parse(sdp).map(Box::new);
+        self.task.command(Command::Offer { role, stream: stream.into(), offer, reply }, self.now);
         answer.try_recv().unwrap()
     }
 

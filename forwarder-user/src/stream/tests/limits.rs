@@ -71,7 +71,7 @@ async fn more_sessions_than_allowed_are_refused() {
 
 #[tokio::test]
 async fn refused_offers_leave_nothing_behind() {
-    let mut lab = Lab::new(StreamConfig { max_sdp: 20_000, ..config() }).await;
+    let mut lab = Lab::new(config()).await;
     let cases = [
         (Role::Publisher, "hello".to_owned()),
         (Role::Publisher, "v=0\r\n".repeat(10_000)),

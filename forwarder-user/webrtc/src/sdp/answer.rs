@@ -49,25 +49,22 @@ impl Answer<'_> {
     /// The SDP text.
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(2048);
-        let mids = self.sections().filter(|(_, _, plan)| **plan != Plan::Rejected);
-        let mids = mids.map(|(_, section, _)| section.mid.as_str()).collect::<Vec<_>>().join(" ");
         // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "v=0\r\no=- {} 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\na=group:BUNDLE {mids}\r\n\
-             a=msid-semantic: WMS *\r\n",
-            self.sdp_id
-        );
+        let _ = write!(text, "v=0\r\no=- {} 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-lite\r\n", self.sdp_id);
+        let mids = self.sections().filter(|(_, section, plan)| **plan != Plan::Rejected && !section.mid.is_empty());
+        let mids = mids.map(|(_, section, _)| section.mid.as_str()).collect::<Vec<_>>().join(" ");
+        if !mids.is_empty() {
+            let _ = write!(text, "a=group:BUNDLE {mids}\r\n");
+        }
+        text.push_str("a=msid-semantic: WMS *\r\n");
         let mut candidates = Some(&self.local.candidates);
         for (index, section, plan) in self.sections() {
             match plan {
                 Plan::Rejected => {
-                    let format = section.formats_text.first().map_or("0", String::as_str);
-                    let _ = write!(
-                        text,
-                        "m={} 0 {} {format}\r\nc=IN IP4 0.0.0.0\r\na=mid:{}\r\na=inactive\r\n",
-                        section.media, section.protocol, section.mid
-                    );
+                    let Section { media, protocol, first_format, .. } = section;
+                    let _ = write!(text, "m={media} 0 {protocol} {first_format}\r\nc=IN IP4 0.0.0.0\r\n");
+                    write_mid(&mut text, section);
+                    text.push_str("a=inactive\r\n");
                 }
                 Plan::Active(format) | Plan::Inactive(format) => {
                     let active = matches!(plan, Plan::Active(_));
@@ -95,13 +92,12 @@ impl Answer<'_> {
         };
         let (pt, codec) = (format.payload_type, format.codec);
         let local = self.local;
+        let _ = write!(text, "m={} 9 {} {pt}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol);
+        write_mid(text, section);
         let _ = write!(
             text,
-            "m={} 9 {} {pt}\r\nc=IN IP4 0.0.0.0\r\na=mid:{}\r\na={direction}\r\na=rtcp-mux\r\n\
+            "a={direction}\r\na=rtcp-mux\r\n\
              a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=fingerprint:{}\r\na=setup:{}\r\na=rtpmap:{pt} {}/{}{}\r\n",
-            section.media,
-            section.protocol,
-            section.mid,
             local.ufrag,
             local.pwd,
             local.fingerprint,
@@ -129,6 +125,13 @@ impl Answer<'_> {
             let _ = write!(text, "a=msid:{cname} {media}\r\na=ssrc:{ssrc} cname:{cname}\r\n");
             let _ = write!(text, "a=ssrc:{ssrc} msid:{cname} {media}\r\n");
         }
+    }
+}
+
+/// `a=mid`, where the offer has one.
+fn write_mid(text: &mut String, section: &Section) {
+    if !section.mid.is_empty() {
+        let _ = write!(text, "a=mid:{}\r\n", section.mid);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::answer::{LocalDescription, write_candidate};
+use super::lines::{MAX_CANDIDATES, check};
 use super::offer::check_credentials;
 
 /// `application/trickle-ice-sdpfrag`, as far as we use it. Candidates are counted only: an
@@ -21,14 +22,15 @@ impl Fragment {
     /// A sentence that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut ufrag, mut pwd, mut candidates, mut end) = (None, None, 0, false);
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            if line.as_bytes().get(1) != Some(&b'=') {
-                return Err("this is not an SDP fragment".into());
-            }
+        for (number, line) in text.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
+            check(number, line).map_err(|why| format!("this is not an SDP fragment: {why}"))?;
             let Some(attribute) = line.strip_prefix("a=") else { continue };
             match attribute.split_once(':').unwrap_or((attribute, "")) {
                 ("ice-ufrag", value) if ufrag.is_none() => ufrag = Some(value.trim().to_owned()),
                 ("ice-pwd", value) if pwd.is_none() => pwd = Some(value.trim().to_owned()),
+                ("candidate", _) if candidates == MAX_CANDIDATES => {
+                    return Err(format!("the fragment has more than {MAX_CANDIDATES} candidates"));
+                }
                 ("candidate", _) => candidates += 1,
                 ("end-of-candidates", _) => end = true,
                 _ => {}

@@ -5,13 +5,19 @@
 //! per SSRC, no retransmission, no header extensions.
 
 mod answer;
+#[cfg(test)]
+mod cost_tests;
+mod fingerprint;
 mod fragment;
+mod lines;
 mod negotiate;
 mod offer;
+mod steps;
 #[cfg(test)]
 mod tests;
 
 pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again};
+pub use fingerprint::{Fingerprint, Hash, is_meant};
 pub use fragment::Fragment;
 pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
 pub use offer::{Offer, RemoteDescription, Section, Setup};

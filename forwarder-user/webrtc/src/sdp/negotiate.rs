@@ -42,7 +42,7 @@ pub fn negotiate_publisher(offer: &Offer) -> Result<Vec<Plan>, String> {
     } else if !media.iter().any(|section| section.sends) {
         "the offer sends nothing: a publisher's sections are sendonly or sendrecv".into()
     } else if !media.iter().any(|section| section.usable()) {
-        "the offer has no open section with the protocol UDP/TLS/RTP/SAVPF".into()
+        "the offer has no open section with a protocol of WebRTC (UDP/TLS/RTP/SAVPF)".into()
     } else {
         format!("no codec in common: the offer sends {}, we carry {CARRIED}", names(&media))
     })
@@ -104,15 +104,15 @@ fn idle(section: &Section) -> Plan {
 
 /// Codec names of sections, for messages.
 fn names(sections: &[&Section]) -> String {
+    const SHOWN: usize = 12;
     let mut names: Vec<String> = vec![];
     for section in sections {
         let known = section.formats.iter().map(Format::to_string);
         for name in known.chain(section.unknown.iter().cloned()) {
-            if !names.contains(&name) {
+            if names.len() < SHOWN && !names.contains(&name) {
                 names.push(name);
             }
         }
     }
-    names.truncate(12);
     if names.is_empty() { "no codec at all".into() } else { names.join(", ") }
 }

@@ -1,10 +1,24 @@
-//! Reading an SDP offer.
+//! What an SDP offer means: media sections, their formats, the transport.
 
+use super::fingerprint::Fingerprint;
+use super::lines::{self, FEEDBACK, Media, Part};
 use penstock_media::Kind;
 use penstock_media::codec::{Codec, Format};
 
-/// Media sections that an offer may have; browsers make one per track.
-const MAX_SECTIONS: usize = 64;
+/// Names of formats that we do not carry, kept of one section for messages.
+const MAX_UNKNOWN: usize = 16;
+/// Protocols of `m=` lines that all mean DTLS-SRTP where there is a fingerprint: offers of others than browsers
+/// have each of them (RFC 9429 §5.1.2).
+const PROTOCOLS: [&str; 8] = [
+    "UDP/TLS/RTP/SAVPF",
+    "UDP/TLS/RTP/SAVP",
+    "TCP/DTLS/RTP/SAVPF",
+    "TCP/DTLS/RTP/SAVP",
+    "RTP/SAVPF",
+    "RTP/SAVP",
+    "RTP/AVPF",
+    "RTP/AVP",
+];
 
 /// Who starts the DTLS handshake (RFC 8842 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +33,8 @@ pub enum Setup {
 pub struct RemoteDescription {
     pub ufrag: String,
     pub pwd: String,
-    /// Upper-case hexadecimal octets with colons, SHA-256 of the certificate.
-    pub fingerprint: String,
+    /// Of its certificates, at least one.
+    pub fingerprints: Box<[Fingerprint]>,
     pub setup: Setup,
 }
 
@@ -29,11 +43,11 @@ pub struct RemoteDescription {
 pub struct Section {
     /// `None`: neither audio nor video.
     pub kind: Option<Kind>,
-    /// First words of the `m=` line: media, port, protocol, formats.
+    /// First words of the `m=` line: media, port, protocol, the first format.
     pub media: String,
     pub protocol: String,
-    pub formats_text: Vec<String>,
-    /// `a=mid`.
+    pub first_format: String,
+    /// `a=mid`; empty where a lone section has none.
     pub mid: String,
     /// The offerer sends media in it.
     pub sends: bool,
@@ -50,7 +64,7 @@ pub struct Section {
 impl Section {
     /// Audio or video over DTLS-SRTP.
     pub fn usable(&self) -> bool {
-        self.kind.is_some() && !self.closed && self.protocol == "UDP/TLS/RTP/SAVPF"
+        self.kind.is_some() && !self.closed && PROTOCOLS.contains(&self.protocol.as_str())
     }
 }
 
@@ -61,204 +75,127 @@ pub struct Offer {
     pub sections: Vec<Section>,
 }
 
-/// Lines of the session part or of one media section, after its first line.
-type Lines<'a> = Vec<&'a str>;
-
 impl Offer {
-    /// Reads an offer.
+    /// Reads an offer, in time and memory that grow with the length of the text and nothing else (`lines`).
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (session, sections) = split(text)?;
-        if sections.is_empty() {
+        let parts = lines::read(text)?;
+        if parts.sections.is_empty() {
             return Err("the offer has no media section (no m= line)".into());
         }
-        if sections.len() > MAX_SECTIONS {
-            return Err(format!("the offer has more than {MAX_SECTIONS} media sections"));
-        }
-        let bundled: Vec<&str> = attributes(&session, "group")
-            .filter_map(|group| group.strip_prefix("BUNDLE"))
-            .flat_map(str::split_ascii_whitespace)
-            .collect();
-        let default_direction = direction(&session).unwrap_or((true, true));
-        let parsed =
-            sections.iter().map(|lines| section(lines, &bundled, default_direction)).collect::<Result<Vec<_>, _>>()?;
-        for (i, one) in parsed.iter().enumerate() {
-            if parsed[..i].iter().any(|other| other.mid == one.mid) {
+        let (session, lone) = (&parts.session, parts.sections.len() == 1);
+        let read = parts.sections.iter().filter_map(|part| Some((part, part.media.as_ref()?)));
+        let sections = read.map(|(part, media)| section(part, media, session, lone)).collect::<Result<Vec<_>, _>>()?;
+        for (i, one) in sections.iter().enumerate() {
+            if sections[..i].iter().any(|other| other.mid == one.mid) {
                 return Err(format!("two media sections have the identification tag (a=mid) {}", one.mid));
             }
         }
-        let usable = parsed.iter().filter(|section| section.usable());
-        if usable.clone().count() > 1 && usable.clone().any(|section| !bundled.contains(&section.mid.as_str())) {
+        let usable = sections.iter().filter(|section| section.usable());
+        let bundled = |section: &Section| session.bundle.contains(&section.mid.as_str());
+        if usable.clone().count() > 1 && !usable.clone().all(bundled) {
             return Err("the media sections are not all in one BUNDLE group (a=group:BUNDLE)".into());
         }
-        let remote = transport(&session, &sections, &parsed)?;
-        Ok(Self { remote, sections: parsed })
+        let open = parts.sections.iter().zip(&sections).filter(|(_, section)| !section.closed).map(|(part, _)| part);
+        let remote = transport(session, open.chain([session]))?;
+        Ok(Self { remote, sections })
     }
 }
 
-/// Session lines, then the lines of each media section, `m=` first.
-fn split(text: &str) -> Result<(Lines<'_>, Vec<Lines<'_>>), String> {
-    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).peekable();
-    if lines.peek() != Some(&"v=0") {
-        return Err("this is not SDP: it does not start with v=0".into());
-    }
-    let mut session = vec![];
-    let mut sections: Vec<Lines<'_>> = vec![];
-    for line in lines {
-        if line.as_bytes().get(1) != Some(&b'=') || line.chars().any(char::is_control) {
-            return Err(format!("this is not SDP: line {:?}", line.chars().take(80).collect::<String>()));
-        }
-        if line.starts_with("m=") {
-            sections.push(vec![line]);
-        } else if let Some(section) = sections.last_mut() {
-            section.push(line);
-        } else {
-            session.push(line);
-        }
-    }
-    Ok((session, sections))
-}
-
-/// Values of `a=name:value`.
-fn attributes<'a>(lines: &'a [&'a str], name: &'a str) -> impl Iterator<Item = &'a str> {
-    lines.iter().filter_map(move |line| line.strip_prefix("a=")?.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-}
-
-fn has_flag(lines: &[&str], name: &str) -> bool {
-    lines.iter().any(|line| line.strip_prefix("a=").is_some_and(|flag| flag.trim() == name))
-}
-
-/// (sends, receives), if the lines say so.
-fn direction(lines: &[&str]) -> Option<(bool, bool)> {
-    lines.iter().find_map(|line| match line.trim() {
-        "a=sendrecv" => Some((true, true)),
-        "a=sendonly" => Some((true, false)),
-        "a=recvonly" => Some((false, true)),
-        "a=inactive" => Some((false, false)),
-        _ => None,
-    })
-}
-
-fn section(lines: &[&str], bundled: &[&str], default_direction: (bool, bool)) -> Result<Section, String> {
-    let first = lines.first().copied().unwrap_or_default();
-    let mut words = first.trim_start_matches("m=").split_ascii_whitespace();
-    let (Some(media), Some(port), Some(protocol)) = (words.next(), words.next(), words.next()) else {
-        return Err(format!("malformed media section: {first:?}"));
-    };
-    let port: u16 = port.parse().map_err(|_| format!("malformed port in {first:?}"))?;
-    let formats_text: Vec<String> = words.map(str::to_owned).collect();
-    if formats_text.is_empty() {
-        return Err(format!("no format in {first:?}"));
-    }
-    let mid = attributes(lines, "mid").next().unwrap_or_default();
-    if mid.is_empty() || mid.len() > 64 || !mid.bytes().all(|byte| byte.is_ascii_graphic()) {
+fn section(part: &Part<'_>, media: &Media<'_>, session: &Part<'_>, lone: bool) -> Result<Section, String> {
+    let mid = part.mid.unwrap_or_default();
+    if (mid.is_empty() && !lone) || mid.len() > 64 || !mid.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("a media section has no identification tag (a=mid)".into());
     }
-    let kind = match media {
+    let kind = match media.kind {
         "audio" => Some(Kind::Audio),
         "video" => Some(Kind::Video),
         _ => None,
     };
-    let (sends, receives) = direction(lines).unwrap_or(default_direction);
+    let (sends, receives) = part.direction.or(session.direction).unwrap_or((true, true));
     let mut section = Section {
         kind,
-        media: media.to_owned(),
-        protocol: protocol.to_owned(),
+        media: media.kind.to_owned(),
+        protocol: media.protocol.to_owned(),
+        first_format: media.first_format.to_owned(),
         mid: mid.to_owned(),
         sends,
         receives,
-        closed: port == 0 && !bundled.contains(&mid),
+        closed: media.port == 0 && !session.bundle.contains(&mid),
         formats: vec![],
         unknown: vec![],
-        formats_text,
     };
     if let Some(kind) = kind {
-        read_formats(&mut section, lines, kind);
+        media.formats.iter().for_each(|format| read_format(&mut section, media, format, kind));
     }
     Ok(section)
 }
 
-fn read_formats(section: &mut Section, lines: &[&str], kind: Kind) {
-    for text in &section.formats_text {
-        // RFC 5761 §4: 64 to 95 would look like RTCP.
-        let Some(payload_type) = text.parse::<u8>().ok().filter(|pt| *pt < 128 && !(64..96).contains(pt)) else {
-            continue;
-        };
-        let value = |name| {
-            attributes(lines, name).find_map(|value| {
-                let (pt, rest) = value.split_once(' ')?;
-                (pt == text.as_str()).then(|| rest.trim())
-            })
-        };
-        // RFC 3551 §6: these payload types mean the same without a=rtpmap.
-        let rtpmap = value("rtpmap").or(match payload_type {
-            0 => Some("PCMU/8000"),
-            8 => Some("PCMA/8000"),
-            9 => Some("G722/8000"),
-            _ => None,
-        });
-        let Some(rtpmap) = rtpmap else { continue };
-        let mut parts = rtpmap.split('/');
-        let name = parts.next().unwrap_or_default();
-        let clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(0);
-        let channels = parts.next().map_or(Some(1), |channels| channels.parse().ok()).unwrap_or(0);
-        let codec = Codec::from_rtpmap(name, clock_rate, channels).filter(|codec| codec.kind() == kind);
-        let Some(codec) = codec else {
-            let helper = ["rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "CN"];
-            if !helper.iter().any(|helper| helper.eq_ignore_ascii_case(name)) {
-                section.unknown.push(name.chars().take(32).collect());
-            }
-            continue;
-        };
-        let feedback = attributes(lines, "rtcp-fb").filter_map(|value| {
-            let (pt, rest) = value.split_once(' ')?;
-            (pt == text.as_str() || pt == "*").then(|| rest.trim().to_owned())
-        });
-        section.formats.push(Format {
-            payload_type,
-            codec,
-            fmtp: value("fmtp").unwrap_or_default().to_owned(),
-            feedback: feedback.collect(),
-        });
+fn read_format(section: &mut Section, media: &Media<'_>, format: &lines::Format<'_>, kind: Kind) {
+    // RFC 5761 §4: 64 to 95 would look like RTCP.
+    if (64..96).contains(&format.payload_type) {
+        return;
     }
+    // RFC 3551 §6: these payload types mean the same without a=rtpmap.
+    let rtpmap = format.rtpmap.or(match format.payload_type {
+        0 => Some("PCMU/8000"),
+        8 => Some("PCMA/8000"),
+        9 => Some("G722/8000"),
+        _ => None,
+    });
+    let Some(rtpmap) = rtpmap else { return };
+    let mut parts = rtpmap.split('/');
+    let name = parts.next().unwrap_or_default();
+    let clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(0);
+    let channels = parts.next().map_or(Some(1), |channels| channels.parse().ok()).unwrap_or(0);
+    let codec = Codec::from_rtpmap(name, clock_rate, channels).filter(|codec| codec.kind() == kind);
+    let Some(codec) = codec else {
+        let helper = ["rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "CN"];
+        if section.unknown.len() < MAX_UNKNOWN && !helper.iter().any(|helper| helper.eq_ignore_ascii_case(name)) {
+            section.unknown.push(name.chars().take(32).collect());
+        }
+        return;
+    };
+    let offered = format.feedback | media.feedback;
+    let feedback = FEEDBACK.iter().enumerate().filter(|(place, _)| offered & (1 << place) != 0);
+    section.formats.push(Format {
+        payload_type: format.payload_type,
+        codec,
+        fmtp: format.fmtp.unwrap_or_default().to_owned(),
+        feedback: feedback.map(|(_, kind)| (*kind).to_owned()).collect(),
+    });
 }
 
-/// ICE and DTLS of the bundle: from the session part, or from the first section that has them.
-fn transport(session: &[&str], sections: &[Lines<'_>], parsed: &[Section]) -> Result<RemoteDescription, String> {
-    let open = sections.iter().zip(parsed).filter(|(_, section)| !section.closed).map(|(lines, _)| &lines[..]);
-    let parts: Vec<&[&str]> = open.chain([session]).collect();
-    let first = |name| parts.iter().find_map(|lines| attributes(lines, name).next());
-    let (Some(ufrag), Some(pwd)) = (first("ice-ufrag"), first("ice-pwd")) else {
+/// ICE and DTLS of the bundle: from the first section that has them, or from the session part.
+fn transport<'a>(
+    session: &Part<'a>,
+    parts: impl Iterator<Item = &'a Part<'a>> + Clone,
+) -> Result<RemoteDescription, String> {
+    let ufrag = parts.clone().find_map(|part| part.ufrag);
+    let (Some(ufrag), Some(pwd)) = (ufrag, parts.clone().find_map(|part| part.pwd)) else {
         return Err("the offer has no ICE credentials (a=ice-ufrag, a=ice-pwd)".into());
     };
     check_credentials(ufrag, pwd)?;
-    let mut fingerprints = parts.iter().flat_map(|lines| attributes(lines, "fingerprint")).peekable();
-    if fingerprints.peek().is_none() {
-        return Err("the offer has no DTLS certificate fingerprint (a=fingerprint)".into());
+    let given = parts.clone().find(|part| !part.fingerprints.is_empty());
+    let given = given.ok_or("the offer has no DTLS certificate fingerprint (a=fingerprint)")?;
+    let read = given.fingerprints.iter().map(|value| Fingerprint::parse(value)).collect::<Result<Vec<_>, _>>();
+    let read = read.map_err(|_| "malformed a=fingerprint")?;
+    let fingerprints: Box<[Fingerprint]> = read.into_iter().flatten().collect();
+    if fingerprints.is_empty() {
+        return Err("the offer has no SHA-256, SHA-384 or SHA-512 fingerprint (a=fingerprint:sha-256)".into());
     }
-    let fingerprint = fingerprints
-        .find_map(|value| {
-            let (hash, hex) = value.split_once(' ')?;
-            hash.eq_ignore_ascii_case("sha-256").then(|| hex.trim().to_ascii_uppercase())
-        })
-        .ok_or("the offer has no SHA-256 fingerprint (a=fingerprint:sha-256)")?;
-    let octets = fingerprint.split(':');
-    let is_octet = |octet: &str| octet.len() == 2 && octet.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if octets.clone().count() != 32 || !octets.clone().all(is_octet) {
-        return Err("malformed a=fingerprint:sha-256".into());
-    }
-    let setup = match first("setup") {
+    let setup = match parts.clone().find_map(|part| part.setup) {
         Some("active") => Setup::Active,
         Some("passive") => Setup::Passive,
         Some("actpass") | None => Setup::ActPass,
         Some(_) => return Err("a=setup is none of actpass, active and passive".into()),
     };
-    if has_flag(session, "ice-lite") {
+    if session.ice_lite {
         return Err("the offerer is ICE-lite and so are we: nobody would check the path".into());
     }
-    Ok(RemoteDescription { ufrag: ufrag.to_owned(), pwd: pwd.to_owned(), fingerprint, setup })
+    Ok(RemoteDescription { ufrag: ufrag.to_owned(), pwd: pwd.to_owned(), fingerprints, setup })
 }
 
 /// Lengths of RFC 8839 §5.4; the characters are taken more liberally than there, as peers do.

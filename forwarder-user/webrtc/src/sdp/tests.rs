@@ -147,7 +147,7 @@ fn data_channels_and_foreign_protocols_get_port_0() {
     let answer = answer(&offer, &plans, &[]);
     assert!(answer.contains("m=application 0 UDP/DTLS/SCTP webrtc-datachannel\r\n"), "{answer}");
     assert!(answer.contains("a=group:BUNDLE 1\r\n"));
-    let plain = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP");
+    let plain = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", "RTP/QUIC");
     let error = negotiate_publisher(&Offer::parse(&plain).unwrap()).unwrap_err();
     assert!(error.contains("UDP/TLS/RTP/SAVPF"), "{error}");
 }
@@ -232,6 +232,43 @@ fn offers_cut_off_or_damaged_anywhere_do_not_panic() {
 fn static_payload_types_need_no_rtpmap() {
     let text = OBS_PUBLISH.replace("SAVPF 111", "SAVPF 8 0").replace("a=rtpmap:111 opus/48000/2\n", "");
     assert_eq!(actives(&publish(&text))[0], (Codec::Pcma, 8));
+}
+
+/// What weak but honest peers write.
+#[test]
+fn unusual_offers_are_taken() {
+    let protocols = ["RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "RTP/AVPF", "RTP/SAVP", "RTP/AVP"];
+    for protocol in protocols {
+        let text = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", protocol);
+        let offer = Offer::parse(&text).unwrap();
+        let answer = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+        assert!(answer.contains(&format!("m=audio 9 {protocol} 111\r\n")), "the word is repeated: {answer}");
+    }
+    let ports = CHROMIUM_PUBLISH.replace("m=audio 9 ", "m=audio 9/1 ");
+    assert_eq!(actives(&publish(&ports)).len(), 2);
+    let tab = CHROMIUM_PUBLISH.replace("a=fmtp:111 minptime=10;", "a=fmtp:111\tminptime=10;\t");
+    let offer = Offer::parse(&tab).unwrap();
+    let answered = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+    assert!(answered.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"), "{answered}");
+
+    let (before, video) = CHROMIUM_PUBLISH.split_once("m=video").unwrap();
+    assert!(!video.is_empty());
+    let lone = before.replace("a=mid:0\n", "").replace("a=group:BUNDLE 0 1\n", "");
+    let offer = Offer::parse(&lone).unwrap();
+    let answered = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+    assert!(answered.contains("m=audio 9 ") && !answered.contains("a=mid") && !answered.contains("BUNDLE"));
+}
+
+#[test]
+fn fingerprints_of_every_strong_hash_are_taken() {
+    let line = CHROMIUM_PUBLISH.lines().find(|line| line.starts_with("a=fingerprint")).unwrap();
+    let digest = |name: &str, len: usize| format!("a=fingerprint:{name} {}", vec!["AB"; len].join(":"));
+    let prints = |lines: &str| Offer::parse(&CHROMIUM_PUBLISH.replace(line, lines)).map(|o| o.remote.fingerprints);
+    assert_eq!(prints(&digest("sha-384", 48)).unwrap()[0].hash, Hash::Sha384);
+    assert_eq!(prints(&digest("SHA-512", 64)).unwrap()[0].hash, Hash::Sha512);
+    let several = [digest("sha-1", 20), digest("sha-256", 32), digest("sha-512", 64)].join("\r\n");
+    assert_eq!(prints(&several).unwrap().len(), 2);
+    assert!(prints(&digest("sha-384", 32)).unwrap_err().contains("malformed"));
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! What the tests' allocator counts, for tests of what foreign input costs.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local!(static COUNTED: Cell<(usize, usize)> = const { Cell::new((0, 0)) });
+
+/// The system's allocator, with a count of what each thread asks for.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn add(bytes: usize) {
+    // A thread that ends has no counter any more.
+    let _ = COUNTED.try_with(|counted| counted.set((counted.get().0 + 1, counted.get().1 + bytes)));
+}
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        add(size);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+/// Allocations of this thread and their bytes, in all, while `work` runs; what is freed again counts too.
+pub fn count<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+    let (allocations, bytes) = COUNTED.with(Cell::get);
+    let done = work();
+    let (after, bytes_after) = COUNTED.with(Cell::get);
+    (done, after - allocations, bytes_after - bytes)
+}
