@@ -182,11 +182,14 @@ impl Engine for AutoEngine {
     fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError> {
         let mut state = self.lock();
         let entry = state.sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
-        entry.new.transport = transport;
         if let (Some(kernel), Some(id)) = (&self.kernel, entry.kernel) {
             kernel.move_session(id, transport)?;
         }
-        entry.userspace.map_or(Ok(()), |id| self.userspace.move_session(id, transport))
+        if let Some(id) = entry.userspace {
+            self.userspace.move_session(id, transport)?;
+        }
+        entry.new.transport = transport;
+        Ok(())
     }
 
     fn refresh_session(&self, session: SessionId) {
@@ -226,6 +229,13 @@ impl Engine for AutoEngine {
             (Some(kernel), Some(id), _) => kernel.add_publisher_track(id, track),
             (_, _, Some(id)) => self.userspace.add_publisher_track(id, track),
             _ => Err(EngineError::Unknown("session")),
+        }
+    }
+
+    fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.restore_publisher_track(track),
+            _ => self.userspace.restore_publisher_track(track),
         }
     }
 

@@ -52,8 +52,14 @@ counters! {
     stun_unknown_username;
     /// STUN whose integrity does not fit the session's password.
     stun_bad_integrity;
+    /// STUN checks from an address at which another session's peer is.
+    stun_pair_in_use;
+    /// STUN answers that no session waits for.
+    stun_unknown_answer;
     /// DTLS, RTCP or RTP from an address that no session has.
     unknown_peer;
+    /// Authentic SRTP and SRTCP from addresses that no session has: of peers that have moved.
+    strays_authentic;
     /// SRTCP before the session has keys.
     rtcp_without_keys;
     /// SRTCP with a wrong tag, or too short.
@@ -72,6 +78,8 @@ counters! {
     rtp_auth_failed;
     /// RTP of unknown SSRCs beyond what a session may have checked in a second.
     rtp_rate_limited;
+    /// Tracks whose packets led nowhere, and lead to them again.
+    flows_restored;
     /// SSRCs learnt.
     ssrcs_learnt;
     /// Keyframe requests sent to publishers.

@@ -1,11 +1,12 @@
 //! What the control task keeps of one session.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
+use str0m::ice::TransId;
 
-use super::budget::Budget;
+use super::budget::{Budget, Unknown};
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
@@ -29,6 +30,10 @@ pub(super) struct Session {
     pub(super) ufrag: String,
     /// Address pairs that the index has.
     pub(super) pairs: Vec<Pair>,
+    /// SSRCs under which its peer sends, as the index has them.
+    pub(super) ssrcs: Vec<u32>,
+    /// The id of the STUN request whose answer it awaits, as the index has it.
+    pub(super) request: Option<TransId>,
     pub(super) created: Instant,
     /// When ICE or DTLS want to be called.
     pub(super) peer_deadline: Instant,
@@ -94,12 +99,14 @@ pub(super) struct Media {
     pub(super) refreshed: Instant,
     pub(super) next_report: Instant,
     pub(super) next_remb: Instant,
-    /// Authentications of unknown RTP left in the current second.
-    pub(super) budget: Budget,
+    /// Packets from unknown addresses that are authenticated.
+    pub(super) strays: Budget,
+    /// Which RTP of unknown SSRCs is authenticated.
+    pub(super) unknown: Unknown,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
     /// SSRCs that the publisher used before, and where their index stood: they may come back.
-    pub(super) former: VecDeque<(u32, ExtendedSeq)>,
+    pub(super) former: HashMap<u32, ExtendedSeq>,
 }
 
 /// A kind of media that a publisher sends.

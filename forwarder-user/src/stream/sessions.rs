@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use str0m::ice::TransId;
+
 use super::ids::{Key, random_hex};
 use super::session::Session;
 use penstock_engine::Role;
@@ -10,8 +12,13 @@ use penstock_webrtc::peer::Pair;
 
 /// Address pairs that one session may have in the index.
 const MAX_PAIRS: usize = 16;
-/// An address pair on which ICE checks came so recently is not given to another session.
-const PAIR_IN_USE: Duration = Duration::from_secs(5);
+/// SSRCs of one session that are in the index.
+const MAX_SSRCS: usize = 4;
+/// As long as consent (RFC 7675 §5.1): while a session's peer may be at an address, no check of another session
+/// takes that from it.
+const PAIR_IN_USE: Duration = Duration::from_secs(30);
+/// But one who receives there may, after a silence that is longer than between any client's checks.
+const QUIET: Duration = Duration::from_secs(8);
 /// What connected sessions wait for (reports, looks at ICE) is due together, in steps of this: hundreds
 /// of sessions wake the task fifty times a second and not a thousand times.
 const TICK_MS: u64 = 20;
@@ -23,6 +30,10 @@ pub(super) struct Sessions {
     /// By our ICE username fragment.
     by_ufrag: HashMap<String, Key>,
     by_pair: HashMap<Pair, Key>,
+    /// By an SSRC under which its peer sends; of two sessions with the same, the first.
+    by_ssrc: HashMap<u32, Key>,
+    /// By the id of the STUN request whose answer it awaits.
+    by_request: HashMap<TransId, Key>,
     timers: BTreeSet<(Instant, Key)>,
     /// From when the timers of connected sessions count in steps of [`TICK_MS`].
     started: Instant,
@@ -37,6 +48,8 @@ impl Sessions {
             by_id: HashMap::new(),
             by_ufrag: HashMap::new(),
             by_pair: HashMap::new(),
+            by_ssrc: HashMap::new(),
+            by_request: HashMap::new(),
             timers: BTreeSet::new(),
             started: Instant::now(),
             last: 0,
@@ -83,6 +96,10 @@ impl Sessions {
         for pair in &session.pairs {
             self.by_pair.remove(pair);
         }
+        if let Some(id) = &session.request {
+            self.by_request.remove(id);
+        }
+        self.by_ssrc.retain(|_, owner| *owner != key);
         Some(session)
     }
 
@@ -120,6 +137,24 @@ impl Sessions {
         self.by_pair.get(&pair).copied()
     }
 
+    /// A session's peer has shown that it sends under this SSRC.
+    pub(super) fn sends_under(&mut self, key: Key, ssrc: u32) {
+        let Some(session) = self.all.get_mut(&key).filter(|session| !session.ssrcs.contains(&ssrc)) else { return };
+        if session.ssrcs.len() == MAX_SSRCS {
+            let oldest = session.ssrcs.remove(0);
+            if self.by_ssrc.get(&oldest) == Some(&key) {
+                self.by_ssrc.remove(&oldest);
+            }
+        }
+        session.ssrcs.push(ssrc);
+        self.by_ssrc.entry(ssrc).or_insert(key);
+    }
+
+    /// Who sends under this SSRC.
+    pub(super) fn by_ssrc(&self, ssrc: u32) -> Option<Key> {
+        self.by_ssrc.get(&ssrc).copied()
+    }
+
     /// ICE of a session has restarted, with another username fragment of ours.
     pub(super) fn rename(&mut self, key: Key, ufrag: String) {
         let Some(session) = self.all.get_mut(&key) else { return };
@@ -128,19 +163,57 @@ impl Sessions {
         session.ufrag = ufrag;
     }
 
-    /// An authenticated ICE check came from `pair`: what else comes from there is the session's.
-    pub(super) fn remember(&mut self, key: Key, pair: Pair, now: Instant) {
-        let owner = self.by_pair(pair).and_then(|owner| self.get(owner));
-        let in_use = owner.is_some_and(|owner| {
-            owner.peer.nominated() == Some(pair)
-                && owner.peer.consent().is_some_and(|consent| now.duration_since(consent) < PAIR_IN_USE)
-        });
+    /// Which session waits for the answer to a request of ours.
+    pub(super) fn waiting_for(&mut self, id: TransId) -> Option<(Key, &mut Session)> {
+        let key = self.by_request.get(&id).copied()?;
+        Some((key, self.get_mut(key)?))
+    }
+
+    /// A session waits for the answer with its peer's present id, and for no other any more.
+    pub(super) fn update_request(&mut self, key: Key) {
         let Some(session) = self.all.get_mut(&key) else { return };
-        if in_use || session.pairs.contains(&pair) {
+        let awaited = session.peer.awaited();
+        if session.request == awaited {
             return;
         }
+        if let Some(former) = std::mem::replace(&mut session.request, awaited) {
+            self.by_request.remove(&former);
+        }
+        self.by_request.extend(awaited.map(|id| (id, key)));
+    }
+
+    /// How long the session has been silent whose media goes by `pair`.
+    fn silence(&self, pair: Pair, now: Instant) -> Option<Duration> {
+        let owner = self.get(self.by_pair(pair)?).filter(|owner| owner.peer.nominated() == Some(pair))?;
+        owner.peer.consent().map(|consent| now.duration_since(consent))
+    }
+
+    /// Whether the session that has `pair` may have gone without a word, or was never there.
+    pub(super) fn is_quiet(&self, pair: Pair, now: Instant) -> bool {
+        let owner = self.by_pair(pair).and_then(|owner| self.get(owner));
+        owner.is_none_or(|owner| owner.media.is_none())
+            || self.silence(pair, now).is_none_or(|silence| silence >= QUIET)
+    }
+
+    /// An authenticated ICE check came from `pair`: what else comes from there is the session's. `false`: it is
+    /// another's, who lives.
+    pub(super) fn remember(&mut self, key: Key, pair: Pair, now: Instant) -> bool {
+        match self.by_pair(pair) {
+            Some(owner) if owner == key => return true,
+            Some(_) if self.silence(pair, now).is_some_and(|silence| silence < PAIR_IN_USE) => return false,
+            _ => {}
+        }
+        self.give(key, pair);
+        true
+    }
+
+    /// What comes from `pair` is the session's from now on, whosever it was.
+    pub(super) fn give(&mut self, key: Key, pair: Pair) {
+        let Some(session) = self.all.get_mut(&key).filter(|session| !session.pairs.contains(&pair)) else { return };
         if session.pairs.len() == MAX_PAIRS {
-            let oldest = session.pairs.remove(0);
+            let chosen = session.peer.nominated();
+            let place = session.pairs.iter().position(|pair| Some(*pair) != chosen).unwrap_or(0);
+            let oldest = session.pairs.remove(place);
             self.by_pair.remove(&oldest);
         }
         session.pairs.push(pair);
@@ -189,7 +262,12 @@ impl Sessions {
     /// Nothing is left, and no way that leads to nothing.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let ways = self.by_id.len() + self.by_ufrag.len() + self.by_pair.len() + self.timers.len();
+        let ways = self.by_id.len()
+            + self.by_ufrag.len()
+            + self.by_pair.len()
+            + self.by_request.len()
+            + self.by_ssrc.len()
+            + self.timers.len();
         assert!(!self.all.is_empty() || ways == 0, "{ways} ways lead to sessions that are not there");
         self.all.is_empty()
     }

@@ -1,20 +1,20 @@
 //! What a DTLS client's first message tells before the handshake begins: which SRTP profiles it knows
 //! (RFC 5764 §4.1.1). ClientHellos come in fragments (RFC 6347 §4.2.3), of OpenSSL as small as 230 bytes.
 
-use std::collections::BTreeMap;
-
 /// Datagrams that are looked at before the question is given up.
 const MAX_DATAGRAMS: usize = 16;
+/// Bytes of them that are kept.
+const MAX_KEPT: usize = 16 * 1024;
 /// Largest ClientHello that is put together, in bytes.
 const MAX_LEN: usize = 8192;
+/// Fragments that are looked at. Honest ones have 200 bytes at least.
+const MAX_FRAGMENTS: usize = 64;
 
-/// A ClientHello as far as it has arrived.
+/// A ClientHello as far as it has arrived: in the datagrams, which the stack needs as they came.
 #[derive(Debug, Default)]
 pub struct ClientHello {
-    /// Fragments by offset.
-    pieces: BTreeMap<usize, Vec<u8>>,
-    len: usize,
-    datagrams: usize,
+    datagrams: Vec<Vec<u8>>,
+    kept: usize,
 }
 
 /// What is known so far.
@@ -28,57 +28,77 @@ pub enum Knows {
     NotYet,
 }
 
+/// Where a fragment belongs, and in how long a message.
+struct Fragment<'a> {
+    len: usize,
+    offset: usize,
+    bytes: &'a [u8],
+}
+
 impl ClientHello {
     /// Takes the next datagram.
     pub fn push(&mut self, datagram: &[u8]) -> Knows {
-        self.datagrams += 1;
-        match self.fragments(datagram) {
-            Some(()) if self.len <= MAX_LEN && self.datagrams <= MAX_DATAGRAMS => {}
-            _ => return Knows::Other,
+        if self.datagrams.len() == MAX_DATAGRAMS || self.kept + datagram.len() > MAX_KEPT {
+            return Knows::Other;
         }
-        let beginning = self.beginning();
+        self.kept += datagram.len();
+        self.datagrams.push(datagram.to_vec());
+        let mut fragments = Vec::new();
+        let read = self.datagrams.iter().try_for_each(|datagram| read_fragments(datagram, &mut fragments));
+        let Some(len) = fragments.first().map(|fragment| fragment.len).filter(|_| read.is_some()) else {
+            return Knows::Other;
+        };
+        // Those of another message, or beyond its end, are nobody's mistake.
+        let fits = |fragment: &Fragment<'_>| fragment.len == len && fragment.offset + fragment.bytes.len() <= len;
+        if len > MAX_LEN || !fragments.iter().all(fits) {
+            return Knows::Other;
+        }
+        let beginning = beginning(&mut fragments);
         let mut rest = &beginning[..];
         match srtp_profiles(&mut rest) {
             Some(profiles) if profiles.chunks_exact(2).any(|profile| matches!(profile, [0, 7 | 8])) => Knows::Other,
             Some(_) => Knows::CounterModeOnly,
-            None if beginning.len() < self.len => Knows::NotYet,
+            None if beginning.len() < len => Knows::NotYet,
             None => Knows::Other,
         }
     }
 
-    /// Enters the fragments of a datagram. `None`: it has other things too.
-    fn fragments(&mut self, mut datagram: &[u8]) -> Option<()> {
-        const HANDSHAKE: u8 = 22;
-        const CLIENT_HELLO: u8 = 1;
-        while !datagram.is_empty() {
-            // Type, version, epoch and sequence number, then length.
-            let record = take(&mut datagram, 11)?;
-            let mut content = take_vector(&mut datagram, 2)?;
-            // Type, length (3), message number (2), fragment offset (3), fragment length (3).
-            let header = take(&mut content, 9)?;
-            let fragment = take_vector(&mut content, 3)?;
-            if record[0] != HANDSHAKE || header[0] != CLIENT_HELLO {
-                return None;
-            }
-            self.len = number(&header[1..4]);
-            self.pieces.insert(number(&header[6..9]), fragment.to_vec());
-        }
-        Some(())
+    /// What has come so far, for the stack.
+    pub fn into_datagrams(self) -> Vec<Vec<u8>> {
+        self.datagrams
     }
+}
 
-    /// The message as far as it has come without a gap.
-    fn beginning(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len);
-        for (offset, piece) in &self.pieces {
-            let known = bytes.len().checked_sub(*offset).and_then(|known| piece.get(known..));
-            match known {
-                Some(new) => bytes.extend_from_slice(new),
-                None if *offset > bytes.len() => break,
-                None => {}
-            }
+/// Enters the fragments of a datagram. `None`: it has other things too, or too many.
+fn read_fragments<'a>(mut datagram: &'a [u8], fragments: &mut Vec<Fragment<'a>>) -> Option<()> {
+    const HANDSHAKE: u8 = 22;
+    const CLIENT_HELLO: u8 = 1;
+    while !datagram.is_empty() {
+        // Type, version, epoch and sequence number, then length.
+        let record = take(&mut datagram, 11)?;
+        let mut content = take_vector(&mut datagram, 2)?;
+        // Type, length (3), message number (2), fragment offset (3), fragment length (3).
+        let header = take(&mut content, 9)?;
+        let bytes = take_vector(&mut content, 3)?;
+        if record[0] != HANDSHAKE || header[0] != CLIENT_HELLO || fragments.len() == MAX_FRAGMENTS {
+            return None;
         }
-        bytes
+        fragments.push(Fragment { len: number(&header[1..4]), offset: number(&header[6..9]), bytes });
     }
+    Some(())
+}
+
+/// The message as far as it has come without a gap.
+fn beginning(fragments: &mut [Fragment<'_>]) -> Vec<u8> {
+    fragments.sort_by_key(|fragment| fragment.offset);
+    let mut bytes: Vec<u8> = Vec::new();
+    for fragment in fragments {
+        match bytes.len().checked_sub(fragment.offset) {
+            Some(known) => bytes.extend_from_slice(fragment.bytes.get(known..).unwrap_or_default()),
+            None => break,
+        }
+    }
+    bytes
 }
 
 /// The list of the extension use_srtp, if it has come.
@@ -192,5 +212,29 @@ mod tests {
         let first = record(&body, 0, 20);
         assert!((0..MAX_DATAGRAMS).all(|_| waiting.push(&first) == Knows::NotYet));
         assert_eq!(waiting.push(&first), Knows::Other);
+        let lies = [record(&body, 20, 50), [record(&body, 0, 20), record(&body[..40], 20, 40)].concat()];
+        assert_eq!(ClientHello::default().push(&lies[1]), Knows::Other, "of two lengths");
+        let mut beyond = record(&body, 0, 20);
+        beyond[19..22].copy_from_slice(&[0xff; 3]);
+        assert_eq!(ClientHello::default().push(&beyond), Knows::Other, "behind its own end");
+        assert_eq!(ClientHello::default().push(&lies[0]), Knows::NotYet);
+    }
+
+    /// Whatever a stranger sends as the begin of a handshake: so much is kept, and no more is asked for.
+    #[test]
+    fn the_worst_hellos_cost_no_more_than_the_datagrams() {
+        let mut body = hello(&[1]);
+        body.resize(8192, 0);
+        let tiny: Vec<u8> = (0..60).flat_map(|at| record(&body, at, at + 1)).collect();
+        let empty: Vec<u8> = std::iter::repeat_n(record(&body, 0, 0), 60).flatten().collect();
+        let large = record(&body, 4096, 5600);
+        let huge = vec![22; 60_000];
+        for datagram in [tiny, empty, large, huge] {
+            let mut hello = ClientHello::default();
+            let work = || (0..200).map(|_| hello.push(&datagram)).filter(|knows| *knows == Knows::NotYet).count();
+            let (waited, allocations, bytes) = crate::allocations::count(work);
+            assert!(waited <= MAX_DATAGRAMS && hello.kept <= MAX_KEPT);
+            assert!(bytes <= 200 * 1024 && allocations <= 400, "{allocations} allocations of {bytes} bytes");
+        }
     }
 }

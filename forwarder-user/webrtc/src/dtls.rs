@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion};
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};
@@ -14,10 +14,15 @@ use zeroize::Zeroizing;
 
 use super::client_hello::{ClientHello, Knows};
 use super::openssl;
+use super::records::{self, Random};
 use super::sdp::{Fingerprint, Hash, is_meant};
 
 /// Room for what a stack gives out at once: a record, or a certificate.
 const OUTPUT: usize = 2048;
+
+/// A client that has begun a handshake has so long to show its certificate before another one may begin: longer
+/// than a round trip, so that nobody who sends from its address takes it away.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a DTLS handshake gives to SRTP (RFC 5764 §4.2). Zeroed on drop, never printed.
 pub struct Keying {
@@ -67,11 +72,24 @@ pub fn provider() -> &'static CryptoProvider {
     &PROVIDER
 }
 
+fn new_stack(certificate: &DtlsCert, now: Instant) -> Result<Box<dyn DtlsInstance>, DtlsError> {
+    let mtu = Some(str0m::DATAGRAM_MTU_TARGET);
+    let stack = provider().dtls_provider.new_dtls(certificate, now, DtlsVersion::Dtls12, mtu);
+    stack.map_err(|error| DtlsError::Start(error.to_string()))
+}
+
 /// DTLS 1.2 with one peer. In 1.3 the client chooses the SRTP profile, and Chromium's first choice is not GCM.
 pub struct Dtls {
     stack: Box<dyn DtlsInstance>,
+    /// For the stack that it will be; until the handshake is complete.
+    certificate: Option<DtlsCert>,
     /// Until a client's ClientHello has shown which stack it needs.
-    undecided: Option<Undecided>,
+    undecided: Option<ClientHello>,
+    /// The client whose handshake this is, and since when.
+    client: Option<(Random, Instant)>,
+    /// What went wrong with datagrams that were ignored, last, and how many they were.
+    trouble: Option<String>,
+    ignored: u32,
     /// Digests of the peer's certificate, as its offer says.
     expected: Option<Box<[Fingerprint]>>,
     /// The peer has shown that certificate.
@@ -85,23 +103,17 @@ pub struct Dtls {
     stirred: bool,
 }
 
-struct Undecided {
-    certificate: DtlsCert,
-    hello: ClientHello,
-    /// For the stack that it will be.
-    datagrams: Vec<Vec<u8>>,
-}
-
 impl Dtls {
     /// # Errors
     /// The certificate does not suit the stack.
     pub fn new(certificate: DtlsCert, now: Instant) -> Result<Self, DtlsError> {
-        let mtu = Some(str0m::DATAGRAM_MTU_TARGET);
-        let stack = provider().dtls_provider.new_dtls(&certificate, now, DtlsVersion::Dtls12, mtu);
-        let undecided = Undecided { certificate, hello: ClientHello::default(), datagrams: Vec::new() };
         Ok(Self {
-            stack: stack.map_err(|error| DtlsError::Start(error.to_string()))?,
-            undecided: Some(undecided),
+            stack: new_stack(&certificate, now)?,
+            certificate: Some(certificate),
+            undecided: Some(ClientHello::default()),
+            client: None,
+            trouble: None,
+            ignored: 0,
             expected: None,
             verified: false,
             keying: None,
@@ -117,16 +129,16 @@ impl Dtls {
     /// # Errors
     /// It has begun already, or the stack refuses.
     pub fn start(&mut self, now: Instant, active: bool, peer: &[Fingerprint]) -> Result<String, DtlsError> {
-        let Some(undecided) = self.undecided.as_ref().filter(|_| self.expected.is_none()) else {
+        let Some(certificate) = self.certificate.as_ref().filter(|_| self.expected.is_none()) else {
             return Err(DtlsError::Start("it has begun already".into()));
         };
-        let own = Fingerprint::of(&undecided.certificate.certificate, Hash::Sha256);
+        let own = Fingerprint::of(&certificate.certificate, Hash::Sha256);
         let own = own.ok_or_else(|| DtlsError::Start("no SHA-256".into()))?.to_string();
         self.expected = Some(peer.into());
         self.stack.set_active(active);
         self.stack.handle_timeout(now)?;
         if active {
-            self.undecided = None;
+            (self.undecided, self.certificate) = (None, None);
             // The stack begins a handshake when it is given nothing, of which it may complain.
             let _ = self.stack.handle_packet(&[]);
         }
@@ -134,28 +146,90 @@ impl Dtls {
         Ok(own)
     }
 
-    /// Takes a datagram.
+    /// Takes a datagram. What cannot be of the peer, or cannot be told from what others send in its name, is
+    /// ignored: only the peer's own certificate, or time, ends a handshake.
     ///
     /// # Errors
     /// The session is over.
-    pub fn receive(&mut self, now: Instant, packet: &[u8]) -> Result<(), DtlsError> {
+    pub fn receive(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DtlsError> {
         if self.expected.is_none() {
             return Ok(());
         }
-        self.stirred = true;
-        let Some(undecided) = &mut self.undecided else { return Ok(self.stack.handle_packet(packet)?) };
-        undecided.datagrams.push(packet.to_vec());
-        let knows = undecided.hello.push(packet);
-        if knows == Knows::NotYet {
+        let of_client = !self.stack.is_active();
+        let client = self.client.as_ref().filter(|_| of_client).map(|(random, _)| random);
+        let (datagram, ignored) = records::filter(datagram, of_client, client);
+        if ignored.misplaced > 0 {
+            self.ignore(&"an alert in the clear, or what has no place in a handshake");
+        }
+        if ignored.foreign.is_some() {
+            self.ignore(&"a ClientHello of another client");
+            self.begin_anew(now)?;
+        }
+        if datagram.is_empty() {
             return Ok(());
         }
-        let Some(undecided) = self.undecided.take() else { return Ok(()) };
-        if knows == Knows::CounterModeOnly {
-            let stack = openssl::Instance::new(&undecided.certificate, now);
+        self.stirred = true;
+        if !self.stack.is_active() && self.client.is_none() {
+            self.client = records::first_random(&datagram).map(|random| (random, now));
+        }
+        match self.decide(&datagram, now)? {
+            Some(datagrams) => datagrams.iter().try_for_each(|datagram| self.hand_over(datagram)),
+            None => Ok(()),
+        }
+    }
+
+    /// What the stack is given: nothing while it is not known which one it must be.
+    fn decide(&mut self, datagram: &[u8], now: Instant) -> Result<Option<Vec<Vec<u8>>>, DtlsError> {
+        let Some(hello) = self.undecided.as_mut().filter(|_| !self.connected) else {
+            return Ok(Some(vec![datagram.to_vec()]));
+        };
+        let knows = hello.push(datagram);
+        if knows == Knows::NotYet {
+            return Ok(None);
+        }
+        if let Some(certificate) = self.certificate.as_ref().filter(|_| knows == Knows::CounterModeOnly) {
+            let stack = openssl::Instance::new(certificate, now);
             self.stack = Box::new(stack.map_err(|error| DtlsError::Start(format!("OpenSSL: {error}")))?);
         }
-        undecided.datagrams.iter().try_for_each(|datagram| self.stack.handle_packet(datagram))?;
+        let mut datagrams = self.undecided.take().map(ClientHello::into_datagrams).unwrap_or_default();
+        if datagrams.last().is_none_or(|last| last != datagram) {
+            datagrams.push(datagram.to_vec());
+        }
+        Ok(Some(datagrams))
+    }
+
+    fn hand_over(&mut self, datagram: &[u8]) -> Result<(), DtlsError> {
+        match self.stack.handle_packet(datagram) {
+            // It has ended by itself.
+            Err(error @ DtlsImplError::ConnectionClosed) => Err(error.into()),
+            Err(error) => {
+                self.ignore(&error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn ignore(&mut self, why: &dyn fmt::Display) {
+        self.ignored = self.ignored.saturating_add(1);
+        self.trouble = Some(why.to_string());
+    }
+
+    /// Another client wants a handshake, from the same address. If the present one has been given time, and its
+    /// certificate has not come, it was perhaps the stranger's: the next ClientHello decides anew.
+    fn begin_anew(&mut self, now: Instant) -> Result<(), DtlsError> {
+        let tried = self.client.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= PATIENCE);
+        let Some(certificate) = self.certificate.as_ref().filter(|_| tried && !self.verified) else { return Ok(()) };
+        self.stack = new_stack(certificate, now)?;
+        self.stack.set_active(false);
+        self.stack.handle_timeout(now)?;
+        (self.client, self.undecided) = (None, Some(ClientHello::default()));
         Ok(())
+    }
+
+    /// What went wrong last with datagrams that were ignored, and how many they were.
+    pub fn trouble(&self) -> Option<(&str, u32)> {
+        self.trouble.as_deref().map(|trouble| (trouble, self.ignored))
     }
 
     /// Everything that the stack has to say; datagrams are added to `send`. After each call, and when
@@ -209,6 +283,7 @@ impl Dtls {
             return Err(DtlsError::Certificate);
         }
         self.connected = true;
+        self.certificate = None;
         self.keying.take().map(|keying| Some(DtlsEvent::Connected(keying))).ok_or(DtlsError::NoKeys)
     }
 
@@ -226,3 +301,6 @@ impl Dtls {
         Ok(self.stack.close()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

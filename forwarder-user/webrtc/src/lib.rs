@@ -7,8 +7,10 @@
 mod allocations;
 mod client_hello;
 pub mod dtls;
+mod ice;
 pub mod keys;
 mod openssl;
 pub mod peer;
+mod records;
 pub mod rtcp;
 pub mod sdp;

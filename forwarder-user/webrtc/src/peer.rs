@@ -1,4 +1,4 @@
-//! ICE and DTLS with one peer: str0m's ICE agent, and DTLS beside it.
+//! ICE and DTLS with one peer: `ice`, and DTLS beside it.
 //!
 //! Not str0m's `Rtc`: that would also keep buffers, statistics and timers of media, which never passes here,
 //! 20 KB a session (decision 21).
@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use str0m::config::DtlsCert;
-use str0m::ice::{IceAgent, IceAgentEvent, IceCreds, StunMessage, StunPacket};
-use str0m::net::Protocol;
-use str0m::{Candidate, IceConnectionState};
+use str0m::ice::{StunMessage, TransId};
 
-use super::dtls::{self, Dtls, DtlsEvent, Keying};
+use super::dtls::{Dtls, DtlsEvent, Keying};
+use super::ice::Ice;
 use super::sdp::{LocalDescription, RemoteDescription, Setup};
 
 /// A datagram to send.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Datagram {
     /// Index of our socket.
     pub socket: usize,
@@ -38,10 +37,8 @@ pub struct Pair {
 pub enum PeerEvent {
     /// DTLS is complete and the peer's certificate is the one of its offer.
     Connected(Keying, Pair),
-    /// ICE nominated another pair.
+    /// The peer is at another pair, and has shown it.
     Moved(Pair),
-    /// The peer sent no ICE check for 15 s.
-    Disconnected,
     /// The peer closed DTLS, or our own closing is complete.
     Closed,
 }
@@ -62,7 +59,7 @@ pub struct PeerError(String);
 
 /// ICE and DTLS with one peer.
 pub struct Peer {
-    ice: IceAgent,
+    ice: Ice,
     dtls: Dtls,
     /// What DTLS sends before ICE has nominated a pair.
     unsent: VecDeque<Vec<u8>>,
@@ -72,34 +69,28 @@ pub struct Peer {
     remote: Option<RemoteDescription>,
     /// SHA-256 of our certificate, with its name.
     fingerprint: String,
-    nominated: Option<Pair>,
+    /// Where media goes, as was told last.
+    told: Option<Pair>,
     connected: bool,
-    consent: Option<Instant>,
     /// Time as it was told last: it never goes back.
     now: Instant,
 }
 
 impl Peer {
-    /// ICE-lite: we answer checks and send none.
+    /// ICE-lite: we answer checks, and send none but those by which a peer shows that it has moved.
     ///
     /// # Errors
-    /// A local address is none that ICE can use.
+    /// The certificate does not suit DTLS.
     pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[SocketAddr]>) -> Result<Self, PeerError> {
-        let mut ice = IceAgent::with_hmac(IceCreds::new(), dtls::provider().sha1_hmac_provider);
-        ice.set_ice_lite(true);
-        for local in locals.iter() {
-            ice.add_local_candidate(Candidate::host(*local, "udp").map_err(failed)?);
-        }
         Ok(Self {
-            ice,
+            ice: Ice::new(now),
             dtls: guard(|| Dtls::new(certificate, now).map_err(failed))?,
             unsent: VecDeque::new(),
             locals: Arc::clone(locals),
             remote: None,
             fingerprint: String::new(),
-            nominated: None,
+            told: None,
             connected: false,
-            consent: None,
             now,
         })
     }
@@ -111,8 +102,7 @@ impl Peer {
     pub fn accept(&mut self, remote: &RemoteDescription) -> Result<LocalDescription, PeerError> {
         let now = self.now;
         guard(|| {
-            self.ice.set_remote_credentials(IceCreds { ufrag: remote.ufrag.clone(), pass: remote.pwd.clone() });
-            self.ice.handle_timeout(now);
+            self.ice.accept(&remote.ufrag, &remote.pwd);
             let active = remote.setup == Setup::Passive;
             self.fingerprint = self.dtls.start(now, active, &remote.fingerprints).map_err(failed)?;
             Ok(())
@@ -129,8 +119,7 @@ impl Peer {
         let remote = self.remote.take().ok_or_else(|| PeerError("ICE restart before the offer".into()))?;
         let remote = RemoteDescription { ufrag, pwd, ..remote };
         guard(|| {
-            self.ice.ice_restart(IceCreds::new(), true);
-            self.ice.set_remote_credentials(IceCreds { ufrag: remote.ufrag.clone(), pass: remote.pwd.clone() });
+            self.ice.restart(&remote.ufrag, &remote.pwd);
             Ok(())
         })?;
         let local = self.describe(&remote);
@@ -139,10 +128,10 @@ impl Peer {
     }
 
     fn describe(&self, remote: &RemoteDescription) -> LocalDescription {
-        let credentials = self.ice.local_credentials();
+        let (ufrag, pwd) = self.ice.local();
         LocalDescription {
-            ufrag: credentials.ufrag.clone(),
-            pwd: credentials.pass.clone(),
+            ufrag: ufrag.to_owned(),
+            pwd: pwd.to_owned(),
             fingerprint: self.fingerprint.clone(),
             active: remote.setup == Setup::Passive,
             candidates: self.locals.to_vec(),
@@ -154,41 +143,56 @@ impl Peer {
         self.remote.as_ref().map(|remote| remote.ufrag.as_str())
     }
 
-    /// The nominated pair, once there is one.
+    /// The pair that DTLS and media go by, once there is one.
     pub fn nominated(&self) -> Option<Pair> {
-        self.nominated
+        self.ice.chosen()
     }
 
-    /// When the last authenticated ICE check of the peer came.
+    /// When the peer last showed by ICE that it is there.
     pub fn consent(&self) -> Option<Instant> {
-        self.consent
+        self.ice.alive()
     }
 
-    /// Takes a check of the peer. `false`: its integrity is not that of our password, nothing changed.
+    /// Is this a check of the peer: user names, and the integrity of our password? Nothing changes.
+    pub fn is_check(&self, message: &StunMessage<'_>) -> bool {
+        guard(|| Ok(self.ice.is_authentic(message))).unwrap_or(false)
+    }
+
+    /// Takes a check that [`is_check`](Self::is_check).
     ///
     /// # Errors
     /// The session is over.
-    pub fn stun(&mut self, now: Instant, from: Pair, message: StunMessage<'_>) -> Result<bool, PeerError> {
-        let Some(local) = self.locals.get(from.socket).copied() else {
+    pub fn stun(&mut self, now: Instant, from: Pair, message: &StunMessage<'_>) -> Result<(), PeerError> {
+        if from.socket >= self.locals.len() {
             return Err(PeerError("no such socket".into()));
-        };
-        if !message.is_binding_request() {
-            return Ok(false);
         }
         self.now = self.now.max(now);
-        let packet = StunPacket { proto: Protocol::Udp, source: from.peer, destination: local, message };
-        let authentic = guard(|| {
-            // The agent checks the user names and the integrity before all else.
-            let authentic = self.ice.handle_packet(now, packet);
-            if authentic {
-                self.ice.handle_timeout(self.now);
-            }
-            Ok(authentic)
-        })?;
-        if authentic {
-            self.consent = Some(now);
-        }
-        Ok(authentic)
+        guard(|| {
+            self.ice.check(self.now, from, message);
+            Ok(())
+        })
+    }
+
+    /// Takes an answer to a request of ours. `false`: it is none, nothing changed.
+    pub fn stun_answer(&mut self, now: Instant, from: Pair, message: &StunMessage<'_>) -> bool {
+        self.now = self.now.max(now);
+        guard(|| Ok(self.ice.answer(self.now, from, message))).unwrap_or(false)
+    }
+
+    /// Something that only the peer can have made came from there: asks whether it receives there, too.
+    pub fn probe(&mut self, now: Instant, pair: Pair) {
+        self.now = self.now.max(now);
+        self.ice.probe(self.now, pair);
+    }
+
+    /// What went wrong last with DTLS that was ignored, and how often, for the log.
+    pub fn trouble(&self) -> Option<(&str, u32)> {
+        self.dtls.trouble()
+    }
+
+    /// The id of the request whose answer is awaited.
+    pub fn awaited(&self) -> Option<TransId> {
+        self.ice.awaited()
     }
 
     /// Takes DTLS.
@@ -207,7 +211,7 @@ impl Peer {
     pub fn timeout(&mut self, now: Instant) -> Result<(), PeerError> {
         self.now = self.now.max(now);
         guard(|| {
-            self.ice.handle_timeout(self.now);
+            self.ice.timeout(self.now);
             Ok(())
         })
     }
@@ -233,49 +237,35 @@ impl Peer {
     }
 
     fn poll_ice(&mut self, polled: &mut Polled) {
-        while let Some(event) = self.ice.poll_event() {
-            match event {
-                IceAgentEvent::NominatedSend { source, destination, .. } => {
-                    let pair = self.socket(source).map(|socket| Pair { socket, peer: destination });
-                    if pair.is_some() && self.nominated != pair {
-                        self.nominated = pair;
-                        polled.events.extend(pair.filter(|_| self.connected).map(PeerEvent::Moved));
-                    }
-                }
-                IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                    polled.events.push(PeerEvent::Disconnected);
-                }
-                _ => {}
-            }
+        let chosen = self.ice.chosen();
+        if self.connected && chosen != self.told {
+            self.told = chosen;
+            polled.events.extend(chosen.map(PeerEvent::Moved));
         }
-        while let Some(transmit) = self.ice.poll_transmit() {
-            let Some(socket) = self.socket(transmit.source) else { continue };
-            polled.datagrams.push(Datagram { socket, peer: transmit.destination, bytes: transmit.contents.into() });
-        }
-        polled.deadline = self.ice.poll_timeout();
+        polled.datagrams = self.ice.poll();
+        polled.deadline = self.ice.deadline();
     }
 
     fn poll_dtls(&mut self, polled: &mut Polled) -> Result<(), PeerError> {
         match self.dtls.poll(self.now, &mut self.unsent).map_err(failed)? {
             Some(DtlsEvent::Connected(keying)) => {
-                let pair = self.nominated.ok_or_else(|| PeerError("DTLS without a nominated pair".into()))?;
-                self.connected = true;
+                let pair = self.ice.chosen().ok_or_else(|| PeerError("DTLS without a nominated pair".into()))?;
+                (self.connected, self.told) = (true, Some(pair));
                 polled.events.push(PeerEvent::Connected(keying, pair));
             }
             Some(DtlsEvent::Closed) => polled.events.push(PeerEvent::Closed),
             None => {}
         }
-        if let Some(Pair { socket, peer }) = self.nominated {
+        if let Some(Pair { socket, peer }) = self.ice.chosen() {
+            if !self.unsent.is_empty() {
+                self.ice.commit();
+            }
             polled.datagrams.extend(self.unsent.drain(..).map(|bytes| Datagram { socket, peer, bytes }));
             // Nothing is sent after the handshake but the end.
             self.unsent.shrink_to_fit();
         }
         polled.deadline = [polled.deadline, self.dtls.deadline()].into_iter().flatten().min();
         Ok(())
-    }
-
-    fn socket(&self, local: SocketAddr) -> Option<usize> {
-        self.locals.iter().position(|address| *address == local)
     }
 }
 

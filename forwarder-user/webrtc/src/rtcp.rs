@@ -37,6 +37,12 @@ pub struct Reception {
     pub delay_since_last_sr: u32,
 }
 
+/// Largest compound packet that is read, in bytes: RTCP fits into one packet of a network (RFC 3550 §6.1).
+pub const MAX_COMPOUND: usize = 1500;
+/// Most that is read of one compound. A NACK names 17 packets in 4 bytes, so that its sender could make us look for
+/// thousands; nobody gets more than some hundred again in a second.
+const MAX_FOUND: usize = 512;
+
 /// The packet contradicts its own lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
@@ -44,8 +50,11 @@ pub struct Malformed;
 /// Reads a compound packet, or a lone one (RFC 5506). Types that we do not use are passed over.
 ///
 /// # Errors
-/// [`Malformed`], also when a later part of the compound is.
+/// [`Malformed`], also when a later part of the compound is, and beyond [`MAX_COMPOUND`].
 pub fn parse(mut compound: &[u8]) -> Result<Vec<Incoming>, Malformed> {
+    if compound.len() > MAX_COMPOUND {
+        return Err(Malformed);
+    }
     let mut found = vec![];
     while let Some(header) = compound.first_chunk::<4>() {
         let len = 4 * (1 + usize::from(u16::from_be_bytes([header[2], header[3]])));
@@ -77,21 +86,30 @@ pub fn parse(mut compound: &[u8]) -> Result<Vec<Incoming>, Malformed> {
 fn read_nack(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
     let feedback = TransportFeedback::parse(packet).map_err(|_| Malformed)?;
     let nack = feedback.parse_fci::<Nack>().map_err(|_| Malformed)?;
-    found.extend(nack.entries().map(|seq| Incoming::Missing { ssrc: feedback.media_ssrc(), seq }));
+    let missing = nack.entries().map(|seq| Incoming::Missing { ssrc: feedback.media_ssrc(), seq });
+    found.extend(missing.take(MAX_FOUND.saturating_sub(found.len())));
     Ok(())
 }
 
 fn read_feedback(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
     let feedback = PayloadFeedback::parse(packet).map_err(|_| Malformed)?;
     match packet[0] & 0x1f {
-        1 => found.push(Incoming::KeyframeRequest { ssrc: feedback.media_ssrc() }),
+        1 => want_keyframe(feedback.media_ssrc(), found),
         4 => {
             let fir = feedback.parse_fci::<Fir>().map_err(|_| Malformed)?;
-            found.extend(fir.entries().map(|entry| Incoming::KeyframeRequest { ssrc: entry.ssrc() }));
+            fir.entries().for_each(|entry| want_keyframe(entry.ssrc(), found));
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Once for each SSRC in a row: a request that is repeated asks for nothing more.
+fn want_keyframe(ssrc: u32, found: &mut Vec<Incoming>) {
+    let request = Incoming::KeyframeRequest { ssrc };
+    if found.last() != Some(&request) && found.len() < MAX_FOUND {
+        found.push(request);
+    }
 }
 
 fn reception(block: &ReportBlock<'_>) -> Reception {
@@ -271,6 +289,30 @@ mod tests {
         let missing = |seq| Incoming::Missing { ssrc: 2, seq };
         assert_eq!(parse(&nack).unwrap(), [65_534, 65_535, 0, 14].map(missing));
         assert_eq!(parse(&nack[..12]), Err(Malformed));
+    }
+
+    /// The most that one datagram can ask for.
+    #[test]
+    fn the_worst_compounds_cost_no_more_than_their_size() {
+        let header = |format: u8, kind: u8, len: usize| {
+            let mut packet = vec![0x80 | format, kind];
+            packet.extend(((len / 4 - 1) as u16).to_be_bytes());
+            packet.extend([0, 0, 0, 1, 0, 0, 0, 2]);
+            packet.resize(len, 0xff);
+            packet
+        };
+        let mut different = header(4, 206, MAX_COMPOUND);
+        for (number, entry) in different[12..].chunks_exact_mut(8).enumerate() {
+            entry[..4].copy_from_slice(&(number as u32).to_be_bytes());
+        }
+        let pli: Vec<u8> = (0..MAX_COMPOUND / 12).flat_map(|_| header(1, 206, 12)).collect();
+        for compound in [header(1, 205, MAX_COMPOUND), header(4, 206, MAX_COMPOUND), different, pli] {
+            let (found, allocations, bytes) = crate::allocations::count(|| parse(&compound));
+            assert!(found.unwrap().len() <= MAX_FOUND);
+            assert!(allocations <= 32 && bytes <= 64 * 1024, "{allocations} allocations of {bytes} bytes");
+        }
+        let (found, _, bytes) = crate::allocations::count(|| parse(&header(1, 205, 60_000)));
+        assert_eq!((found, bytes < 70_000), (Err(Malformed), true));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use penstock_engine::{
     Engine, EngineError, Event, Kind, NewPublisherTrack, PublisherTrackId, Transport,
     kernel::{Config, Limits},
 };
-use tests_engine::lab::{Copy, Lab, PATIENCE, Publisher, Server, Viewer, address, bind};
+use tests_engine::lab::{Copy, Lab, PATIENCE, Publisher, Server, Viewer, address, bind, media_key};
 use tests_kit::srtp::{Key, Random};
 
 const QUIET: Duration = Duration::from_millis(60);
@@ -326,6 +326,35 @@ fn full_tables_are_refused_and_work_again_when_there_is_room() -> Result<()> {
     viewers.truncate(1);
     viewers.push(viewer(&lab, &server, &publisher, 5)?);
     server.started(viewers[1].track)?;
+    let sent = three(&mut publisher)?;
+    expect(&mut viewers, &sent)
+}
+
+/// A session of its own right, from the same address and with the same SSRC, takes nothing from who was first.
+#[test]
+fn a_flow_belongs_to_who_had_it_first() -> Result<()> {
+    let (lab, server, mut publisher, mut viewers) = stage(1, |_| {})?;
+    let sent = three(&mut publisher)?;
+    expect(&mut viewers, &sent)?;
+    let local = lab.server_address(0, false);
+    let hostile = server.engine.add_session(penstock_engine::NewSession {
+        id: "hostile".into(),
+        stream: "other".into(),
+        role: penstock_engine::Role::Publisher,
+        key: media_key(&Key::random(16)),
+        transport: Transport { local, peer: address(0, 2, false, 5000) },
+        of_source: false,
+    })?;
+    let same = NewPublisherTrack { ssrc: publisher.ssrc, ..new_track() };
+    let refused = server.engine.add_publisher_track(hostile, same);
+    ensure!(matches!(refused, Err(EngineError::Taken { .. })), "{refused:?}");
+    let elsewhere = Transport { local, peer: address(0, 2, false, 5001) };
+    server.engine.move_session(hostile, elsewhere)?;
+    server.engine.add_publisher_track(hostile, same)?;
+    let back = Transport { local, peer: address(0, 2, false, 5000) };
+    ensure!(matches!(server.engine.move_session(hostile, back), Err(EngineError::Taken { .. })));
+    ensure!(!server.engine.restore_publisher_track(publisher.track), "nothing is amiss");
+    server.engine.remove_session(hostile);
     let sent = three(&mut publisher)?;
     expect(&mut viewers, &sent)
 }

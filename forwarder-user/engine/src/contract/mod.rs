@@ -43,7 +43,8 @@ pub trait Engine: Send + Sync {
     /// The peer's or our address changed (ICE nomination, restart). Keys, SSRCs, indices stay.
     ///
     /// # Errors
-    /// As [`add_session`](Self::add_session), and [`EngineError::Unknown`].
+    /// As [`add_session`](Self::add_session), [`EngineError::Taken`] and [`EngineError::Unknown`]; where it cannot
+    /// move, everything stays as it was.
     fn move_session(&self, session: SessionId, transport: Transport) -> Result<(), EngineError>;
 
     /// Consent is fresh: the session may send and be received for 30 more seconds (RFC 7675).
@@ -56,12 +57,18 @@ pub trait Engine: Send + Sync {
     /// Starts opening an incoming SSRC.
     ///
     /// # Errors
-    /// [`EngineError::Full`], [`EngineError::Unknown`], [`EngineError::Kernel`].
+    /// [`EngineError::Full`], [`EngineError::Taken`], [`EngineError::Unknown`], [`EngineError::Kernel`].
     fn add_publisher_track(
         &self,
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError>;
+
+    /// The track's packets come up to the control task although the engine has it: if nothing leads to it any more,
+    /// that is mended. Whether it was.
+    fn restore_publisher_track(&self, _track: PublisherTrackId) -> bool {
+        false
+    }
 
     /// Stops opening it. Its subscribers stop too, each with its own event.
     fn remove_publisher_track(&self, track: PublisherTrackId);

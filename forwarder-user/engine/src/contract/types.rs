@@ -85,6 +85,9 @@ pub struct PublisherStats {
     pub octets: u64,
     /// RTP clock units (RFC 3550 §6.4.1).
     pub jitter: u32,
+    /// Highest index ever accepted, exact even where two CPUs raced to raise `highest`: whoever hands over an index
+    /// uses this one.
+    pub highest_accepted: ExtendedSeq,
     /// Packets refused because of a wrong tag.
     pub auth_failed: u64,
     /// RTP timestamp of the last packet and its arrival, ns of CLOCK_BOOTTIME; 0 if none yet.
@@ -132,6 +135,9 @@ pub enum EngineError {
     /// The peer cannot be reached by an interface of this engine.
     #[error("{peer} cannot be served: {reason}")]
     Unreachable { peer: SocketAddr, reason: String },
+    /// Another session's packets with this SSRC come from this address.
+    #[error("{peer} sends SSRC {ssrc} in another session")]
+    Taken { peer: SocketAddr, ssrc: u32 },
     /// The handle names nothing.
     #[error("no such {0}")]
     Unknown(&'static str),

@@ -119,6 +119,46 @@ pub fn flow(transport: Transport, ssrc: u32) -> FlowKey {
     FlowKey::new(canonical(transport.local), canonical(transport.peer), ssrc)
 }
 
+/// `BPF_NOEXIST`: what is there is another's.
+const IF_ABSENT: u64 = 1;
+
+/// A flow that leads to a track which lives. Flows are ours alone to write, and the lock is held.
+fn owner(state: &State, flow: &FlowKey) -> Option<u32> {
+    state.tables.flows.get(flow, 0).ok()
+}
+
+/// May this track have this flow?
+///
+/// # Errors
+/// [`EngineError::Taken`].
+pub fn check_flow(state: &State, transport: Transport, ssrc: u32, handle: Option<u32>) -> Result<FlowKey, EngineError> {
+    let flow = flow(transport, ssrc);
+    match owner(state, &flow) {
+        Some(slot) if handle.map(Slots::<()>::slot) != Some(slot) => {
+            Err(EngineError::Taken { peer: transport.peer, ssrc })
+        }
+        _ => Ok(flow),
+    }
+}
+
+/// Leads a track's packets to it again, if nothing does. Whether that was so.
+pub fn restore_flow(state: &mut State, handle: u32) -> bool {
+    let Some(publisher) = state.publishers.get(handle).filter(|publisher| !publisher.stopping) else { return false };
+    let ssrc = publisher.track.ssrc;
+    let Some(transport) = state.sessions.get(publisher.session).map(|session| session.transport) else { return false };
+    let flow = flow(transport, ssrc);
+    if owner(state, &flow).is_some() {
+        return false;
+    }
+    match state.tables.flows.insert(flow, Slots::<()>::slot(handle), IF_ABSENT) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!("flow not restored: {}", describe(&error));
+            false
+        }
+    }
+}
+
 /// State before track, track before flow: the datapath finds a track only when it is complete.
 pub fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Result<(), MapError> {
     let slot = Slots::<()>::slot(handle);
@@ -126,7 +166,7 @@ pub fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Resul
     let fresh = PublisherState::starting_after(publisher.track.first);
     state.tables.publisher_state.set(slot, fresh.into_bytes(), 0)?;
     state.tables.publisher_tracks.set(slot, wire::publisher_track(slot, publisher), 0)?;
-    state.tables.flows.insert(flow, slot, 0)
+    state.tables.flows.insert(flow, slot, IF_ABSENT)
 }
 
 /// No packet finds the track from now on; the fan-out thread does the rest.
@@ -151,17 +191,22 @@ pub fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
 
 /// New keys for the same track slots, so the replay lists stay.
 pub fn move_flows(state: &mut State, session: SessionId, transport: Transport) -> Result<(), EngineError> {
-    let State { tables, sessions, publishers, .. } = state;
-    let Some(entry) = sessions.get(session.0) else { return Ok(()) };
-    if entry.transport == transport {
-        return Ok(());
+    let Some(entry) = state.sessions.get(session.0).filter(|entry| entry.transport != transport) else { return Ok(()) };
+    let former = entry.transport;
+    let tracks = entry.publisher_tracks.iter().filter_map(|handle| Some((*handle, state.publishers.get(*handle)?)));
+    let tracks: Vec<(u32, u32)> = tracks
+        .filter(|(_, publisher)| !publisher.stopping)
+        .map(|(handle, publisher)| (handle, publisher.track.ssrc))
+        .collect();
+    // All or none.
+    for (handle, ssrc) in &tracks {
+        check_flow(state, transport, *ssrc, Some(*handle))?;
     }
-    let tracks = entry.publisher_tracks.iter().filter_map(|handle| Some((*handle, publishers.get(*handle)?)));
-    for (handle, publisher) in tracks.filter(|(_, publisher)| !publisher.stopping) {
+    for (handle, ssrc) in tracks {
         let slot = Slots::<()>::slot(handle);
-        let ssrc = publisher.track.ssrc;
-        tables.flows.insert(flow(transport, ssrc), slot, 0).map_err(refused("moving an incoming track"))?;
-        remove_flow(tables, &flow(entry.transport, ssrc), handle);
+        let inserted = state.tables.flows.insert(flow(transport, ssrc), slot, 0);
+        inserted.map_err(refused("moving an incoming track"))?;
+        remove_flow(&mut state.tables, &flow(former, ssrc), handle);
     }
     Ok(())
 }

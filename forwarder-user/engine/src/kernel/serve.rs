@@ -9,7 +9,7 @@ use forwarder_common::{
 
 use super::{
     KernelEngine,
-    install::{Path, flow, install_publisher, move_flows, refused, session_key, stop_publisher},
+    install::{Path, check_flow, install_publisher, move_flows, refused, restore_flow, session_key, stop_publisher},
     keystream,
     state::{self, Phase, State},
     wire,
@@ -137,7 +137,7 @@ impl Engine for KernelEngine {
     ) -> Result<PublisherTrackId, EngineError> {
         let mut state = self.shared.lock();
         let state = &mut *state;
-        let flow = flow(alive(state, session)?.transport, track.ssrc);
+        let flow = check_flow(state, alive(state, session)?.transport, track.ssrc, None)?;
         let entry = state::PublisherTrack {
             session: session.0,
             track,
@@ -161,6 +161,10 @@ impl Engine for KernelEngine {
             state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
         }
         Ok(PublisherTrackId(handle))
+    }
+
+    fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
+        restore_flow(&mut self.shared.lock(), track.0)
     }
 
     fn remove_publisher_track(&self, track: PublisherTrackId) {
@@ -311,6 +315,7 @@ fn publisher_stats(seen: &PublisherState) -> PublisherStats {
     };
     PublisherStats {
         highest: seen.replay.highest(),
+        highest_accepted: seen.replay.highest_accepted(),
         first: ExtendedSeq(seen.first),
         packets: seen.packets,
         octets: seen.octets,

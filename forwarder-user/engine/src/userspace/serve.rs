@@ -72,10 +72,18 @@ impl Engine for UserspaceEngine {
         let mut tables = self.0.write();
         let Tables { sessions, publishers, subscribers, flows } = &mut *tables;
         let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
-        for handle in &entry.publisher_tracks {
-            let Some(Origin::Srtp { ssrc, .. }) = publishers.get(*handle).map(|publisher| &publisher.origin) else {
-                continue;
-            };
+        let ssrc = |handle: &u32| match publishers.get(*handle).map(|publisher| &publisher.origin) {
+            Some(Origin::Srtp { ssrc, .. }) => Some((*handle, *ssrc)),
+            _ => None,
+        };
+        let tracks: Vec<(u32, u32)> = entry.publisher_tracks.iter().filter_map(ssrc).collect();
+        // All or none.
+        for (handle, ssrc) in &tracks {
+            if flows.get(&(socket, transport.peer, *ssrc)).is_some_and(|owner| owner != handle) {
+                return Err(EngineError::Taken { peer: transport.peer, ssrc: *ssrc });
+            }
+        }
+        for (handle, ssrc) in &tracks {
             let old = (entry.socket, entry.transport.peer, *ssrc);
             if flows.get(&old) == Some(handle) {
                 flows.remove(&old);
@@ -118,6 +126,9 @@ impl Engine for UserspaceEngine {
         let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
         let entry = entry.ok_or(EngineError::Unknown("session"))?;
         let flow = (entry.socket, entry.transport.peer, track.ssrc);
+        if tables.flows.contains_key(&flow) {
+            return Err(EngineError::Taken { peer: entry.transport.peer, ssrc: track.ssrc });
+        }
         let origin = Origin::Srtp {
             session: session.0,
             cipher: Arc::clone(&entry.cipher),
@@ -134,6 +145,22 @@ impl Engine for UserspaceEngine {
             entry.publisher_tracks.insert(handle);
         }
         Ok(PublisherTrackId(handle))
+    }
+
+    fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
+        let mut tables = self.0.write();
+        let Some(Origin::Srtp { session, ssrc, .. }) = tables.publishers.get(track.0).map(|entry| &entry.origin) else {
+            return false;
+        };
+        let (session, ssrc) = (*session, *ssrc);
+        let Some(flow) = tables.sessions.get(session).map(|entry| (entry.socket, entry.transport.peer, ssrc)) else {
+            return false;
+        };
+        let absent = !tables.flows.contains_key(&flow);
+        if absent {
+            tables.flows.insert(flow, track.0);
+        }
+        absent
     }
 
     fn remove_publisher_track(&self, track: PublisherTrackId) {

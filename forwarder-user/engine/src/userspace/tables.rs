@@ -161,6 +161,7 @@ impl Publisher {
     pub fn stats(&self) -> PublisherStats {
         PublisherStats {
             highest: self.replay.highest(),
+            highest_accepted: self.replay.highest_accepted(),
             first: ExtendedSeq(self.first),
             packets: self.packets.load(Relaxed),
             octets: self.octets.load(Relaxed),

@@ -243,3 +243,45 @@ fn many_that_join_at_once_all_get_theirs() {
         assert_each_once(&receive(&socket), 1, 102);
     }
 }
+
+fn session(engine: &UserspaceEngine, sockets: &MediaSockets, role: Role, peer: &str) -> SessionId {
+    let transport = crate::Transport { local: sockets.bound()[0], peer: peer.parse().unwrap() };
+    let (id, stream) = (peer.to_owned(), "s".to_owned());
+    let new = NewSession { id, stream, role, key: key(), transport, of_source: false };
+    engine.add_session(new).unwrap()
+}
+
+/// A session of its own right cannot take another's packets: neither by a track, nor by moving there.
+#[test]
+fn a_flow_belongs_to_who_had_it_first() {
+    let lab = Lab::new();
+    let new = |ssrc| crate::NewPublisherTrack {
+        ssrc,
+        kind: Kind::Video,
+        payload_type: 96,
+        clock_rate: 90_000,
+        first: ExtendedSeq(1),
+    };
+    let owner = session(&lab.engine, &lab.sockets, Role::Publisher, "127.0.0.1:1000");
+    let track = lab.engine.add_publisher_track(owner, new(SSRC)).unwrap();
+    let hostile = session(&lab.engine, &lab.sockets, Role::Publisher, "127.0.0.1:1000");
+    let refused = lab.engine.add_publisher_track(hostile, new(SSRC));
+    assert!(matches!(refused, Err(crate::EngineError::Taken { ssrc: SSRC, .. })), "{refused:?}");
+    lab.engine.add_publisher_track(hostile, new(SSRC + 1)).unwrap();
+
+    let elsewhere = session(&lab.engine, &lab.sockets, Role::Publisher, "127.0.0.1:2000");
+    lab.engine.add_publisher_track(elsewhere, new(SSRC)).unwrap();
+    let there = crate::Transport { local: lab.sockets.bound()[0], peer: "127.0.0.1:1000".parse().unwrap() };
+    assert!(matches!(lab.engine.move_session(elsewhere, there), Err(crate::EngineError::Taken { .. })));
+    let flows = |peer: &str| lab.engine.0.read().flows.get(&(0, peer.parse().unwrap(), SSRC)).copied();
+    assert_eq!(flows("127.0.0.1:1000"), Some(track.0), "the owner's, still");
+    assert!(flows("127.0.0.1:2000").is_some(), "who may not move stays");
+
+    // Whoever goes takes nothing away but what is its own.
+    lab.engine.remove_session(hostile);
+    assert_eq!(flows("127.0.0.1:1000"), Some(track.0));
+    assert!(!lab.engine.restore_publisher_track(track), "nothing is amiss");
+    lab.engine.0.write().flows.clear();
+    assert!(lab.engine.restore_publisher_track(track));
+    assert_eq!(flows("127.0.0.1:1000"), Some(track.0));
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use rtsp_types::{Message, ParseError, Request, Response};
+use rtsp_types::{Message, Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -21,10 +21,12 @@ use crate::ingest::{error::SourceError, place::Scratch};
 
 /// Longest RTSP message; descriptions have one or two kilobytes.
 const MAX_MESSAGE: usize = 64 << 10;
-/// Most that waits for its end: a frame is no longer than 65,539 bytes, and a message as said above.
-const MAX_REST: usize = 4 + (64 << 10);
-/// Room for one read behind that.
-pub const READ_BUFFER: usize = MAX_REST + (128 << 10);
+/// Longest part of it before the body.
+const MAX_HEAD: usize = 16 << 10;
+/// Messages that one read may bring; clients wait for their answers.
+const MAX_MESSAGES: usize = 64;
+/// Room for one read.
+pub const READ_BUFFER: usize = 128 << 10;
 /// A camera that does not take our few bytes for so long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -33,6 +35,8 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl Stream for TcpStream {}
 impl Stream for SslStream<TcpStream> {}
+#[cfg(test)]
+impl Stream for tokio::io::DuplexStream {}
 
 /// What stands in the stream.
 #[derive(Debug)]
@@ -48,11 +52,23 @@ pub struct Connection {
     scratch: Scratch,
     /// The begin of a frame or message that had not arrived in full.
     rest: Vec<u8>,
+    /// What is known of that message.
+    begun: Begun,
+}
+
+/// A message that is arriving. It is looked at for its end once, and read once, however many pieces it comes in:
+/// whoever sends it has not said who he is.
+#[derive(Debug, Default)]
+struct Begun {
+    /// Bytes in which the head does not end.
+    searched: usize,
+    /// Its length, once the head has come.
+    len: Option<usize>,
 }
 
 impl Connection {
     pub fn new(stream: Box<dyn Stream>, scratch: Scratch) -> Self {
-        Self { stream, scratch, rest: vec![] }
+        Self { stream, scratch, rest: vec![], begun: Begun::default() }
     }
 
     /// Sends a request.
@@ -99,30 +115,39 @@ impl Connection {
         let scratch = Rc::clone(&self.scratch);
         let mut scratch = scratch.borrow_mut();
         scratch.resize(READ_BUFFER, 0);
-        let before = self.rest.len();
-        let mut room = ReadBuf::new(&mut scratch[before..]);
+        let mut room = ReadBuf::new(&mut scratch);
         match Pin::new(&mut self.stream).poll_read(context, &mut room) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
             Poll::Ready(Ok(())) => {}
         }
-        let read = room.filled().len();
-        if read == 0 {
+        let read = room.filled();
+        if read.is_empty() {
             return Poll::Ready(Err(SourceError::Closed));
         }
-        let bytes = &mut scratch[..before + read];
-        bytes[..before].copy_from_slice(&self.rest);
-        // Of exactly the size that is needed, which for most reads is none: hundreds of connections would
-        // keep what each needed once.
-        self.rest = vec![];
-        let parsed = parse(bytes, take);
-        Poll::Ready(parsed.map(|used| self.rest = bytes[used..].to_vec()))
+        Poll::Ready(self.take_in(read, take))
+    }
+
+    /// Hands out what is complete with these bytes, and keeps the rest.
+    fn take_in(&mut self, read: &[u8], take: &mut dyn FnMut(Incoming<'_>)) -> Result<(), SourceError> {
+        let waited = !self.rest.is_empty();
+        if waited {
+            self.rest.extend_from_slice(read);
+        }
+        let bytes = if waited { &self.rest[..] } else { read };
+        let used = parse(bytes, &mut self.begun, take)?;
+        if used > 0 || !waited {
+            // Of exactly the size that is needed, which for most reads is none: hundreds of connections would
+            // keep what each needed once.
+            self.rest = bytes[used..].to_vec();
+        }
+        Ok(())
     }
 }
 
 /// Hands out what is complete; the number of bytes used.
-fn parse(bytes: &[u8], take: &mut dyn FnMut(Incoming<'_>)) -> Result<usize, SourceError> {
-    let mut used = 0;
+fn parse(bytes: &[u8], begun: &mut Begun, take: &mut dyn FnMut(Incoming<'_>)) -> Result<usize, SourceError> {
+    let (mut used, mut messages) = (0, 0);
     loop {
         let rest = &bytes[used..];
         match rest.first() {
@@ -136,27 +161,115 @@ fn parse(bytes: &[u8], take: &mut dyn FnMut(Incoming<'_>)) -> Result<usize, Sour
             }
             // Some servers put a line end too many behind a message.
             Some(b'\r' | b'\n') => used += 1,
-            Some(b'A'..=b'Z') => match Message::<Vec<u8>>::parse(rest) {
-                Ok((message, len)) => {
-                    take(Incoming::Message(message));
-                    used += len;
+            Some(b'A'..=b'Z') => {
+                let Some(message) = begun.len(rest)?.and_then(|len| rest.get(..len)) else { return Ok(used) };
+                messages += 1;
+                if messages > MAX_MESSAGES {
+                    return Err(SourceError::Garbage("too many messages at once"));
                 }
-                Err(ParseError::Incomplete(_)) if rest.len() <= MAX_MESSAGE => return Ok(used),
-                Err(ParseError::Incomplete(_)) => return Err(SourceError::Garbage("a message beyond 64 KiB")),
-                Err(ParseError::Error) => return Err(SourceError::Garbage("a malformed message")),
-            },
+                *begun = Begun::default();
+                take(Incoming::Message(read_message(message)?));
+                used += message.len();
+            }
             Some(_) => return Err(SourceError::Garbage("bytes that are neither a frame nor a message")),
         }
     }
 }
 
+fn read_message(message: &[u8]) -> Result<Message<Vec<u8>>, SourceError> {
+    #[cfg(test)]
+    tests::READ.with(|read| read.set(read.get() + message.len()));
+    let read = Message::<Vec<u8>>::parse(message).ok().filter(|(_, len)| *len == message.len());
+    read.map(|(message, _)| message).ok_or(SourceError::Garbage("a malformed message"))
+}
+
+impl Begun {
+    /// The length of the message at the begin of `bytes`, which had been searched so far already.
+    fn len(&mut self, bytes: &[u8]) -> Result<Option<usize>, SourceError> {
+        const END: &[u8] = b"\r\n\r\n";
+        if self.len.is_some() {
+            return Ok(self.len);
+        }
+        let from = self.searched.saturating_sub(END.len() - 1);
+        let unseen = bytes.get(from..).unwrap_or_default();
+        #[cfg(test)]
+        tests::READ.with(|read| read.set(read.get() + unseen.len()));
+        let Some(end) = unseen.windows(END.len()).position(|window| window == END) else {
+            self.searched = bytes.len();
+            return if bytes.len() > MAX_HEAD {
+                Err(SourceError::Garbage("a message's head beyond 16 KiB"))
+            } else {
+                Ok(None)
+            };
+        };
+        let head = from + end + END.len();
+        let len = head + body_len(&bytes[..head])?;
+        if len > MAX_MESSAGE {
+            return Err(SourceError::Garbage("a message beyond 64 KiB"));
+        }
+        self.len = Some(len);
+        Ok(self.len)
+    }
+}
+
+/// `Content-Length` (RFC 2326 §12.14).
+fn body_len(head: &[u8]) -> Result<usize, SourceError> {
+    const NAME: &[u8] = b"content-length";
+    let field = head.split(|byte| *byte == b'\n').find_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = line.split_at(colon);
+        name.trim_ascii().eq_ignore_ascii_case(NAME).then_some(&value[1..])
+    });
+    let Some(value) = field else { return Ok(0) };
+    let len = std::str::from_utf8(value.trim_ascii()).ok().and_then(|value| value.parse().ok());
+    len.filter(|len| *len <= MAX_MESSAGE).ok_or(SourceError::Garbage("a Content-Length that is none"))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local!(
+        /// Bytes of messages that were looked at, once for each time.
+        pub static READ: Cell<usize> = const { Cell::new(0) };
+    );
+
+    /// A connection without a stream, which is given bytes.
+    fn fed<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> (Result<usize, SourceError>, usize) {
+        let (here, _there) = tokio::io::duplex(1);
+        let mut connection = Connection::new(Box::new(here), Scratch::default());
+        let mut messages = 0;
+        let before = READ.with(Cell::get);
+        let result = pieces.try_for_each(|piece| {
+            connection.take_in(piece, &mut |incoming| messages += usize::from(matches!(incoming, Incoming::Message(_))))
+        });
+        (result.map(|()| messages), READ.with(Cell::get) - before)
+    }
+
+    /// Once for its end, once for what it says: not once for each piece.
+    #[test]
+    fn a_message_is_read_once_however_many_pieces_it_comes_in() {
+        let body = "x".repeat(60_000);
+        let message = format!("ANNOUNCE rtsp://h/x RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 60000\r\n\r\n{body}");
+        for size in [1, 7, 1000, 60_000, 100_000] {
+            let (messages, read) = fed(message.as_bytes().chunks(size));
+            assert_eq!(messages.unwrap(), 1);
+            assert!(read <= 5 * message.len(), "{read} bytes looked at in pieces of {size}");
+        }
+        let head = format!("OPTIONS * RTSP/1.0\r\n{}", "A: b\r\n".repeat(10_000));
+        let (refused, read) = fed(head.as_bytes().chunks(1));
+        assert!(matches!(refused, Err(SourceError::Garbage(_))) && read <= 5 * MAX_HEAD, "{read} bytes looked at");
+        let flood = "OPTIONS * RTSP/1.0\r\n\r\n".repeat(1000);
+        assert!(matches!(fed([flood.as_bytes()].into_iter()).0, Err(SourceError::Garbage(_))));
+        let lie = b"OPTIONS * RTSP/1.0\r\nContent-Length: 99999999999999999999\r\n\r\n";
+        assert!(matches!(fed([&lie[..]].into_iter()).0, Err(SourceError::Garbage(_))));
+    }
 
     fn take(bytes: &[u8]) -> (Result<usize, SourceError>, Vec<String>) {
         let mut taken = vec![];
-        let used = parse(bytes, &mut |incoming| {
+        let used = parse(bytes, &mut Begun::default(), &mut |incoming| {
             taken.push(match incoming {
                 Incoming::Frame(channel, frame) => format!("{channel}:{}", frame.len()),
                 Incoming::Message(Message::Response(response)) => {
@@ -184,7 +297,6 @@ mod tests {
         assert_eq!(take(&bytes).1, ["0:65535"]);
         bytes.pop();
         assert_eq!(take(&bytes).0.unwrap(), 0);
-        assert!(bytes.len() <= MAX_REST);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Keys into the engine when DTLS is complete, and out of it at the end; peers that move, and their consent.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
-use crate::stream::budget::Budget;
+use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
 use crate::stream::sockets::Sockets;
@@ -15,8 +15,8 @@ use penstock_webrtc::dtls::Keying;
 use penstock_webrtc::keys;
 use penstock_webrtc::peer::Pair;
 
-/// RTP packets of unknown SSRCs that one session may have authenticated in a second.
-const UNKNOWN_RTP_PER_SECOND: u32 = 200;
+/// Packets with a session's SSRC, from addresses that no session has, that are authenticated in a second.
+const STRAYS_PER_SECOND: u32 = 20;
 
 impl Task {
     /// DTLS is complete: keys go to the engine now, and not before.
@@ -43,9 +43,10 @@ impl Task {
             refreshed: now,
             next_report: now + self.config.report_interval,
             next_remb: now,
-            budget: Budget::new(now, UNKNOWN_RTP_PER_SECOND),
+            strays: Budget::new(now, STRAYS_PER_SECOND),
+            unknown: Unknown::new(now),
             clock: None,
-            former: VecDeque::new(),
+            former: HashMap::new(),
         });
         self.counters.sessions_connected += 1;
         let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));

@@ -39,6 +39,11 @@ impl Session {
 impl Task {
     /// SRTCP of a session's peer.
     pub(in crate::stream) fn rtcp(&mut self, key: Key, packet: &[u8], now: Instant) {
+        // Before anything is computed.
+        if packet.len() > rtcp::MAX_COMPOUND {
+            self.counters.rtcp_malformed += 1;
+            return;
+        }
         let Some((_, media)) = self.with_media(key) else {
             self.counters.rtcp_without_keys += 1;
             return;
@@ -54,6 +59,9 @@ impl Task {
                 return;
             }
         };
+        if let Some(ssrc) = sender(packet) {
+            self.sessions.sends_under(key, ssrc);
+        }
         match rtcp::parse(&plain) {
             Ok(incoming) => incoming.into_iter().for_each(|one| self.incoming(key, one, now)),
             Err(rtcp::Malformed) => self.counters.rtcp_malformed += 1,
@@ -179,6 +187,11 @@ impl Task {
         let sent: Vec<Sent> = sent.into_iter().map(|(_, report)| report).collect();
         if sent.is_empty() { None } else { rtcp::to_viewer(&sent, &viewer.cname).ok() }
     }
+}
+
+/// Who sends a compound (RFC 3550 §6.4): in the clear in SRTCP too.
+pub(super) fn sender(packet: &[u8]) -> Option<u32> {
+    packet.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// RR, REMB and keyframe requests that are due, and the number of the last.

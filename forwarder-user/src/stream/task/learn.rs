@@ -18,8 +18,11 @@ use penstock_webrtc::peer::Pair;
 const SOURCE_SILENT: Duration = Duration::from_millis(300);
 /// A source that never sent another packet than its first is given this long.
 const SOURCE_UNHEARD: Duration = Duration::from_secs(1);
-/// Former SSRCs of a publisher whose index is remembered.
-const FORMER_SSRCS: usize = 16;
+/// SSRCs that one publisher may have, one after the other. The index of each is remembered while the key lives, so
+/// that nothing it has sent is believed again.
+const FORMER_SSRCS: usize = 256;
+/// A track whose packets still come up so long after it was learnt has lost its flow.
+const FLOW_LOST: Duration = Duration::from_secs(1);
 
 impl Task {
     /// RTP that the engine passed up: either an SSRC that it does not know yet, or nothing for us.
@@ -34,11 +37,11 @@ impl Task {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        if !media.budget.take(now) {
+        if !media.unknown.admits(header.ssrc(), now) {
             self.counters.rtp_rate_limited += 1;
             return;
         }
-        let former = media.former.iter().rev().find(|(ssrc, _)| *ssrc == header.ssrc()).map(|(_, index)| *index);
+        let former = media.former.get(&header.ssrc()).copied();
         let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, former));
         let Some(index) = index else {
             self.counters.rtp_auth_failed += 1;
@@ -50,6 +53,11 @@ impl Task {
         if let Some(source) = known {
             source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
             self.counters.rtp_known_ssrc += 1;
+            let (track, lost) = (source.id, now.duration_since(source.learnt) >= FLOW_LOST);
+            if lost && self.engine.restore_publisher_track(track) {
+                self.counters.flows_restored += 1;
+                tracing::warn!(session = session.name, ssrc = header.ssrc(), "its packets lead to its track again");
+            }
             return;
         }
         let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
@@ -92,12 +100,15 @@ impl Task {
                 self.counters.ssrcs_learnt += 1;
                 let (name, stream) = (&session.name, session.stream.clone());
                 tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
+                self.sessions.sends_under(key, header.ssrc());
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }
+            // Connected without media, it would ask again with every packet. Its client can try again, or tell.
             Err(error) => {
                 self.counters.refused_by_engine += 1;
                 tracing::warn!(session = session.name, "the engine refused a track: {error}");
+                self.close(key, "there is no room for its track, or it is another session's");
             }
         }
     }
@@ -118,8 +129,12 @@ impl Task {
             return false;
         }
         if let Some(media) = session.media.as_mut() {
-            media.former.truncate(FORMER_SSRCS - 1);
-            media.former.push_front((ssrc, stats.highest));
+            if media.former.len() >= FORMER_SSRCS && !media.former.contains_key(&ssrc) {
+                self.close(key, "it has changed its SSRC too often");
+                return false;
+            }
+            let highest = media.former.entry(ssrc).or_default();
+            *highest = stats.highest.max(stats.highest_accepted).max(*highest);
         }
         let stream = session.stream.clone();
         self.stop_source(key, track, &stream);

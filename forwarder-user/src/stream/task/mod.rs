@@ -9,6 +9,7 @@
 //! | `attach` | which of them viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 
 mod attach;
@@ -18,6 +19,7 @@ mod learn;
 mod signalling;
 mod snapshot;
 mod sources;
+mod stray;
 
 use std::io;
 use std::sync::Arc;
@@ -46,9 +48,10 @@ use penstock_webrtc::peer::{Pair, PeerEvent};
 
 /// Datagrams read before timers and commands get their turn.
 const BATCH: usize = 64;
-/// Consent lasts this long (RFC 7675 §5.1). str0m notices silence after 15 s, but not after an ICE
-/// restart that the peer never followed up.
+/// Consent lasts this long (RFC 7675 §5.1).
 const CONSENT: Duration = Duration::from_secs(30);
+/// When ICE and DTLS that have nothing to do are looked at again.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(super) struct Task {
@@ -142,7 +145,13 @@ impl Task {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.media.is_none() && now >= session.created + self.config.connect_timeout {
             self.counters.sessions_timed_out += 1;
-            return self.close(key, "it had no keys in time");
+            let why = match session.peer.trouble() {
+                Some((trouble, times)) => {
+                    format!("it had no keys in time ({times} datagrams ignored, last: {trouble})")
+                }
+                None => "it had no keys in time".into(),
+            };
+            return self.close(key, &why);
         }
         let consent = session.peer.consent().unwrap_or(session.created);
         if session.media.is_some() && now >= consent + CONSENT {
@@ -175,9 +184,9 @@ impl Task {
             Ok(polled) => polled,
             Err(error) => return self.failed(key, &error),
         };
-        if let Some(deadline) = polled.deadline {
-            session.peer_deadline = deadline;
-        }
+        // Where nothing is to be done by the clock, the session's own timers are enough.
+        session.peer_deadline = polled.deadline.unwrap_or(now + IDLE);
+        self.sessions.update_request(key);
         for datagram in &polled.datagrams {
             self.send(datagram.socket, datagram.peer, &datagram.bytes);
         }
@@ -185,10 +194,6 @@ impl Task {
             match event {
                 PeerEvent::Connected(keying, pair) => self.connected(key, &keying, pair, now),
                 PeerEvent::Moved(pair) => self.moved(key, pair),
-                PeerEvent::Disconnected => {
-                    self.counters.sessions_disconnected += 1;
-                    self.close(key, "its peer sent no ICE checks for 15 s");
-                }
                 PeerEvent::Closed => self.close(key, "its peer closed it"),
             }
         }
@@ -225,7 +230,7 @@ impl Task {
             of_a_session => {
                 let Some(key) = self.sessions.by_pair(pair) else {
                     self.counters.unknown_peer += 1;
-                    return;
+                    return self.stray(of_a_session, pair, bytes, now);
                 };
                 match of_a_session {
                     Protocol::Rtcp => self.rtcp(key, bytes, now),
@@ -245,25 +250,65 @@ impl Task {
     }
 
     fn stun(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
-        let message = StunMessage::parse(bytes).ok().filter(StunMessage::is_binding_request);
-        let Some(message) = message else {
+        let Ok(message) = StunMessage::parse(bytes) else {
             self.counters.stun_malformed += 1;
             return;
         };
+        if message.is_successful_binding_response() {
+            return self.stun_answer(pair, &message, now);
+        }
+        if !message.is_binding_request() {
+            self.counters.stun_malformed += 1;
+            return;
+        }
         let session = message.split_username().and_then(|(local, _)| self.sessions.by_ufrag(local));
         let Some((key, session)) = session else {
             self.counters.stun_unknown_username += 1;
             return;
         };
-        match session.peer.stun(now, pair, message) {
-            Ok(true) => {
-                self.sessions.remember(key, pair, now);
+        if !session.peer.is_check(&message) {
+            self.counters.stun_bad_integrity += 1;
+            return;
+        }
+        if !self.sessions.remember(key, pair, now) {
+            return self.pair_in_use(key, pair, now);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.peer.stun(now, pair, &message) {
+            Ok(()) => {
                 self.consent(key, pair, now);
                 self.flush(key, now);
             }
-            Ok(false) => self.counters.stun_bad_integrity += 1,
             Err(error) => self.failed(key, &error),
         }
+    }
+
+    /// A session says that its peer is where another one's is. If the other one is silent, whoever receives there
+    /// may show it.
+    fn pair_in_use(&mut self, key: Key, pair: Pair, now: Instant) {
+        self.counters.stun_pair_in_use += 1;
+        if self.sessions.is_quiet(pair, now)
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            session.peer.probe(now, pair);
+            self.flush(key, now);
+        }
+    }
+
+    /// An answer to a request of ours: whoever made it receives at that address.
+    fn stun_answer(&mut self, pair: Pair, message: &StunMessage<'_>, now: Instant) {
+        let waiting = self.sessions.waiting_for(message.trans_id());
+        let Some((key, session)) = waiting else {
+            self.counters.stun_unknown_answer += 1;
+            return;
+        };
+        if !session.peer.stun_answer(now, pair, message) {
+            self.counters.stun_bad_integrity += 1;
+            return;
+        }
+        self.sessions.give(key, pair);
+        self.flush(key, now);
+        self.consent(key, pair, now);
     }
 
     fn failed(&mut self, key: Key, error: &dyn std::error::Error) {

@@ -206,6 +206,8 @@ impl Task {
             etag: etag.clone(),
             ufrag: local.ufrag,
             pairs: vec![],
+            ssrcs: vec![],
+            request: None,
             created: now,
             peer_deadline: now,
             armed: None,
@@ -273,7 +275,8 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
             // Of just the size that is needed, as they are kept.
             let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
             for (section, format) in active {
-                let ssrc = random_ssrc();
+                // One key seals all of a viewer's tracks: under one SSRC nonces would repeat (RFC 3711 §9.1).
+                let ssrc = another_ssrc(random_ssrc, &tracks);
                 let resend = retransmits.filter(|_| sdp::asks_again(&format)).map(Resend::new);
                 sources.push(OutgoingSource { section, ssrc });
                 tracks.push(ViewerTrack {
@@ -295,10 +298,36 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
     }
 }
 
+/// An SSRC that none of the tracks has.
+fn another_ssrc(mut draw: impl FnMut() -> u32, tracks: &[ViewerTrack]) -> u32 {
+    loop {
+        let ssrc = draw();
+        if tracks.iter().all(|track| track.ssrc != ssrc) {
+            return ssrc;
+        }
+    }
+}
+
 fn describe(tracks: &Tracks) -> String {
     let formats: Vec<String> = match tracks {
         Tracks::Publisher(tracks) => tracks.iter().map(|track| track.format.to_string()).collect(),
         Tracks::Viewer(tracks) => tracks.iter().map(|track| track.format.to_string()).collect(),
     };
     formats.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use penstock_webrtc::sdp::Offer;
+
+    #[test]
+    fn a_viewers_ssrcs_are_drawn_until_they_differ() {
+        let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
+        let plans = sdp::negotiate_publisher(&offer).unwrap();
+        let (Tracks::Viewer(tracks), sources) = tracks(Role::Subscriber, &plans, None) else { panic!("no viewer") };
+        assert_ne!(sources[0].ssrc, sources[1].ssrc);
+        let mut drawn = [tracks[0].ssrc, tracks[1].ssrc, tracks[0].ssrc, 5].into_iter();
+        assert_eq!(another_ssrc(|| drawn.next().unwrap(), &tracks), 5);
+    }
 }

@@ -19,6 +19,7 @@ pub(crate) struct State {
     /// `next_out` of the next stop, in packets after the one at the start.
     pub sent_per_track: u64,
     pub refuse_sessions: bool,
+    pub refuse_tracks: bool,
 }
 
 pub(crate) struct FakeEngine {
@@ -96,9 +97,17 @@ impl Engine for FakeEngine {
     ) -> Result<PublisherTrackId, EngineError> {
         let mut state = self.state();
         state.calls.push("add_publisher_track".into());
+        if state.refuse_tracks {
+            return Err(EngineError::Full { table: "the table of incoming tracks", limit: 0, key: "publisher_tracks" });
+        }
         let id = Self::free(&state.publisher_tracks);
         state.publisher_tracks.insert(id, (session, track));
         Ok(PublisherTrackId(id))
+    }
+
+    fn restore_publisher_track(&self, _: PublisherTrackId) -> bool {
+        self.state().calls.push("restore".into());
+        true
     }
 
     fn remove_publisher_track(&self, track: PublisherTrackId) {

@@ -114,14 +114,19 @@ impl Lab {
     }
 
     pub(super) fn rtp(&mut self, from: &Remote, payload_type: u8, ssrc: u32, index: u64, timestamp: u32) {
+        let sealed = self.sealed(from, payload_type, ssrc, index, timestamp);
+        self.task.rtp(from.key, from.pair, &sealed, self.now);
+        self.events();
+    }
+
+    /// An SRTP packet of a peer.
+    pub(super) fn sealed(&self, from: &Remote, payload_type: u8, ssrc: u32, index: u64, timestamp: u32) -> Vec<u8> {
         let mut packet = vec![0x80, payload_type];
         packet.extend((index as u16).to_be_bytes());
         packet.extend(timestamp.to_be_bytes());
         packet.extend(ssrc.to_be_bytes());
         packet.extend(b"payload");
-        let sealed = seal_rtp(&from.keys.outgoing.rtp, &packet, ExtendedSeq(index));
-        self.task.rtp(from.key, from.pair, &sealed, self.now);
-        self.events();
+        seal_rtp(&from.keys.outgoing.rtp, &packet, ExtendedSeq(index))
     }
 
     pub(super) fn rtcp(&mut self, from: &mut Remote, plain: &[u8]) {

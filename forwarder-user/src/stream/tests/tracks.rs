@@ -98,6 +98,64 @@ async fn what_a_former_ssrc_has_sent_does_not_bring_it_back() {
     assert_eq!(tracks, [(1, ExtendedSeq(151))]);
 }
 
+/// Where CPUs race, the highest index that was accepted counts; and none is forgotten while the key lives.
+#[tokio::test]
+async fn former_ssrcs_are_remembered_by_their_highest_accepted_index() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    let silent = |highest_accepted| PublisherStats {
+        highest: ExtendedSeq(1),
+        highest_accepted,
+        last_arrival_ns: boottime_ns() - 1_000_000_000,
+        ..Default::default()
+    };
+    for ssrc in 1..=40 {
+        lab.pass(SECOND / 10);
+        lab.rtp(&publisher, VP8, ssrc, 100, 0);
+        lab.engine.state().publisher_stats = silent(ExtendedSeq(150));
+    }
+    let learnt = lab.counters()["ssrcs_learnt"].clone();
+    assert_eq!(learnt, 40);
+    for played_back in [100, 120, 150] {
+        lab.rtp(&publisher, VP8, 1, played_back, 0);
+    }
+    assert_eq!(lab.counters()["ssrcs_learnt"], learnt);
+    lab.rtp(&publisher, VP8, 1, 151, 0);
+    assert_eq!(lab.counters()["ssrcs_learnt"], 41);
+    for ssrc in 41..=400 {
+        lab.pass(SECOND / 100);
+        lab.rtp(&publisher, VP8, ssrc, 100, 0);
+    }
+    assert!(lab.task.sessions.get(publisher.key).is_none(), "nobody changes its SSRC so often");
+}
+
+/// A publisher that finds no room is told, once, instead of staying connected without media.
+#[tokio::test]
+async fn a_publisher_without_room_for_its_track_is_closed() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    lab.engine.state().refuse_tracks = true;
+    for index in 0..100 {
+        lab.rtp(&publisher, VP8, 1, 1 + index, 0);
+    }
+    assert!(lab.task.sessions.get(publisher.key).is_none());
+    assert_eq!(lab.counters()["refused_by_engine"], 1);
+    assert_eq!(lab.engine.state().calls.iter().filter(|call| *call == "add_publisher_track").count(), 1);
+}
+
+#[tokio::test]
+async fn a_flow_that_vanished_comes_back() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, 1, 1, 0);
+    lab.rtp(&publisher, VP8, 1, 2, 0);
+    let restored = |lab: &Lab| lab.engine.state().calls.iter().filter(|call| *call == "restore").count();
+    assert_eq!(restored(&lab), 0, "what was on its way");
+    lab.pass(2 * SECOND);
+    lab.rtp(&publisher, VP8, 1, 3, 0);
+    assert_eq!((restored(&lab), &lab.counters()["flows_restored"]), (1, &1.into()));
+}
+
 #[tokio::test]
 async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
     let mut lab = lab().await;
