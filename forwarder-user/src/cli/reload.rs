@@ -183,6 +183,7 @@ mod tests {
             ("rtsp", "certificate" | "key") => "\"file.pem\"",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
+            ("http", "trusted_proxies") => "[\"127.0.0.1\"]",
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
             ("media", "srtp_profiles") => "[\"gcm\"]",

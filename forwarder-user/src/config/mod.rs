@@ -4,6 +4,7 @@
 mod load;
 pub mod mediamtx;
 mod name;
+mod network;
 mod secret;
 mod source;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
+pub use network::Network;
 pub use secret::Secret;
 pub use source::{RtspTransport, SourceUrl, Stream};
 
@@ -52,6 +54,8 @@ pub struct Http {
     pub header_timeout_ms: u64,
     /// Longest time for a request's body and its answer.
     pub request_timeout_ms: u64,
+    /// Proxies whose word is taken for whom they ask: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
+    pub trusted_proxies: Vec<Network>,
     /// Whether `/` and `/api/v1/streams` list the live streams.
     pub index: bool,
 }
@@ -259,6 +263,7 @@ impl Default for Http {
             allowed_origins: vec!["*".into()],
             header_timeout_ms: 10_000,
             request_timeout_ms: 10_000,
+            trusted_proxies: Vec::new(),
             index: true,
         }
     }

@@ -11,10 +11,12 @@
 mod api;
 mod auth;
 mod body;
+mod client;
 mod cors;
 mod metrics;
 mod name;
 mod pages;
+mod patient;
 mod profiles;
 mod reply;
 mod server;
@@ -31,7 +33,7 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Debug},
+    config::{Auth, Config, Debug, Network},
     stream::Control,
 };
 
@@ -86,6 +88,9 @@ struct App {
     settings: Settings,
     /// Signalling requests that may still begin.
     requests: Semaphore,
+    /// Proxies that are believed.
+    trusted: Vec<Network>,
+    guesses: client::Guesses,
     /// Counts of requests.
     observed: metrics::Requests,
 }
@@ -99,6 +104,8 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         control,
         settings,
         requests: Semaphore::new(config.limits.http_requests),
+        trusted: config.http.trusted_proxies.clone(),
+        guesses: client::Guesses::default(),
         observed: metrics::Requests::new()?,
     });
     Ok(Router::new()
@@ -111,6 +118,7 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
         .with_state(app))
 }

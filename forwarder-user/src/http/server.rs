@@ -1,6 +1,11 @@
 //! Listening sockets and connections: bounded in number and in time.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{Router, extract::ConnectInfo};
 use hyper::server::conn::http1;
@@ -16,13 +21,29 @@ use tokio::{
 };
 use tower_http::add_extension::AddExtension;
 
-use crate::config::Config;
+use super::patient::Patient;
+use crate::{
+    block::{Share, Shares},
+    config::{Config, Network},
+};
 
 /// Connections that the kernel completes while we are busy.
 const BACKLOG: i32 = 1024;
 
 /// Largest request line and headers; beyond, 431.
 const HEADER_BYTES: usize = 32 * 1024;
+
+/// Time in which a connection's peer must take something of its answer.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest life of a connection, whatever goes on by it. Nothing here takes a minute but a profile, of ten at most.
+const LIFE: Duration = Duration::from_secs(900);
+
+/// How often it is said, at most, that connections were closed.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Connections of one address that are allowed in any case.
+const LEAST_SHARE: usize = 16;
 
 /// Pause after the system ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,6 +53,8 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     header_timeout: Duration,
     connections: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    trusted: Vec<Network>,
 }
 
 /// Sockets in service.
@@ -53,6 +76,8 @@ impl Server {
             listeners: listeners.collect::<io::Result<_>>()?,
             header_timeout: config.http.header_timeout(),
             connections: Arc::new(Semaphore::new(config.limits.http_connections)),
+            shares: Shares::of(config.limits.http_connections, LEAST_SHARE),
+            trusted: config.http.trusted_proxies.clone(),
         })
     }
 
@@ -71,6 +96,9 @@ impl Server {
                 router: router.clone(),
                 header_timeout: self.header_timeout,
                 connections: self.connections.clone(),
+                shares: self.shares.clone(),
+                trusted: self.trusted.clone(),
+                told: Instant::now(),
                 stopped: stopped.clone(),
             };
             accepting.spawn(acceptor.run());
@@ -94,6 +122,11 @@ struct Acceptor {
     router: Router,
     header_timeout: Duration,
     connections: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    /// Proxies: everybody behind one has its address.
+    trusted: Vec<Network>,
+    /// When it was last said that connections were refused.
+    told: Instant,
     stopped: watch::Receiver<bool>,
 }
 
@@ -105,7 +138,11 @@ impl Acceptor {
                 () = raised(&mut self.stopped) => break,
                 Some(_) = open.join_next() => {}
                 accepted = accept(&self.listener, &self.connections) => match accepted {
-                    Ok((stream, peer, permit)) => drop(open.spawn(self.connection(stream, peer, permit))),
+                    Ok((stream, peer, permit)) => {
+                        if let Some(share) = self.share(peer) {
+                            drop(open.spawn(self.connection(stream, peer, (permit, share))));
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept HTTP connections");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -117,11 +154,25 @@ impl Acceptor {
         while open.join_next().await.is_some() {}
     }
 
+    /// A part of the connections for whoever comes. `None`: he has his share. Trusted proxies have no limit.
+    fn share(&mut self, peer: SocketAddr) -> Option<Option<Share>> {
+        if self.trusted.iter().any(|network| network.contains(peer.ip())) {
+            return Some(None);
+        }
+        let share = self.shares.take(peer.ip().into());
+        if share.is_none() && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let refused = self.shares.refused();
+            tracing::warn!(%peer, "{refused} HTTP connections closed: their addresses have their share of `limits.http_connections`");
+        }
+        share.map(Some)
+    }
+
     fn connection(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, Option<Share>),
     ) -> impl Future<Output = ()> + use<> {
         let service = TowerToHyperService::new(AddExtension::new(self.router.clone(), ConnectInfo(peer)));
         let mut stopped = self.stopped.clone();
@@ -129,15 +180,22 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service);
         async move {
-            let _permit = permit;
+            let _place = place;
             let mut connection = std::pin::pin!(connection);
+            let ended = async {
+                tokio::select! {
+                    () = raised(&mut stopped) => {}
+                    () = tokio::time::sleep(LIFE) => {}
+                }
+            };
             let served = tokio::select! {
                 served = connection.as_mut() => served,
-                () = raised(&mut stopped) => {
+                () = ended => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    // The request that is in work is the last one.
+                    tokio::time::timeout(LIFE, connection).await.unwrap_or(Ok(()))
                 }
             };
             if let Err(error) = served {

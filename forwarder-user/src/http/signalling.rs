@@ -13,7 +13,7 @@ use axum::{
 use super::{
     App, auth,
     body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE},
-    name,
+    client, name,
     reply::Failure,
 };
 use penstock_media::Role;
@@ -71,8 +71,9 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
 /// POST (RFC 9725 §4.2): 201 with the answer and the address of the session.
 async fn open(app: &App, role: Role, stream: String, request: Request) -> Result<Response, Failure> {
     let _permit = admit(app, role, &stream, request.headers())?;
+    let from = client::block(&request);
     let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
-    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), offer)).await?;
+    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), from, offer)).await?;
     let headers = [
         (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
         (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),

@@ -25,6 +25,8 @@ counters! {
     sessions_closed;
     /// Sessions that had no keys in time.
     sessions_timed_out;
+    /// Sessions that were not connected and made way for others.
+    half_open_replaced;
     /// Sessions that ended because their peer sent no ICE checks.
     sessions_disconnected;
     /// Sessions that ended by an error in ICE or DTLS.

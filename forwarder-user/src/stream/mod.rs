@@ -4,6 +4,7 @@ mod budget;
 mod clock;
 mod config;
 mod counters;
+mod half_open;
 mod ids;
 mod keyframe;
 mod owners;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 
 pub use config::{LiveConfig, MediaAddress, StreamConfig};
 
+use crate::block::Block;
 use penstock_engine::{Engine, Event, Role};
 use penstock_webrtc::sdp::{Fragment, Offer};
 
@@ -113,6 +115,7 @@ pub enum Command {
     Offer {
         role: Role,
         stream: String,
+        from: Block,
         offer: Result<Box<Offer>, String>,
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
@@ -169,14 +172,15 @@ impl Control {
         answer.await.ok()
     }
 
-    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP.
+    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP. `from`: whose share of what is not
+    /// connected yet it takes.
     ///
     /// # Errors
     /// [`Refusal`], with a reason for people.
-    pub async fn offer(&self, role: Role, stream: String, sdp: String) -> Result<Answer, Refusal> {
+    pub async fn offer(&self, role: Role, stream: String, from: Block, sdp: String) -> Result<Answer, Refusal> {
         self.admit(Request::Open { role, stream: stream.clone() }).await?;
         let offer = Offer::parse(&sdp).map(Box::new);
-        self.ask(|reply| Command::Offer { role, stream, offer, reply }).await.unwrap_or_else(stopped)
+        self.ask(|reply| Command::Offer { role, stream, from, offer, reply }).await.unwrap_or_else(stopped)
     }
 
     /// Trickle or ICE restart. `if_match` is the entity tag without quotes, or `*`.

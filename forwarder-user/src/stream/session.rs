@@ -10,6 +10,7 @@ use super::budget::{Budget, Unknown};
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
+use crate::block::Block;
 use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use penstock_media::codec::Format;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
@@ -23,6 +24,8 @@ pub(super) struct Session {
     pub(super) name: String,
     pub(super) role: Role,
     pub(super) stream: String,
+    /// Whose share of the half-open sessions it takes until it is connected.
+    pub(super) from: Block,
     pub(super) peer: Peer,
     /// Entity tag of the ICE session.
     pub(super) etag: String,
@@ -53,6 +56,11 @@ pub(super) enum Tracks {
 }
 
 impl Session {
+    /// Its peer has sent an ICE check.
+    pub(super) fn has_begun(&self) -> bool {
+        self.peer.consent().is_some()
+    }
+
     pub(super) fn publisher_tracks(&self) -> &[PublisherTrack] {
         match &self.tracks {
             Tracks::Publisher(tracks) => tracks,

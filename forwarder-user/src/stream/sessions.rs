@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use str0m::ice::TransId;
 
+use super::half_open::HalfOpen;
 use super::ids::{Key, random_hex};
 use super::session::Session;
+use crate::block::Block;
 use penstock_engine::Role;
 use penstock_webrtc::peer::Pair;
 
@@ -34,6 +36,8 @@ pub(super) struct Sessions {
     by_ssrc: HashMap<u32, Key>,
     /// By the id of the STUN request whose answer it awaits.
     by_request: HashMap<TransId, Key>,
+    /// Those that are not connected yet.
+    half_open: HalfOpen,
     timers: BTreeSet<(Instant, Key)>,
     /// From when the timers of connected sessions count in steps of [`TICK_MS`].
     started: Instant,
@@ -50,6 +54,7 @@ impl Sessions {
             by_pair: HashMap::new(),
             by_ssrc: HashMap::new(),
             by_request: HashMap::new(),
+            half_open: HalfOpen::default(),
             timers: BTreeSet::new(),
             started: Instant::now(),
             last: 0,
@@ -68,6 +73,23 @@ impl Sessions {
         self.all.get_mut(&key).map(Box::as_mut)
     }
 
+    /// Sessions that are not connected yet.
+    pub(super) fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// A session is connected.
+    pub(super) fn connected(&mut self, key: Key) {
+        if let Some(session) = self.all.get(&key) {
+            self.half_open.remove(session.from, key);
+        }
+    }
+
+    /// Which session that is not connected makes way for a new one.
+    pub(super) fn least_deserving(&self, new: Block) -> Option<Key> {
+        self.half_open.least_deserving(new, |key| self.get(key).is_some_and(Session::has_begun))
+    }
+
     /// In the order in which they came.
     pub(super) fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<Key> = self.all.keys().copied().collect();
@@ -81,6 +103,7 @@ impl Sessions {
         let key = self.last;
         self.by_id.insert(session.id.clone(), key);
         self.by_ufrag.insert(session.ufrag.clone(), key);
+        self.half_open.add(session.from, key);
         self.all.insert(key, Box::new(session));
         key
     }
@@ -100,6 +123,7 @@ impl Sessions {
             self.by_request.remove(id);
         }
         self.by_ssrc.retain(|_, owner| *owner != key);
+        self.half_open.remove(session.from, key);
         Some(session)
     }
 

@@ -28,6 +28,10 @@ impl Task {
                 return self.close(key, why);
             }
         };
+        if let Err(why) = self.take_name(key, now) {
+            return self.close(key, &why);
+        }
+        self.sessions.connected(key);
         self.turnover.count(now);
         let Some(engine) = self.carry(key, &keys, pair) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -56,6 +60,17 @@ impl Task {
             Role::Publisher => self.close_mismatched(&stream),
             Role::Subscriber => self.attach_all_of(key, now),
         }
+    }
+
+    /// A publisher has shown who it is: the stream's name is its own, unless somebody else has it.
+    fn take_name(&mut self, key: Key, now: Instant) -> Result<(), String> {
+        let Some(session) = self.sessions.get(key).filter(|session| session.role == Role::Publisher) else {
+            return Ok(());
+        };
+        let stream = session.stream.clone();
+        self.make_way(&stream, now).map_err(|refusal| refusal.to_string())?;
+        self.streams.join(&stream, Role::Publisher, key);
+        Ok(())
     }
 
     /// The keys that the handshake gave, if their profile is allowed. `Err`: why the session ends.

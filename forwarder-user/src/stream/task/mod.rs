@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::clock::NtpClock;
 use super::counters::Counters;
+use super::half_open;
 use super::ids::Key;
 use super::owners::Owners;
 use super::session::Media;
@@ -142,8 +143,10 @@ impl Task {
     }
 
     fn due(&mut self, key: Key, now: Instant) {
+        let (used, pool) = (self.sessions.half_open(), self.half_open_pool());
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.media.is_none() && now >= session.created + self.config.connect_timeout {
+        let life = half_open::life(self.config.connect_timeout, used, pool, session.has_begun());
+        if session.media.is_none() && now >= session.created + life {
             self.counters.sessions_timed_out += 1;
             let why = match session.peer.trouble() {
                 Some((trouble, times)) => {
@@ -172,7 +175,13 @@ impl Task {
         let Some(session) = self.sessions.get(key) else { return };
         let wanted = match session.next_report(now, &self.config) {
             Some(report) => report.min(session.peer_deadline),
-            None => (session.created + self.config.connect_timeout).min(session.peer_deadline),
+            // The times at which it may have to make way: see `half_open::life`.
+            None => {
+                let whole = self.config.connect_timeout;
+                let turns = [whole / 4, whole / 2, whole].map(|life| session.created + life);
+                let next = turns.into_iter().find(|turn| *turn > now).unwrap_or(now);
+                next.min(session.peer_deadline)
+            }
         };
         self.sessions.arm(key, wanted, now);
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use forwarder_common::ExtendedSeq;
 
 use super::Task;
+use crate::block::Block;
 use crate::ingest::State;
 use crate::stream::ids::{Key, random, random_hex, random_ssrc};
 use crate::stream::keyframe::Keyframes;
@@ -20,8 +21,6 @@ use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 
 /// A publisher without ICE checks for this long gives way to a new one. Peers check every 2.5 to 6 s.
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
-/// A publisher that is still not connected after this time gives way to a new one.
-const PUBLISHER_CONNECTING: Duration = Duration::from_secs(3);
 
 impl Task {
     pub(in crate::stream) fn command(&mut self, command: Command, now: Instant) {
@@ -34,12 +33,12 @@ impl Task {
                 }
                 let _ = reply.send(admitted);
             }
-            Command::Offer { role: Role::Subscriber, stream, offer: Ok(offer), reply }
+            Command::Offer { role: Role::Subscriber, stream, from, offer: Ok(offer), reply }
                 if self.streams.is_undescribed(&stream) =>
             {
-                self.wait_for_description(&stream, offer, reply);
+                self.wait_for_description(&stream, offer, from, reply);
             }
-            Command::Offer { role, stream, offer, reply } => self.answer(role, stream, offer, reply, now),
+            Command::Offer { role, stream, from, offer, reply } => self.answer(role, stream, from, offer, reply, now),
             Command::Patch { session, role, stream, if_match, fragment, reply } => {
                 let patched = self
                     .find(&session, role, &stream)
@@ -85,23 +84,45 @@ impl Task {
         }
     }
 
+    /// Is there room, or somebody who makes way?
     fn has_room(&self) -> Result<(), Refusal> {
         let limit = self.config.max_sessions;
-        match self.sessions.len() < limit {
+        match self.sessions.len() < limit || self.sessions.half_open() > 0 {
             true => Ok(()),
             false => Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may"))),
         }
+    }
+
+    /// Sessions that may be half-open at a time: as many again are left for those who are connected.
+    pub(super) fn half_open_pool(&self) -> usize {
+        (self.config.max_sessions / 2).max(1)
+    }
+
+    /// Lets somebody make way who is not connected, where there is no room without.
+    fn make_room(&mut self, from: Block) -> Result<(), Refusal> {
+        let full = self.sessions.len() >= self.config.max_sessions;
+        if full || self.sessions.half_open() >= self.half_open_pool() {
+            match self.sessions.least_deserving(from) {
+                Some(key) => {
+                    self.counters.half_open_replaced += 1;
+                    self.close(key, "it was not connected, and others waited for its place");
+                }
+                None => return self.has_room(),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn answer(
         &mut self,
         role: Role,
         stream: String,
+        from: Block,
         offer: Result<Box<Offer>, String>,
         reply: Reply,
         now: Instant,
     ) {
-        let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, &offer, now));
+        let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, from, &offer, now));
         if let Err(refusal) = &answer {
             self.refused(role, refusal);
         }
@@ -119,7 +140,14 @@ impl Task {
         key.ok_or_else(|| Refusal::NotFound("no such session; it may have ended".into()))
     }
 
-    fn offer(&mut self, role: Role, stream: String, offer: &Offer, now: Instant) -> Result<Answer, Refusal> {
+    fn offer(
+        &mut self,
+        role: Role,
+        stream: String,
+        from: Block,
+        offer: &Offer,
+        now: Instant,
+    ) -> Result<Answer, Refusal> {
         let plans = match role {
             Role::Publisher => sdp::negotiate_publisher(offer).map_err(Refusal::NotAcceptable)?,
             Role::Subscriber => {
@@ -129,10 +157,10 @@ impl Task {
             }
         };
         if role == Role::Publisher {
-            self.make_way(&stream, now)?;
+            self.in_the_way(&stream, now)?;
         }
-        self.has_room()?;
-        self.open(role, stream, offer, &plans, now)
+        self.make_room(from)?;
+        self.open(role, stream, from, offer, &plans, now)
     }
 
     /// What the stream's publisher sends.
@@ -167,10 +195,8 @@ impl Task {
         }
         let Some(key) = self.streams.publisher(stream) else { return Ok(None) };
         let Some(session) = self.sessions.get(key) else { return Ok(None) };
-        let gone = match (session.media.is_some(), session.peer.consent()) {
-            (true, Some(consent)) => now.duration_since(consent) > PUBLISHER_SILENT,
-            _ => now.duration_since(session.created) > PUBLISHER_CONNECTING,
-        };
+        let heard = session.peer.consent().unwrap_or(session.created);
+        let gone = now.duration_since(heard) > PUBLISHER_SILENT;
         match gone {
             true => Ok(Some(key)),
             false => Err(Refusal::Conflict(format!("{stream:?} has a publisher already"))),
@@ -181,6 +207,7 @@ impl Task {
         &mut self,
         role: Role,
         stream: String,
+        from: Block,
         offer: &Offer,
         plans: &[Plan],
         now: Instant,
@@ -202,6 +229,7 @@ impl Task {
             name,
             role,
             stream: stream.clone(),
+            from,
             peer,
             etag: etag.clone(),
             ufrag: local.ufrag,
@@ -216,7 +244,10 @@ impl Task {
             cname,
         };
         let key = self.sessions.add(session);
-        self.streams.join(&stream, role, key);
+        // A publisher's name is taken when DTLS is done.
+        if role == Role::Subscriber {
+            self.streams.join(&stream, role, key);
+        }
         self.update_demand(&stream);
         self.counters.sessions_opened += 1;
         self.flush(key, now);

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Task;
+use crate::block::Block;
 use crate::config;
 use crate::ingest::{Event, Handle, SourceTrack, State};
 use crate::stream::Refusal;
@@ -21,10 +22,10 @@ const MAX_WAITING: usize = 256;
 
 impl Task {
     /// Keeps an offer until the source is described, or fails.
-    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, reply: Reply) {
+    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, from: Block, reply: Reply) {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
-        sourced.waiting.retain(|(_, reply)| !reply.is_closed());
+        sourced.waiting.retain(|(_, _, reply)| !reply.is_closed());
         let status = self.ingest.sources.get(stream).map(|source| source.status()).unwrap_or_default();
         let refusal = if status.state == State::Waiting {
             Some(format!("the source of {stream:?} has failed: {}", status.error_text.unwrap_or_default()))
@@ -38,7 +39,7 @@ impl Task {
                 self.counters.refused_offers += 1;
                 let _ = reply.send(Err(Refusal::Unavailable(text)));
             }
-            None => sourced.waiting.push((offer, reply)),
+            None => sourced.waiting.push((offer, from, reply)),
         }
         self.update_demand(stream);
     }
@@ -59,7 +60,7 @@ impl Task {
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
                 let Some(sourced) = self.streams.source_mut(&stream) else { return };
-                for (_, reply) in std::mem::take(&mut sourced.waiting) {
+                for (_, _, reply) in std::mem::take(&mut sourced.waiting) {
                     self.counters.refused_offers += 1;
                     let text = format!("the source of {stream:?} has failed: {why}");
                     let _ = reply.send(Err(Refusal::Unavailable(text)));
@@ -116,7 +117,7 @@ impl Task {
         for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, name);
         }
-        for (_, reply) in sourced.waiting {
+        for (_, _, reply) in sourced.waiting {
             self.counters.refused_offers += 1;
             let _ = reply.send(Err(Refusal::NotFound(why.clone())));
         }
@@ -171,8 +172,8 @@ impl Task {
         for kind in kinds {
             self.attach_viewers(stream, kind, now);
         }
-        for (offer, reply) in waiting {
-            self.answer(Role::Subscriber, stream.to_owned(), Ok(offer), reply, now);
+        for (offer, from, reply) in waiting {
+            self.answer(Role::Subscriber, stream.to_owned(), from, Ok(offer), reply, now);
         }
         self.update_demand(stream);
     }

@@ -11,6 +11,7 @@ use str0m::rtp::{RtpWrite, SeqNo, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use tokio::net::UdpSocket;
 
+use crate::block::Block;
 use crate::stream::{Answer, Control, Refusal};
 use penstock_engine::Role;
 
@@ -71,7 +72,7 @@ impl Client {
 
     /// POST, and what a client does with the answer.
     pub(crate) async fn signal(&mut self, control: &Control, role: Role, stream: &str) -> Result<(), Refusal> {
-        let answer = control.offer(role, stream.into(), self.offer.clone()).await?;
+        let answer = control.offer(role, stream.into(), Block::UNKNOWN, self.offer.clone()).await?;
         self.accept(&answer.sdp);
         self.answer = Some(answer);
         Ok(())

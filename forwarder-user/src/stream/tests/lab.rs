@@ -56,15 +56,20 @@ impl Lab {
         Self { task, engine, events, now: Instant::now() }
     }
 
-    pub(super) fn offer(&mut self, role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
+    pub(super) fn offer_from(&mut self, from: [u8; 4], role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
+        let from = std::net::IpAddr::from(from).into();
         let (reply, mut answer) = oneshot::channel();
         let (told, mut admitted) = oneshot::channel();
         let request = Request::Open { role, stream: stream.into() };
         self.task.command(Command::Admit { request, reply: told }, self.now);
         admitted.try_recv().unwrap()?;
         let offer = Offer::parse(sdp).map(Box::new);
-        self.task.command(Command::Offer { role, stream: stream.into(), offer, reply }, self.now);
+        self.task.command(Command::Offer { role, stream: stream.into(), from, offer, reply }, self.now);
         answer.try_recv().unwrap()
+    }
+
+    pub(super) fn offer(&mut self, role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
+        self.offer_from([127, 0, 0, 1], role, stream, sdp)
     }
 
     pub(super) fn publish(&mut self, stream: &str) -> Remote {
@@ -85,7 +90,7 @@ impl Lab {
         let key = self.task.sessions.by_id(&answer.session).unwrap();
         let keying = |we_are_client| Keying {
             profile: SrtpProfile::AEAD_AES_256_GCM,
-            material: Zeroizing::new((key as u8..key as u8 + 88).collect()),
+            material: Zeroizing::new((0..88).map(|i| (key as u8).wrapping_add(i)).collect()),
             we_are_client,
         };
         self.task.connected(key, &keying(false), pair, self.now);

@@ -63,8 +63,8 @@ async fn consent_that_is_not_renewed_ends_the_session() {
 #[tokio::test]
 async fn more_sessions_than_allowed_are_refused() {
     let mut lab = Lab::new(StreamConfig { max_sessions: 2, ..config() }).await;
-    lab.offer(Role::Publisher, "a", PUBLISH).unwrap();
-    lab.offer(Role::Publisher, "b", PUBLISH).unwrap();
+    lab.publish("a");
+    lab.publish("b");
     assert!(matches!(lab.offer(Role::Publisher, "c", PUBLISH), Err(Refusal::Unavailable(_))));
     assert!(!lab.task.streams.contains("c"), "nothing leaks");
 }

@@ -150,6 +150,7 @@ async fn codecs_must_match() {
     let (control, _engine) = start(config());
     let mut publisher = Client::new(client::only(Codec::Vp9), Direction::SendOnly, &BOTH).await;
     publisher.signal(&control, Role::Publisher, "room").await.unwrap();
+    publisher.connect().await;
     let mut viewer = Client::new(client::only(Codec::Vp8), Direction::RecvOnly, &BOTH).await;
     let refusal = viewer.signal(&control, Role::Subscriber, "room").await.unwrap_err();
     assert!(matches!(&refusal, Refusal::NotAcceptable(why) if why.contains("VP9") && why.contains("VP8")), "{refusal}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forwarder_common::ExtendedSeq;
 use str0m::ice::{StunMessage, TransId};
 
-use super::lab::{Lab, OPUS, PLAY, Remote, VP8};
+use super::lab::{Lab, OPUS, PLAY, PUBLISH, Remote, VP8};
 use super::*;
 use crate::stream::Answer;
 use penstock_engine::PublisherStats;
@@ -182,4 +182,38 @@ async fn a_flood_with_its_ssrc_moves_nobody() {
     }
     assert_eq!(lab.counters()["strays_authentic"], 20);
     assert_eq!(lab.task.sessions.get(victim.key).unwrap().peer.nominated(), Some(victim.pair));
+}
+
+/// A loop of POSTs fills the pool, from one address and then from many, and keeps neither a place nor a name.
+#[tokio::test]
+async fn half_open_sessions_keep_nobody_out() {
+    let mut lab = Lab::new(StreamConfig { max_sessions: 40, ..config() }).await;
+    for i in 0..200 {
+        lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH).unwrap_or_else(|why| panic!("{i}: {why}"));
+    }
+    assert_eq!((lab.task.sessions.len(), &lab.counters()["half_open_replaced"]), (20, &180.into()));
+    let owner = lab.offer_from([192, 0, 2, 2], Role::Publisher, "room", PUBLISH).unwrap();
+    for _ in 0..200 {
+        lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH).unwrap();
+    }
+    let owner = lab.connect(owner);
+    assert_eq!(lab.task.streams.publisher("room"), Some(owner.key), "the name is its own");
+    for _ in 0..100 {
+        let viewer = lab.offer_from([192, 0, 2, 2], Role::Subscriber, "room", PLAY).unwrap();
+        for last in 3..30 {
+            let _ = lab.offer_from([192, 0, 2, last], Role::Subscriber, "room", PLAY);
+        }
+        if lab.task.sessions.by_id(&viewer.session).is_some() {
+            lab.connect(viewer);
+        }
+        if lab.task.sessions.len() - lab.task.sessions.half_open() >= 30 {
+            break;
+        }
+    }
+    let connected = lab.task.sessions.len() - lab.task.sessions.half_open();
+    assert!(connected >= 30, "{connected} connected");
+    lab.pass(Duration::from_secs(4));
+    assert!(lab.task.sessions.half_open() < 20, "a full pool is soon emptied");
+    lab.pass(Duration::from_secs(12));
+    assert_eq!(lab.task.sessions.half_open(), 0);
 }

@@ -186,12 +186,16 @@ async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
 #[tokio::test]
 async fn one_publisher_at_a_time_unless_it_is_gone() {
     let mut lab = lab().await;
-    lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
+    let slow = lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
+    let first = lab.publish("room");
     assert!(matches!(lab.offer(Role::Publisher, "room", PUBLISH), Err(Refusal::Conflict(_))));
-    lab.offer(Role::Publisher, "other", PUBLISH).unwrap();
-    lab.pass(4 * SECOND);
-    lab.offer(Role::Publisher, "room", PUBLISH).expect("the first one never connected");
-    assert_eq!(lab.task.sessions.len(), 2);
+    let late = lab.connect(slow);
+    assert!(lab.task.sessions.get(late.key).is_none(), "the name is taken by who is connected first");
+    lab.publish("other");
+    lab.pass(11 * SECOND);
+    let next = lab.publish("room");
+    assert!(lab.task.sessions.get(first.key).is_none(), "it was silent");
+    assert_eq!(lab.task.streams.publisher("room"), Some(next.key));
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use tokio::{
 use self::{conversation::Ends, tls::Identity};
 use super::connection::Stream as Bytes;
 use crate::{
+    block::Shares,
     config::{self, stream_name_problem},
     ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, status::State},
 };
@@ -39,6 +40,8 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(10);
 /// How often it is looked for streams that nobody needs any more.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Connections that one address may have in any case: a site's cameras come from one.
+const LEAST_SHARE: usize = 64;
 /// For the control task's word.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -90,6 +93,8 @@ struct Server {
     place: Place,
     counters: Counters,
     connections: Cell<usize>,
+    /// Nobody has them all.
+    shares: Arc<Shares>,
     streams: RefCell<BTreeMap<String, Stream>>,
 }
 
@@ -114,7 +119,8 @@ pub(in crate::ingest) async fn run(
     mut stop: watch::Receiver<()>,
 ) {
     let connections = Cell::new(0);
-    let server = Rc::new(Server { settings, place, counters, connections, streams: RefCell::default() });
+    let shares = Shares::of(settings.rtsp.connections, LEAST_SHARE);
+    let server = Rc::new(Server { settings, place, counters, connections, shares, streams: RefCell::default() });
     let Ports { plain, tls, identity } = ports;
     let identity = identity.map(Rc::new);
     let plain = plain.into_iter().map(|listener| (listener, None));
@@ -157,6 +163,10 @@ impl Server {
             }
             return;
         }
+        let Some(share) = self.shares.take(peer.ip().into()) else {
+            self.counters.add("refused_too_many_of_one_address");
+            return;
+        };
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15));
         let prepared = stream
             .set_nodelay(true)
@@ -165,6 +175,7 @@ impl Server {
         let Ok(local) = prepared else { return };
         let place = Open::new(self);
         spawn_local(async move {
+            let _share = share;
             let encrypted = identity.is_some();
             let stream: Box<dyn Bytes> = match identity {
                 None => Box::new(stream),
