@@ -4,6 +4,7 @@ mod announce;
 mod ask;
 mod check;
 mod doctor;
+mod harden;
 mod healthcheck;
 mod host;
 mod import;

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     FAILED, FORCED, OK, announce,
+    harden::harden,
     host::Host,
     limits,
     logging::{self, Level},
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
     memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
+    harden();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()

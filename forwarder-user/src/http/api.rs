@@ -1,6 +1,9 @@
 //! Read-only API. Everything in it comes from one snapshot of the control task.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -15,23 +18,38 @@ use super::{App, auth, reply::Failure};
 /// A control task that does not answer for this long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/api/v1/state", get(state))
-        .route("/api/v1/streams", get(streams))
-        .route("/api/v1/streams/{stream}/notes", get(notes))
+/// A snapshot may have a fiftieth of the control task's time: it is kept so many times as long as it took to make.
+const SHARE: u32 = 50;
+/// But no longer than this.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// The last snapshot, when it was made and until when it does.
+#[derive(Default)]
+pub struct Snapshot(tokio::sync::Mutex<Option<(Instant, Arc<Value>)>>);
+
+/// What is for those who run the server, and for no web page of others.
+pub fn management() -> Router<Arc<App>> {
+    Router::new().route("/healthz", get(healthz)).route("/api/v1/state", get(state))
 }
 
-/// 200 as long as sessions can be opened; 503 while stopping or stuck.
+/// What players of other origins may ask.
+pub fn public() -> Router<Arc<App>> {
+    Router::new().route("/api/v1/streams", get(streams)).route("/api/v1/streams/{stream}/notes", get(notes))
+}
+
+/// 200 while the control task goes round its loop; 503 while stopping or stuck. Asks it nothing.
 async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
-    snapshot(&app).await.map(|_| "ok\n")
+    match app.control.silence() {
+        None => Err(Failure::busy("the server is stopping")),
+        Some(silence) if silence > PATIENCE => Err(Failure::busy("the control task does not answer")),
+        Some(_) => Ok("ok\n"),
+    }
 }
 
 /// All streams and sessions.
 async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
     auth::require(&app.settings.current().auth.api_token, &headers)?;
-    let mut state = snapshot(&app).await?;
+    let mut state = Value::clone(&*snapshot(&app).await?);
     // Tells `penstock sessions` whether this is the server whose maps it reads.
     if let Some(fields) = state.as_object_mut() {
         fields.insert("pid".into(), std::process::id().into());
@@ -49,7 +67,7 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
     }
     let snapshot = snapshot(&app).await?;
     let list = snapshot.get("streams").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Ok(Json(json!({ "streams": list.iter().map(public).collect::<Vec<_>>() })))
+    Ok(Json(json!({ "streams": list.iter().map(shown).collect::<Vec<_>>() })))
 }
 
 /// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
@@ -69,16 +87,28 @@ async fn notes(
     Ok(Json(json!({ "notes": notes })))
 }
 
-fn public(stream: &Value) -> Value {
+fn shown(stream: &Value) -> Value {
     let published = stream.get("publisher").is_some_and(|publisher| !publisher.is_null());
     let live = published || stream.get("live").is_some_and(|live| live == true);
     json!({ "name": stream.get("name"), "live": live, "viewers": stream.get("viewers") })
 }
 
-/// State of everything, from the control task.
-pub async fn snapshot(app: &App) -> Result<Value, Failure> {
+/// State of everything, from the control task: whoever asks at the same time gets the same one, and it is not made
+/// again for a while that grows with what it costs.
+pub async fn snapshot(app: &App) -> Result<Arc<Value>, Failure> {
+    let mut kept = app.snapshot.0.lock().await;
+    let begun = Instant::now();
+    if let Some((until, snapshot)) = &*kept
+        && begun < *until
+    {
+        return Ok(Arc::clone(snapshot));
+    }
     match tokio::time::timeout(PATIENCE, app.control.snapshot()).await {
-        Ok(Some(snapshot)) => Ok(snapshot),
+        Ok(Some(snapshot)) => {
+            let (now, snapshot) = (Instant::now(), Arc::new(snapshot));
+            *kept = Some((now + (now.duration_since(begun) * SHARE).min(KEPT), Arc::clone(&snapshot)));
+            Ok(snapshot)
+        }
         Ok(None) => Err(Failure::busy("the server is stopping")),
         Err(_) => Err(Failure::busy("the control task does not answer")),
     }

@@ -91,6 +91,7 @@ struct App {
     /// Proxies that are believed.
     trusted: Vec<Network>,
     guesses: client::Guesses,
+    snapshot: api::Snapshot,
     /// Counts of requests.
     observed: metrics::Requests,
 }
@@ -106,15 +107,17 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         requests: Semaphore::new(config.limits.http_requests),
         trusted: config.http.trusted_proxies.clone(),
         guesses: client::Guesses::default(),
+        snapshot: api::Snapshot::default(),
         observed: metrics::Requests::new()?,
     });
     Ok(Router::new()
         .merge(signalling::routes())
-        .merge(api::routes())
-        .merge(metrics::routes())
-        .merge(profiles::routes())
+        .merge(api::public())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
+        .merge(api::management())
+        .merge(metrics::routes())
+        .merge(profiles::routes())
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

@@ -368,3 +368,66 @@ async fn pages() {
     }
     refused(&ask(open_server(), "GET", "/assets/none.js", &[], "").await, 404, "no such file");
 }
+
+/// Of a thousand who ask at once, and of a probe that asks all the time, the control task hears little.
+#[tokio::test]
+async fn health_costs_the_control_task_nothing_and_lists_little() {
+    let (sender, mut commands) = mpsc::channel(2048);
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            if let Command::Snapshot { reply } = command {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                drop(reply.send(json!({ "streams": [], "sessions": [] })));
+            }
+        }
+    });
+    let router = router(&Config::default(), Control::new(sender));
+    for _ in 0..100 {
+        assert_eq!(ask(router.clone(), "GET", "/healthz", &[], "").await.status, StatusCode::OK);
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 0);
+    let all = (0..500).map(|_| tokio::spawn(ask(router.clone(), "GET", "/api/v1/state", &[], "")));
+    for one in all.collect::<Vec<_>>() {
+        assert_eq!(one.await.unwrap().status, StatusCode::OK);
+    }
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= 10);
+}
+
+#[tokio::test]
+async fn management_is_for_no_page_of_others() {
+    for (path, open) in [("/api/v1/streams", true), ("/api/v1/state", false), ("/healthz", false), ("/metrics", false)]
+    {
+        let reply = ask(open_server(), "GET", path, &[("origin", "https://tv.example")], "").await;
+        assert_eq!(!reply.header("access-control-allow-origin").is_empty(), open, "{path}");
+    }
+}
+
+/// Twenty wrong tokens from one address, and it waits; others do not.
+#[tokio::test]
+async fn guessing_is_slowed_by_address() {
+    let mut config = Config::default();
+    config.auth.publish_token = Secret::new("right");
+    config.http.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+    let router = router(&config, scripted());
+    let post = |client: &'static str, token: &'static str| {
+        let router = router.clone();
+        async move {
+            let mut request = Request::builder().method("POST").uri("/cam/whip");
+            for (name, value) in [("content-type", "application/sdp"), ("authorization", token)] {
+                request = request.header(name, value);
+            }
+            let mut request = request.header("x-forwarded-for", client).body(Body::from(OFFER)).unwrap();
+            let proxy = std::net::SocketAddr::from(([192, 0, 2, 1], 1));
+            request.extensions_mut().insert(axum::extract::ConnectInfo(proxy));
+            router.oneshot(request).await.unwrap().status().as_u16()
+        }
+    };
+    for _ in 0..20 {
+        assert_eq!(post("198.51.100.1", "Bearer wrong").await, 401);
+    }
+    assert_eq!(post("198.51.100.1", "Bearer right").await, 429);
+    assert_eq!(post("198.51.100.2", "Bearer right").await, 201);
+}

@@ -8,6 +8,7 @@ mod half_open;
 mod ids;
 mod keyframe;
 mod owners;
+mod pulse;
 mod report;
 mod resend;
 mod session;
@@ -20,15 +21,20 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use config::{LiveConfig, MediaAddress, StreamConfig};
+use pulse::Pulse;
 
 use crate::block::Block;
 use penstock_engine::{Engine, Event, Role};
 use penstock_webrtc::sdp::{Fragment, Offer};
+
+/// Texts up to so many bytes are read at once. A browser's offer has 3 to 10 KB.
+const SHORT: usize = 16 * 1024;
 
 /// Commands that may wait for the control task before a sender has to.
 const COMMAND_QUEUE: usize = 256;
@@ -47,7 +53,9 @@ pub fn spawn(
 ) -> std::io::Result<(Control, JoinHandle<()>)> {
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
     let task = task::Task::new(config, engine)?;
-    Ok((Control::new(sender), tokio::spawn(task.run(commands, events))))
+    let control = Control::new(sender);
+    let pulse = control.pulse.clone();
+    Ok((control, tokio::spawn(task.run(commands, events, pulse))))
 }
 
 /// Answer to a WHIP or WHEP offer.
@@ -153,11 +161,12 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Control {
     commands: mpsc::Sender<Command>,
+    pulse: Pulse,
 }
 
 impl Control {
     pub(crate) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+        Self { commands, pulse: Pulse::new() }
     }
 
     /// Texts are read here, in the task of whoever sent them, and only after it is known that there is room for
@@ -179,7 +188,7 @@ impl Control {
     /// [`Refusal`], with a reason for people.
     pub async fn offer(&self, role: Role, stream: String, from: Block, sdp: String) -> Result<Answer, Refusal> {
         self.admit(Request::Open { role, stream: stream.clone() }).await?;
-        let offer = Offer::parse(&sdp).map(Box::new);
+        let offer = apart(sdp, |sdp| Offer::parse(sdp).map(Box::new)).await;
         self.ask(|reply| Command::Offer { role, stream, from, offer, reply }).await.unwrap_or_else(stopped)
     }
 
@@ -196,7 +205,7 @@ impl Control {
         fragment: String,
     ) -> Result<Patched, Refusal> {
         self.admit(Request::Change { session: session.clone(), role, stream: stream.clone() }).await?;
-        let fragment = Fragment::parse(&fragment);
+        let fragment = apart(fragment, Fragment::parse).await;
         self.ask(|reply| Command::Patch { session, role, stream, if_match, fragment, reply })
             .await
             .unwrap_or_else(stopped)
@@ -208,6 +217,11 @@ impl Control {
     /// [`Refusal::NotFound`].
     pub async fn delete(&self, role: Role, stream: String, session: String) -> Result<(), Refusal> {
         self.ask(|reply| Command::Delete { session, role, stream, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// Since the control task last went round its loop, which it does once a second at least. `None`: it has stopped.
+    pub fn silence(&self) -> Option<Duration> {
+        (!self.commands.is_closed()).then(|| self.pulse.age(Instant::now()))
     }
 
     /// State of all streams and sessions; `None` while stopping.
@@ -224,6 +238,15 @@ impl Control {
     pub async fn drain(&self) {
         let _ = self.ask(|reply| Command::Drain { reply }).await;
     }
+}
+
+/// Reads a text, a long one in a thread of its own: the control task shares its thread with HTTP, and would wait.
+async fn apart<T: Send + 'static>(text: String, read: fn(&str) -> Result<T, String>) -> Result<T, String> {
+    if text.len() <= SHORT {
+        return read(&text);
+    }
+    let read = tokio::task::spawn_blocking(move || read(&text)).await;
+    read.unwrap_or_else(|_| Err("internal error in reading it".into()))
 }
 
 fn stopped<T>() -> Result<T, Refusal> {

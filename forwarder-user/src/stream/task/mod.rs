@@ -30,11 +30,13 @@ use str0m::config::DtlsCert;
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
 
+use super::budget::Lines;
 use super::clock::NtpClock;
 use super::counters::Counters;
 use super::half_open;
 use super::ids::Key;
 use super::owners::Owners;
+use super::pulse::{BEAT, Pulse};
 use super::session::Media;
 use super::sessions::Sessions;
 use super::sockets::Sockets;
@@ -67,6 +69,8 @@ pub(super) struct Task {
     /// Of the engine's subscriber tracks.
     owners: Owners,
     pub(in crate::stream) counters: Counters,
+    /// Lines of the log about refused offers.
+    refusals: Lines,
     turnover: Turnover,
 }
 
@@ -86,6 +90,7 @@ impl Task {
             ingest,
             owners: Owners::default(),
             counters: Counters::default(),
+            refusals: Lines::new(Instant::now()),
             turnover: Turnover::default(),
         })
     }
@@ -94,6 +99,7 @@ impl Task {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut events: mpsc::UnboundedReceiver<Event>,
+        pulse: Pulse,
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
         if self.config.ingest.recent_bytes > 0 {
@@ -103,7 +109,8 @@ impl Task {
         }
         loop {
             let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
-            let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            let beat = Instant::now() + BEAT;
+            let deadline = deadline.map_or(beat, |deadline| deadline.min(beat));
             tokio::select! {
                 command = commands.recv() => match command {
                     None => {
@@ -123,6 +130,7 @@ impl Task {
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             let now = Instant::now();
+            pulse.beat(now);
             self.run_timers(now);
             if self.turnover.is_over(now) {
                 tokio::task::spawn_blocking(memory::give_back);

@@ -65,7 +65,9 @@ impl Task {
 
     fn refused(&mut self, role: Role, refusal: &Refusal) {
         self.counters.refused_offers += 1;
-        tracing::info!(?role, "offer refused: {refusal}");
+        if let Some(kept_back) = self.refusals.take(Instant::now()) {
+            tracing::info!(?role, kept_back, "offer refused: {refusal}");
+        }
     }
 
     /// Looks at what can be known without reading what somebody has sent.

@@ -1,0 +1,46 @@
+//! The control task's sign of life, which costs it nothing to be asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How often the task shows it at least.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+
+/// When the control task last went round its loop.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    start: Instant,
+    /// Milliseconds since `start`.
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), last: Arc::default() }
+    }
+
+    pub(super) fn beat(&self, now: Instant) {
+        self.last.store(now.duration_since(self.start).as_millis() as u64, Relaxed);
+    }
+
+    /// Since the last one.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.start).saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_age_is_that_of_the_last_beat() {
+        let pulse = Pulse::new();
+        let at = |seconds| pulse.start + Duration::from_secs(seconds);
+        assert_eq!(pulse.age(at(2)), Duration::from_secs(2));
+        pulse.clone().beat(at(5));
+        assert_eq!(pulse.age(at(7)), Duration::from_secs(2));
+        assert_eq!(pulse.age(at(4)), Duration::ZERO);
+    }
+}
