@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
+use super::output;
 use crate::{
     config::Config,
     verify::{Server, Tokens},
@@ -51,7 +52,7 @@ impl Address {
             (Err(error), Some(_)) => error,
             (other, _) => return other,
         };
-        eprintln!("penstock: a server would not start with this: {error:#}");
+        output::complain(format_args!("penstock: a server would not start with this: {error:#}"));
         let text = self.config.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         Ok(salvage(&text.unwrap_or_default()))
     }

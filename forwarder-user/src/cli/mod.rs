@@ -11,6 +11,7 @@ mod inspect;
 mod limits;
 mod logging;
 mod options;
+mod output;
 mod reload;
 mod serve;
 mod signal;
@@ -101,7 +102,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("penstock: {error:#}");
+            output::complain(format_args!("penstock: {error:#}"));
             let usage = error.chain().any(|cause| cause.is::<crate::config::ConfigError>());
             ExitCode::from(if usage { USAGE } else { FAILED })
         }

@@ -61,10 +61,11 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(options, config, level, started))?;
+    let code = runtime.block_on(serve(options, config, level, started));
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
-    Ok(code)
+    logging::finish();
+    code
 }
 
 /// What runs, in the order in which it was started.
@@ -104,6 +105,7 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         }
         name = signals.next() => {
             tracing::warn!("{name} again: ending at once; peers notice by their own timers");
+            logging::finish();
             std::process::exit(FORCED.into());
         }
     }
