@@ -1,7 +1,7 @@
 //! Asking a running server over HTTP.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -87,7 +87,8 @@ fn salvage(text: &str) -> Config {
 fn local(listen: SocketAddr) -> String {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        // It takes IPv4 too, and a host may have no other loopback.
+        IpAddr::V6(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         address => address,
     };
     format!("http://{}", SocketAddr::new(address, listen.port()))
@@ -120,7 +121,7 @@ mod tests {
     fn addresses_that_stand_for_all_are_asked_on_loopback() {
         let url = |listen: &str| local(listen.parse().unwrap());
         assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080");
-        assert_eq!(url("[::]:81"), "http://[::1]:81");
+        assert_eq!(url("[::]:81"), "http://127.0.0.1:81");
         assert_eq!(url("192.0.2.1:80"), "http://192.0.2.1:80");
     }
 }

@@ -1,10 +1,10 @@
 //! Read-only API. Everything in it comes from one snapshot of the control task.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     http::{HeaderMap, StatusCode},
     routing::get,
 };
@@ -23,9 +23,33 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/streams/{stream}/notes", get(notes))
 }
 
-/// 200 as long as sessions can be opened; 503 while stopping or stuck.
-async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
-    snapshot(&app).await.map(|_| "ok\n")
+/// 200 as long as sessions can be opened; 503 while stopping or stuck. `?full`: 503 as well while a session is connected
+/// and nothing arrives, with how many and why, and without names.
+async fn healthz(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<&'static str, Failure> {
+    let snapshot = snapshot(&app).await?;
+    if snapshot.get("media").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        return Err(Failure::busy("this host has no address for media at the moment"));
+    }
+    if query.is_some_and(|query| query.split('&').any(|part| part == "full" || part.starts_with("full="))) {
+        let complaints = complaints(&snapshot);
+        if !complaints.is_empty() {
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, complaints.join("\n")));
+        }
+    }
+    Ok("ok\n")
+}
+
+/// What is wrong with sessions at the moment.
+fn complaints(snapshot: &Value) -> Vec<String> {
+    let sessions = snapshot.get("sessions").and_then(Value::as_array).into_iter().flatten();
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for session in sessions {
+        let text = |key| session.get(key).and_then(Value::as_str);
+        if let (Some(role), Some(warning)) = (text("role"), text("warning")) {
+            *counts.entry((role, warning)).or_default() += 1;
+        }
+    }
+    counts.into_iter().map(|((role, warning), count)| format!("{count} of role {role}: {warning}")).collect()
 }
 
 /// All streams and sessions.

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
+use super::StreamConfig;
 use super::budget::Budget;
+use super::ids::Key;
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
+use super::strays::Strays;
+use super::task::silence::Silence;
 use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use penstock_media::codec::Format;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
@@ -30,11 +34,14 @@ pub(super) struct Session {
     /// Address pairs that the index has.
     pub(super) pairs: Vec<Pair>,
     pub(super) created: Instant,
+    /// How long this process stood still since then.
+    pub(super) stood_still: Duration,
     /// When ICE or DTLS want to be called.
     pub(super) peer_deadline: Instant,
     /// When the timers have the session.
     pub(super) armed: Option<Instant>,
     pub(super) tracks: Tracks,
+    pub(super) silence: Silence,
     /// Keys and reports, once connected.
     pub(super) media: Option<Media>,
     /// CNAME of our RTCP in this session, and name of the media stream.
@@ -48,6 +55,11 @@ pub(super) enum Tracks {
 }
 
 impl Session {
+    /// When it must have keys.
+    pub(super) fn connect_by(&self, config: &StreamConfig) -> Instant {
+        self.created + self.stood_still + config.connect_timeout
+    }
+
     pub(super) fn publisher_tracks(&self) -> &[PublisherTrack] {
         match &self.tracks {
             Tracks::Publisher(tracks) => tracks,
@@ -98,8 +110,16 @@ pub(super) struct Media {
     pub(super) budget: Budget,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
-    /// SSRCs that the publisher used before, and where their index stood: they may come back.
-    pub(super) former: VecDeque<(u32, ExtendedSeq)>,
+    /// SSRCs that the publisher used before: they may come back.
+    pub(super) former: VecDeque<Former>,
+}
+
+/// An SSRC that was taken out of the engine.
+pub(super) struct Former {
+    pub(super) ssrc: u32,
+    pub(super) id: PublisherTrackId,
+    /// The highest index that was accepted of it. `None`: the engine still has packets of it in flight.
+    pub(super) highest: Option<ExtendedSeq>,
 }
 
 /// A kind of media that a publisher sends.
@@ -114,6 +134,13 @@ pub(super) struct PublisherTrack {
 impl PublisherTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Asks for a keyframe, with the next report.
+    pub(super) fn want_keyframe(&mut self) {
+        if self.kind() == Kind::Video && self.source.is_some() {
+            self.keyframes.want();
+        }
     }
 
     /// Whether whoever described itself as `wanted` plays this.
@@ -132,6 +159,8 @@ pub(super) struct Source {
     /// Packets that came up to us between that one and the engine's first. They have arrived, so
     /// reports must not call them lost.
     pub(super) passed_up: u64,
+    /// What came up although the engine has the SSRC.
+    pub(super) strays: Strays,
     pub(super) reception: ReceptionHistory,
 }
 
@@ -142,6 +171,9 @@ pub(super) struct ViewerTrack {
     /// Where the outgoing index goes on; above all that were used while nothing is attached.
     pub(super) next_out: ExtendedSeq,
     pub(super) attachment: Attachment,
+    /// What fed it last: the publisher's session and SSRC, and the index offset that it had then.
+    pub(super) fed_by: Option<(Key, u32)>,
+    pub(super) index_offset: Option<u64>,
     pub(super) timestamp_offset: u32,
     /// Last outgoing timestamp of the former publisher and when it was sent: what a new one goes on from.
     pub(super) left_at: Option<(u32, u64)>,

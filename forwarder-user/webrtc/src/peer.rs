@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use str0m::config::DtlsCert;
 use str0m::ice::{IceAgent, IceAgentEvent, IceCreds, StunMessage, StunPacket};
@@ -66,8 +66,8 @@ pub struct Peer {
     dtls: Dtls,
     /// What DTLS sends before ICE has nominated a pair.
     unsent: VecDeque<Vec<u8>>,
-    /// Our sockets' addresses as peers see them; the index is that of the socket.
-    locals: Arc<[SocketAddr]>,
+    /// Our sockets' addresses as peers see them; the index is that of the socket. `None`: not offered.
+    locals: Arc<[Option<SocketAddr>]>,
     /// As the offer says, with the credentials of the latest restart.
     remote: Option<RemoteDescription>,
     /// SHA-256 of our certificate, with its name.
@@ -75,8 +75,11 @@ pub struct Peer {
     nominated: Option<Pair>,
     connected: bool,
     consent: Option<Instant>,
-    /// Time as it was told last: it never goes back.
+    /// Time as it was told last, less `lag`: it never goes back.
     now: Instant,
+    /// How long this process stood still since the session began. ICE and DTLS live without that time: a peer's
+    /// silence is none that nobody listened to.
+    lag: Duration,
 }
 
 impl Peer {
@@ -84,10 +87,10 @@ impl Peer {
     ///
     /// # Errors
     /// A local address is none that ICE can use.
-    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[SocketAddr]>) -> Result<Self, PeerError> {
+    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[Option<SocketAddr>]>) -> Result<Self, PeerError> {
         let mut ice = IceAgent::with_hmac(IceCreds::new(), dtls::provider().sha1_hmac_provider);
         ice.set_ice_lite(true);
-        for local in locals.iter() {
+        for local in locals.iter().flatten() {
             ice.add_local_candidate(Candidate::host(*local, "udp").map_err(failed)?);
         }
         Ok(Self {
@@ -101,6 +104,7 @@ impl Peer {
             connected: false,
             consent: None,
             now,
+            lag: Duration::ZERO,
         })
     }
 
@@ -145,7 +149,7 @@ impl Peer {
             pwd: credentials.pass.clone(),
             fingerprint: self.fingerprint.clone(),
             active: remote.setup == Setup::Passive,
-            candidates: self.locals.to_vec(),
+            candidates: self.locals.iter().flatten().copied().collect(),
         }
     }
 
@@ -159,7 +163,8 @@ impl Peer {
         self.nominated
     }
 
-    /// When the last authenticated ICE check of the peer came.
+    /// When the last authenticated ICE check of the peer came; later by what [`stood_still`](Self::stood_still) has
+    /// told since.
     pub fn consent(&self) -> Option<Instant> {
         self.consent
     }
@@ -169,17 +174,16 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn stun(&mut self, now: Instant, from: Pair, message: StunMessage<'_>) -> Result<bool, PeerError> {
-        let Some(local) = self.locals.get(from.socket).copied() else {
-            return Err(PeerError("no such socket".into()));
-        };
-        if !message.is_binding_request() {
+        // Another socket than was offered: its address has come to this host after the offer.
+        let Some(local) = self.locals.get(from.socket).copied().flatten().filter(|_| message.is_binding_request())
+        else {
             return Ok(false);
-        }
-        self.now = self.now.max(now);
+        };
+        self.tell(now);
         let packet = StunPacket { proto: Protocol::Udp, source: from.peer, destination: local, message };
         let authentic = guard(|| {
             // The agent checks the user names and the integrity before all else.
-            let authentic = self.ice.handle_packet(now, packet);
+            let authentic = self.ice.handle_packet(self.now, packet);
             if authentic {
                 self.ice.handle_timeout(self.now);
             }
@@ -196,7 +200,7 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn receive(&mut self, now: Instant, bytes: &[u8]) -> Result<(), PeerError> {
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| self.dtls.receive(self.now, bytes).map_err(failed))
     }
 
@@ -205,11 +209,21 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn timeout(&mut self, now: Instant) -> Result<(), PeerError> {
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| {
             self.ice.handle_timeout(self.now);
             Ok(())
         })
+    }
+
+    /// This process stood still for so long, and heard nobody. No timer of the session counts that time.
+    pub fn stood_still(&mut self, time: Duration) {
+        self.lag += time;
+        self.consent = self.consent.map(|consent| consent + time);
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.now = self.now.max(now.checked_sub(self.lag).unwrap_or(now));
     }
 
     /// Sends DTLS close_notify with the next [`poll`](Self::poll).
@@ -229,6 +243,7 @@ impl Peer {
             self.poll_ice(&mut polled);
             self.poll_dtls(&mut polled)
         })?;
+        polled.deadline = polled.deadline.map(|deadline| deadline + self.lag);
         Ok(polled)
     }
 
@@ -275,7 +290,7 @@ impl Peer {
     }
 
     fn socket(&self, local: SocketAddr) -> Option<usize> {
-        self.locals.iter().position(|address| *address == local)
+        self.locals.iter().position(|address| *address == Some(local))
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `attach` | which of them viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `silence` | who is connected while nothing arrives |
 //! | `snapshot` | all of it, as the API shows it |
 
 mod attach;
@@ -16,9 +17,11 @@ mod connect;
 mod feedback;
 mod learn;
 mod signalling;
+pub(in crate::stream) mod silence;
 mod snapshot;
 mod sources;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +35,7 @@ use super::clock::NtpClock;
 use super::counters::Counters;
 use super::ids::Key;
 use super::owners::Owners;
-use super::session::Media;
+use super::session::{Media, PublisherTrack};
 use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
@@ -40,7 +43,7 @@ use super::{Command, StreamConfig};
 use crate::ingest::Ingest;
 use crate::memory::{self, Turnover};
 use penstock_engine::io::Datagram;
-use penstock_engine::{Engine, Event};
+use penstock_engine::{Engine, Event, PublisherTrackId};
 use penstock_webrtc::dtls;
 use penstock_webrtc::peer::{Pair, PeerEvent};
 
@@ -49,6 +52,18 @@ const BATCH: usize = 64;
 /// Consent lasts this long (RFC 7675 §5.1). str0m notices silence after 15 s, but not after an ICE
 /// restart that the peer never followed up.
 const CONSENT: Duration = Duration::from_secs(30);
+
+/// A timer that comes later than this was not late: the process stood still, or had no processor at all.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// What the loop wakes up for.
+enum Turn {
+    Command(Option<Command>),
+    Engine(Event),
+    Datagram(Datagram),
+    Ingest(crate::ingest::Event),
+    Timer,
+}
 
 /// See the module.
 pub(super) struct Task {
@@ -62,6 +77,8 @@ pub(super) struct Task {
     ingest: Ingest,
     /// Of the engine's subscriber tracks.
     owners: Owners,
+    /// Incoming tracks of which packets are in flight, and whose SSRC may come back.
+    stopping: HashMap<PublisherTrackId, Key>,
     pub(in crate::stream) counters: Counters,
     turnover: Turnover,
 }
@@ -81,6 +98,7 @@ impl Task {
             streams: Streams::with_sources(ingest.sources.keys()),
             ingest,
             owners: Owners::default(),
+            stopping: HashMap::new(),
             counters: Counters::default(),
             turnover: Turnover::default(),
         })
@@ -100,23 +118,27 @@ impl Task {
         loop {
             let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
-            tokio::select! {
-                command = commands.recv() => match command {
-                    None => {
-                        self.close_all();
-                        return;
-                    }
-                    Some(Command::Drain { reply }) => {
-                        self.close_all();
-                        let _ = reply.send(());
-                        return;
-                    }
-                    Some(command) => self.command(command, Instant::now()),
-                },
-                Some(event) = events.recv() => self.engine_event(event, Instant::now()),
-                Some(datagram) = self.sockets.receive() => self.read(datagram),
-                Some(event) = self.ingest.event() => self.ingest_event(event, Instant::now()),
-                () = tokio::time::sleep_until(deadline.into()) => {}
+            let turn = tokio::select! {
+                command = commands.recv() => Turn::Command(command),
+                Some(event) = events.recv() => Turn::Engine(event),
+                Some(datagram) = self.sockets.receive() => Turn::Datagram(datagram),
+                Some(event) = self.ingest.event() => Turn::Ingest(event),
+                () = tokio::time::sleep_until(deadline.into()) => Turn::Timer,
+            };
+            // Before anything is done that looks at the clock.
+            self.notice_standstill(deadline, Instant::now());
+            match turn {
+                Turn::Command(None) => return self.close_all(),
+                Turn::Command(Some(Command::Drain { reply })) => {
+                    self.close_all();
+                    let _ = reply.send(());
+                    return;
+                }
+                Turn::Command(Some(command)) => self.command(command, Instant::now()),
+                Turn::Engine(event) => self.engine_event(event, Instant::now()),
+                Turn::Datagram(datagram) => self.read(datagram),
+                Turn::Ingest(event) => self.ingest_event(event, Instant::now()),
+                Turn::Timer => {}
             }
             let now = Instant::now();
             self.run_timers(now);
@@ -132,6 +154,25 @@ impl Task {
         }
     }
 
+    /// A process that stood still (SIGSTOP, a frozen cgroup, the migration of its machine) has heard nobody meanwhile,
+    /// though XDP forwarded and peers sent all the time: what they sent waits in the sockets, or has found them full.
+    /// So that time counts for nobody. `due`: when the loop wanted to wake up.
+    pub(in crate::stream) fn notice_standstill(&mut self, due: Instant, now: Instant) {
+        let late = now.saturating_duration_since(due);
+        if late < STANDSTILL {
+            return;
+        }
+        self.counters.standstills += 1;
+        tracing::warn!("the server stood still for {:.1} s: no peer is blamed for that time", late.as_secs_f64());
+        for key in self.sessions.keys() {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            session.stood_still += late;
+            // What found the sockets full is lost, and pictures that follow need it.
+            session.publisher_tracks_mut().iter_mut().for_each(PublisherTrack::want_keyframe);
+            session.peer.stood_still(late);
+        }
+    }
+
     pub(in crate::stream) fn run_timers(&mut self, now: Instant) {
         while let Some(key) = self.sessions.take_due(now) {
             self.due(key, now);
@@ -140,11 +181,11 @@ impl Task {
 
     fn due(&mut self, key: Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.media.is_none() && now >= session.created + self.config.connect_timeout {
+        if session.media.is_none() && now >= session.connect_by(&self.config) {
             self.counters.sessions_timed_out += 1;
             return self.close(key, "it had no keys in time");
         }
-        let consent = session.peer.consent().unwrap_or(session.created);
+        let consent = session.peer.consent().unwrap_or(session.created + session.stood_still);
         if session.media.is_some() && now >= consent + CONSENT {
             self.counters.sessions_disconnected += 1;
             return self.close(key, "its peer sent no ICE checks for 30 s");
@@ -154,6 +195,8 @@ impl Task {
         {
             return self.failed(key, &error);
         }
+        self.look_whether_back(key);
+        self.look_for_silence(key, now);
         self.report(key, now);
         self.flush(key, now);
     }
@@ -163,7 +206,7 @@ impl Task {
         let Some(session) = self.sessions.get(key) else { return };
         let wanted = match session.next_report(now, &self.config) {
             Some(report) => report.min(session.peer_deadline),
-            None => (session.created + self.config.connect_timeout).min(session.peer_deadline),
+            None => session.connect_by(&self.config).min(session.peer_deadline),
         };
         self.sessions.arm(key, wanted, now);
     }

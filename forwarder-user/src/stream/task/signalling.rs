@@ -1,10 +1,12 @@
 //! Commands of HTTP: offers, ICE fragments, deletion.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
 use super::Task;
+use super::silence::Silence;
 use crate::ingest::State;
 use crate::stream::ids::{Key, random, random_hex, random_ssrc};
 use crate::stream::keyframe::Keyframes;
@@ -12,7 +14,7 @@ use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
-use crate::stream::{Answer, Command, Patched, Refusal};
+use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal};
 use penstock_engine::Role;
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -22,6 +24,9 @@ use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
 /// A publisher that is still not connected after this time gives way to a new one.
 const PUBLISHER_CONNECTING: Duration = Duration::from_secs(3);
+
+/// Answer to an offer.
+const NO_ADDRESS: &str = "this host has no address for media at the moment";
 
 impl Task {
     pub(in crate::stream) fn command(&mut self, command: Command, now: Instant) {
@@ -49,9 +54,30 @@ impl Task {
                 self.set_sources(sources);
                 let _ = reply.send(());
             }
+            Command::Addresses { media, reply } => {
+                self.change_addresses(&media);
+                let _ = reply.send(());
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }
+        }
+    }
+
+    fn change_addresses(&mut self, media: &[MediaAddress]) {
+        let (new, lost) = self.sockets.change(media);
+        let text = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !new.is_empty() {
+            tracing::info!("media: {} now, offered to sessions from now on", text(&new));
+        }
+        if !lost.is_empty() {
+            tracing::warn!(
+                "media: {} is no address of this host any more: sessions on it end, unless their peers find another way",
+                text(&lost)
+            );
+        }
+        if media.is_empty() {
+            tracing::error!("media: this host has no address that peers could reach, so nobody can connect");
         }
     }
 
@@ -139,6 +165,9 @@ impl Task {
         plans: &[Plan],
         now: Instant,
     ) -> Result<Answer, Refusal> {
+        if self.sockets.advertised().iter().flatten().next().is_none() {
+            return Err(Refusal::Unavailable(NO_ADDRESS.into()));
+        }
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
@@ -161,9 +190,11 @@ impl Task {
             ufrag: local.ufrag,
             pairs: vec![],
             created: now,
+            stood_still: Duration::ZERO,
             peer_deadline: now,
             armed: None,
             tracks,
+            silence: Silence::default(),
             media: None,
             cname,
         };
@@ -234,6 +265,8 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                     // first index must not be just before the wrap.
                     next_out: ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff)),
                     attachment: Attachment::Idle,
+                    fed_by: None,
+                    index_offset: None,
                     timestamp_offset: 0,
                     left_at: None,
                     sent_before: (0, 0),

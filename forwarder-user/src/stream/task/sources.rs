@@ -12,6 +12,7 @@ use crate::stream::Refusal;
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
+use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
 use penstock_engine::Role;
 
@@ -153,6 +154,7 @@ impl Task {
                 learnt: now,
                 first_timestamp: 0,
                 passed_up: 0,
+                strays: Strays::default(),
                 reception: ReceptionHistory::default(),
             }),
             keyframes: Keyframes::default(),
