@@ -42,6 +42,8 @@ const RECENT: Duration = Duration::from_secs(1);
 pub struct Conntrack {
     socket: Option<Socket>,
     idle: Option<Instant>,
+    /// This process may not ask, or the kernel has nobody who answers; each question might make it look for a module.
+    refused: bool,
 }
 
 /// Who sends to whom.
@@ -51,7 +53,7 @@ impl Conntrack {
     /// What the peer sees us as, if that is not the local address. `None` also where nothing is tracked, or this process
     /// may not ask.
     pub fn translated(&mut self, transport: Transport) -> Option<SocketAddr> {
-        if self.idle.is_some_and(|at| at.elapsed() < RECENT) {
+        if self.refused || self.idle.is_some_and(|at| at.elapsed() < RECENT) {
             return None;
         }
         if !is_tracking() {
@@ -59,7 +61,16 @@ impl Conntrack {
             return None;
         }
         let (local, peer) = (canonical(transport.local), canonical(transport.peer));
-        let (original, reply) = self.ask(local, peer).ok()?;
+        let (original, reply) = match self.ask(local, peer) {
+            Ok(tuples) => tuples,
+            Err(error) => {
+                self.refused = error.raw_os_error() != Some(libc::ENOENT);
+                if self.refused {
+                    tracing::debug!("connection tracking is not asked: {error}");
+                }
+                return None;
+            }
+        };
         // The connection was begun by the peer, as far as the kernel knows, or by us.
         let seen = if reply == (local, peer) { original.1 } else { reply.1 };
         (seen != local).then_some(seen)
