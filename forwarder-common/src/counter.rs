@@ -72,6 +72,8 @@ counters! {
     PassOtherProtocol = "pass_other_protocol", Pass;
     /// RTP whose (5-tuple, SSRC) has no entry: userspace learns the SSRC from it.
     PassUnknownSsrc = "pass_unknown_ssrc", Pass;
+    /// RTP of an SSRC that the userspace engine opens, because some of it comes by ways that XDP does not see.
+    PassDiverted = "pass_diverted", Pass;
 
     /// RTP header whose CSRC list or extension does not fit the packet.
     DropMalformedRtp = "drop_malformed_rtp", Drop;

@@ -92,7 +92,10 @@ pub struct PublisherTrack {
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
-    pub reserved: [u8; 2],
+    /// Not 0: the userspace engine opens this SSRC. Its packets are counted in [`PublisherState::packets`], unread and
+    /// unauthenticated, and pass: so userspace learns whether XDP sees all of them. Never changes.
+    pub diverted: u8,
+    pub reserved: u8,
     /// Entries of its keystream ring, 0 without one. For people, and to tell an underrun from a track
     /// that has no ring; the ring itself says its size. Changed alone.
     pub keystream: u32,
@@ -208,7 +211,7 @@ pub struct PublisherState {
     pub replay: ReplayWindow,
     /// First index that counts, for the expected number of packets (RFC 3550 §A.3).
     pub first: u64,
-    /// Authenticated packets.
+    /// Authenticated packets; of a diverted track, those that passed.
     pub packets: u64,
     /// Their payload bytes.
     pub octets: u64,
@@ -447,7 +450,7 @@ pub struct Server {
 }
 
 /// Changes with every incompatible change of a layout in this crate.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Between ingress and the egress runs of one packet. Lives for one softirq on one CPU.
 #[repr(C)]

@@ -41,6 +41,11 @@ fn media(
     // while no flow leads to it, except `fanout`, `keystream` and `tap`, each of which is read once for a packet:
     // the first and the last below, `keystream` by the program that opens it.
     let (track, shared) = unsafe { (&*track, &*state) };
+    if track.diverted != 0 {
+        // SAFETY: a map value that lives as long as this program.
+        counters::shared_add(unsafe { &raw mut (*state).packets }, 1);
+        return Err(Counter::PassDiverted);
+    }
     let fanout = fanout::of(track)?;
     // SAFETY: an aligned number in a map value; volatile because userspace changes it under us.
     let tap = unsafe { core::ptr::read_volatile(&raw const track.tap) };

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod http;
 pub mod ingest;
 pub mod inspect;
+mod log_queue;
 mod memory;
 pub mod stream;
 pub mod verify;

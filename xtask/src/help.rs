@@ -19,7 +19,7 @@ pub struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 13] = [
+const COMMANDS: [Command; 14] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",
@@ -48,6 +48,15 @@ The objects lie in target/ebpf; `cargo build` embeds those of the server.
         details: "\
 FILTER is the name of a test file in tests/*/tests, which runs alone then, or part of the names of tests. Most tests
 need root: they make network namespaces. At the end stands how long each file took.",
+        program: None,
+    },
+    Command {
+        name: "hosts",
+        arguments: "",
+        summary: &["hosts as they are: uplinks, translation, addresses that change, logs, standstills"],
+        details: "\
+The tests of tests/e2e/tests/hosts, which `cargo xtask test` runs too: what the machine around a server does to it, each
+in network namespaces of its own. Needs root.",
         program: None,
     },
     Command {

@@ -46,6 +46,7 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["build-ebpf", "--check"] => ebpf::build_and_report(true),
         ["test"] => test::run(None),
         ["test", filter] if !filter.starts_with('-') => test::run(Some(filter)),
+        ["hosts"] => test::run(Some("hosts")),
         ["lint"] => test::lint(),
         ["demo", rest @ ..] => program::DEMO.run(rest),
         ["bench", "datapath", rest @ ..] => program::BENCH_DATAPATH.run(rest),

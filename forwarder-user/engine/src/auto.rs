@@ -8,19 +8,28 @@
 //! A session is in the engines that its tracks need, and in one while it has none: a viewer of a camera never
 //! costs the kernel engine a key, a lease and looks at routes.
 //!
+//! A publisher whose packets come up to the sockets although the kernel engine has them is *diverted*: see `divert`.
+//!
 //! A session's key may be in both engines, but an SSRC under it has one owner at a time: a track is
 //! added to one engine, and to another one only after the first has reported that it stopped, with
 //! indices from where that report says. The control task keeps that rule for every change of publisher
 //! already, and it is all that a change of engine needs.
 
+mod divert;
 mod taps;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use self::taps::{Reader, Taps};
+use forwarder_common::ExtendedSeq;
+
+use self::{
+    divert::{Counted, Diverted},
+    taps::{Reader, Taps},
+};
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
     SessionId, SubscriberStats, SubscriberTrackId, Transport,
@@ -47,6 +56,8 @@ struct State {
     sessions: Slots<Session>,
     /// Userspace subscriber tracks of kernel publishers, and which one that is.
     tapping: HashMap<SubscriberTrackId, PublisherTrackId>,
+    /// Tracks of diverted publishers, by their userspace track.
+    counted: HashMap<PublisherTrackId, Counted>,
 }
 
 /// A session and what each engine knows it by.
@@ -57,6 +68,12 @@ struct Session {
     userspace: Option<SessionId>,
     /// Why not the kernel engine, if it could not be.
     reason: Option<String>,
+    /// A viewer that copies of the kernel engine do not reach. It stays there, without tracks, to be told when they do.
+    lost: bool,
+    /// A publisher that XDP does not see, or not all of.
+    diverted: Option<Diverted>,
+    /// How long it waits before it goes back, once it was diverted.
+    patience: Option<Duration>,
 }
 
 impl AutoEngine {
@@ -66,7 +83,11 @@ impl AutoEngine {
             kernel,
             userspace,
             why,
-            state: Mutex::new(State { sessions: Slots::new(MAX_SLOTS), tapping: HashMap::new() }),
+            state: Mutex::new(State {
+                sessions: Slots::new(MAX_SLOTS),
+                tapping: HashMap::new(),
+                counted: HashMap::new(),
+            }),
             taps: Arc::default(),
             reader: Mutex::new(None),
         }
@@ -92,6 +113,16 @@ impl AutoEngine {
             None => session.reason = Some(self.why.clone()),
         }
         Ok(session.kernel)
+    }
+
+    /// Copies of the kernel engine reach a viewer again that had moved to the other one.
+    fn is_found(&self, session: SessionId) -> bool {
+        let mut state = self.lock();
+        let Some(entry) = state.sessions.get_mut(session.0).filter(|entry| entry.lost) else { return false };
+        let (Some(kernel), Some(id)) = (&self.kernel, entry.kernel) else { return false };
+        let found = kernel.why_lost(id).is_none();
+        entry.lost = !found;
+        found
     }
 
     /// The userspace engine's id of a session; it is added there at the first need.
@@ -140,7 +171,8 @@ impl Engine for AutoEngine {
         let Some(entry) = state.sessions.get(session.0) else { return "closed".into() };
         match (&self.kernel, entry.kernel, entry.userspace) {
             (_, _, Some(id)) if entry.kernel.is_none() || self.userspace.has_tracks(id) => {
-                let why = entry.reason.as_deref().unwrap_or("its publisher is served in userspace");
+                let why = entry.why_diverted().or(entry.reason.as_deref());
+                let why = why.unwrap_or("its publisher is served in userspace");
                 let socket = self.userspace.why_socket(id).filter(|reason| !why.contains(reason.as_str()));
                 let socket = socket.map(|reason| format!("; no xdp: {reason}")).unwrap_or_default();
                 format!("{}: {why}{socket}", self.userspace.describe_session(id))
@@ -169,7 +201,8 @@ impl Engine for AutoEngine {
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
         // A source's packets arise in userspace. If its stream ever gets another publisher, see `add_subscriber_track`.
         let of_source = new.of_source;
-        let mut session = Session { new, kernel: None, userspace: None, reason: None };
+        let mut session =
+            Session { new, kernel: None, userspace: None, reason: None, lost: false, diverted: None, patience: None };
         if of_source || self.in_kernel(&mut session)?.is_none() {
             self.in_userspace(&mut session)?;
         }
@@ -204,7 +237,13 @@ impl Engine for AutoEngine {
     }
 
     fn remove_session(&self, session: SessionId) {
-        let Some(entry) = self.lock().sessions.remove(session.0) else { return };
+        let entry = {
+            let mut state = self.lock();
+            // Their entries in the kernel go with the session.
+            state.counted.retain(|_, counted| !counted.is_of(session));
+            state.sessions.remove(session.0)
+        };
+        let Some(entry) = entry else { return };
         if let (Some(kernel), Some(id)) = (&self.kernel, entry.kernel) {
             kernel.remove_session(id);
         }
@@ -223,8 +262,11 @@ impl Engine for AutoEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        let state = self.lock();
+        let mut state = self.lock();
         let entry = state.sessions.get(session.0).ok_or(EngineError::Unknown("session"))?;
+        if entry.diverted.is_some() {
+            return self.add_diverted(&mut state, session, track);
+        }
         match (&self.kernel, entry.kernel, entry.userspace) {
             (Some(kernel), Some(id), _) => kernel.add_publisher_track(id, track),
             (_, _, Some(id)) => self.userspace.add_publisher_track(id, track),
@@ -246,7 +288,10 @@ impl Engine for AutoEngine {
                 self.untap(track, true);
                 kernel.remove_publisher_track(track);
             }
-            _ => self.userspace.remove_publisher_track(track),
+            _ => {
+                self.stop_counting(track);
+                self.userspace.remove_publisher_track(track);
+            }
         }
     }
 
@@ -257,7 +302,7 @@ impl Engine for AutoEngine {
         track: NewSubscriberTrack,
     ) -> Result<SubscriberTrackId, EngineError> {
         let mut state = self.lock();
-        let State { sessions, tapping } = &mut *state;
+        let State { sessions, tapping, .. } = &mut *state;
         let entry = sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
         match &self.kernel {
             Some(kernel) if !is_userspace(from.0) => {
@@ -265,9 +310,11 @@ impl Engine for AutoEngine {
                     // The kernel's passes are full: the others are sealed here.
                     self.leave_kernel(entry);
                     entry.reason = Some(format!("the kernel serves {limit} viewers of the stream already"));
+                } else if let Some(why) = entry.kernel.and_then(|id| kernel.why_lost(id)) {
+                    (entry.lost, entry.reason) = (true, Some(why));
                 } else if let Some(id) = self.in_kernel(entry)? {
                     let added = kernel.add_subscriber_track(id, from, track)?;
-                    entry.reason = None;
+                    (entry.lost, entry.reason) = (false, None);
                     self.leave_userspace(entry);
                     return Ok(added);
                 }
@@ -283,6 +330,7 @@ impl Engine for AutoEngine {
             _ => {
                 let id = self.in_userspace(entry)?;
                 let added = self.userspace.add_subscriber_track(id, from, track)?;
+                entry.lost = false;
                 self.leave_kernel(entry);
                 Ok(added)
             }
@@ -313,6 +361,26 @@ impl Engine for AutoEngine {
             Some(kernel) if !is_userspace(track.0) => kernel.subscriber_stats(track),
             _ => self.userspace.subscriber_stats(track),
         }
+    }
+
+    fn has_accepted(&self, track: PublisherTrackId, index: ExtendedSeq) -> bool {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.has_accepted(track, index),
+            // Its threads get all that comes up; what they leave to others came before they knew the track.
+            _ => true,
+        }
+    }
+
+    fn divert(&self, session: SessionId, why: &str) -> bool {
+        self.begin_to_divert(session, why)
+    }
+
+    fn has_other_ways(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    fn is_back(&self, session: SessionId) -> bool {
+        self.is_found(session) || self.has_come_back(session)
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {

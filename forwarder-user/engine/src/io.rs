@@ -5,11 +5,11 @@
 //! gives the RTP that the engine knows to the engine, and everything else to the control task.
 
 use std::{
-    io::{self, IoSliceMut, Read as _},
+    io::{self, IoSliceMut, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -38,6 +38,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// A thread that has had media for the engine within this time does not wait: a packet would wait too.
 const MEDIA: Duration = Duration::from_secs(1);
 
+/// Local addresses that there is room for.
+const MAX_ADDRESSES: usize = 64;
+
 /// Threads that read the media sockets.
 pub fn reading_threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
@@ -61,12 +64,23 @@ pub trait Worker: Send {
     fn flush(&mut self);
 }
 
-/// All sockets.
+/// All sockets. Local addresses are added while the server runs, and none is taken away: the socket of an address that
+/// the host has lost receives nothing, and serves again when the address is back.
 #[derive(Debug)]
 pub struct MediaSockets {
-    /// By local address, then by thread.
-    sockets: Vec<Vec<UdpSocket>>,
-    bound: Vec<SocketAddr>,
+    /// By number of the local address, those in use first.
+    groups: Box<[OnceLock<Group>]>,
+    threads: usize,
+    buffer: usize,
+    /// Whoever adds an address.
+    adding: Mutex<()>,
+}
+
+/// The sockets of a local address, by thread.
+#[derive(Debug)]
+struct Group {
+    bound: SocketAddr,
+    sockets: Vec<UdpSocket>,
 }
 
 impl MediaSockets {
@@ -79,35 +93,70 @@ impl MediaSockets {
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no media address is configured"));
         }
-        let mut this = Self { sockets: vec![], bound: vec![] };
-        for address in addresses {
-            let group = bind_group(*address, threads.max(1), buffer)
-                .map_err(|error| io::Error::new(error.kind(), format!("media socket {address}: {error}")))?;
-            this.bound.push(group[0].local_addr()?);
-            this.sockets.push(group);
-        }
+        let this = Self {
+            groups: (0..MAX_ADDRESSES.max(addresses.len())).map(|_| OnceLock::new()).collect(),
+            threads: threads.max(1),
+            buffer,
+            adding: Mutex::new(()),
+        };
+        addresses.iter().try_for_each(|address| this.add(*address).map(drop))?;
         Ok(this)
     }
 
+    /// Binds the sockets of another address, and returns its number. The reading threads are to be told:
+    /// [`Threads::look_again`].
+    ///
+    /// # Errors
+    /// It cannot be bound, or there are too many; the error names the address.
+    pub fn add(&self, address: SocketAddr) -> io::Result<usize> {
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = self.number(address) {
+            return Ok(number);
+        }
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("media socket {address}: {error}"));
+        let full = || named(io::Error::other(format!("there are {} already", self.groups.len())));
+        let (number, place) =
+            self.groups.iter().enumerate().find(|(_, group)| group.get().is_none()).ok_or_else(full)?;
+        let sockets = bind_group(address, self.threads, self.buffer).map_err(named)?;
+        let bound = sockets[0].local_addr()?;
+        // Nobody else adds.
+        let _ = place.set(Group { bound, sockets });
+        Ok(number)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().map_while(OnceLock::get)
+    }
+
     /// Where the sockets are bound, by number.
-    pub fn bound(&self) -> &[SocketAddr] {
-        &self.bound
+    pub fn bound(&self) -> Vec<SocketAddr> {
+        self.groups().map(|group| group.bound).collect()
+    }
+
+    /// Local addresses.
+    pub fn count(&self) -> usize {
+        self.groups().count()
     }
 
     /// The number of a local address.
     pub fn number(&self, local: SocketAddr) -> Option<usize> {
-        self.bound.iter().position(|bound| *bound == local)
+        self.groups().position(|group| group.bound == local)
+    }
+
+    /// The local address with a number.
+    pub fn local(&self, number: usize) -> Option<SocketAddr> {
+        Some(self.groups.get(number)?.get()?.bound)
     }
 
     /// Sockets of each local address.
     pub fn threads(&self) -> usize {
-        self.sockets.first().map_or(0, Vec::len)
+        self.threads
     }
 
     /// The socket of a local address that a thread uses.
     pub fn get(&self, number: usize, thread: usize) -> Option<&UdpSocket> {
-        let group = self.sockets.get(number)?;
-        group.get(thread % group.len().max(1))
+        let group = self.groups.get(number)?.get()?;
+        group.sockets.get(thread % group.sockets.len().max(1))
     }
 
     /// Sends a datagram. `false`: the system did not take it.
@@ -176,9 +225,7 @@ impl Threads {
         for number in 0..sockets.threads() {
             let (bell, rung) = UnixStream::pair()?;
             let reader = Reader {
-                states: (0..sockets.bound().len())
-                    .map(|socket| state(sockets, socket, number))
-                    .collect::<Result<_, _>>()?,
+                states: states(sockets, number)?,
                 sockets: Arc::clone(sockets),
                 number,
                 control: control.clone(),
@@ -194,6 +241,19 @@ impl Threads {
         }
         Ok(this)
     }
+
+    /// Addresses were added to the sockets: they are read from now on.
+    pub fn look_again(&self) {
+        for mut bell in &self.bells {
+            // A bell that rings already is enough, and one without a thread rings for nobody.
+            let _ = bell.write(&[1]);
+        }
+    }
+}
+
+/// Those of all sockets that a thread reads.
+fn states(sockets: &MediaSockets, thread: usize) -> io::Result<Vec<Option<UdpSocketState>>> {
+    (0..sockets.count()).map(|socket| state(sockets, socket, thread).map(Some)).collect()
 }
 
 fn state(sockets: &MediaSockets, socket: usize, thread: usize) -> io::Result<UdpSocketState> {
@@ -214,7 +274,8 @@ impl Drop for Threads {
 
 struct Reader {
     sockets: Arc<MediaSockets>,
-    states: Vec<UdpSocketState>,
+    /// `None`: it cannot be read, which was told.
+    states: Vec<Option<UdpSocketState>>,
     number: usize,
     control: Sender<Datagram>,
     worker: Option<Box<dyn Worker>>,
@@ -233,6 +294,7 @@ impl Reader {
                 Ok(None) => return,
                 Err(error) => return tracing::error!("media sockets are not read any more: {error}"),
             };
+            self.look_again();
             let mut drained = true;
             for socket in ready {
                 drained &= self.read(socket);
@@ -244,11 +306,24 @@ impl Reader {
         }
     }
 
+    /// Takes up sockets that were added.
+    fn look_again(&mut self) {
+        while self.states.len() < self.sockets.count() {
+            let state = state(&self.sockets, self.states.len(), self.number);
+            if let Err(error) = &state {
+                tracing::error!("the media socket of a new address is not read: {error}");
+            }
+            self.states.push(state.ok());
+        }
+    }
+
     /// Sockets with something to read; `None` at the end.
     fn wait(&self, bell: &mut UnixStream) -> io::Result<Option<Vec<usize>>> {
+        let read = self.states.iter().enumerate().filter(|(_, state)| state.is_some()).map(|(number, _)| number);
         let sockets: Vec<_> =
-            (0..self.states.len()).filter_map(|socket| self.sockets.get(socket, self.number)).collect();
-        let mut files: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+            read.filter_map(|number| Some((number, self.sockets.get(number, self.number)?))).collect();
+        let mut files: Vec<_> =
+            sockets.iter().map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
         files.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
         match poll(&mut files, PollTimeout::NONE) {
             Ok(_) => {}
@@ -257,7 +332,8 @@ impl Reader {
         }
         let any = |file: &PollFd<'_>| file.revents().is_some_and(|events| !events.is_empty());
         let rung = files.pop().is_some_and(|file| any(&file));
-        let ready = files.iter().enumerate().filter(|(_, file)| any(file)).map(|(socket, _)| socket).collect();
+        let ready: Vec<usize> =
+            files.iter().zip(&sockets).filter(|(file, _)| any(file)).map(|(_, (number, _))| *number).collect();
         drop(files);
         if rung && bell.read(&mut [0])? == 0 {
             return Ok(None);
@@ -273,7 +349,8 @@ impl Reader {
             let mut buffers = self.buffers.iter_mut();
             let mut slices: [IoSliceMut<'_>; BUFFERS] =
                 std::array::from_fn(|_| IoSliceMut::new(buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..])));
-            let count = match self.states[number].recv(UdpSockRef::from(socket), &mut slices, &mut meta) {
+            let Some(Some(state)) = self.states.get(number) else { return true };
+            let count = match state.recv(UdpSockRef::from(socket), &mut slices, &mut meta) {
                 Ok(count) => count,
                 // An ICMP error of an earlier send: of no use to us, and the queue goes on after it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,

@@ -93,6 +93,13 @@ impl<T> Slots<T> {
         self.entries.iter().filter_map(|(_, value)| value.as_ref())
     }
 
+    /// The same, with their handles.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        let handle = |slot: usize, generation: u16| self.mark | u32::from(generation) << 16 | slot as u32;
+        let all = self.entries.iter().enumerate();
+        all.filter_map(move |(slot, (generation, value))| Some((handle(slot, *generation), value.as_ref()?)))
+    }
+
     /// All slots.
     pub fn limit(&self) -> usize {
         self.limit
@@ -114,6 +121,7 @@ mod tests {
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(second), Some(&"second"));
+        assert_eq!(slots.iter().collect::<Vec<_>>(), [(second, &"second")]);
     }
 
     #[test]

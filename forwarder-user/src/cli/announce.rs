@@ -70,7 +70,8 @@ fn bases(http: &[SocketAddr], media: &[IpAddr]) -> Vec<String> {
             bases.push(format!("http://{listen}"));
             continue;
         }
-        let same_family = media.iter().filter(|address| address.is_ipv4() == listen.is_ipv4());
+        // The wildcard of IPv6 takes IPv4 too.
+        let same_family = media.iter().filter(|address| listen.is_ipv6() || address.is_ipv4());
         bases.extend(same_family.map(|address| format!("http://{}", SocketAddr::new(*address, listen.port()))));
     }
     if bases.is_empty() {
@@ -88,7 +89,7 @@ mod tests {
         let media: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
         let listen = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
         assert_eq!(bases(&listen("0.0.0.0:80"), &media), ["http://192.0.2.1:80"]);
-        assert_eq!(bases(&listen("[::]:80"), &media), ["http://[2001:db8::1]:80"]);
+        assert_eq!(bases(&listen("[::]:80"), &media), ["http://192.0.2.1:80", "http://[2001:db8::1]:80"]);
         assert_eq!(bases(&listen("127.0.0.1:80"), &media), ["http://127.0.0.1:80"]);
         assert_eq!(bases(&listen("0.0.0.0:80"), &media[1..]), ["http://localhost:80"]);
     }

@@ -1,7 +1,7 @@
 //! Asking a running server over HTTP.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
+use super::output;
 use crate::{
     config::Config,
     verify::{Server, Tokens},
@@ -51,7 +52,7 @@ impl Address {
             (Err(error), Some(_)) => error,
             (other, _) => return other,
         };
-        eprintln!("penstock: a server would not start with this: {error:#}");
+        output::complain(format_args!("penstock: a server would not start with this: {error:#}"));
         let text = self.config.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         Ok(salvage(&text.unwrap_or_default()))
     }
@@ -86,7 +87,8 @@ fn salvage(text: &str) -> Config {
 fn local(listen: SocketAddr) -> String {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        // It takes IPv4 too, and a host may have no other loopback.
+        IpAddr::V6(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         address => address,
     };
     format!("http://{}", SocketAddr::new(address, listen.port()))
@@ -119,7 +121,7 @@ mod tests {
     fn addresses_that_stand_for_all_are_asked_on_loopback() {
         let url = |listen: &str| local(listen.parse().unwrap());
         assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080");
-        assert_eq!(url("[::]:81"), "http://[::1]:81");
+        assert_eq!(url("[::]:81"), "http://127.0.0.1:81");
         assert_eq!(url("192.0.2.1:80"), "http://192.0.2.1:80");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::OK;
+use super::{OK, output};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub struct Options {
 /// What is wrong with it.
 pub fn run(options: &Options) -> anyhow::Result<u8> {
     let config = Config::load(&options.file)?;
-    println!("# {} can be used. With all defaults it says:\n", options.file.display());
-    print!("{}", toml::to_string(&config)?);
+    output::print_line(format_args!("# {} can be used. With all defaults it says:\n", options.file.display()))?;
+    output::print(toml::to_string(&config)?)?;
     Ok(OK)
 }

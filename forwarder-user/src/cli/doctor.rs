@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::{FAILED, OK, host::Host, options};
+use super::{FAILED, OK, host::Host, options, output};
 use crate::{
     config::{Config, EngineChoice},
     doctor::{self, Need, Report},
@@ -54,9 +54,9 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         }
     };
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        println!("{}", report.to_text());
+        output::print_line(report.to_text())?;
     }
     Ok(if report.ok { OK } else { FAILED })
 }

@@ -14,6 +14,9 @@ use rtnetlink::{
     },
 };
 
+/// Addresses that peers are told, at most: each is a candidate that they try.
+const MOST_ADDRESSES: usize = 16;
+
 /// What rtnetlink says of this network namespace.
 #[derive(Debug, Default)]
 pub struct Host {
@@ -54,7 +57,7 @@ impl Host {
         Ok(Self {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(global_address).collect(),
-            default_routes: routes.iter().filter_map(default_route).collect(),
+            default_routes: routes.iter().flat_map(default_route).collect(),
         })
     }
 
@@ -78,8 +81,21 @@ impl Host {
         Ok((interfaces, addresses))
     }
 
-    /// The same where no interface must be attached to: without a default route, the addresses of all
-    /// interfaces that are up, or the loopback's if there is none.
+    /// Has it an address that peers could reach, on these interfaces or, without any named, at all?
+    pub fn has_addresses(&self, interfaces: &[String]) -> bool {
+        let named = |link: &Link| interfaces.is_empty() || interfaces.contains(&link.name);
+        let usable = |index: u32| self.links.iter().any(|link| link.index == index && link.usable && named(link));
+        self.addresses.iter().any(|(index, _)| usable(*index))
+    }
+
+    /// Interfaces that are up and not among these.
+    pub fn others(&self, chosen: &[String]) -> Vec<&str> {
+        let others = self.links.iter().filter(|link| link.usable && !chosen.contains(&link.name));
+        others.map(|link| link.name.as_str()).collect()
+    }
+
+    /// The same where no interface must be attached to: every address of the host is offered, those of the interfaces
+    /// of default routes first. Without a default route, all interfaces that are up are chosen.
     ///
     /// # Errors
     /// As [`choose`](Self::choose), of what was given.
@@ -91,14 +107,13 @@ impl Host {
         if !interfaces.is_empty() || !addresses.is_empty() {
             return self.choose(interfaces, addresses);
         }
-        if let Ok(chosen) = self.choose(&[], &[]) {
-            return Ok(chosen);
-        }
         let usable: Vec<String> = self.links.iter().filter(|link| link.usable).map(|link| link.name.clone()).collect();
-        let addresses = self
-            .global_addresses(&usable)
-            .unwrap_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-        Ok((usable, addresses))
+        let all = self.global_addresses(&usable)?;
+        let Ok((interfaces, mut addresses)) = self.choose(&[], &[]) else { return Ok((usable, all)) };
+        let more: Vec<IpAddr> = all.into_iter().filter(|address| !addresses.contains(address)).collect();
+        addresses.extend(more);
+        addresses.truncate(MOST_ADDRESSES);
+        Ok((interfaces, addresses))
     }
 
     fn default_interfaces(&self) -> anyhow::Result<Vec<String>> {
@@ -169,18 +184,20 @@ fn global_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     (global && !temporary && !unready).then_some((message.header.index, ip))
 }
 
-fn default_route(message: &RouteMessage) -> Option<u32> {
+/// Interfaces of a default route, of all its hops.
+fn default_route(message: &RouteMessage) -> Vec<u32> {
     let header = &message.header;
     let family = matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6);
     let default = header.destination_prefix_length == 0 && header.kind == RouteType::Unicast;
     if !family || !default || header.table != RouteHeader::RT_TABLE_MAIN {
-        return None;
+        return Vec::new();
     }
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+    let interfaces = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(vec![*index]),
+        RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index).collect()),
         _ => None,
-    })
+    });
+    interfaces.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -219,15 +236,22 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_network_has_its_loopback() {
+    fn every_address_is_offered_and_none_means_waiting() {
         let all = Host { default_routes: vec![], ..host() };
         assert_eq!(
             all.choose_any(&[], &[]).unwrap(),
             (names(&["eth0", "eth1"]), all.addresses.iter().map(|a| a.1).collect())
         );
+        let mut two = host();
+        two.addresses.insert(0, (3, "198.51.100.1".parse().unwrap()));
+        let (interfaces, addresses) = two.choose_any(&[], &[]).unwrap();
+        assert_eq!((interfaces, addresses.len()), (names(&["eth0"]), 3));
+        assert_eq!(addresses[2], two.addresses[0].1, "that of the default route comes first");
+        assert_eq!(two.others(&names(&["eth0"])), ["eth1"]);
         let alone = Host { addresses: vec![], links: vec![], default_routes: vec![] };
-        assert!(alone.choose_any(&[], &[]).unwrap().1.iter().all(IpAddr::is_loopback));
+        assert!(alone.choose_any(&[], &[]).is_err() && !alone.has_addresses(&[]));
         assert!(alone.choose_any(&names(&["eth9"]), &[]).is_err());
+        assert!(two.has_addresses(&names(&["eth1"])) && !two.has_addresses(&names(&["eth2"])));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{OK, PARTLY};
+use super::{OK, PARTLY, output};
 use crate::config::mediamtx;
 
 #[derive(Debug, Args)]
@@ -22,12 +22,12 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
     let origin = options.file.display().to_string();
     let text = std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {origin}"))?;
     let imported = mediamtx::import(&text).map_err(anyhow::Error::msg).with_context(|| origin.clone())?;
-    print!("{}", imported.to_toml(&origin));
+    output::print(imported.to_toml(&origin))?;
     for note in &imported.notes {
-        eprintln!("note: {note}");
+        output::complain(format_args!("note: {note}"));
     }
     for left_out in &imported.left_out {
-        eprintln!("left out: {left_out}");
+        output::complain(format_args!("left out: {left_out}"));
     }
     Ok(if imported.left_out.is_empty() { OK } else { PARTLY })
 }

@@ -1,11 +1,17 @@
-//! Log lines on standard error.
+//! Log lines on standard error, by way of a queue: see [`log_queue`].
 
-use std::io::IsTerminal;
+use std::{backtrace::Backtrace, io::IsTerminal, panic, thread, time::Duration};
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Log, LogFormat};
+use crate::{
+    config::{Log, LogFormat},
+    log_queue,
+};
+
+/// How long the end of the process waits for the log's reader.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Changes the level of a running process.
 pub struct Level(Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>);
@@ -28,12 +34,17 @@ pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?}"))
 }
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process, of panics too: what the standard library prints would wait for a reader that
+/// hangs.
 ///
 /// # Errors
 /// `log.level` cannot be understood, or logging was started before.
 pub fn start(log: &Log) -> anyhow::Result<Level> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(std::io::stderr);
+    let writer = log_queue::stderr().context("cannot start the thread of the log")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(writer);
+    // They would be told by `eprintln!`, which panics where standard error cannot be written.
+    let builder = builder.log_internal_errors(false);
+    log_panics();
     let failed = |error| anyhow::anyhow!("cannot start logging: {error}");
     Ok(match log.format {
         LogFormat::Text => {
@@ -49,4 +60,18 @@ pub fn start(log: &Log) -> anyhow::Result<Level> {
             Level(Box::new(move |filter| Ok(handle.reload(filter)?)))
         }
     })
+}
+
+/// Waits a moment for the last lines to be written. At the end of the process.
+pub fn finish() {
+    log_queue::flush(PATIENCE);
+}
+
+fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        let backtrace = Backtrace::capture();
+        tracing::error!("thread {name} has panicked, which is a bug: {panic}\n{backtrace}");
+    }));
 }

@@ -11,7 +11,9 @@ mod import;
 mod inspect;
 mod limits;
 mod logging;
+mod network;
 mod options;
+mod output;
 mod reload;
 mod serve;
 mod signal;
@@ -32,6 +34,8 @@ pub const USAGE: u8 = 2;
 pub const FORCED: u8 = 3;
 /// `config import` has left something out.
 pub const PARTLY: u8 = 4;
+/// A limit of the process is too low for a server: open files, memory.
+pub const TOO_LOW: u8 = 5;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,7 +43,8 @@ Exit codes:
   1  it could not be done; standard error says why
   2  the command line or the configuration is wrong
   3  `serve` was ended by a second signal before all sessions were closed
-  4  `config import` has left something out; standard error says what";
+  4  `config import` has left something out; standard error says what
+  5  a limit of the process is too low for a server (open files, memory); standard error says which, and what it needs";
 
 /// WebRTC forwarder: publish once by WHIP, watch many times by WHEP. The kernel decrypts each packet
 /// once and re-encrypts it for every viewer, in XDP.
@@ -102,9 +107,16 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("penstock: {error:#}");
-            let usage = error.chain().any(|cause| cause.is::<crate::config::ConfigError>());
-            ExitCode::from(if usage { USAGE } else { FAILED })
+            output::complain(format_args!("penstock: {error:#}"));
+            let is_usage = error.chain().any(|cause| cause.is::<crate::config::ConfigError>());
+            let is_limit = error.chain().any(|cause| cause.is::<limits::TooLow>());
+            ExitCode::from(if is_usage {
+                USAGE
+            } else if is_limit {
+                TOO_LOW
+            } else {
+                FAILED
+            })
         }
     }
 }

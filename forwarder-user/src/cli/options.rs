@@ -13,7 +13,7 @@ use crate::config::{Config, EngineChoice, Mode, TransmitterChoice};
 const EXAMPLES: &str = "\
 Examples:
   penstock serve
-      the interface of the default route, HTTP on 0.0.0.0:8080, media on UDP port 8443
+      the interface of the default route, HTTP on [::]:8080, media on UDP port 8443
   penstock serve --interface eth0 --interface eth1 --http '[::]:8080' --media 9000
   penstock serve --media 192.0.2.10:8443
       media on this address only

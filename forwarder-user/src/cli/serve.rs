@@ -19,6 +19,7 @@ use super::{
     host::Host,
     limits,
     logging::{self, Level},
+    network::{self, Chosen, Follower},
     options::Options,
     reload::{self, Reload},
 };
@@ -63,10 +64,11 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(options, config, level, started))?;
+    let code = runtime.block_on(serve(options, config, level, started));
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
-    Ok(code)
+    logging::finish();
+    code
 }
 
 /// What runs, in the order in which it was started.
@@ -76,13 +78,26 @@ struct Running {
     settings: http::Settings,
     task: JoinHandle<()>,
     http: http::Running,
+    /// What the host had last.
+    chosen: Chosen,
 }
 
 async fn serve(options: &Options, config: Config, level: Level, started: Instant) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let mut running = start(&config).await?;
+    limits::check(config.limits.http_connections)?;
+    // Bound first, so that a port in use is found before anything touches the interfaces.
+    let server = http::Server::bind(&config)?;
+    let mut follower = Follower::start()?;
+    let listening = tokio::select! {
+        listening = listen(&config, server, &mut follower) => listening?,
+        name = signals.next() => {
+            tracing::info!("{name}: stopped before there was a network");
+            return Ok(OK);
+        }
+    };
+    let mut running = start(&config, listening).await?;
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
@@ -92,6 +107,7 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         tokio::select! {
             name = signals.next() => break name,
             _ = hangup.recv() => reload.run(options).await,
+            () = follower.changed() => running.follow(&reload.config).await,
             _ = &mut running.task => {
                 tracing::error!("the control task ended by itself, which is a bug: stopping");
                 return Ok(FAILED);
@@ -106,30 +122,72 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         }
         name = signals.next() => {
             tracing::warn!("{name} again: ending at once; peers notice by their own timers");
+            logging::finish();
             std::process::exit(FORCED.into());
         }
     }
 }
 
-async fn start(config: &Config) -> anyhow::Result<Running> {
-    limits::raise_open_files(config.limits.http_connections);
-    let host = Host::read().await?;
-    let (interfaces, addresses) = match config.media.engine {
-        EngineChoice::Kernel => host.choose(&config.kernel.interfaces, &config.media.addresses)?,
-        _ => host.choose_any(&config.kernel.interfaces, &config.media.addresses)?,
-    };
-    // Bound first, so that a port in use is found before anything touches the interfaces.
-    let server = http::Server::bind(config)?;
+/// A host that has a network, and what listens there.
+struct Listening {
+    host: Host,
+    http: Http,
+    addresses: Vec<SocketAddr>,
+}
 
+/// HTTP before the server is ready.
+enum Http {
+    /// Connections wait: it takes a moment.
+    Bound(http::Server),
+    /// They are told that there is no network yet.
+    Waiting(http::Running),
+}
+
+impl Http {
+    fn serve(self, router: axum::Router) -> http::Running {
+        match self {
+            Self::Bound(server) => server.serve(router),
+            Self::Waiting(running) => {
+                running.replace(router);
+                running
+            }
+        }
+    }
+}
+
+/// Waits for a network, if there is none yet.
+async fn listen(config: &Config, server: http::Server, follower: &mut Follower) -> anyhow::Result<Listening> {
+    let addresses = server.addresses();
+    let host = Host::read().await?;
+    if !network::is_missing(config, &host) {
+        return Ok(Listening { host, http: Http::Bound(server), addresses });
+    }
+    let waiting = server.serve(http::waiting("the server waits: this host has no address that peers could reach"));
+    let host = network::wait(config, follower).await?;
+    Ok(Listening { host, http: Http::Waiting(waiting), addresses })
+}
+
+async fn start(config: &Config, listening: Listening) -> anyhow::Result<Running> {
+    let Listening { host, http, addresses: listens } = listening;
+    let chosen = network::choose(config, &host)?;
+    let others = host.others(&chosen.interfaces);
+    let Chosen { interfaces, addresses } = chosen.clone();
+    if !others.is_empty() && config.kernel.interfaces.is_empty() {
+        tracing::info!(
+            "no XDP on {}, which no default route leaves by: peers there are served from userspace; name them in \
+             `kernel.interfaces` for the kernel",
+            others.join(", ")
+        );
+    }
     let (events, received) = mpsc::unbounded_channel();
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
     let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
         .context("cannot open the media sockets and start the sources")?;
-    announce::print(config, engine.as_ref(), &addresses, &server.addresses());
+    announce::print(config, engine.as_ref(), &addresses, &listens);
     let settings = http::Settings::new(config);
-    let http = server.serve(http::router(config, settings.clone(), control.clone())?);
-    Ok(Running { engine, control, settings, task, http })
+    let http = http.serve(http::router(config, settings.clone(), control.clone())?);
+    Ok(Running { engine, control, settings, task, http, chosen })
 }
 
 /// Attaches to the interfaces; those of the addresses if none is named.
@@ -223,10 +281,6 @@ async fn prepare(
 
 /// The control task's part of the configuration.
 fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
-    let media = addresses.iter().map(|address| MediaAddress {
-        bind: SocketAddr::new(*address, config.media.port),
-        advertise: config.media.public_addresses.get(address).copied(),
-    });
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         socket_buffer: config.media.socket_buffer_kb * 1024,
@@ -238,13 +292,39 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
             recent_bytes: config.rtcp.recent_bytes(),
             gather: config.ingest.gather(),
         },
-        ..StreamConfig::new(media.collect())
+        ..StreamConfig::new(media(config, addresses))
     };
     settings.set(reload::live(config));
     settings
 }
 
+/// Where sockets are bound, and what peers are told.
+fn media(config: &Config, addresses: &[IpAddr]) -> Vec<MediaAddress> {
+    let media = addresses.iter().map(|address| MediaAddress {
+        bind: SocketAddr::new(*address, config.media.port),
+        advertise: config.media.public_addresses.get(address).copied(),
+    });
+    media.collect()
+}
+
 impl Running {
+    /// Something in the network has changed: offers what the host has now.
+    async fn follow(&mut self, config: &Config) {
+        if !network::is_followed(config) {
+            return;
+        }
+        let host = match Host::read().await {
+            Ok(host) => host,
+            Err(error) => return tracing::warn!("addresses are not followed this time: {error:#}"),
+        };
+        // Without any, nobody is offered one, and the control task says so.
+        let addresses = network::choose(config, &host).unwrap_or_default().addresses;
+        if addresses != self.chosen.addresses {
+            self.control.addresses(media(config, &addresses)).await;
+            self.chosen.addresses = addresses;
+        }
+    }
+
     /// Stops in reverse order, within a bounded time.
     async fn stop(self) {
         self.http.stop(HTTP_PATIENCE).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{FAILED, OK};
+use super::{FAILED, OK, output};
 use crate::{
     config::{ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN},
     verify::{self, Limits, Plan, Server, Tokens},
@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
     let lines = verify::judge(&outcome, &limits);
     let ok = lines.iter().all(|line| line.ok != Some(false));
     if options.json {
-        println!("{}", serde_json::json!({ "ok": ok, "checks": lines }));
+        output::print_line(serde_json::json!({ "ok": ok, "checks": lines }))?;
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
@@ -115,7 +115,7 @@ pub fn run(options: &Options) -> anyhow::Result<u8> {
             };
             table.add_row([mark, line.check, &line.found, &line.limit]);
         }
-        println!("{table}");
+        output::print_line(table)?;
     }
     Ok(if ok { OK } else { FAILED })
 }

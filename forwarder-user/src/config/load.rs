@@ -110,7 +110,9 @@ impl Config {
             let problem = "must have \"gcm\": browsers choose it, and it cannot be switched off";
             return Some(("media.srtp_profiles", problem.into()));
         }
-        if let Some((local, public)) = self.media.public_addresses.iter().find(|(l, p)| l.is_ipv4() != p.is_ipv4()) {
+        if let Some((local, public)) =
+            self.media.public_addresses.iter().find(|(l, p)| l.is_ipv4() != p.address.is_ipv4())
+        {
             return Some(("media.public_addresses", format!("{local} and {public} are of different families")));
         }
         if let Some(bad) = self.kernel.interfaces.iter().find(|name| name.is_empty() || name.len() > 15) {

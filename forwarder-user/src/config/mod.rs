@@ -5,12 +5,13 @@ mod load;
 pub mod mediamtx;
 mod name;
 mod network;
+mod public;
 mod secret;
 mod source;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
 pub use network::Network;
+pub use public::Public;
 pub use secret::Secret;
 pub use source::{RtspTransport, SourceUrl, Stream};
 
@@ -75,7 +77,7 @@ pub struct Media {
     /// Receive and send buffer of each media socket, as far as the system grants it.
     pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
-    pub public_addresses: BTreeMap<IpAddr, IpAddr>,
+    pub public_addresses: BTreeMap<IpAddr, Public>,
 }
 
 /// Which engine moves the media.
@@ -259,7 +261,7 @@ pub enum LogFormat {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))],
+            listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080))],
             allowed_origins: vec!["*".into()],
             header_timeout_ms: 10_000,
             request_timeout_ms: 10_000,

@@ -123,7 +123,7 @@ fn try_bind(address: SocketAddr, kind: Type) -> io::Result<()> {
         socket.set_reuse_address(true)?;
     }
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(kind != Type::STREAM)?;
     }
     socket.bind(&address.into())?;
     if kind == Type::STREAM { socket.listen(1) } else { Ok(()) }

@@ -1,13 +1,14 @@
 //! Read-only API. Everything in it comes from one snapshot of the control task.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     http::{HeaderMap, StatusCode},
     routing::get,
 };
@@ -37,13 +38,38 @@ pub fn public() -> Router<Arc<App>> {
     Router::new().route("/api/v1/streams", get(streams)).route("/api/v1/streams/{stream}/notes", get(notes))
 }
 
-/// 200 while the control task goes round its loop; 503 while stopping or stuck. Asks it nothing.
-async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
+/// 200 while the control task goes round its loop; 503 while stopping or stuck, or without an address for media. Asks it
+/// nothing. `?full`: 503 as well while a session is connected and nothing arrives, with how many and why, and without
+/// names.
+async fn healthz(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<&'static str, Failure> {
     match app.control.silence() {
-        None => Err(Failure::busy("the server is stopping")),
-        Some(silence) if silence > PATIENCE => Err(Failure::busy("the control task does not answer")),
-        Some(_) => Ok("ok\n"),
+        None => return Err(Failure::busy("the server is stopping")),
+        Some(silence) if silence > PATIENCE => return Err(Failure::busy("the control task does not answer")),
+        Some(_) if !app.control.is_reachable() => {
+            return Err(Failure::busy("this host has no address for media at the moment"));
+        }
+        Some(_) => {}
     }
+    if query.is_some_and(|query| query.split('&').any(|part| part == "full" || part.starts_with("full="))) {
+        let complaints = complaints(&*snapshot(&app).await?);
+        if !complaints.is_empty() {
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, complaints.join("\n")));
+        }
+    }
+    Ok("ok\n")
+}
+
+/// What is wrong with sessions at the moment.
+fn complaints(snapshot: &Value) -> Vec<String> {
+    let sessions = snapshot.get("sessions").and_then(Value::as_array).into_iter().flatten();
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for session in sessions {
+        let text = |key| session.get(key).and_then(Value::as_str);
+        if let (Some(role), Some(warning)) = (text("role"), text("warning")) {
+            *counts.entry((role, warning)).or_default() += 1;
+        }
+    }
+    counts.into_iter().map(|((role, warning), count)| format!("{count} of role {role}: {warning}")).collect()
 }
 
 /// All streams and sessions.

@@ -126,6 +126,15 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         .with_state(app))
 }
 
+/// What is answered before the server can serve: not healthy, and why. On connections that do not stay.
+pub fn waiting(why: &'static str) -> Router {
+    let answer = move || async move {
+        let close = (axum::http::header::CONNECTION, "close");
+        (StatusCode::SERVICE_UNAVAILABLE, [close], format!("{why}\n"))
+    };
+    Router::new().fallback(answer)
+}
+
 async fn not_found() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,6 +60,7 @@ pub struct Server {
 /// Sockets in service.
 pub struct Running {
     stop: watch::Sender<bool>,
+    router: watch::Sender<Router>,
     accepting: JoinSet<()>,
 }
 
@@ -70,7 +71,8 @@ impl Server {
     /// The address and why it cannot be bound.
     pub fn bind(config: &Config) -> io::Result<Self> {
         let listeners = config.http.listen.iter().map(|address| {
-            listen(*address).map_err(|error| io::Error::new(error.kind(), format!("http.listen {address}: {error}")))
+            listen(*address, &config.http.listen)
+                .map_err(|error| io::Error::new(error.kind(), format!("http.listen {address}: {error}")))
         });
         Ok(Self {
             listeners: listeners.collect::<io::Result<_>>()?,
@@ -89,11 +91,12 @@ impl Server {
     /// Serves until [`Running::stop`].
     pub fn serve(self, router: Router) -> Running {
         let (stop, stopped) = watch::channel(false);
+        let (router, routers) = watch::channel(router);
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             let acceptor = Acceptor {
                 listener,
-                router: router.clone(),
+                router: routers.clone(),
                 header_timeout: self.header_timeout,
                 connections: self.connections.clone(),
                 shares: self.shares.clone(),
@@ -103,11 +106,16 @@ impl Server {
             };
             accepting.spawn(acceptor.run());
         }
-        Running { stop, accepting }
+        Running { stop, router, accepting }
     }
 }
 
 impl Running {
+    /// Connections from now on are answered by another router.
+    pub fn replace(&self, router: Router) {
+        drop(self.router.send_replace(router));
+    }
+
     /// Accepts nothing more, lets requests in work finish for up to `patience`, closes everything.
     pub async fn stop(mut self, patience: Duration) {
         self.stop.send_replace(true);
@@ -119,7 +127,7 @@ impl Running {
 
 struct Acceptor {
     listener: TcpListener,
-    router: Router,
+    router: watch::Receiver<Router>,
     header_timeout: Duration,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
@@ -174,7 +182,7 @@ impl Acceptor {
         peer: SocketAddr,
         place: (OwnedSemaphorePermit, Option<Share>),
     ) -> impl Future<Output = ()> + use<> {
-        let service = TowerToHyperService::new(AddExtension::new(self.router.clone(), ConnectInfo(peer)));
+        let service = TowerToHyperService::new(AddExtension::new(self.router.borrow().clone(), ConnectInfo(peer)));
         let mut stopped = self.stopped.clone();
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -216,18 +224,50 @@ async fn accept(
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, permit))
+    // An IPv4 client of a socket for both is an IPv4 client.
+    Ok((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()), permit))
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens at one of the addresses of `all`. `[::]` takes IPv4 too, unless another one of them does at this port; where
+/// the kernel has no IPv6, it takes IPv4 alone.
+fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    let alone = all.iter().all(|other| other.is_ipv6() || other.port() != address.port());
+    let any = address.ip() == Ipv6Addr::UNSPECIFIED && alone;
+    match bind(address, !any) {
+        Err(error) if any && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), true)
+        }
+        other => other,
+    }
+}
+
+fn bind(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // So that `0.0.0.0:8080` and `[::]:8080` may stand side by side.
-        socket.set_only_v6(true)?;
+        // `0.0.0.0:8080` and `[::]:8080` may stand side by side.
+        socket.set_only_v6(only_v6)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_wildcard_of_ipv6_takes_ipv4_too_unless_told_otherwise() {
+        let any: SocketAddr = "[::]:0".parse().unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let both = listen(any, &[any]).unwrap();
+        assert!(TcpStream::connect(("127.0.0.1", port(&both))).await.is_ok());
+        // Side by side, each has its own.
+        let alone = listen(any, &[any, "0.0.0.0:0".parse().unwrap()]).unwrap();
+        if alone.local_addr().unwrap().is_ipv6() {
+            assert!(TcpStream::connect(("127.0.0.1", port(&alone))).await.is_err());
+        }
+    }
 }

@@ -40,7 +40,9 @@ fn scripted() -> Control {
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
-                Command::Configure { reply, .. } | Command::Drain { reply } => drop(reply.send(())),
+                Command::Configure { reply, .. } | Command::Addresses { reply, .. } | Command::Drain { reply } => {
+                    let _ = reply.send(());
+                }
             }
         }
     });

@@ -1,8 +1,9 @@
 //! What the control task must be told.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::config::Public;
 use crate::ingest;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
@@ -11,8 +12,15 @@ pub struct MediaAddress {
     /// Address and port that the socket is bound to. The address must not be a wildcard: it is
     /// the one from which copies leave. Port 0 lets the system choose (tests).
     pub bind: SocketAddr,
-    /// Address that peers are told instead, where they see us through a 1:1 NAT. The port is kept.
-    pub advertise: Option<IpAddr>,
+    /// What peers are told instead, where they see us through a 1:1 NAT or a forwarded port.
+    pub advertise: Option<Public>,
+}
+
+impl MediaAddress {
+    /// What peers are told of the socket that is bound to `bound`.
+    pub(super) fn told(&self, bound: SocketAddr) -> SocketAddr {
+        self.advertise.map_or(bound, |public| public.at(bound.port()))
+    }
 }
 
 impl From<SocketAddr> for MediaAddress {

@@ -29,6 +29,8 @@ counters! {
     half_open_replaced;
     /// Sessions that ended because their peer sent no ICE checks.
     sessions_disconnected;
+    /// Times that the whole process stood still (SIGSTOP, a frozen cgroup, a migration).
+    standstills;
     /// Sessions that ended by an error in ICE or DTLS.
     sessions_failed;
     /// Peers that can do no SRTP profile that the engine can.
@@ -74,6 +76,19 @@ counters! {
     rtp_unexpected;
     /// RTP of an SSRC that the engine has, which came up to us nevertheless.
     rtp_known_ssrc;
+    /// Times that a publisher's track moved to the userspace engine, since its packets came by ways that XDP does not
+    /// see.
+    tracks_diverted;
+    /// Times that such a track went back, since XDP saw all of it again.
+    tracks_back;
+    /// Times that a viewer's track moved to the userspace engine, since copies of the kernel engine did not reach it.
+    viewer_tracks_moved;
+    /// Times that such a track went back.
+    viewer_tracks_back;
+    /// Publishers of which nothing arrived for 5 s although they were connected.
+    silent_publishers;
+    /// Viewers that got nothing although they were connected and their publisher sent.
+    silent_viewers;
     /// RTP with a payload type that was not negotiated.
     rtp_other_payload_type;
     /// RTP with a wrong tag, or malformed.

@@ -14,6 +14,7 @@ mod resend;
 mod session;
 mod sessions;
 mod sockets;
+mod strays;
 mod streams;
 mod task;
 #[cfg(test)]
@@ -151,6 +152,11 @@ pub enum Command {
         sources: BTreeMap<String, crate::config::Stream>,
         reply: oneshot::Sender<()>,
     },
+    /// Local addresses for media, as the host has them now.
+    Addresses {
+        media: Vec<MediaAddress>,
+        reply: oneshot::Sender<()>,
+    },
     /// Close every session (DTLS close_notify), then stop.
     Drain {
         reply: oneshot::Sender<()>,
@@ -224,6 +230,11 @@ impl Control {
         (!self.commands.is_closed()).then(|| self.pulse.age(Instant::now()))
     }
 
+    /// Whether this host has an address for media, as far as the control task knows.
+    pub fn is_reachable(&self) -> bool {
+        self.pulse.is_reachable()
+    }
+
     /// State of all streams and sessions; `None` while stopping.
     pub async fn snapshot(&self) -> Option<serde_json::Value> {
         self.ask(|reply| Command::Snapshot { reply }).await
@@ -232,6 +243,11 @@ impl Control {
     /// Changes what may be changed while the server runs.
     pub async fn configure(&self, live: LiveConfig, sources: BTreeMap<String, crate::config::Stream>) {
         let _ = self.ask(|reply| Command::Configure { live, sources, reply }).await;
+    }
+
+    /// The host has other addresses than before: new ones are offered to sessions to come, those that are gone are not.
+    pub async fn addresses(&self, media: Vec<MediaAddress>) {
+        let _ = self.ask(|reply| Command::Addresses { media, reply }).await;
     }
 
     /// Closes everything and stops the control task.

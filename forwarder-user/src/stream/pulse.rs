@@ -1,7 +1,7 @@
 //! The control task's sign of life, which costs it nothing to be asked for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How often the task shows it at least.
@@ -13,15 +13,26 @@ pub struct Pulse {
     start: Instant,
     /// Milliseconds since `start`.
     last: Arc<AtomicU64>,
+    /// This host has no address for media.
+    unreachable: Arc<AtomicBool>,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { start: Instant::now(), last: Arc::default() }
+        Self { start: Instant::now(), last: Arc::default(), unreachable: Arc::default() }
     }
 
     pub(super) fn beat(&self, now: Instant) {
         self.last.store(now.duration_since(self.start).as_millis() as u64, Relaxed);
+    }
+
+    pub(super) fn tell_reachable(&self, reachable: bool) {
+        self.unreachable.store(!reachable, Relaxed);
+    }
+
+    /// Whether peers can reach this host, as far as it knows.
+    pub fn is_reachable(&self) -> bool {
+        !self.unreachable.load(Relaxed)
     }
 
     /// Since the last one.

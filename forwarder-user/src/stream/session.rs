@@ -7,9 +7,12 @@ use forwarder_common::ExtendedSeq;
 use str0m::ice::TransId;
 
 use super::budget::{Budget, Unknown};
+use super::ids::Key;
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
+use super::strays::Strays;
+use super::task::silence::Silence;
 use crate::block::Block;
 use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use penstock_media::codec::Format;
@@ -38,11 +41,14 @@ pub(super) struct Session {
     /// The id of the STUN request whose answer it awaits, as the index has it.
     pub(super) request: Option<TransId>,
     pub(super) created: Instant,
+    /// How long this process stood still since then.
+    pub(super) stood_still: Duration,
     /// When ICE or DTLS want to be called.
     pub(super) peer_deadline: Instant,
     /// When the timers have the session.
     pub(super) armed: Option<Instant>,
     pub(super) tracks: Tracks,
+    pub(super) silence: Silence,
     /// Keys and reports, once connected.
     pub(super) media: Option<Media>,
     /// CNAME of our RTCP in this session, and name of the media stream.
@@ -59,6 +65,11 @@ impl Session {
     /// Its peer has sent an ICE check.
     pub(super) fn has_begun(&self) -> bool {
         self.peer.consent().is_some()
+    }
+
+    /// When it has been there for so long, without the time in which this process stood still.
+    pub(super) fn connect_within(&self, life: Duration) -> Instant {
+        self.created + self.stood_still + life
     }
 
     pub(super) fn publisher_tracks(&self) -> &[PublisherTrack] {
@@ -113,8 +124,18 @@ pub(super) struct Media {
     pub(super) unknown: Unknown,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
-    /// SSRCs that the publisher used before, and where their index stood: they may come back.
-    pub(super) former: HashMap<u32, ExtendedSeq>,
+    /// SSRCs that the publisher used before: they may come back.
+    pub(super) former: HashMap<u32, Former>,
+}
+
+/// An SSRC that was taken out of the engine.
+pub(super) struct Former {
+    /// The track that it had.
+    pub(super) id: PublisherTrackId,
+    /// The highest index that is known to have been accepted of it.
+    pub(super) highest: ExtendedSeq,
+    /// The engine has no packet of it in flight any more, so `highest` is final.
+    pub(super) stopped: bool,
 }
 
 /// A kind of media that a publisher sends.
@@ -129,6 +150,13 @@ pub(super) struct PublisherTrack {
 impl PublisherTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Asks for a keyframe, with the next report.
+    pub(super) fn want_keyframe(&mut self) {
+        if self.kind() == Kind::Video && self.source.is_some() {
+            self.keyframes.want();
+        }
     }
 
     /// Whether whoever described itself as `wanted` plays this.
@@ -147,6 +175,8 @@ pub(super) struct Source {
     /// Packets that came up to us between that one and the engine's first. They have arrived, so
     /// reports must not call them lost.
     pub(super) passed_up: u64,
+    /// What came up although the engine has the SSRC.
+    pub(super) strays: Strays,
     pub(super) reception: ReceptionHistory,
 }
 
@@ -157,6 +187,9 @@ pub(super) struct ViewerTrack {
     /// Where the outgoing index goes on; above all that were used while nothing is attached.
     pub(super) next_out: ExtendedSeq,
     pub(super) attachment: Attachment,
+    /// What fed it last: the publisher's session and SSRC, and the index offset that it had then.
+    pub(super) fed_by: Option<(Key, u32)>,
+    pub(super) index_offset: Option<u64>,
     pub(super) timestamp_offset: u32,
     /// Last outgoing timestamp of the former publisher and when it was sent: what a new one goes on from.
     pub(super) left_at: Option<(u32, u64)>,

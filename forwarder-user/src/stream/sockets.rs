@@ -16,8 +16,8 @@ const QUEUE: usize = 4096;
 /// One group of sockets per local address.
 pub(super) struct Sockets {
     media: Arc<MediaSockets>,
-    /// What peers are told.
-    advertised: Arc<[SocketAddr]>,
+    /// What peers are told, by number of the socket. `None`: the host has lost that address.
+    advertised: Arc<[Option<SocketAddr>]>,
     inbox: mpsc::Receiver<Datagram>,
     threads: Threads,
 }
@@ -28,8 +28,7 @@ impl Sockets {
         let bind: Vec<SocketAddr> = addresses.iter().map(|address| address.bind).collect();
         let media = Arc::new(MediaSockets::bind(&bind, reading_threads(), buffer)?);
         let told = addresses.iter().zip(media.bound());
-        let advertised =
-            told.map(|(address, bound)| SocketAddr::new(address.advertise.unwrap_or(bound.ip()), bound.port()));
+        let advertised = told.map(|(address, bound)| Some(address.told(bound)));
         let (sender, inbox) = mpsc::channel(QUEUE);
         engine.set_sockets(&media);
         let threads = Threads::start(&media, &sender, |_| engine.worker())?;
@@ -38,11 +37,36 @@ impl Sockets {
 
     /// Local address of a socket, as it stands in packets that we send.
     pub(super) fn bound(&self, socket: usize) -> Option<SocketAddr> {
-        self.media.bound().get(socket).copied()
+        self.media.local(socket)
+    }
+
+    /// The host's addresses are these now: new ones get sockets, and those that are gone are not told to anybody any
+    /// more. Says which came and which went, as peers see them.
+    pub(super) fn change(&mut self, addresses: &[MediaAddress]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let mut advertised = vec![None; self.media.count()];
+        for address in addresses {
+            let number = match self.media.add(address.bind) {
+                Ok(number) => number,
+                Err(error) => {
+                    tracing::warn!("an address of this host is not offered: {error}");
+                    continue;
+                }
+            };
+            advertised.resize(advertised.len().max(number + 1), None);
+            advertised[number] = Some(address.told(address.bind));
+        }
+        let before: Vec<SocketAddr> = self.advertised.iter().flatten().copied().collect();
+        let now: Vec<SocketAddr> = advertised.iter().flatten().copied().collect();
+        self.advertised = advertised.into();
+        self.threads.look_again();
+        let but = |some: &[SocketAddr], others: &[SocketAddr]| {
+            some.iter().filter(|address| !others.contains(address)).copied().collect()
+        };
+        (but(&now, &before), but(&before, &now))
     }
 
     /// Addresses of all sockets as peers see them.
-    pub(super) fn advertised(&self) -> &Arc<[SocketAddr]> {
+    pub(super) fn advertised(&self) -> &Arc<[Option<SocketAddr>]> {
         &self.advertised
     }
 

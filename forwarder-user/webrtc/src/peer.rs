@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use str0m::config::DtlsCert;
 use str0m::ice::{StunMessage, TransId};
@@ -63,8 +63,8 @@ pub struct Peer {
     dtls: Dtls,
     /// What DTLS sends before ICE has nominated a pair.
     unsent: VecDeque<Vec<u8>>,
-    /// Our sockets' addresses as peers see them; the index is that of the socket.
-    locals: Arc<[SocketAddr]>,
+    /// Our sockets' addresses as peers see them; the index is that of the socket. `None`: not offered.
+    locals: Arc<[Option<SocketAddr>]>,
     /// As the offer says, with the credentials of the latest restart.
     remote: Option<RemoteDescription>,
     /// SHA-256 of our certificate, with its name.
@@ -72,8 +72,11 @@ pub struct Peer {
     /// Where media goes, as was told last.
     told: Option<Pair>,
     connected: bool,
-    /// Time as it was told last: it never goes back.
+    /// Time as it was told last, less `lag`: it never goes back.
     now: Instant,
+    /// How long this process stood still since the session began. ICE and DTLS live without that time: a peer's
+    /// silence is none that nobody listened to.
+    lag: Duration,
 }
 
 impl Peer {
@@ -81,7 +84,7 @@ impl Peer {
     ///
     /// # Errors
     /// The certificate does not suit DTLS.
-    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[SocketAddr]>) -> Result<Self, PeerError> {
+    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[Option<SocketAddr>]>) -> Result<Self, PeerError> {
         Ok(Self {
             ice: Ice::new(now),
             dtls: guard(|| Dtls::new(certificate, now).map_err(failed))?,
@@ -92,6 +95,7 @@ impl Peer {
             told: None,
             connected: false,
             now,
+            lag: Duration::ZERO,
         })
     }
 
@@ -134,7 +138,7 @@ impl Peer {
             pwd: pwd.to_owned(),
             fingerprint: self.fingerprint.clone(),
             active: remote.setup == Setup::Passive,
-            candidates: self.locals.to_vec(),
+            candidates: self.locals.iter().flatten().copied().collect(),
         }
     }
 
@@ -148,9 +152,10 @@ impl Peer {
         self.ice.chosen()
     }
 
-    /// When the peer last showed by ICE that it is there.
+    /// When the peer last showed by ICE that it is there; later by what [`stood_still`](Self::stood_still) has told
+    /// since.
     pub fn consent(&self) -> Option<Instant> {
-        self.ice.alive()
+        self.ice.alive().map(|alive| alive + self.lag)
     }
 
     /// Is this a check of the peer: user names, and the integrity of our password? Nothing changes.
@@ -163,10 +168,11 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn stun(&mut self, now: Instant, from: Pair, message: &StunMessage<'_>) -> Result<(), PeerError> {
-        if from.socket >= self.locals.len() {
-            return Err(PeerError("no such socket".into()));
+        // Another socket than was offered: its address has come to this host after the offer.
+        if self.locals.get(from.socket).copied().flatten().is_none() {
+            return Ok(());
         }
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| {
             self.ice.check(self.now, from, message);
             Ok(())
@@ -175,13 +181,13 @@ impl Peer {
 
     /// Takes an answer to a request of ours. `false`: it is none, nothing changed.
     pub fn stun_answer(&mut self, now: Instant, from: Pair, message: &StunMessage<'_>) -> bool {
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| Ok(self.ice.answer(self.now, from, message))).unwrap_or(false)
     }
 
     /// Something that only the peer can have made came from there: asks whether it receives there, too.
     pub fn probe(&mut self, now: Instant, pair: Pair) {
-        self.now = self.now.max(now);
+        self.tell(now);
         self.ice.probe(self.now, pair);
     }
 
@@ -200,7 +206,7 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn receive(&mut self, now: Instant, bytes: &[u8]) -> Result<(), PeerError> {
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| self.dtls.receive(self.now, bytes).map_err(failed))
     }
 
@@ -209,11 +215,20 @@ impl Peer {
     /// # Errors
     /// The session is over.
     pub fn timeout(&mut self, now: Instant) -> Result<(), PeerError> {
-        self.now = self.now.max(now);
+        self.tell(now);
         guard(|| {
             self.ice.timeout(self.now);
             Ok(())
         })
+    }
+
+    /// This process stood still for so long, and heard nobody. No timer of the session counts that time.
+    pub fn stood_still(&mut self, time: Duration) {
+        self.lag += time;
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.now = self.now.max(now.checked_sub(self.lag).unwrap_or(now));
     }
 
     /// Sends DTLS close_notify with the next [`poll`](Self::poll).
@@ -233,6 +248,7 @@ impl Peer {
             self.poll_ice(&mut polled);
             self.poll_dtls(&mut polled)
         })?;
+        polled.deadline = polled.deadline.map(|deadline| deadline + self.lag);
         Ok(polled)
     }
 

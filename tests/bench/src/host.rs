@@ -185,6 +185,7 @@ fn fill<E: Engine>(
                 kind: Kind::Video,
                 payload_type: PAYLOAD_TYPE,
                 next_out: ExtendedSeq(BEFORE_FIRST + 1),
+                index_offset: None,
                 timestamp_offset: 0,
             };
             tracks.push(server.engine.add_subscriber_track(session, publisher, track)?);

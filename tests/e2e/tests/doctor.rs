@@ -125,8 +125,8 @@ fn busy_ports_are_found() -> Result<()> {
     let (web, media) = place::inside(Some(patient.host.name()), || {
         Ok((TcpListener::bind("0.0.0.0:8080")?, UdpSocket::bind("10.70.0.1:8443")?))
     })?;
-    let both = ["port 0.0.0.0:8080/tcp", "port 10.70.0.1:8443/udp"];
-    patient.examine(&[], &[])?.is(&both, "a server does not start: port 0.0.0.0:8080")?;
+    let both = ["port [::]:8080/tcp", "port 10.70.0.1:8443/udp"];
+    patient.examine(&[], &[])?.is(&both, "a server does not start: port [::]:8080")?;
     drop((web, media));
     patient.examine(&[], &[])?.is(&[], "kernel native")
 }

@@ -273,7 +273,7 @@ impl<E: Engine> Server<E> {
     /// When it has not in time.
     pub fn stopped(&mut self, track: SubscriberTrackId) -> Result<u64> {
         self.event(&format!("{track:?} stopped"), |event| match event {
-            Event::SubscriberTrackStopped { track: stopped, next_out } if *stopped == track => Some(next_out.0),
+            Event::SubscriberTrackStopped { track: stopped, next_out, .. } if *stopped == track => Some(next_out.0),
             _ => None,
         })
     }
@@ -512,6 +512,7 @@ impl Viewer {
                 kind: Kind::Video,
                 payload_type: self.payload_type,
                 next_out: ExtendedSeq(self.next_out),
+                index_offset: None,
                 timestamp_offset: self.timestamp_offset,
             },
         )?;

@@ -142,14 +142,18 @@ fn record(seen: &mut HashMap<u64, u64>, copies: &[Copy]) -> Result<()> {
 #[test]
 fn a_viewer_goes_on_with_the_next_publisher() -> Result<()> {
     let (lab, mut server, mut first, mut viewers) = stage(2, |_| {})?;
-    three(&mut first)?;
+    let sent = three(&mut first)?;
     let before: Vec<u64> = viewers[0].receive_count(3)?.iter().map(|copy| copy.outgoing).collect();
     server.engine.remove_session(first.session);
     for viewer in &mut viewers {
         viewer.next_out = server.stopped(viewer.track)?;
     }
-    let stopped = Event::PublisherTrackStopped { track: first.track };
-    server.event("publisher stopped", |event| (*event == stopped).then_some(()))?;
+    let ended = first.track;
+    let highest = server.event("publisher stopped", |event| match event {
+        Event::PublisherTrackStopped { track, highest } if *track == ended => Some(*highest),
+        _ => None,
+    })?;
+    ensure!(Some(&highest.0) == sent.last(), "{highest:?} after {sent:?}");
     ensure!(before.iter().all(|used| *used < viewers[0].next_out));
 
     first.send()?;
@@ -179,8 +183,12 @@ fn removed_sessions_fall_silent_and_their_keys_are_wiped() -> Result<()> {
     expect(&mut viewers, &sent)?;
 
     server.engine.remove_session(publisher.session);
-    let stopped = Event::PublisherTrackStopped { track: publisher.track };
-    server.event("publisher stopped", |event| (*event == stopped).then_some(()))?;
+    let ended = publisher.track;
+    let highest = server.event("publisher stopped", |event| match event {
+        Event::PublisherTrackStopped { track, highest } if *track == ended => Some(*highest),
+        _ => None,
+    })?;
+    ensure!(Some(&highest.0) == sent.last(), "{highest:?} after {sent:?}");
     three(&mut publisher)?;
     expect(&mut viewers, &[])?;
     for viewer in &viewers {
@@ -314,6 +322,7 @@ fn full_tables_are_refused_and_work_again_when_there_is_room() -> Result<()> {
         kind: Kind::Video,
         payload_type: 96,
         next_out: forwarder_common::ExtendedSeq(1),
+        index_offset: None,
         timestamp_offset: 0,
     };
     let again = |server: &Server, from: PublisherTrackId| {

@@ -1,10 +1,11 @@
 //! The real `penstock` binary in a network namespace.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -35,6 +36,17 @@ pub struct Settings {
     pub more: String,
     /// As an ordinary user: uid and gid 65534, no capabilities.
     pub unprivileged: bool,
+}
+
+/// Where a server's log goes.
+#[derive(Debug)]
+pub enum Outlet {
+    /// To this process, which keeps it: [`Server::log`].
+    Kept,
+    /// To this file, pipe or device.
+    File(OwnedFd),
+    /// Nowhere: the server has no standard error at all.
+    Closed,
 }
 
 /// A running server. Killed on drop.
@@ -99,10 +111,9 @@ fn modified(path: &Path) -> Result<SystemTime> {
     Ok(path.metadata()?.modified()?)
 }
 
-fn spawn(namespace: &NetNs, settings: &Settings, directory: &Path) -> Result<(Running, Arc<Log>)> {
+fn spawn(namespace: &NetNs, settings: &Settings, directory: &Path, outlet: Outlet) -> Result<(Running, Arc<Log>)> {
     let file = directory.join("penstock.toml");
     std::fs::write(&file, toml(settings, &directory.join("bpf")))?;
-    let (reader, writer) = std::io::pipe()?;
     let mut command = if settings.unprivileged {
         let copy = binary_for_all(directory)?;
         let mut command = namespace.command("setpriv");
@@ -113,17 +124,38 @@ fn spawn(namespace: &NetNs, settings: &Settings, directory: &Path) -> Result<(Ru
         namespace.command(binary()?)
     };
     command.arg("serve").arg("--config").arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(Stdio::from(OwnedFd::from(writer)));
-    let process = Running::start(&mut command)?;
     let log = Arc::new(Log::default());
-    let copy = log.clone();
+    let file = match outlet {
+        Outlet::Kept => {
+            let (reader, writer) = std::io::pipe()?;
+            keep(reader, Arc::clone(&log))?;
+            writer.into()
+        }
+        Outlet::File(file) => file,
+        Outlet::Closed => {
+            // SAFETY: the function does one system call between fork and exec; nothing is allocated or locked.
+            unsafe { command.pre_exec(close_standard_error) };
+            std::fs::File::open("/dev/null")?.into()
+        }
+    };
+    command.stderr(Stdio::from(file));
+    Ok((Running::start(&mut command)?, log))
+}
+
+fn close_standard_error() -> std::io::Result<()> {
+    // SAFETY: a descriptor that nothing in the child uses any more.
+    unsafe { libc::close(libc::STDERR_FILENO) };
+    Ok(())
+}
+
+fn keep(reader: PipeReader, log: Arc<Log>) -> Result<()> {
     std::thread::Builder::new().name("server log".into()).spawn(move || {
         for line in BufReader::new(reader).lines().map_while(Result::ok) {
-            copy.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            copy.grown.notify_all();
+            log.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            log.grown.notify_all();
         }
     })?;
-    Ok((process, log))
+    Ok(())
 }
 
 impl Server {
@@ -132,12 +164,30 @@ impl Server {
     /// # Errors
     /// It did not; with its log.
     pub fn start(namespace: &NetNs, settings: &Settings) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("penstock-server-").tempdir()?;
-        let (process, log) = spawn(namespace, settings, directory.path())?;
-        let http = *settings.http.first().context("no HTTP address")?;
-        let mut server = Self { process: Some(process), namespace: namespace.name().into(), http, directory, log };
+        let mut server = Self::spawn(namespace, settings, Outlet::Kept)?;
         server.wait_ready()?;
         Ok(server)
+    }
+
+    /// Starts a server whose log goes elsewhere, and waits until it says by HTTP that it is healthy.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn start_logging_to(namespace: &NetNs, settings: &Settings, outlet: Outlet) -> Result<Self> {
+        let mut server = Self::spawn(namespace, settings, outlet)?;
+        server.wait("healthy", |server| server.get_text("/healthz").is_ok())?;
+        Ok(server)
+    }
+
+    /// Starts a server, and does not wait for anything.
+    ///
+    /// # Errors
+    /// There is no binary, or it cannot be started.
+    pub fn spawn(namespace: &NetNs, settings: &Settings, outlet: Outlet) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("penstock-server-").tempdir()?;
+        let (process, log) = spawn(namespace, settings, directory.path(), outlet)?;
+        let http = *settings.http.first().context("no HTTP address")?;
+        Ok(Self { process: Some(process), namespace: namespace.name().into(), http, directory, log })
     }
 
     /// Starts the server again after its end, with the same configuration and directory for its pins.
@@ -146,19 +196,23 @@ impl Server {
     /// As [`start`](Self::start).
     pub fn start_again(&mut self, namespace: &NetNs, settings: &Settings) -> Result<()> {
         self.process = None;
-        let (process, log) = spawn(namespace, settings, self.directory.path())?;
+        let (process, log) = spawn(namespace, settings, self.directory.path(), Outlet::Kept)?;
         (self.process, self.log) = (Some(process), log);
         self.wait_ready()
     }
 
     fn wait_ready(&mut self) -> Result<()> {
+        self.wait("ready", |server| server.logged("ready"))
+    }
+
+    fn wait(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
         let end = Instant::now() + START;
-        while !self.logged("ready") {
+        while !condition(self) {
             let child = self.process.as_mut().and_then(Running::child).context("no process")?;
             if let Some(status) = child.try_wait()? {
                 bail!("the server ended with {status}:\n{}", self.log());
             }
-            ensure!(Instant::now() < end, "the server is not ready after {START:?}:\n{}", self.log());
+            ensure!(Instant::now() < end, "the server is not {what} after {START:?}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

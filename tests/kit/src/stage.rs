@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::clip::Clip;
 use crate::netns::{End, NetNs, veth};
 use crate::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
-use crate::server::{Server, Settings};
+use crate::server::{Outlet, Server, Settings};
 
 /// Longest wait for anything. It only has to be reached when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ impl Stage {
     /// # Errors
     /// Without root, or when the server does not start; the message has its log.
     pub fn new(layout: Layout, mode: &'static str, more: &str) -> Result<Self> {
-        Self::start(layout, mode, more, false)
+        Self::start(layout, mode, more, false, Outlet::Kept)
     }
 
     /// Publishers and viewers in networks of their own, native mode, and a log that tells more: for peers that say
@@ -69,10 +69,18 @@ impl Stage {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn unprivileged(layout: Layout, more: &str) -> Result<Self> {
-        Self::start(layout, "auto", more, true)
+        Self::start(layout, "auto", more, true, Outlet::Kept)
     }
 
-    fn start(layout: Layout, mode: &'static str, more: &str, unprivileged: bool) -> Result<Self> {
+    /// One interface, native mode, and a log that goes elsewhere.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), but without the log.
+    pub fn logging_to(outlet: Outlet, more: &str) -> Result<Self> {
+        Self::start(Layout::OneNic, "native", more, false, outlet)
+    }
+
+    fn start(layout: Layout, mode: &'static str, more: &str, unprivileged: bool, outlet: Outlet) -> Result<Self> {
         let (host, near) = (NetNs::new("server")?, NetNs::new("near")?);
         let left = ["10.60.0.1/24", "fd60::1/64"];
         let right = ["10.60.0.2/24", "10.60.0.3/24", "fd60::2/64", "fd60::3/64"];
@@ -98,7 +106,10 @@ impl Stage {
         let any = |host: &str| format!("{host}:{HTTP_PORT}").parse();
         let http = vec![any("0.0.0.0")?, any("[fd60::1]")?];
         let settings = Settings { interfaces, mode, http, more: more.into(), unprivileged };
-        let server = Server::start(&host, &settings)?;
+        let server = match outlet {
+            Outlet::Kept => Server::start(&host, &settings)?,
+            elsewhere => Server::start_logging_to(&host, &settings, elsewhere)?,
+        };
         Ok(Self { server, host, near, far, settings })
     }
 

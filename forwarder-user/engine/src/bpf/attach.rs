@@ -164,6 +164,18 @@ pub fn attach(
     }
 }
 
+/// Attaches to an interface that has come back, in the mode that it had.
+///
+/// # Errors
+/// What it said.
+pub fn attach_again(datapath: &mut Datapath, link: &Link, mode: u8) -> Result<(), String> {
+    let xdp_mode = if mode == xdp_mode::NATIVE { XdpMode::Driver } else { XdpMode::Skb };
+    match attach_one(datapath, link, xdp_mode) {
+        Ok(attached) => attached.map_err(|error| why(link, &error)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The inner error is the interface's refusal, the outer one ends the start.
 fn attach_one(datapath: &mut Datapath, link: &Link, mode: XdpMode) -> Result<Result<(), ProgramError>, StartError> {
     Ok(datapath.ingress()?.attach_to_if_index(link.index, mode).map(|_| ()))

@@ -9,6 +9,8 @@ mod types;
 
 use std::sync::Arc;
 
+use forwarder_common::ExtendedSeq;
+
 pub use self::{
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
@@ -92,6 +94,29 @@ pub trait Engine: Send + Sync {
 
     /// Reads counters; `None` for an unknown handle.
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// Has a packet of this track with this index been accepted, or is it too old to tell? `true` of an unknown track.
+    fn has_accepted(&self, _track: PublisherTrackId, _index: ExtendedSeq) -> bool {
+        true
+    }
+
+    /// Packets of this publisher come up to the sockets that should not: tracks that are added to the session from now
+    /// on are opened there. `false`: the engine has nobody for that. `why` is for people.
+    fn divert(&self, _session: SessionId, _why: &str) -> bool {
+        false
+    }
+
+    /// Is there another way for a track whose way is lost?
+    fn has_other_ways(&self) -> bool {
+        false
+    }
+
+    /// Asked now and then: `true` once when a session's tracks should be taken out and added anew, since they may go the
+    /// better way again. Of a publisher after [`divert`](Self::divert), when packets have come as they should for long
+    /// enough; of a viewer after [`Event::SubscriberTrackLost`].
+    fn is_back(&self, _session: SessionId) -> bool {
+        false
+    }
 
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<MediaSockets>) {}

@@ -51,8 +51,24 @@ pub struct NewSubscriberTrack {
     /// first that the engine has kept for new subscribers. Must be above every index that this SSRC has
     /// used: the engine turns it into the fixed offset.
     pub next_out: ExtendedSeq,
+    /// Outgoing minus incoming index, wrapping, that the SSRC had when the same incoming SSRC fed it last. It is kept if
+    /// nothing speaks against it, so that the peer sees as lost what was lost meanwhile, and nothing else changes.
+    pub index_offset: Option<u64>,
     /// Added (wrapping) to the RTP timestamp.
     pub timestamp_offset: u32,
+}
+
+/// A wider gap is closed: receivers estimate indices within 2^15 of the last one (RFC 3711 §3.3.1).
+const WIDEST_GAP: u64 = 1 << 14;
+
+impl NewSubscriberTrack {
+    /// Outgoing minus incoming index, wrapping, of a track whose first packet has the index `first_in`. No outgoing
+    /// index below `next_out` comes of it.
+    pub fn offset_from(&self, first_in: u64) -> u64 {
+        let gap = |offset: u64| first_in.wrapping_add(offset).wrapping_sub(self.next_out.0);
+        let kept = self.index_offset.filter(|offset| gap(*offset) <= WIDEST_GAP);
+        kept.unwrap_or_else(|| self.next_out.0.wrapping_sub(first_in))
+    }
 }
 
 macro_rules! ids {
@@ -109,13 +125,18 @@ pub struct SubscriberStats {
 /// What an engine reports by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// `remove_publisher_track` is complete: nothing of it is in flight any more.
-    PublisherTrackStopped { track: PublisherTrackId },
+    /// `remove_publisher_track` is complete: nothing of it is in flight any more. `highest`: no index above it was
+    /// accepted, so the SSRC may be learnt again from there, whoever opens it then.
+    PublisherTrackStopped { track: PublisherTrackId, highest: ExtendedSeq },
     /// `remove_subscriber_track` is complete, or its publisher track stopped. No copy will follow.
-    /// `next_out` is above every outgoing index that was used: the SSRC may go on from there.
-    SubscriberTrackStopped { track: SubscriberTrackId, next_out: ExtendedSeq },
+    /// `next_out` is above every outgoing index that was used: the SSRC may go on from there. `index_offset`: outgoing
+    /// minus incoming index, if there was any.
+    SubscriberTrackStopped { track: SubscriberTrackId, next_out: ExtendedSeq, index_offset: Option<u64> },
     /// A subscriber was attached: packets flow from now on, so ask for a keyframe.
     SubscriberTrackStarted { track: SubscriberTrackId },
+    /// Copies of this track do not reach its peer any more, by the way that the engine has for it. If it
+    /// [can](crate::Engine::has_other_ways), it finds another one for a track that is added anew.
+    SubscriberTrackLost { track: SubscriberTrackId },
     /// The engine could not do what it had promised; the track is gone.
     SubscriberTrackFailed { track: SubscriberTrackId },
 }
@@ -170,3 +191,29 @@ pub struct ProgramFigures {
 
 /// Receives [`Event`]s.
 pub type Events = tokio::sync::mpsc::UnboundedSender<Event>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_kept_unless_an_index_would_come_twice() {
+        let track = |next_out, index_offset| NewSubscriberTrack {
+            ssrc: 1,
+            kind: Kind::Video,
+            payload_type: 96,
+            next_out: ExtendedSeq(next_out),
+            index_offset,
+            timestamp_offset: 0,
+        };
+        // It was sent until 1,099 from 99, and 100 to 119 are lost.
+        assert_eq!(track(1100, Some(1000)).offset_from(120), 1000);
+        assert_eq!(track(1100, None).offset_from(120), 980);
+        assert_eq!(track(1100, Some(1000)).offset_from(100), 1000);
+        // Below what was used, and too far above it.
+        assert_eq!(track(1100, Some(979)).offset_from(120), 980);
+        assert_eq!(track(1100, Some(50_000)).offset_from(120), 980);
+        // Outgoing indices below the incoming ones.
+        assert_eq!(track(10, Some(0_u64.wrapping_sub(90))).offset_from(105), 0_u64.wrapping_sub(90));
+    }
+}

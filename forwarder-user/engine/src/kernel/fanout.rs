@@ -33,13 +33,16 @@ use aya::{
     maps::{MapError, xdp::XdpMapError},
     programs::ProgramFd,
 };
-use forwarder_common::maps::{EgressGroup, FanoutList, MAX_EGRESS};
+use forwarder_common::{
+    ExtendedSeq,
+    maps::{EgressGroup, FanoutList, MAX_EGRESS},
+};
 
 use super::{
     plan::{Plan, change_path, plan},
     release::{release_publisher, release_session, release_subscriber},
     shared::Shared,
-    state::{CurrentPath, Phase},
+    state::{CurrentPath, Phase, State},
     wire,
 };
 use crate::{
@@ -51,6 +54,9 @@ use crate::{
     },
     slots::Slots,
 };
+
+/// Times that tracks of a session may fail, a video and an audio track twice, until there is a path again.
+const MOST_FAILURES: u8 = 4;
 
 /// The thread's own maps and handles.
 pub struct Worker {
@@ -244,24 +250,46 @@ impl Worker {
         let state = &mut *state;
         for plan in round.plans {
             for handle in plan.leaving {
-                if let Some(next_out) = release_subscriber(state, handle) {
-                    self.report(Event::SubscriberTrackStopped { track: SubscriberTrackId(handle), next_out });
+                if let Some((next_out, index_offset)) = release_subscriber(state, handle) {
+                    let track = SubscriberTrackId(handle);
+                    self.report(Event::SubscriberTrackStopped { track, next_out, index_offset });
                 }
             }
             for handle in plan.failed {
-                if release_subscriber(state, handle).is_some() {
-                    self.report(Event::SubscriberTrackFailed { track: SubscriberTrackId(handle) });
-                }
+                self.give_up(state, handle);
             }
             let stopped = state.publishers.get(plan.publisher).is_some_and(|publisher| publisher.stopping);
             // A track that was told to stop after this round was planned waits for the next one.
             if stopped && !state.work.publishers.contains(&plan.publisher) {
+                let seen = state.tables.publisher_state(Slots::<()>::slot(plan.publisher));
+                // If it cannot be read, nothing of the SSRC is believed again.
+                let highest = seen.map_or(ExtendedSeq::MAX, |seen| seen.replay.highest_accepted());
                 release_publisher(state, plan.publisher);
-                self.report(Event::PublisherTrackStopped { track: PublisherTrackId(plan.publisher) });
+                self.report(Event::PublisherTrackStopped { track: PublisherTrackId(plan.publisher), highest });
             }
         }
         for handle in round.sessions {
             release_session(state, handle);
+        }
+    }
+
+    /// A track that could not be put into the fan-out, and is in none since the flip. Its interface may have gone a moment
+    /// before its route does: it stops like one that leaves, and whoever adds it anew learns that its way is lost. Not
+    /// for ever: with nobody else to serve it, that would go round in circles.
+    fn give_up(&self, state: &mut State, handle: u32) {
+        let track = SubscriberTrackId(handle);
+        let session = state.subscribers.get(handle).map(|subscriber| subscriber.session);
+        let failures = session.and_then(|session| state.sessions.get_mut(session)).map_or(u8::MAX, |session| {
+            session.lost.get_or_insert_with(|| "its interface takes no copies".to_owned());
+            session.failures = session.failures.saturating_add(1);
+            session.failures
+        });
+        match release_subscriber(state, handle) {
+            Some((next_out, index_offset)) if failures <= MOST_FAILURES => {
+                self.report(Event::SubscriberTrackStopped { track, next_out, index_offset });
+            }
+            Some(_) => self.report(Event::SubscriberTrackFailed { track }),
+            None => {}
         }
     }
 

@@ -12,7 +12,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use forwarder_common::maps::Server;
 
-use crate::{bpf::describe, clock::boottime_ns};
+use super::describe_interfaces;
+use crate::{bpf::describe, clock::boottime_ns, route::Interfaces};
 
 /// The inspection commands call a server silent that has not updated its entry for three of these.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -21,7 +22,11 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 const LOG_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until the sender of `stop` is dropped.
-pub fn run(mut map: Array<MapData, Server>, mut server: Server, mut log: Option<ProgramLog>, stop: &Receiver<()>) {
+pub fn run(
+    (mut map, mut server, interfaces): (Array<MapData, Server>, Server, Interfaces),
+    mut log: Option<ProgramLog>,
+    stop: &Receiver<()>,
+) {
     let period = if log.is_some() { LOG_POLL } else { HEARTBEAT };
     let mut written = 0;
     while stop.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
@@ -29,6 +34,7 @@ pub fn run(mut map: Array<MapData, Server>, mut server: Server, mut log: Option<
         if now - written >= HEARTBEAT.as_nanos() as u64 {
             written = now;
             server.heartbeat_ns = now;
+            describe_interfaces(&mut server, &interfaces.get());
             if let Err(error) = map.set(0, server, 0) {
                 tracing::warn!("heartbeat not written: {}", describe(&error));
             }

@@ -67,6 +67,8 @@ impl KernelEngine {
             created_ns: boottime_ns(),
             transport: new.transport,
             path: current,
+            lost: None,
+            failures: 0,
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
             key: Arc::new(keystream::Key::new(key)),

@@ -8,10 +8,12 @@
 //! | `install`, `taps` | sessions and tracks into their maps; their packets in the clear |
 //! | `fanout`, `plan`, `release` | thread: everything that needs a grace period |
 //! | `housekeeping` | thread: heartbeat and program log |
+//! | `again` | interfaces that come back |
 //! | `serve` | the engine's contract |
 //!
 //! What loads, attaches and pins stands in `bpf`.
 
+mod again;
 mod fanout;
 mod housekeeping;
 mod install;
@@ -25,6 +27,7 @@ mod taps;
 mod wire;
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -40,6 +43,7 @@ use aya::{
 use forwarder_common::maps::{LAYOUT_VERSION, LEASE_NS, Server};
 
 use self::{
+    again::{Again, SharedDatapath},
     fanout::Worker,
     shared::Shared,
     state::{State, Work},
@@ -49,13 +53,13 @@ use crate::{
     bpf::{
         attach, check, describe,
         keystream::Parts,
-        load::{self, Datapath},
+        load,
         maps::{self, Maps},
         object,
         pins::PinDirectory,
     },
     clock,
-    route::{Devices, Netlink, Watcher},
+    route::{Changes, Devices, Interfaces, Look, Monitor, Netlink, Watcher},
     slots::Slots,
 };
 pub use crate::{
@@ -119,7 +123,7 @@ pub struct KernelEngine {
     lease_ns: u64,
     /// Why streams with one viewer have no short way, where they have none.
     short_way: Result<(), String>,
-    attached: Vec<Attached>,
+    attached: Interfaces,
     /// The same, for looking up paths.
     devices: Devices,
     netlink: Mutex<Netlink>,
@@ -127,12 +131,14 @@ pub struct KernelEngine {
     /// Until somebody takes it.
     taps: Mutex<Option<RingBuf<MapData>>>,
     /// To the path thread.
-    resolve: Option<mpsc::Sender<u32>>,
+    resolve: Option<mpsc::Sender<Look>>,
+    /// Rings the path thread.
+    monitor: Option<Monitor>,
     /// Dropped to stop the housekeeping thread.
     stop: Option<mpsc::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     /// Programs and their links; taken by `drop` before the pins go.
-    datapath: Mutex<Option<Datapath>>,
+    datapath: SharedDatapath,
     /// While it is open, the kernel keeps run times of BPF programs.
     _statistics: Option<OwnedFd>,
     _pins: PinDirectory,
@@ -164,17 +170,21 @@ impl KernelEngine {
         }
         let attached = attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
         let server = describe_server(&attached, config.media_port);
+        let attached = Interfaces::new(attached);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(describe(&error)))?;
         let statistics = if config.statistics { keep_statistics() } else { None };
         let mut engine = Self {
-            shared: Arc::new(Shared::new(State {
-                tables: maps.tables,
-                sessions: Slots::new(config.limits.sessions),
-                publishers: Slots::new(config.limits.publisher_tracks),
-                subscribers: Slots::new(config.limits.subscriber_tracks),
-                work: Work::default(),
-                keystream: None,
-            })),
+            shared: Arc::new(Shared::new(
+                events.clone(),
+                State {
+                    tables: maps.tables,
+                    sessions: Slots::new(config.limits.sessions),
+                    publishers: Slots::new(config.limits.publisher_tracks),
+                    subscribers: Slots::new(config.limits.subscriber_tracks),
+                    work: Work::default(),
+                    keystream: None,
+                },
+            )),
             limits: config.limits,
             lease_ns: config.lease.as_nanos() as u64,
             short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
@@ -184,14 +194,15 @@ impl KernelEngine {
             counters: maps.counters,
             taps: Mutex::new(Some(maps.taps)),
             resolve: None,
+            monitor: None,
             stop: None,
             threads: Vec::new(),
-            datapath: Mutex::new(None),
+            datapath: SharedDatapath::default(),
             _statistics: statistics,
             _pins: pins,
         };
         let egress = datapath.egress.try_clone().map_err(StartError::Thread)?;
-        engine.datapath = Mutex::new(Some(datapath));
+        engine.datapath = Arc::new(Mutex::new(Some(datapath)));
         if let Some(settings) = config.keystream {
             let (handle, threads) = keystream::prepare(keystream, Box::new(Arc::clone(&engine.shared)), settings)?;
             engine.shared.lock().keystream = Some(handle);
@@ -227,11 +238,24 @@ impl KernelEngine {
             netlink: Netlink::open().map_err(StartError::Netlink)?,
             inbox,
         };
+        let mut again = Again {
+            interfaces: self.attached.clone(),
+            datapath: Arc::clone(&self.datapath),
+            netlink: Netlink::open().map_err(StartError::Netlink)?,
+            refused: BTreeSet::new(),
+        };
+        let look = move |changes: Changes| {
+            if changes.links {
+                again.look();
+            }
+        };
+        self.monitor = Some(Look::at_changes(mpsc::Sender::clone(&resolve), look).map_err(StartError::Netlink)?);
         self.resolve = Some(resolve);
         self.spawn("penstock-paths", move || watcher.run())?;
         let (stop, stopped) = mpsc::channel();
         self.stop = Some(stop);
-        self.spawn("penstock-engine", move || housekeeping::run(map, server, log, &stopped))
+        let interfaces = self.attached.clone();
+        self.spawn("penstock-engine", move || housekeeping::run((map, server, interfaces), log, &stopped))
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
@@ -241,8 +265,8 @@ impl KernelEngine {
     }
 
     /// The interfaces that the programs are on.
-    pub fn interfaces(&self) -> &[Attached] {
-        &self.attached
+    pub fn interfaces(&self) -> Arc<[Attached]> {
+        self.attached.get()
     }
 
     /// Global addresses of the attached interfaces and of VLANs on them: those that media can use.
@@ -255,7 +279,7 @@ impl KernelEngine {
         let ours = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
             let parent = link.and_then(|link| link.vlan).map(|vlan| vlan.parent);
-            self.attached.iter().any(|interface| interface.index == index || Some(interface.index) == parent)
+            self.attached.get().iter().any(|interface| interface.index == index || Some(interface.index) == parent)
         };
         let addresses = netlink.addresses()?.into_iter();
         Ok(addresses.filter(|(index, address)| ours(*index) && !is_link_local(*address)).map(|(_, ip)| ip).collect())
@@ -288,6 +312,11 @@ fn describe_server(attached: &[Attached], media_port: u16) -> Server {
         media_port,
         ..Server::default()
     };
+    describe_interfaces(&mut server, attached);
+    server
+}
+
+fn describe_interfaces(server: &mut Server, attached: &[Attached]) {
     for (place, interface) in attached.iter().enumerate().take(server.ifindex.len()) {
         server.ifindex[place] = interface.index;
         server.mode[place] = interface.mode;
@@ -295,7 +324,6 @@ fn describe_server(attached: &[Attached], media_port: u16) -> Server {
             *place = byte;
         }
     }
-    server
 }
 
 impl Drop for KernelEngine {
@@ -308,6 +336,7 @@ impl Drop for KernelEngine {
             state.keystream = None;
         }
         self.shared.bell.notify_all();
+        self.monitor = None;
         self.resolve = None;
         self.stop = None;
         for thread in self.threads.drain(..) {

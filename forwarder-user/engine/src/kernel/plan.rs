@@ -116,7 +116,7 @@ fn write_subscriber(
     highest: ExtendedSeq,
 ) -> Result<(), String> {
     let first_in = highest.0 + 1;
-    let offset = subscriber.track.next_out.0.wrapping_sub(first_in);
+    let offset = subscriber.track.offset_from(first_in);
     let slot = Slots::<()>::slot(handle);
     subscriber.index_offset = Some(offset);
     tables.subscriber_state.set(slot, layout::SubscriberState::default(), 0).map_err(|error| describe(&error))?;

@@ -8,8 +8,8 @@ use forwarder_common::{
 use super::{keystream::Command, state::State};
 use crate::{bpf::describe, slots::Slots};
 
-/// Frees a subscriber slot; returns an index above all that it used. `None`: freed already.
-pub fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
+/// Frees a subscriber slot; returns an index above all that it used, and its offset. `None`: freed already.
+pub fn release_subscriber(state: &mut State, handle: u32) -> Option<(ExtendedSeq, Option<u64>)> {
     let subscriber = state.subscribers.remove(handle)?;
     state.produce(Command::RemoveSubscriber { publisher: subscriber.from, handle });
     if let Some(session) = state.sessions.get_mut(subscriber.session) {
@@ -31,7 +31,7 @@ pub fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq>
     if let Err(error) = state.tables.subscriber_tracks.set(slot, layout::SubscriberTrack::default(), 0) {
         tracing::warn!("subscriber slot not cleared: {}", describe(&error));
     }
-    Some(ExtendedSeq(next_out))
+    Some((ExtendedSeq(next_out), subscriber.index_offset))
 }
 
 pub fn release_publisher(state: &mut State, handle: u32) {

@@ -19,14 +19,16 @@ use crate::{
     Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
     bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
+    route::Look,
     slots::Slots,
     tier::{Level, Tier},
 };
 
 impl Engine for KernelEngine {
     fn describe(&self) -> String {
+        let attached = self.attached.get();
         let names = |mode: u8| {
-            let names = self.attached.iter().filter(|interface| interface.mode == mode).map(|i| i.name.as_str());
+            let names = attached.iter().filter(|interface| interface.mode == mode).map(|i| i.name.as_str());
             names.collect::<Vec<_>>().join(", ")
         };
         let modes = [xdp_mode::NATIVE, xdp_mode::GENERIC].map(|mode| (mode_name(mode), names(mode)));
@@ -43,7 +45,8 @@ impl Engine for KernelEngine {
                 Role::Subscriber => "kernel: the peer's hardware address is not known yet".into(),
             };
         };
-        let interface = self.attached.iter().find(|interface| interface.index == current.path.egress_ifindex);
+        let attached = self.attached.get();
+        let interface = attached.iter().find(|interface| interface.index == current.path.egress_ifindex);
         interface.map_or_else(|| "kernel".into(), |interface| self.describe_mode(interface.mode))
     }
 
@@ -135,32 +138,7 @@ impl Engine for KernelEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        let mut state = self.shared.lock();
-        let state = &mut *state;
-        let flow = check_flow(state, alive(state, session)?.transport, track.ssrc, None)?;
-        let entry = state::PublisherTrack {
-            session: session.0,
-            track,
-            members: Vec::new(),
-            side: None,
-            keystream: 0,
-            tap: 0,
-            stopping: false,
-        };
-        let limit = state.publishers.limit();
-        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
-        let handle = state.publishers.insert(entry).map_err(full)?;
-        if let Err(error) = install_publisher(state, handle, flow) {
-            state.publishers.remove(handle);
-            return Err(refused("installing an incoming track")(error));
-        }
-        if let Some(session) = state.sessions.get_mut(session.0) {
-            session.publisher_tracks.insert(handle);
-            let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
-            let next = ExtendedSeq(track.first.0 + 1);
-            state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
-        }
-        Ok(PublisherTrackId(handle))
+        self.add_incoming(session, track, false)
     }
 
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
@@ -235,6 +213,15 @@ impl Engine for KernelEngine {
         })
     }
 
+    fn has_accepted(&self, track: PublisherTrackId, index: ExtendedSeq) -> bool {
+        let state = self.shared.lock();
+        if state.publishers.get(track.0).is_none() {
+            return true;
+        }
+        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0));
+        seen.map_or(true, |seen| seen.replay.check(index).is_err())
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let sum = |counter: &Counter| {
             let values = self.counters.get(&(*counter as u32), 0);
@@ -271,6 +258,11 @@ impl KernelEngine {
         state.sessions.get(session.0).is_some_and(|session| tracks(session) > 0)
     }
 
+    /// Why copies do not reach a session's peer (any more). `None`: as far as is known, they do.
+    pub fn why_lost(&self, session: SessionId) -> Option<String> {
+        self.shared.lock().sessions.get(session.0)?.lost.clone()
+    }
+
     /// How many viewers a stream may have, if it has as many. Nothing of a track that is gone or about to go.
     pub fn full(&self, track: PublisherTrackId) -> Option<usize> {
         let state = self.shared.lock();
@@ -279,8 +271,58 @@ impl KernelEngine {
         (staying(&state.subscribers, publisher) >= limit).then_some(limit)
     }
 
+    /// Counts the packets of an SSRC that the userspace engine opens, as far as XDP sees them: in the `packets` of its
+    /// [`PublisherStats`]. Ends by `remove_publisher_track`.
+    ///
+    /// # Errors
+    /// As [`Engine::add_publisher_track`].
+    pub fn count_diverted(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+    ) -> Result<PublisherTrackId, EngineError> {
+        self.add_incoming(session, track, true)
+    }
+
+    fn add_incoming(
+        &self,
+        session: SessionId,
+        track: NewPublisherTrack,
+        diverted: bool,
+    ) -> Result<PublisherTrackId, EngineError> {
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let flow = check_flow(state, alive(state, session)?.transport, track.ssrc, None)?;
+        let entry = state::PublisherTrack {
+            session: session.0,
+            track,
+            members: Vec::new(),
+            side: None,
+            keystream: 0,
+            tap: 0,
+            diverted,
+            stopping: false,
+        };
+        let limit = state.publishers.limit();
+        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        let handle = state.publishers.insert(entry).map_err(full)?;
+        if let Err(error) = install_publisher(state, handle, flow) {
+            state.publishers.remove(handle);
+            return Err(refused("installing an incoming track")(error));
+        }
+        if let Some(session) = state.sessions.get_mut(session.0) {
+            session.publisher_tracks.insert(handle);
+            let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
+            let next = ExtendedSeq(track.first.0 + 1);
+            if !diverted {
+                state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
+            }
+        }
+        Ok(PublisherTrackId(handle))
+    }
+
     fn describe_publisher(&self) -> String {
-        let generic = self.attached.iter().all(|interface| interface.mode == xdp_mode::GENERIC);
+        let generic = self.attached.get().iter().all(|interface| interface.mode == xdp_mode::GENERIC);
         self.describe_mode(if generic { xdp_mode::GENERIC } else { xdp_mode::NATIVE })
     }
 
@@ -292,7 +334,7 @@ impl KernelEngine {
     fn look_for_path(&self, session: u32) {
         if let Some(resolve) = &self.resolve {
             // Fails only when the path thread is gone, that is while the engine is dropped.
-            let _ = resolve.send(session);
+            let _ = resolve.send(Look::Session(session));
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     state::State,
     wire,
 };
-use crate::{Transport, bpf::describe, route::Sessions, slots::Slots};
+use crate::{Event, Events, Role, SubscriberTrackId, Transport, bpf::describe, route::Sessions, slots::Slots};
 
 /// Longest wait for room for a key: some rounds of the fan-out thread.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,14 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The engine's state, and the bell that wakes the fan-out thread.
 pub struct Shared {
     state: Mutex<State>,
+    events: Events,
     pub bell: Condvar,
     /// Rings when there is room for more keys.
     grown: Condvar,
 }
 
 impl Shared {
-    pub fn new(state: State) -> Self {
-        Self { state: Mutex::new(state), bell: Condvar::new(), grown: Condvar::new() }
+    pub fn new(events: Events, state: State) -> Self {
+        Self { state: Mutex::new(state), events, bell: Condvar::new(), grown: Condvar::new() }
     }
 
     /// The state. A thread that panicked while it held the lock has written its map entries or not;
@@ -56,6 +57,12 @@ impl Shared {
 }
 
 impl Sessions for Arc<Shared> {
+    fn all(&self) -> Vec<u32> {
+        let state = self.lock();
+        let viewers = state.sessions.iter().filter(|(_, one)| one.role == Role::Subscriber && !one.closing);
+        viewers.map(|(handle, _)| handle).collect()
+    }
+
     fn transport(&self, session: u32) -> Option<Transport> {
         let state = self.lock();
         state.sessions.get(session).filter(|session| !session.closing).map(|session| session.transport)
@@ -63,7 +70,11 @@ impl Sessions for Arc<Shared> {
 
     fn found(&self, handle: u32, transport: Transport, path: layout::Path) -> Result<(), String> {
         let mut state = self.lock();
-        let Some(session) = state.sessions.get(handle) else { return Ok(()) };
+        let Some(session) = state.sessions.get_mut(handle) else { return Ok(()) };
+        if session.transport == transport && session.lost.take().is_some() {
+            session.failures = 0;
+            tracing::info!(session = session.id, stream = session.stream, "there is a path to the peer again");
+        }
         if session.transport == transport && session.path.is_none_or(|current| current.path != path) {
             state.work.paths.insert(handle, path);
             self.bell.notify_one();
@@ -72,14 +83,19 @@ impl Sessions for Arc<Shared> {
     }
 
     fn lost(&self, handle: u32, reason: &str) {
-        let state = self.lock();
-        let Some(session) = state.sessions.get(handle) else { return };
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(handle) else { return };
         tracing::warn!(
             session = session.id,
             stream = session.stream,
             peer = %session.transport.peer,
             "no path to the peer: {reason}"
         );
+        session.lost = Some(reason.to_owned());
+        for track in &session.subscriber_tracks {
+            // Nobody listens any more while the control task stops.
+            let _ = self.events.send(Event::SubscriberTrackLost { track: SubscriberTrackId(*track) });
+        }
     }
 }
 

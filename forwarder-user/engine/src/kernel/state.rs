@@ -21,6 +21,10 @@ pub struct Session {
     pub transport: Transport,
     /// A subscriber's path, once the neighbour is known.
     pub path: Option<CurrentPath>,
+    /// Why there is none any more. `path` stays what it was, since nothing better is known.
+    pub lost: Option<String>,
+    /// Tracks of it that could not be put into a fan-out since there was a path last.
+    pub failures: u8,
     pub publisher_tracks: BTreeSet<u32>,
     pub subscriber_tracks: BTreeSet<u32>,
     /// For the keystream producer.
@@ -50,6 +54,8 @@ pub struct PublisherTrack {
     pub keystream: u32,
     /// Number in the records of `TAPS`, 0: none are wanted.
     pub tap: u32,
+    /// Only counted; the userspace engine opens it.
+    pub diverted: bool,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }

@@ -41,6 +41,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         kind: kind(publisher.track.kind),
         keystream: publisher.keystream,
         tap: publisher.tap,
+        diverted: publisher.diverted.into(),
         ..layout::PublisherTrack::default()
     }
 }

@@ -82,12 +82,15 @@ fn ask(socket: &Socket, family: u16, command: u8, attribute: u16, value: &[u8]) 
     Ok(body.get(GENERIC_HEADER..).ok_or_else(malformed)?.to_vec())
 }
 
+/// `NLA_TYPE_MASK`: without the flags of attributes that have attributes, or are in network byte order.
+const KIND: u16 = 0x3fff;
+
 /// Value of the attribute `wanted`.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let [l0, l1, k0, k1] = *attributes.first_chunk()?;
         let (length, kind) = (usize::from(u16::from_ne_bytes([l0, l1])), u16::from_ne_bytes([k0, k1]));
-        if kind == wanted {
+        if kind & KIND == wanted {
             return attributes.get(4..length);
         }
         attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;

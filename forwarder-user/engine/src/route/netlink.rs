@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -20,10 +20,11 @@ use rtnetlink::{
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia},
     },
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE},
 };
 
 use super::{
+    conntrack::Conntrack,
     features::Features,
     link::{Link, as_link},
 };
@@ -48,6 +49,7 @@ pub struct Netlink {
     sequence: u32,
     /// `None` on kernels that do not tell (before 6.3).
     features: Option<Features>,
+    conntrack: Conntrack,
     recent_links: Recent<Link>,
     /// Devices that take redirected frames.
     recent_takers: Recent<()>,
@@ -74,14 +76,21 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.connect(&NetlinkAddr::new(0, 0))?;
         Ok(Self {
             socket,
             sequence: 0,
             features: Features::open().ok(),
+            conntrack: Conntrack::default(),
             recent_links: Recent::default(),
             recent_takers: Recent::default(),
         })
+    }
+
+    /// Something has changed: what was said of interfaces is asked again.
+    pub fn forget(&mut self) {
+        self.recent_links.0.clear();
+        self.recent_takers.0.clear();
     }
 
     /// Sends one request and returns what came back before its acknowledgement.
@@ -180,6 +189,11 @@ impl Netlink {
             Some(link) => Ok(link),
             None => self.link(index).map(|link| self.recent_links.keep(index, link)),
         }
+    }
+
+    /// What a peer sees us as, where this host translates its packets.
+    pub fn translated(&mut self, transport: Transport) -> Option<SocketAddr> {
+        self.conntrack.translated(transport)
     }
 
     /// Every address of this host with the index of its interface.

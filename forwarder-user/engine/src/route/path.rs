@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use forwarder_common::maps::{Path, xdp_mode};
@@ -19,11 +20,32 @@ pub struct Attached {
     pub mode: u8,
 }
 
+/// The interfaces that carry our program, as they are now: one that was made anew has another index. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Interfaces(Arc<RwLock<Arc<[Attached]>>>);
+
+impl Interfaces {
+    pub fn new(attached: Vec<Attached>) -> Self {
+        Self(Arc::new(RwLock::new(attached.into())))
+    }
+
+    /// All at this moment.
+    pub fn get(&self) -> Arc<[Attached]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The one of this name is another one now.
+    pub fn replace(&self, new: &Attached) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *all = all.iter().map(|one| if one.name == new.name { new.clone() } else { one.clone() }).collect();
+    }
+}
+
 /// By which devices frames may leave.
 #[derive(Clone, Debug)]
 pub enum Devices {
     /// Those that carry our program.
-    Attached(Vec<Attached>),
+    Attached(Interfaces),
     /// Those that take redirected frames; if there is a list (of interface indices), only these.
     Redirecting(Option<Vec<u32>>),
 }
@@ -43,12 +65,15 @@ pub struct Route {
 /// Finds the way to a peer.
 ///
 /// # Errors
-/// A reason for people: no route, an address of this host, a device without our program …
+/// A reason for people: no route, an address of this host, a rule that translates, a device without our program …
 pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> Result<Route, String> {
     let route = netlink.route(transport).map_err(|error| no_route(netlink, transport, &error))?;
     let link = netlink.recent_link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
     if route.local || link.loopback {
         return Err("the peer is on this host, and XDP does not see the loopback".into());
+    }
+    if let Some(seen) = netlink.translated(transport) {
+        return Err(format!("this host translates its packets (NAT): it sees {seen}, and XDP goes past that rule"));
     }
     let (egress, vlan) = device(&link, devices)?;
     takes_copies(netlink, devices, (egress, &link.name))?;
@@ -66,7 +91,9 @@ fn device(link: &Link, devices: &Devices) -> Result<(u32, Option<u16>), String> 
         None => (link.index, None),
     };
     match devices {
-        Devices::Attached(attached) if !is_attached(attached, egress) => Err(not_attached(link, attached)),
+        Devices::Attached(attached) if !is_attached(&attached.get(), egress) => {
+            Err(not_attached(link, &attached.get()))
+        }
         Devices::Redirecting(Some(list)) if !list.contains(&egress) => {
             Err(format!("it leaves by {}, which is not ours: add it to `kernel.interfaces`", link.name))
         }
@@ -78,9 +105,11 @@ fn device(link: &Link, devices: &Devices) -> Result<(u32, Option<u16>), String> 
 fn takes_copies(netlink: &mut Netlink, devices: &Devices, (egress, name): (u32, &str)) -> Result<(), String> {
     let name = match devices {
         Devices::Attached(attached) => {
-            let native = |one: &&Attached| one.index == egress && one.mode == xdp_mode::NATIVE;
-            let Some(interface) = attached.iter().find(native) else { return Ok(()) };
-            &interface.name
+            let native = |one: &Attached| one.index == egress && one.mode == xdp_mode::NATIVE;
+            if !attached.get().iter().any(native) {
+                return Ok(());
+            }
+            name
         }
         Devices::Redirecting(_) => name,
     };
@@ -149,7 +178,8 @@ mod tests {
 
     #[test]
     fn vlan_subinterfaces_leave_by_their_parent_with_a_tag() {
-        let attached = Devices::Attached(vec![Attached { index: 2, name: "eth0".into(), mode: xdp_mode::NATIVE }]);
+        let eth0 = Attached { index: 2, name: "eth0".into(), mode: xdp_mode::NATIVE };
+        let attached = Devices::Attached(Interfaces::new(vec![eth0]));
         let eth0 = Link { index: 2, name: "eth0".into(), ..Link::default() };
         let tagged = |parent, service_tag| Link {
             index: 9,

@@ -1,15 +1,16 @@
 //! The path thread of an engine: routes and neighbours are looked up here, off the caller's thread, whenever a
-//! neighbour is unknown or a session's lease is refreshed.
+//! neighbour is unknown, a session's lease is refreshed, or the kernel tells that a way has changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    io,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
 
 use forwarder_common::maps::Path;
 
-use super::{Devices, Netlink, path};
+use super::{Changes, Devices, Monitor, Netlink, path};
 use crate::Transport;
 
 /// Pause between two looks at a neighbour that is being resolved.
@@ -18,8 +19,37 @@ const RETRY: Duration = Duration::from_millis(20);
 /// An unanswered neighbour is given up after this time, until the next refresh of the session.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What the thread is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Look {
+    /// The path of a session, by its handle.
+    Session(u32),
+    /// Those of all sessions: a way has changed.
+    All,
+}
+
+impl Look {
+    /// Asks for all sessions whenever the kernel tells that a way has changed, after `first`. In the network namespace of
+    /// the calling thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn at_changes(inbox: Sender<Self>, mut first: impl FnMut(Changes) + Send + 'static) -> io::Result<Monitor> {
+        Monitor::start(move |changes| {
+            first(changes);
+            if changes.ways {
+                // Fails only when the thread is gone, that is while the engine is dropped.
+                let _ = inbox.send(Self::All);
+            }
+        })
+    }
+}
+
 /// Whose paths are watched: an engine's sessions, by handle.
 pub trait Sessions: Send {
+    /// Handles of all that need a path.
+    fn all(&self) -> Vec<u32>;
+
     /// Between which addresses; `None`: the session has ended.
     fn transport(&self, session: u32) -> Option<Transport>;
 
@@ -33,12 +63,12 @@ pub trait Sessions: Send {
     fn lost(&self, session: u32, reason: &str);
 }
 
-/// The thread. Its inbox takes handles of sessions whose path is to be looked up.
+/// The thread. Its inbox takes the sessions whose path is to be looked up.
 pub struct Watcher<S> {
     pub sessions: S,
     pub devices: Devices,
     pub netlink: Netlink,
-    pub inbox: Receiver<u32>,
+    pub inbox: Receiver<Look>,
 }
 
 impl<S: Sessions> Watcher<S> {
@@ -53,10 +83,18 @@ impl<S: Sessions> Watcher<S> {
                 self.inbox.recv_timeout(RETRY)
             };
             match message {
-                Ok(session) => {
-                    waiting.insert(session, Instant::now() + PATIENCE);
+                Ok(look) => {
                     // The first look follows at once, together with whatever else has come in.
-                    waiting.extend(self.inbox.try_iter().map(|session| (session, Instant::now() + PATIENCE)));
+                    let looks: Vec<Look> = std::iter::once(look).chain(self.inbox.try_iter()).collect();
+                    let give_up = Instant::now() + PATIENCE;
+                    if looks.iter().any(|look| matches!(look, Look::All)) {
+                        self.netlink.forget();
+                        waiting.extend(self.sessions.all().into_iter().map(|session| (session, give_up)));
+                    }
+                    waiting.extend(looks.into_iter().filter_map(|look| match look {
+                        Look::Session(session) => Some((session, give_up)),
+                        Look::All => None,
+                    }));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

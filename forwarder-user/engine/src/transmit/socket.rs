@@ -52,9 +52,8 @@ impl SocketTransmitter {
     /// Sends from the sockets of `thread`. Without `gso`, each packet is a datagram of its own from the
     /// start.
     pub fn new(sockets: Arc<MediaSockets>, thread: usize, gso: bool) -> Self {
-        let state = |socket| UdpSocketState::new(UdpSockRef::from(sockets.get(socket, thread)?)).ok();
         Self {
-            states: (0..sockets.bound().len()).map(state).collect(),
+            states: Vec::new(),
             sockets,
             thread,
             gso,
@@ -63,6 +62,15 @@ impl SocketTransmitter {
             messages: Vec::with_capacity(MESSAGES),
             headers: MultiHeaders::preallocate(MESSAGES, None),
             sent: Sent::default(),
+        }
+    }
+
+    /// What the sockets up to this one can do: asked before their first packet.
+    fn know(&mut self, socket: usize) {
+        while self.states.len() <= socket {
+            let one = self.sockets.get(self.states.len(), self.thread);
+            let Some(one) = one else { return };
+            self.states.push(UdpSocketState::new(UdpSockRef::from(one)).ok());
         }
     }
 
@@ -163,6 +171,7 @@ impl Transmitter for SocketTransmitter {
         {
             last.len += len;
         } else {
+            self.know(to.socket);
             self.messages.push(Message { socket: to.socket, peer: to.transport.peer, start, len, segment: len });
         }
         self.used += len;

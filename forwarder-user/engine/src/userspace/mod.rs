@@ -147,7 +147,8 @@ impl Inner {
             publisher.members.retain(|member| *member != handle);
             next_out = subscriber.next_out(publisher.replay.highest_accepted());
         }
-        self.report(Event::SubscriberTrackStopped { track: SubscriberTrackId(handle), next_out });
+        let index_offset = Some(subscriber.index_offset);
+        self.report(Event::SubscriberTrackStopped { track: SubscriberTrackId(handle), next_out, index_offset });
     }
 
     fn end_publisher(&self, tables: &mut Tables, handle: u32) {
@@ -165,7 +166,8 @@ impl Inner {
                 tables.flows.remove(&flow);
             }
         }
-        self.report(Event::PublisherTrackStopped { track: PublisherTrackId(handle) });
+        let highest = publisher.replay.highest_accepted();
+        self.report(Event::PublisherTrackStopped { track: PublisherTrackId(handle), highest });
     }
 }
 

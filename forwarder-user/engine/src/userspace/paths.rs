@@ -12,7 +12,7 @@ use crate::{
     Role, Transport,
     bpf::check,
     io::reading_threads,
-    route::{Devices, Netlink, Sessions, Watcher},
+    route::{Devices, Look, Monitor, Netlink, Sessions, Watcher},
     transmit::xdp::XdpSender,
 };
 
@@ -22,7 +22,8 @@ const MORE_THREADS: usize = 2;
 /// The transmitter, and the thread that finds paths for it. The thread ends with this.
 pub struct Xdp {
     pub sender: XdpSender,
-    resolve: Mutex<mpsc::Sender<u32>>,
+    resolve: Mutex<mpsc::Sender<Look>>,
+    _monitor: Monitor,
 }
 
 impl Xdp {
@@ -33,10 +34,12 @@ impl Xdp {
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();
+        let monitor =
+            Look::at_changes(mpsc::Sender::clone(&resolve), |_| {}).map_err(|error| format!("netlink: {error}"))?;
         let watcher = Watcher { sessions: engine, devices: Devices::Redirecting(interfaces), netlink, inbox };
         let thread = thread::Builder::new().name("penstock-ways".into());
         thread.spawn(move || watcher.run()).map_err(|error| error.to_string())?;
-        Ok(Self { sender, resolve: Mutex::new(resolve) })
+        Ok(Self { sender, resolve: Mutex::new(resolve), _monitor: monitor })
     }
 }
 
@@ -53,7 +56,7 @@ impl Inner {
     pub(super) fn look_for_path(&self, session: u32) {
         if let Some(xdp) = self.xdp() {
             // Fails only when the thread is gone, that is while the engine is dropped.
-            let _ = xdp.resolve.lock().unwrap_or_else(PoisonError::into_inner).send(session);
+            let _ = xdp.resolve.lock().unwrap_or_else(PoisonError::into_inner).send(Look::Session(session));
         }
     }
 
@@ -78,6 +81,13 @@ impl Inner {
 }
 
 impl Sessions for Weak<Inner> {
+    fn all(&self) -> Vec<u32> {
+        let Some(inner) = self.upgrade() else { return Vec::new() };
+        let tables = inner.read();
+        let subscribers = tables.sessions.iter().filter(|(_, session)| session.role == Role::Subscriber);
+        subscribers.map(|(handle, _)| handle).collect()
+    }
+
     fn transport(&self, session: u32) -> Option<Transport> {
         let inner = self.upgrade()?;
         let tables = inner.read();

@@ -204,7 +204,7 @@ impl Subscriber {
             cipher: Arc::clone(&session.cipher),
             expires: Arc::clone(&session.expires),
             destination: session.destination(),
-            index_offset: track.next_out.0.wrapping_sub(first_in),
+            index_offset: track.offset_from(first_in),
             first_in,
             start,
             packets: AtomicU64::new(0),

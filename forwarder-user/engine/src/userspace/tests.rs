@@ -76,6 +76,7 @@ impl Lab {
             kind: Kind::Video,
             payload_type: 96,
             next_out: ExtendedSeq(NEXT_OUT),
+            index_offset: None,
             timestamp_offset: OFFSET,
         };
         (socket, self.engine.add_subscriber_track(session, self.track, track).unwrap())
@@ -98,7 +99,7 @@ impl Lab {
     fn next_out(&mut self, track: SubscriberTrackId) -> u64 {
         self.engine.remove_subscriber_track(track);
         while let Ok(event) = self.events.try_recv() {
-            if let Event::SubscriberTrackStopped { track: stopped, next_out } = event
+            if let Event::SubscriberTrackStopped { track: stopped, next_out, .. } = event
                 && stopped == track
             {
                 return next_out.0;

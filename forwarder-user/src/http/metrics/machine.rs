@@ -1,11 +1,12 @@
-//! What the machine spends.
+//! What the machine spends, and what the log has lost.
 
 use super::{names, page::Page};
+use crate::log_queue;
 
 /// Fields of the first line of `/proc/stat`, in its order (proc(5)). `guest` is part of `user`.
 const MODES: [&str; 8] = ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
 
-/// Adds CPU time, and the kernel memory of our maps.
+/// Adds CPU time, the kernel memory of our maps, and lost log lines.
 pub fn add(page: &mut Page) {
     if let Ok(text) = std::fs::read_to_string("/proc/stat") {
         page.counter(&names::CPU, cpu(&text, ticks_per_second()).map(|(mode, time)| (vec![mode.to_owned()], time)));
@@ -13,6 +14,7 @@ pub fn add(page: &mut Page) {
     if let Ok(cpus) = std::thread::available_parallelism() {
         page.gauge(&names::CPUS, [(vec![], cpus.get() as f64)]);
     }
+    page.counter(&names::LOG_DROPPED, [(vec![], log_queue::dropped() as f64)]);
     page.gauge(&names::BPF_MEMORY, [(vec![], map_memory() as f64)]);
 }
 

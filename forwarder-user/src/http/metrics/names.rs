@@ -109,6 +109,8 @@ metrics! {
         "CPU time of the whole machine since its start: XDP runs in softirq, which no process is charged for.";
     CPUS = "penstock_machine_cpus" []
         "CPUs of the machine.";
+    LOG_DROPPED = "penstock_log_lines_dropped_total" []
+        "Log lines lost: the log's reader was too slow, hung or had gone, or the disk was full.";
 
     HTTP_REQUESTS = "penstock_http_requests_total" ["route", "method", "status"]
         "HTTP requests answered, by route template.";

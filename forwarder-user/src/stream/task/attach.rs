@@ -53,11 +53,15 @@ impl Task {
         };
         let sent = self.streams.sent(&session.stream, &self.sessions);
         let Some(sent) = sent.iter().find(|sent| sent.serves(&wanted.format)) else { return };
-        let Some(Source { id: from, first_timestamp, learnt, .. }) = sent.source.as_ref() else { return };
+        let Some(Source { id: from, ssrc, first_timestamp, learnt, .. }) = sent.source.as_ref() else { return };
         let (from, since_first) = (*from, now.duration_since(*learnt));
+        // The same SSRC of the same publisher goes on, be it by another engine: nothing changes but what was lost.
+        let feeds = self.streams.publisher(&session.stream).map(|publisher| (publisher, *ssrc));
+        let goes_on = feeds.is_some() && wanted.fed_by == feeds;
         // A camera's timestamps are made continuous where they come in.
         let timestamp_offset = match sent.any_profile {
             true => wanted.timestamp_offset,
+            false if goes_on => wanted.timestamp_offset,
             false => wanted.continued_timestamp(*first_timestamp, since_first, boottime_ns()),
         };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
@@ -66,6 +70,7 @@ impl Task {
             kind: wanted.kind(),
             payload_type: wanted.format.payload_type,
             next_out: wanted.next_out,
+            index_offset: wanted.index_offset.filter(|_| goes_on),
             timestamp_offset,
         };
         match self.engine.add_subscriber_track(engine, from, new) {
@@ -75,6 +80,7 @@ impl Task {
                 if let Some(entry) = session.viewer_tracks_mut().get_mut(track) {
                     entry.attachment = Attachment::Attached { track: id, from };
                     entry.timestamp_offset = timestamp_offset;
+                    entry.fed_by = feeds;
                 }
             }
             Err(error) => {
@@ -88,12 +94,15 @@ impl Task {
     /// What the engine says by itself.
     pub(in crate::stream) fn engine_event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::PublisherTrackStopped { .. } => {}
+            Event::PublisherTrackStopped { track, highest } => self.source_stopped(track, highest),
             Event::SubscriberTrackStarted { track } => match self.owners.of(track) {
                 Some((viewer, index)) => self.want_keyframe(viewer, index, now),
                 None => self.counters.engine_events_unmatched += 1,
             },
-            Event::SubscriberTrackStopped { track, next_out } => self.stopped(track, next_out, now),
+            Event::SubscriberTrackStopped { track, next_out, index_offset } => {
+                self.stopped(track, (next_out, index_offset), now);
+            }
+            Event::SubscriberTrackLost { track } => self.lost(track),
             Event::SubscriberTrackFailed { track } => match self.owners.end(track) {
                 // Where its index stands is not known, so its SSRC cannot go on.
                 Some((viewer, _)) => {
@@ -105,7 +114,46 @@ impl Task {
         }
     }
 
-    fn stopped(&mut self, track: SubscriberTrackId, next_out: ExtendedSeq, now: Instant) {
+    /// A viewer's copies do not reach it: the track is taken out, and added anew where they do.
+    fn lost(&mut self, track: SubscriberTrackId) {
+        let Some((viewer, index)) = self.owners.of(track).filter(|_| self.engine.has_other_ways()) else { return };
+        let Some(session) = self.sessions.get(viewer) else { return };
+        let entry = session.viewer_tracks().get(index).map(|track| track.attachment);
+        if !matches!(entry, Some(Attachment::Attached { track: attached, .. }) if attached == track) {
+            return;
+        }
+        self.counters.viewer_tracks_moved += 1;
+        self.detach(viewer, index);
+    }
+
+    /// A viewer's tracks are added anew, where they may go the better way again.
+    pub(super) fn move_viewer(&mut self, viewer: Key) {
+        let Some(session) = self.sessions.get(viewer) else { return };
+        tracing::info!(session = session.name, stream = session.stream, "XDP reaches the viewer again: back to it");
+        for index in 0..session.viewer_tracks().len() {
+            let attached = self.detach(viewer, index);
+            self.counters.viewer_tracks_back += u64::from(attached);
+        }
+    }
+
+    /// Takes a viewer's track out of the engine. When that has said where the index stands, the track is attached anew.
+    /// `false`: it was not there.
+    fn detach(&mut self, viewer: Key, index: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(viewer) else { return false };
+        let Some(entry) = session.viewer_tracks_mut().get_mut(index) else { return false };
+        let Attachment::Attached { track, .. } = entry.attachment else { return false };
+        let stats = self.engine.subscriber_stats(track).unwrap_or_default();
+        entry.leave(track, &stats);
+        self.engine.remove_subscriber_track(track);
+        true
+    }
+
+    fn stopped(
+        &mut self,
+        track: SubscriberTrackId,
+        (next_out, index_offset): (ExtendedSeq, Option<u64>),
+        now: Instant,
+    ) {
         let Some((viewer, index)) = self.owners.end(track) else {
             self.counters.engine_events_unmatched += 1;
             return;
@@ -117,6 +165,7 @@ impl Task {
             entry.leave(track, &stats);
         }
         entry.next_out = entry.next_out.max(next_out);
+        entry.index_offset = index_offset;
         entry.attachment = Attachment::Idle;
         self.attach(viewer, index, now);
     }

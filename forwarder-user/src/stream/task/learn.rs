@@ -8,9 +8,10 @@ use forwarder_common::rtp::RtpHeader;
 use super::Task;
 use crate::stream::ids::Key;
 use crate::stream::report::ReceptionHistory;
-use crate::stream::session::{Attachment, Source};
+use crate::stream::session::{Attachment, Former, PublisherTrack, Session, Source, Tracks};
+use crate::stream::strays::Strays;
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{NewPublisherTrack, Role};
+use penstock_engine::{NewPublisherTrack, PublisherTrackId, Role};
 use penstock_srtp::srtcp::RtpOpener;
 use penstock_webrtc::peer::Pair;
 
@@ -23,6 +24,9 @@ const SOURCE_UNHEARD: Duration = Duration::from_secs(1);
 const FORMER_SSRCS: usize = 256;
 /// A track whose packets still come up so long after it was learnt has lost its flow.
 const FLOW_LOST: Duration = Duration::from_secs(1);
+/// What is known of packets that come up although the kernel engine has their SSRC.
+const ASTRAY: &str = "its packets come by a way that XDP does not see: an interface without XDP, a rule of this host that \
+                      translates them (NAT), fragments, or IP options";
 
 impl Task {
     /// RTP that the engine passed up: either an SSRC that it does not know yet, or nothing for us.
@@ -41,29 +45,117 @@ impl Task {
             self.counters.rtp_rate_limited += 1;
             return;
         }
-        let former = media.former.get(&header.ssrc()).copied();
-        let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, former));
+        let former = media.former.get(&header.ssrc()).map(|former| (former.stopped, former.highest));
+        let is_it = |track: &PublisherTrack| track.source.as_ref().is_some_and(|known| known.ssrc == header.ssrc());
+        let Tracks::Publisher(tracks) = &session.tracks else { return };
+        if let Some(track) = tracks.iter().position(is_it) {
+            return self.astray(key, track, &header, packet, now);
+        }
+        if let Some((false, _)) = former {
+            // Until nothing of it is in flight any more, nobody knows from where it may go on.
+            self.counters.rtp_known_ssrc += 1;
+            return;
+        }
+        let highest = former.map(|(_, highest)| highest);
+        let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, highest));
         let Some(index) = index else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        let tracks = session.publisher_tracks_mut();
-        let known =
-            tracks.iter_mut().filter_map(|track| track.source.as_mut()).find(|known| known.ssrc == header.ssrc());
-        if let Some(source) = known {
-            source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
-            self.counters.rtp_known_ssrc += 1;
-            let (track, lost) = (source.id, now.duration_since(source.learnt) >= FLOW_LOST);
-            if lost && self.engine.restore_publisher_track(track) {
-                self.counters.flows_restored += 1;
-                tracing::warn!(session = session.name, ssrc = header.ssrc(), "its packets lead to its track again");
-            }
-            return;
-        }
+        let tracks = session.publisher_tracks();
         let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
         match track {
             Some(track) => self.learn(key, track, &header, index, now),
             None => self.counters.rtp_other_payload_type += 1,
+        }
+    }
+
+    /// RTP of an SSRC that the engine has, and that came up nevertheless. When that is no coincidence, the track moves
+    /// to where such packets are opened.
+    fn astray(&mut self, key: Key, track: usize, header: &RtpHeader, packet: &[u8], now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Session { tracks: Tracks::Publisher(tracks), media: Some(media), name, stream, .. } = session else {
+            return;
+        };
+        let Some(source) = tracks.get_mut(track).and_then(|track| track.source.as_mut()) else { return };
+        let highest = self.engine.publisher_stats(source.id).unwrap_or_default().highest;
+        let index = highest.estimate(header.seq());
+        let authentic = |index: &ExtendedSeq| media.rtp.as_ref().is_some_and(|rtp| rtp.authenticate(packet, *index));
+        let Some(index) = index.filter(authentic) else {
+            self.counters.rtp_auth_failed += 1;
+            return;
+        };
+        source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
+        self.counters.rtp_known_ssrc += 1;
+        if now.duration_since(source.learnt) >= FLOW_LOST && self.engine.restore_publisher_track(source.id) {
+            self.counters.flows_restored += 1;
+            tracing::warn!(session = name, ssrc = source.ssrc, "its packets lead to its track again");
+            return;
+        }
+        // A copy of what the engine has had, by whatever way, says nothing of it.
+        if self.engine.has_accepted(source.id, index) || !source.strays.add(source.learnt, now) {
+            return;
+        }
+        let ssrc = source.ssrc;
+        if self.engine.divert(media.engine, ASTRAY) {
+            self.counters.tracks_diverted += 1;
+            tracing::warn!(session = name, stream, ssrc, "track moves to the userspace engine: {ASTRAY}");
+            self.learn_anew(key, track);
+        } else if source.strays.tell() {
+            tracing::error!(session = name, stream, ssrc, "viewers do not get all of this track: {ASTRAY}");
+        }
+    }
+
+    /// Who was moved to the userspace engine goes back to the kernel engine, if that can serve again.
+    pub(super) fn look_whether_back(&mut self, key: Key) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if !session.media.as_ref().is_some_and(|media| self.engine.is_back(media.engine)) {
+            return;
+        }
+        if session.role == Role::Subscriber {
+            return self.move_viewer(key);
+        }
+        tracing::info!(session = session.name, stream = session.stream, "XDP sees all packets again: back to it");
+        for track in 0..session.publisher_tracks().len() {
+            let learnt = self.learn_anew(key, track);
+            self.counters.tracks_back += u64::from(learnt);
+        }
+    }
+
+    /// Takes a track's SSRC out of the engine, to be learnt again from its next packet: see `engine/auto/divert.rs` for
+    /// why nothing is forwarded twice. `false`: it has none.
+    fn learn_anew(&mut self, key: Key, track: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let stream = session.stream.clone();
+        let Some(source) = session.publisher_tracks().get(track).and_then(|track| track.source.as_ref()) else {
+            return false;
+        };
+        let (ssrc, id) = (source.ssrc, source.id);
+        let stats = self.engine.publisher_stats(id).unwrap_or_default();
+        if let Some(media) = session.media.as_mut() {
+            if media.former.len() >= FORMER_SSRCS && !media.former.contains_key(&ssrc) {
+                self.close(key, "it has changed its SSRC too often");
+                return false;
+            }
+            let highest = media.former.get(&ssrc).map_or(ExtendedSeq(0), |former| former.highest);
+            let highest = stats.highest.max(stats.highest_accepted).max(highest);
+            media.former.insert(ssrc, Former { id, highest, stopped: false });
+            // Before the engine is told: it may answer at once.
+            self.stopping.insert(id, key);
+        }
+        self.stop_source(key, track, &stream);
+        true
+    }
+
+    /// Nothing of an incoming track is in flight any more: its SSRC may be learnt again, above `highest`.
+    pub(super) fn source_stopped(&mut self, track: PublisherTrackId, highest: ExtendedSeq) {
+        let Some(media) = self.stopping.remove(&track).and_then(|key| self.sessions.get_mut(key)?.media.as_mut())
+        else {
+            return;
+        };
+        if let Some(former) = media.former.values_mut().find(|former| former.id == track) {
+            former.highest = former.highest.max(highest);
+            former.stopped = true;
         }
     }
 
@@ -93,6 +185,7 @@ impl Task {
                     learnt: now,
                     first_timestamp: header.timestamp(),
                     passed_up: 0,
+                    strays: Strays::default(),
                     reception: ReceptionHistory::default(),
                 });
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
@@ -119,7 +212,7 @@ impl Task {
         let Some(source) = session.publisher_tracks().get(track).and_then(|track| track.source.as_ref()) else {
             return true;
         };
-        let (id, ssrc) = (source.id, source.ssrc);
+        let id = source.id;
         let stats = self.engine.publisher_stats(id).unwrap_or_default();
         let alive = match stats.last_arrival_ns {
             0 => now.duration_since(source.learnt) < SOURCE_UNHEARD,
@@ -128,16 +221,7 @@ impl Task {
         if alive {
             return false;
         }
-        if let Some(media) = session.media.as_mut() {
-            if media.former.len() >= FORMER_SSRCS && !media.former.contains_key(&ssrc) {
-                self.close(key, "it has changed its SSRC too often");
-                return false;
-            }
-            let highest = media.former.entry(ssrc).or_default();
-            *highest = stats.highest.max(stats.highest_accepted).max(*highest);
-        }
-        let stream = session.stream.clone();
-        self.stop_source(key, track, &stream);
+        self.learn_anew(key, track);
         true
     }
 

@@ -9,6 +9,7 @@
 //! | `attach` | which of them viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 
@@ -17,10 +18,12 @@ mod connect;
 mod feedback;
 mod learn;
 mod signalling;
+pub(in crate::stream) mod silence;
 mod snapshot;
 mod sources;
 mod stray;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +40,7 @@ use super::half_open;
 use super::ids::Key;
 use super::owners::Owners;
 use super::pulse::{BEAT, Pulse};
-use super::session::Media;
+use super::session::{Media, PublisherTrack};
 use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
@@ -45,7 +48,7 @@ use super::{Command, StreamConfig};
 use crate::ingest::Ingest;
 use crate::memory::{self, Turnover};
 use penstock_engine::io::Datagram;
-use penstock_engine::{Engine, Event};
+use penstock_engine::{Engine, Event, PublisherTrackId};
 use penstock_webrtc::dtls;
 use penstock_webrtc::peer::{Pair, PeerEvent};
 
@@ -55,6 +58,18 @@ const BATCH: usize = 64;
 const CONSENT: Duration = Duration::from_secs(30);
 /// When ICE and DTLS that have nothing to do are looked at again.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// A timer that comes later than this was not late: the process stood still, or had no processor at all.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// What the loop wakes up for.
+enum Turn {
+    Command(Option<Command>),
+    Engine(Event),
+    Datagram(Datagram),
+    Ingest(crate::ingest::Event),
+    Timer,
+}
 
 /// See the module.
 pub(super) struct Task {
@@ -68,6 +83,8 @@ pub(super) struct Task {
     ingest: Ingest,
     /// Of the engine's subscriber tracks.
     owners: Owners,
+    /// Incoming tracks of which packets are in flight, and whose SSRC may come back.
+    stopping: HashMap<PublisherTrackId, Key>,
     pub(in crate::stream) counters: Counters,
     /// Lines of the log about refused offers.
     refusals: Lines,
@@ -89,6 +106,7 @@ impl Task {
             streams: Streams::with_sources(ingest.sources.keys()),
             ingest,
             owners: Owners::default(),
+            stopping: HashMap::new(),
             counters: Counters::default(),
             refusals: Lines::new(Instant::now()),
             turnover: Turnover::default(),
@@ -111,25 +129,30 @@ impl Task {
             let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
             let beat = Instant::now() + BEAT;
             let deadline = deadline.map_or(beat, |deadline| deadline.min(beat));
-            tokio::select! {
-                command = commands.recv() => match command {
-                    None => {
-                        self.close_all();
-                        return;
-                    }
-                    Some(Command::Drain { reply }) => {
-                        self.close_all();
-                        let _ = reply.send(());
-                        return;
-                    }
-                    Some(command) => self.command(command, Instant::now()),
-                },
-                Some(event) = events.recv() => self.engine_event(event, Instant::now()),
-                Some(datagram) = self.sockets.receive() => self.read(datagram),
-                Some(event) = self.ingest.event() => self.ingest_event(event, Instant::now()),
-                () = tokio::time::sleep_until(deadline.into()) => {}
+            let turn = tokio::select! {
+                command = commands.recv() => Turn::Command(command),
+                Some(event) = events.recv() => Turn::Engine(event),
+                Some(datagram) = self.sockets.receive() => Turn::Datagram(datagram),
+                Some(event) = self.ingest.event() => Turn::Ingest(event),
+                () = tokio::time::sleep_until(deadline.into()) => Turn::Timer,
+            };
+            // Before anything is done that looks at the clock.
+            self.notice_standstill(deadline, Instant::now());
+            match turn {
+                Turn::Command(None) => return self.close_all(),
+                Turn::Command(Some(Command::Drain { reply })) => {
+                    self.close_all();
+                    let _ = reply.send(());
+                    return;
+                }
+                Turn::Command(Some(command)) => self.command(command, Instant::now()),
+                Turn::Engine(event) => self.engine_event(event, Instant::now()),
+                Turn::Datagram(datagram) => self.read(datagram),
+                Turn::Ingest(event) => self.ingest_event(event, Instant::now()),
+                Turn::Timer => {}
             }
             let now = Instant::now();
+            pulse.tell_reachable(self.sockets.advertised().iter().any(Option::is_some));
             pulse.beat(now);
             self.run_timers(now);
             if self.turnover.is_over(now) {
@@ -144,6 +167,25 @@ impl Task {
         }
     }
 
+    /// A process that stood still (SIGSTOP, a frozen cgroup, the migration of its machine) has heard nobody meanwhile,
+    /// though XDP forwarded and peers sent all the time: what they sent waits in the sockets, or has found them full.
+    /// So that time counts for nobody. `due`: when the loop wanted to wake up.
+    pub(in crate::stream) fn notice_standstill(&mut self, due: Instant, now: Instant) {
+        let late = now.saturating_duration_since(due);
+        if late < STANDSTILL {
+            return;
+        }
+        self.counters.standstills += 1;
+        tracing::warn!("the server stood still for {:.1} s: no peer is blamed for that time", late.as_secs_f64());
+        for key in self.sessions.keys() {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            session.stood_still += late;
+            // What found the sockets full is lost, and pictures that follow need it.
+            session.publisher_tracks_mut().iter_mut().for_each(PublisherTrack::want_keyframe);
+            session.peer.stood_still(late);
+        }
+    }
+
     pub(in crate::stream) fn run_timers(&mut self, now: Instant) {
         while let Some(key) = self.sessions.take_due(now) {
             self.due(key, now);
@@ -154,7 +196,7 @@ impl Task {
         let (used, pool) = (self.sessions.half_open(), self.half_open_pool());
         let Some(session) = self.sessions.get_mut(key) else { return };
         let life = half_open::life(self.config.connect_timeout, used, pool, session.has_begun());
-        if session.media.is_none() && now >= session.created + life {
+        if session.media.is_none() && now >= session.connect_within(life) {
             self.counters.sessions_timed_out += 1;
             let why = match session.peer.trouble() {
                 Some((trouble, times)) => {
@@ -164,7 +206,7 @@ impl Task {
             };
             return self.close(key, &why);
         }
-        let consent = session.peer.consent().unwrap_or(session.created);
+        let consent = session.peer.consent().unwrap_or(session.created + session.stood_still);
         if session.media.is_some() && now >= consent + CONSENT {
             self.counters.sessions_disconnected += 1;
             return self.close(key, "its peer sent no ICE checks for 30 s");
@@ -174,6 +216,8 @@ impl Task {
         {
             return self.failed(key, &error);
         }
+        self.look_whether_back(key);
+        self.look_for_silence(key, now);
         self.report(key, now);
         self.flush(key, now);
     }
@@ -186,7 +230,7 @@ impl Task {
             // The times at which it may have to make way: see `half_open::life`.
             None => {
                 let whole = self.config.connect_timeout;
-                let turns = [whole / 4, whole / 2, whole].map(|life| session.created + life);
+                let turns = [whole / 4, whole / 2, whole].map(|life| session.connect_within(life));
                 let next = turns.into_iter().find(|turn| *turn > now).unwrap_or(now);
                 next.min(session.peer_deadline)
             }

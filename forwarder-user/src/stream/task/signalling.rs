@@ -1,10 +1,12 @@
 //! Commands of HTTP: offers, ICE fragments, deletion.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
 use super::Task;
+use super::silence::Silence;
 use crate::block::Block;
 use crate::ingest::State;
 use crate::stream::ids::{Key, random, random_hex, random_ssrc};
@@ -13,7 +15,7 @@ use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
-use crate::stream::{Answer, Command, Patched, Refusal, Request};
+use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request};
 use penstock_engine::Role;
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -21,6 +23,9 @@ use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 
 /// A publisher without ICE checks for this long gives way to a new one. Peers check every 2.5 to 6 s.
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
+
+/// Answer to an offer.
+const NO_ADDRESS: &str = "this host has no address for media at the moment";
 
 impl Task {
     pub(in crate::stream) fn command(&mut self, command: Command, now: Instant) {
@@ -57,9 +62,30 @@ impl Task {
                 self.set_sources(sources);
                 let _ = reply.send(());
             }
+            Command::Addresses { media, reply } => {
+                self.change_addresses(&media);
+                let _ = reply.send(());
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }
+        }
+    }
+
+    fn change_addresses(&mut self, media: &[MediaAddress]) {
+        let (new, lost) = self.sockets.change(media);
+        let text = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !new.is_empty() {
+            tracing::info!("media: {} now, offered to sessions from now on", text(&new));
+        }
+        if !lost.is_empty() {
+            tracing::warn!(
+                "media: {} is no address of this host any more: sessions on it end, unless their peers find another way",
+                text(&lost)
+            );
+        }
+        if media.is_empty() {
+            tracing::error!("media: this host has no address that peers could reach, so nobody can connect");
         }
     }
 
@@ -214,6 +240,9 @@ impl Task {
         plans: &[Plan],
         now: Instant,
     ) -> Result<Answer, Refusal> {
+        if self.sockets.advertised().iter().flatten().next().is_none() {
+            return Err(Refusal::Unavailable(NO_ADDRESS.into()));
+        }
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
@@ -239,9 +268,11 @@ impl Task {
             ssrcs: vec![],
             request: None,
             created: now,
+            stood_still: Duration::ZERO,
             peer_deadline: now,
             armed: None,
             tracks,
+            silence: Silence::default(),
             media: None,
             cname,
         };
@@ -319,6 +350,8 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                     // first index must not be just before the wrap.
                     next_out: ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff)),
                     attachment: Attachment::Idle,
+                    fed_by: None,
+                    index_offset: None,
                     timestamp_offset: 0,
                     left_at: None,
                     sent_before: (0, 0),

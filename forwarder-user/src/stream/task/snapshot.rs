@@ -20,6 +20,7 @@ impl Task {
         json!({
             "engine": self.engine.describe(),
             "tier": self.engine.tier(),
+            "media": self.sockets.advertised().iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
             "streams": streams,
             "rtsp": self.ingest.rtsp.get(),
             "sources": self.ingest.totals.get(),
@@ -75,6 +76,7 @@ impl Task {
             "engine": media.map(|media| engine.describe_session(media.engine)),
             "profile": media.map(|media| media.profile),
             "tracks": publishing.chain(viewing).collect::<Vec<_>>(),
+            "warning": session.silence.warning,
             "age_s": age(session, now),
             "consent_age_s": session.peer.consent().map(|at| now.duration_since(at).as_secs_f64()),
         })

@@ -13,6 +13,7 @@ use crate::stream::Refusal;
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
+use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
@@ -155,6 +156,7 @@ impl Task {
                 learnt: now,
                 first_timestamp: 0,
                 passed_up: 0,
+                strays: Strays::default(),
                 reception: ReceptionHistory::default(),
             }),
             keyframes: Keyframes::default(),

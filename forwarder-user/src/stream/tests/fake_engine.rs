@@ -18,8 +18,16 @@ pub(crate) struct State {
     pub calls: Vec<String>,
     /// `next_out` of the next stop, in packets after the one at the start.
     pub sent_per_track: u64,
+    /// That of every track.
+    pub index_offset: u64,
     pub refuse_sessions: bool,
     pub refuse_tracks: bool,
+    /// Can it open what comes up to the sockets?
+    pub diverts: bool,
+    /// Answer of the next `is_back`.
+    pub back: bool,
+    /// No index up to this one is new.
+    pub accepted: u64,
 }
 
 pub(crate) struct FakeEngine {
@@ -45,7 +53,9 @@ impl FakeEngine {
     fn stop(&self, state: &mut State, id: u32) {
         if let Some((_, _, track)) = state.subscriber_tracks.remove(&id) {
             let next_out = ExtendedSeq(track.next_out.0 + state.sent_per_track);
-            let _ = self.events.send(Event::SubscriberTrackStopped { track: SubscriberTrackId(id), next_out });
+            let index_offset = Some(state.index_offset);
+            let track = SubscriberTrackId(id);
+            let _ = self.events.send(Event::SubscriberTrackStopped { track, next_out, index_offset });
         }
     }
 }
@@ -117,7 +127,8 @@ impl Engine for FakeEngine {
         let of = |(id, (_, from, _)): (&u32, &(SessionId, PublisherTrackId, _))| (*from == track).then_some(*id);
         let subscribers: Vec<u32> = state.subscriber_tracks.iter().filter_map(of).collect();
         subscribers.into_iter().for_each(|id| self.stop(&mut state, id));
-        let _ = self.events.send(Event::PublisherTrackStopped { track });
+        let highest = state.publisher_stats.highest;
+        let _ = self.events.send(Event::PublisherTrackStopped { track, highest });
     }
 
     fn add_subscriber_track(
@@ -148,6 +159,24 @@ impl Engine for FakeEngine {
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
         let state = self.state();
         state.subscriber_tracks.contains_key(&track.0).then_some(state.subscriber_stats)
+    }
+
+    fn has_accepted(&self, _: PublisherTrackId, index: ExtendedSeq) -> bool {
+        index.0 <= self.state().accepted
+    }
+
+    fn divert(&self, _: SessionId, _: &str) -> bool {
+        let mut state = self.state();
+        state.calls.push("divert".into());
+        state.diverts
+    }
+
+    fn has_other_ways(&self) -> bool {
+        self.state().diverts
+    }
+
+    fn is_back(&self, _: SessionId) -> bool {
+        std::mem::take(&mut self.state().back)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -61,6 +61,29 @@ async fn consent_that_is_not_renewed_ends_the_session() {
 }
 
 #[tokio::test]
+async fn a_standstill_counts_for_nobody() {
+    let mut lab = Lab::new(config()).await;
+    lab.publish("room");
+    lab.offer(Role::Publisher, "lobby", PUBLISH).unwrap();
+    lab.pass(Duration::from_secs(10));
+    // SIGSTOP: no timer ran, and everything that was due is late.
+    let due = lab.now;
+    lab.now += Duration::from_secs(25);
+    lab.task.notice_standstill(due, lab.now);
+    lab.task.run_timers(lab.now);
+    assert_eq!((lab.task.sessions.len(), lab.counters()["standstills"].as_u64()), (2, Some(1)));
+    // What is left of everybody's time goes on from there.
+    lab.pass(Duration::from_millis(4_900));
+    assert_eq!(lab.task.sessions.len(), 2);
+    lab.pass(Duration::from_millis(200));
+    assert_eq!((lab.task.sessions.len(), lab.counters()["sessions_timed_out"].as_u64()), (1, Some(1)));
+    lab.pass(Duration::from_millis(14_800));
+    assert_eq!(lab.task.sessions.len(), 1);
+    lab.pass(Duration::from_millis(1_500));
+    assert!(lab.task.sessions.is_empty());
+}
+
+#[tokio::test]
 async fn more_sessions_than_allowed_are_refused() {
     let mut lab = Lab::new(StreamConfig { max_sessions: 2, ..config() }).await;
     lab.publish("a");

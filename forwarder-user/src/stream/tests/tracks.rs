@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use forwarder_common::ExtendedSeq;
 
-use super::lab::{Lab, OPUS, PLAY, PUBLISH, VP8, count};
+use super::lab::{Lab, OPUS, PLAY, PUBLISH, Remote, VP8, count};
 use super::*;
 use crate::stream::Refusal;
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{Kind, PublisherStats, SubscriberStats};
+use penstock_engine::{Event, Kind, PublisherStats, SubscriberStats, SubscriberTrackId};
 use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, Sent, to_publisher, to_viewer};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,6 +28,7 @@ async fn only_authentic_packets_of_negotiated_types_teach_an_ssrc() {
     lab.task.rtp(publisher.key, publisher.pair, &[0x80; 5], lab.now);
     assert!(lab.engine.state().publisher_tracks.is_empty());
     lab.rtp(&publisher, VP8, 2, 0xfff0, 0);
+    lab.engine.state().publisher_stats.highest = ExtendedSeq(0xfff0);
     lab.rtp(&publisher, VP8, 2, 0xfff1, 0);
     lab.rtp(&publisher, OPUS, 3, 0x1_0005, 0);
     let state = lab.engine.state();
@@ -37,6 +38,93 @@ async fn only_authentic_packets_of_negotiated_types_teach_an_ssrc() {
     let counters = lab.counters();
     assert_eq!((&counters["rtp_other_payload_type"], &counters["rtp_auth_failed"]), (&1.into(), &2.into()));
     assert_eq!((&counters["rtp_known_ssrc"], &counters["ssrcs_learnt"]), (&1.into(), &2.into()));
+}
+
+/// A publisher whose video the engine has accepted up to index 100.
+async fn lab_with_a_track() -> (Lab, Remote) {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, 2, 90, 0);
+    let mut state = lab.engine.state();
+    state.publisher_stats.highest = ExtendedSeq(100);
+    (state.accepted, state.diverts) = (100, true);
+    drop(state);
+    lab.pass(SECOND);
+    (lab, publisher)
+}
+
+#[tokio::test]
+async fn what_comes_up_though_the_engine_has_it_moves_the_track() {
+    let (mut lab, publisher) = lab_with_a_track().await;
+    let viewer = lab.play("room");
+    let before = lab.engine.state().subscriber_tracks[&0].2;
+    // Copies of what was accepted, and two strays, are a coincidence.
+    (95..=100).for_each(|index| lab.rtp(&publisher, VP8, 2, index, 0));
+    (101..=102).for_each(|index| lab.rtp(&publisher, VP8, 2, index, 0));
+    assert!(!lab.engine.state().calls.contains(&"divert".into()));
+    // It goes on: out of the engine, and learnt anew above all that it has accepted.
+    lab.engine.state().sent_per_track = 12;
+    lab.rtp(&publisher, VP8, 2, 103, 0);
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+    lab.rtp(&publisher, VP8, 2, 99, 0);
+    assert!(lab.engine.state().publisher_tracks.is_empty(), "an index that was used was learnt");
+    lab.rtp(&publisher, VP8, 2, 104, 0);
+    let state = lab.engine.state();
+    assert_eq!(state.publisher_tracks.values().map(|(_, track)| track.first.0).collect::<Vec<_>>(), [104]);
+    let after = state.subscriber_tracks.values().next().unwrap().2;
+    assert_eq!((after.ssrc, after.next_out.0), (before.ssrc, before.next_out.0 + 12), "viewers go on in sequence");
+    drop(state);
+    assert_eq!(lab.counters()["tracks_diverted"], 1);
+    // And back.
+    lab.engine.state().back = true;
+    lab.engine.state().publisher_stats.highest = ExtendedSeq(150);
+    lab.pass(2 * SECOND);
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+    lab.rtp(&publisher, VP8, 2, 151, 0);
+    assert_eq!(lab.engine.state().publisher_tracks.values().next().unwrap().1.first, ExtendedSeq(151));
+    assert_eq!(lab.counters()["tracks_back"], 1);
+    drop(viewer);
+}
+
+#[tokio::test]
+async fn an_engine_that_cannot_open_strays_keeps_its_track() {
+    let (mut lab, publisher) = lab_with_a_track().await;
+    lab.engine.state().diverts = false;
+    (101..=120).for_each(|index| lab.rtp(&publisher, VP8, 2, index, 0));
+    assert_eq!(lab.engine.state().publisher_tracks.len(), 1);
+    assert_eq!(lab.counters()["tracks_diverted"], 0);
+}
+
+#[tokio::test]
+async fn a_viewer_whose_way_is_lost_is_added_anew() {
+    let (mut lab, _publisher) = lab_with_a_track().await;
+    let viewer = lab.play("room");
+    let before = lab.engine.state().subscriber_tracks[&0].2;
+    lab.engine.state().sent_per_track = 7;
+    lab.task.engine_event(Event::SubscriberTrackLost { track: SubscriberTrackId(0) }, lab.now);
+    lab.events();
+    let after = lab.engine.state().subscriber_tracks[&0].2;
+    assert_eq!(after.next_out.0, before.next_out.0 + 7);
+    assert_eq!(lab.counters()["viewer_tracks_moved"], 1);
+    // Alone, an engine would only find the same way.
+    lab.engine.state().diverts = false;
+    lab.task.engine_event(Event::SubscriberTrackLost { track: SubscriberTrackId(0) }, lab.now);
+    assert_eq!(lab.counters()["viewer_tracks_moved"], 1);
+    drop(viewer);
+}
+
+#[tokio::test]
+async fn whoever_is_connected_while_nothing_arrives_is_named() {
+    let mut lab = lab().await;
+    lab.publish("room");
+    lab.pass(4 * SECOND);
+    assert_eq!(lab.counters()["silent_publishers"], 0);
+    lab.pass(4 * SECOND);
+    assert_eq!(lab.counters()["silent_publishers"], 1);
+    let warning = lab.task.snapshot(lab.now)["sessions"][0]["warning"].clone();
+    assert!(warning.as_str().unwrap().contains("no media of it has arrived"), "{warning}");
+    lab.pass(8 * SECOND);
+    assert_eq!(lab.counters()["silent_publishers"], 1, "once");
 }
 
 #[tokio::test]
