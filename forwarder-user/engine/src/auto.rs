@@ -23,7 +23,7 @@ use std::{
 use self::taps::{Reader, Taps};
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -302,6 +302,13 @@ impl Engine for AutoEngine {
         match &self.kernel {
             Some(kernel) if !is_userspace(track.0) => kernel.subscriber_stats(track),
             _ => self.userspace.subscriber_stats(track),
+        }
+    }
+
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.repair(track, seq, rtx),
+            _ => self.userspace.repair(track, seq, rtx),
         }
     }
 

@@ -4,12 +4,14 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+mod repair;
 mod sources;
 mod types;
 
 use std::sync::Arc;
 
 pub use self::{
+    repair::{RtxSource, Unrepaired},
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
 };
@@ -85,6 +87,20 @@ pub trait Engine: Send + Sync {
 
     /// Reads counters; `None` for an unknown handle.
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats>;
+
+    /// The packet that a subscriber's track has sent under this sequence number, for a viewer that lost it: by the
+    /// source for repairs where there is one, else byte for byte as it was sent.
+    ///
+    /// # Errors
+    /// [`Unrepaired`].
+    fn repair(
+        &self,
+        _track: SubscriberTrackId,
+        _seq: u16,
+        _rtx: Option<&mut RtxSource>,
+    ) -> Result<Vec<u8>, Unrepaired> {
+        Err(Unrepaired::NeverSent)
+    }
 
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<MediaSockets>) {}

@@ -14,6 +14,7 @@ use penstock_media::prefetch::prefetch;
 
 use super::{
     Inner,
+    kept::KeptPacket,
     outgoing::seal,
     tables::{Origin, Publisher, Subscriber, Tables},
 };
@@ -83,18 +84,23 @@ impl Forwarder {
             let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.accept(index));
             if accepted.is_ok() {
                 publisher.account(header, payload.len(), self.now_ns);
-                // Under the same lock as it is accepted: see `Start`.
-                if let Some(kept) = &publisher.kept
-                    && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(index, header, payload, key)
-                {
-                    self.inner.kept.overflow();
-                }
+                self.keep(publisher, || KeptPacket::new(index, header, payload, self.now_ns), key);
             }
             accepted
         };
         match refused {
             Ok(()) => self.collect(track.0, index, *header, payload),
             Err(reason) => self.inner.count(refusal(reason), 1),
+        }
+    }
+
+    /// Keeps a packet, if its track keeps any: under the same hold of the tables' lock under which it was accepted,
+    /// see `Start`.
+    fn keep(&self, publisher: &Publisher, packet: impl FnOnce() -> KeptPacket, key: bool) {
+        if let Some(kept) = &publisher.kept
+            && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(packet(), key)
+        {
+            self.inner.kept.overflow();
         }
     }
 
@@ -193,6 +199,8 @@ impl Forwarder {
                 publisher.account(&header, len, self.now_ns);
                 inner.count(Counter::Opened, 1);
                 inner.count(Counter::OpenedBytes, len as u64);
+                let payload = &packet[start..start + len];
+                self.keep(publisher, || KeptPacket::new(index, &header, payload, self.now_ns), false);
                 drop(tables);
                 self.collect(track, index, header, &packet[start..start + len]);
             }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
-    NewSubscriberTrack, PublisherStats, PublisherTrackId, Role, SessionId, Sources, SubscriberStats, SubscriberTrackId,
-    Transport,
+    NewSubscriberTrack, PublisherStats, PublisherTrackId, Role, RtxSource, SessionId, Sources, SubscriberStats,
+    SubscriberTrackId, Transport, Unrepaired,
     clock::boottime_ns,
     io::{MediaSockets, Worker},
 };
@@ -125,7 +125,8 @@ impl Engine for UserspaceEngine {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
         };
-        let publisher = Publisher::new(origin, track.clock_rate, track.first, false);
+        let mut publisher = Publisher::new(origin, track.clock_rate, track.first, false);
+        publisher.kept = self.0.keeper(self.0.config.repair.last());
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;
@@ -184,6 +185,12 @@ impl Engine for UserspaceEngine {
         self.0.read().subscribers.get(track.0).map(Subscriber::stats)
     }
 
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        let packet = outgoing::seal_again(&self.0.read(), track.0, seq, rtx)?;
+        self.0.kept.sealed_again();
+        Ok(packet)
+    }
+
     fn sources(&self) -> Option<&dyn Sources> {
         Some(self)
     }
@@ -204,6 +211,9 @@ impl Engine for UserspaceEngine {
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed)));
         all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
         all.extend(self.0.kept.list(&self.0.read()));
+        let memory = &self.0.config.repair.memory;
+        all.push(("repair_memory_bytes", memory.used() as u64));
+        all.push(("repair_memory_refused", memory.refused()));
         all
     }
 
@@ -227,11 +237,5 @@ impl Sources for UserspaceEngine {
         let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
         let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.keeps_groups().then(|| kept.stats())
-    }
-
-    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
-        let packet = outgoing::seal_again(&self.0.read(), track.0, seq)?;
-        self.0.kept.sealed_again();
-        Some(packet)
     }
 }

@@ -9,7 +9,7 @@ use crate::stream::report::{LastSr, SenderClock};
 use crate::stream::resend::Refused;
 use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{Engine, Kind, PublisherTrackId, Role};
+use penstock_engine::{Engine, Kind, PublisherTrackId, Role, Unrepaired};
 use penstock_srtp::srtcp::RtcpRefused;
 use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
 
@@ -95,30 +95,40 @@ impl Task {
     fn missing(&mut self, key: Key, ssrc: u32, seq: u16, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(pair) = session.media.as_ref().map(|media| media.pair) else { return };
-        let Some(track) = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == ssrc) else { return };
+        let mut tracks = session.viewer_tracks_mut().iter_mut().enumerate();
+        let Some((index, track)) = tracks.find(|(_, track)| track.ssrc == ssrc) else { return };
         // Not offered, or nothing was sent.
         let (Some(resend), Attachment::Attached { track: id, .. }) = (&mut track.resend, track.attachment) else {
             self.counters.retransmissions_not_offered += 1;
             return;
         };
-        match resend.admit(seq, now, track.report.rtt) {
-            Ok(()) => {}
+        let octets = || self.engine.subscriber_stats(id).unwrap_or_default().octets;
+        let repaired = match resend.admit(seq, now, track.report.rtt, octets) {
+            Ok(()) => Some(self.engine.repair(id, seq, resend.rtx.as_mut())),
             Err(Refused::TooSoon) => {
                 self.counters.retransmissions_too_soon += 1;
                 return;
             }
-            Err(Refused::TooMany) => {
-                self.counters.retransmissions_rate_limited += 1;
+            Err(Refused::TooMany) => None,
+        };
+        match repaired {
+            Some(Ok(packet)) => {
+                resend.sent(seq, now, packet.len());
+                self.counters.retransmissions += 1;
+                return self.send(pair.socket, pair.peer, &packet);
+            }
+            None => self.counters.retransmissions_rate_limited += 1,
+            Some(Err(Unrepaired::NeverSent)) => {
+                self.counters.retransmissions_never_sent += 1;
                 return;
             }
+            Some(Err(Unrepaired::Missing(_))) => self.counters.retransmissions_not_kept += 1,
+            Some(Err(Unrepaired::Damaged)) => self.counters.retransmissions_damaged += 1,
         }
-        match self.engine.sources().and_then(|engine| engine.seal_again(id, seq)) {
-            Some(packet) => {
-                resend.packets += 1;
-                self.counters.retransmissions += 1;
-                self.send(pair.socket, pair.peer, &packet);
-            }
-            None => self.counters.retransmissions_not_kept += 1,
+        // Nothing else will end the freeze.
+        if resend.wants_keyframe(now) {
+            self.counters.keyframe_requests_unrepaired += 1;
+            self.want_keyframe(key, index, now);
         }
     }
 

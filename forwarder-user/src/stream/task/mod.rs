@@ -92,11 +92,6 @@ impl Task {
         mut events: mpsc::UnboundedReceiver<Event>,
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
-        if self.config.ingest.recent_bytes > 0 {
-            tracing::info!(
-                "rtcp.nack: lost video of streams with a source is sent again, that of WHIP publishers is not"
-            );
-        }
         loop {
             let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));

@@ -13,7 +13,7 @@ use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
 use crate::stream::{Answer, Command, Patched, Refusal};
-use penstock_engine::Role;
+use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
 use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
@@ -142,7 +142,7 @@ impl Task {
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
-        let retransmits = self.config.ingest.recent_bytes > 0 && self.streams.has_source(&stream);
+        let retransmits = self.config.nack;
         let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
@@ -224,15 +224,21 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
             // Of just the size that is needed, as they are kept.
             let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
             for (section, format) in active {
-                let ssrc = random_ssrc();
-                let resend = retransmits.filter(|_| sdp::asks_again(&format)).map(Resend::new);
-                sources.push(OutgoingSource { section, ssrc });
+                let ssrc = unlike(&sources);
+                sources.push(OutgoingSource { section, ssrc, rtx: None });
+                let retransmits = retransmits.filter(|_| sdp::asks_again(&format));
+                let rtx = format.rtx.filter(|_| retransmits.is_some()).map(|payload_type| {
+                    let ssrc = unlike(&sources);
+                    RtxSource::new(ssrc, payload_type, first_index())
+                });
+                if let (Some(source), Some(rtx)) = (sources.last_mut(), &rtx) {
+                    source.rtx = Some(rtx.ssrc());
+                }
+                let resend = retransmits.map(|now| Resend::new(now, rtx));
                 tracks.push(ViewerTrack {
                     format,
                     ssrc,
-                    // RFC 3711 §3.3.1: the receiver takes the first packet's ROC to be 0, so the
-                    // first index must not be just before the wrap.
-                    next_out: ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff)),
+                    next_out: first_index(),
                     attachment: Attachment::Idle,
                     timestamp_offset: 0,
                     left_at: None,
@@ -242,6 +248,22 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                 });
             }
             (Tracks::Viewer(tracks), sources)
+        }
+    }
+}
+
+/// RFC 3711 §3.3.1: the receiver takes the first packet's ROC to be 0, so the first index must not be just before the
+/// wrap.
+fn first_index() -> ExtendedSeq {
+    ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff))
+}
+
+/// An SSRC that the session does not use yet: under one key, two sources with one SSRC would share their nonces.
+fn unlike(sources: &[OutgoingSource]) -> u32 {
+    loop {
+        let ssrc = random_ssrc();
+        if sources.iter().all(|source| source.ssrc != ssrc && source.rtx != Some(ssrc)) {
+            return ssrc;
         }
     }
 }

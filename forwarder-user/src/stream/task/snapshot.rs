@@ -125,6 +125,8 @@ fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {
         "jitter_ms": last.map(|last| f64::from(last.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate())),
         "rtt_ms": track.report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         "nack": track.resend.is_some(),
+        "rtx": track.resend.as_ref().is_some_and(|resend| resend.rtx.is_some()),
+        "asked_again": track.resend.as_ref().map(|resend| resend.requests),
         "retransmitted": track.resend.as_ref().map(|resend| resend.packets),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Of a foreign offer only validated tokens go on to str0m; everything that concerns media is
 //! negotiated here, because what we can carry is stricter than what str0m can: one payload type
-//! per SSRC, no retransmission, no header extensions.
+//! per SSRC, and one of its own for what is sent again (RFC 4588), no header extensions.
 
 mod answer;
 mod fragment;

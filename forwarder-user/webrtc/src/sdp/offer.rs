@@ -221,7 +221,31 @@ fn read_formats(section: &mut Section, lines: &[&str], kind: Kind) {
             codec,
             fmtp: value("fmtp").unwrap_or_default().to_owned(),
             feedback: feedback.collect(),
+            rtx: None,
         });
+    }
+    read_retransmissions(section, lines);
+}
+
+/// Which payload types carry retransmissions, and of which others (RFC 4588 §8.1).
+fn read_retransmissions(section: &mut Section, lines: &[&str]) {
+    // As for formats: RFC 5761 §4.
+    let payload_type = |text: &str| text.parse::<u8>().ok().filter(|pt| *pt < 128 && !(64..96).contains(pt));
+    for text in &section.formats_text {
+        let of_this = |value: &str| value.split_once(' ').filter(|(pt, _)| pt == text).map(|(_, rest)| rest.to_owned());
+        let is_rtx = attributes(lines, "rtpmap").filter_map(of_this).any(|name| {
+            let name = name.trim().split('/').next().unwrap_or_default();
+            name.eq_ignore_ascii_case("rtx")
+        });
+        let (Some(rtx), true) = (payload_type(text), is_rtx) else { continue };
+        let original = attributes(lines, "fmtp").filter_map(of_this).find_map(|fmtp| {
+            let apt = fmtp.split(';').find_map(|pair| pair.trim().strip_prefix("apt=").map(str::to_owned))?;
+            payload_type(apt.trim())
+        });
+        let format = section.formats.iter_mut().find(|format| Some(format.payload_type) == original);
+        if let Some(format) = format {
+            format.rtx.get_or_insert(rtx);
+        }
     }
 }
 
