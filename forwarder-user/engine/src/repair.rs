@@ -64,7 +64,7 @@ impl Memory {
         let taken =
             self.used.fetch_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|used| *used <= self.limit));
         if taken.is_err() {
-            self.refused.fetch_add(1, Relaxed);
+            self.refuse();
         }
         taken.is_ok()
     }
@@ -72,6 +72,16 @@ impl Memory {
     /// Gives back what was taken.
     pub fn give(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Counts that there were no more.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// All bytes.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Bytes that are taken.

@@ -176,6 +176,7 @@ async fn start_engine(
         }),
         pin_dir: config.kernel.pin_dir.clone(),
         statistics: config.kernel.bpf_stats,
+        repair: kept,
         ..kernel::Config::new(config.media.port)
     };
     // Loading waits for the kernel's verifier.

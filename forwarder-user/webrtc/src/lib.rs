@@ -5,6 +5,7 @@
 
 mod client_hello;
 pub mod dtls;
+pub mod gaps;
 pub mod keys;
 mod openssl;
 pub mod peer;

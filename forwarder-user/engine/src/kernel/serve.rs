@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
     slots::Slots,
@@ -145,6 +145,7 @@ impl Engine for KernelEngine {
             side: None,
             keystream: 0,
             tap: 0,
+            store: None,
             stopping: false,
         };
         let limit = state.publishers.limit();
@@ -156,6 +157,10 @@ impl Engine for KernelEngine {
         }
         if let Some(session) = state.sessions.get_mut(session.0) {
             session.publisher_tracks.insert(handle);
+            if self.repair {
+                state.work.stores.insert(handle);
+                self.shared.bell.notify_one();
+            }
             let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
             let next = ExtendedSeq(track.first.0 + 1);
             state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
@@ -231,12 +236,19 @@ impl Engine for KernelEngine {
         })
     }
 
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        let packet = self.send_again(track, seq, rtx)?;
+        self.sent_again.fetch_add(1, Ordering::Relaxed);
+        Ok(packet)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let sum = |counter: &Counter| {
             let values = self.counters.get(&(*counter as u32), 0);
             values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
         };
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), sum(counter))).collect();
+        all.push(("sealed_again", self.sent_again.load(Ordering::Relaxed)));
         if let Some(keystream) = &self.shared.lock().keystream {
             let figures = &keystream.figures;
             all.extend([

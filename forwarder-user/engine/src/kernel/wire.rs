@@ -3,6 +3,7 @@
 use forwarder_common::{
     maps::{self as layout, NAME_LEN, NONE, session_state},
     path::address_bytes,
+    store::Range,
 };
 
 use super::state::{PublisherTrack, Session, SubscriberTrack};
@@ -41,6 +42,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         kind: kind(publisher.track.kind),
         keystream: publisher.keystream,
         tap: publisher.tap,
+        store: publisher.store.map_or(0, Range::pack),
         ..layout::PublisherTrack::default()
     }
 }
