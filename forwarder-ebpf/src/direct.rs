@@ -151,9 +151,9 @@ impl Direct {
             return Err(if authentic.is_some() { Counter::DropAuthFailed } else { Counter::DropInternalIngress });
         }
         // Only here, behind the tag, may state move: see `open::open`.
-        if let Err(why) = replay.accept(media.admitted.index) {
+        if let Err(why) = open::enter(replay, media.admitted.index) {
             self.opening.release();
-            return Err(open::refused(why));
+            return Err(why);
         }
         let Admitted { index, header_len, payload_len } = media.admitted;
         Ok(Opened { index, header_len, payload_len, rows: 0 })

@@ -23,7 +23,7 @@ use std::{
 use self::taps::{Reader, Taps};
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -309,6 +309,17 @@ impl Engine for AutoEngine {
         match &self.kernel {
             Some(kernel) if !is_userspace(track.0) => kernel.repair(track, seq, rtx),
             _ => self.userspace.repair(track, seq, rtx),
+        }
+    }
+
+    fn gaps(&self) -> u64 {
+        self.userspace.gaps() + self.kernel.as_ref().map_or(0, Engine::gaps)
+    }
+
+    fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.received(track, from),
+            _ => self.userspace.received(track, from),
         }
     }
 

@@ -12,6 +12,7 @@ use super::resend::Resend;
 use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
 use penstock_media::codec::Format;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::gaps::Gaps;
 use penstock_webrtc::peer::{Pair, Peer};
 
 /// One WHIP or WHEP session.
@@ -98,6 +99,8 @@ pub(super) struct Media {
     pub(super) budget: Budget,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
+    /// Of a viewer: the last reference time that it sent, its SSRC, and when it came.
+    pub(super) reference: Option<(u32, u32, Instant)>,
     /// SSRCs that the publisher used before, and where their index stood: they may come back.
     pub(super) former: VecDeque<(u32, ExtendedSeq)>,
 }
@@ -107,6 +110,8 @@ pub(super) struct PublisherTrack {
     pub(super) format: Format,
     pub(super) source: Option<Source>,
     pub(super) keyframes: Keyframes,
+    /// It sends again what is missing, if it is asked.
+    pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
 }
@@ -133,6 +138,8 @@ pub(super) struct Source {
     /// reports must not call them lost.
     pub(super) passed_up: u64,
     pub(super) reception: ReceptionHistory,
+    /// What is missing, from the first look on.
+    pub(super) gaps: Option<Gaps>,
 }
 
 /// A kind of media that a viewer receives.

@@ -149,3 +149,54 @@ fn nothing_is_kept_without_memory() -> Result<()> {
     ensure!(matches!(again, Err(Unrepaired::Missing(_))), "{again:?}");
     Ok(())
 }
+
+/// What a publisher's packets lack is told, and what comes late goes to everybody, once.
+fn gaps_are_told<E: Engine>(lab: &Lab, server: &mut Server<E>) -> Result<()> {
+    let (mut publisher, mut viewers) = join(lab, server, 1, 16)?;
+    let first = publisher.index + 1;
+    publisher.send_some(5)?;
+    let lost = [publisher.index + 1, publisher.index + 2];
+    publisher.index += 2;
+    publisher.send_some(3)?;
+    missing_is(server, &publisher, first, &lost)?;
+    ensure!(server.engine.gaps() == 1, "{} gaps", server.engine.gaps());
+    // Far behind by now: a publisher answers after a round trip.
+    publisher.send_some(400)?;
+    publisher.send_index(lost[0])?;
+    // The same index with another content, which a hostile publisher may send: one of the two goes on.
+    publisher.payload_len = 700;
+    publisher.send_index(lost[0])?;
+    missing_is(server, &publisher, first, &lost[1..])?;
+    let copies = viewers[0].receive_count(5 + 3 + 400 + 1)?;
+    ensure!(copies.iter().filter(|copy| copy.incoming == lost[0]).count() == 1, "{copies:?}");
+    ensure!(copies.iter().all(|copy| copy.incoming != lost[1]), "{copies:?}");
+    server.counts("drop_replayed", 1)?;
+    ensure!(server.engine.gaps() == 1, "{} gaps", server.engine.gaps());
+    Ok(())
+}
+
+fn missing_is<E: Engine>(server: &Server<E>, publisher: &Publisher, first: u64, wanted: &[u64]) -> Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let received = server.engine.received(publisher.track, first).context("no such track")?;
+        if received.highest == publisher.index && received.missing == wanted {
+            return Ok(());
+        }
+        ensure!(Instant::now() < give_up, "{received:?} instead of {wanted:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_kernel_tells_what_is_missing() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let mut server = lab.start(lab.config())?;
+    gaps_are_told(&lab, &mut server)
+}
+
+#[test]
+fn the_userspace_engine_tells_what_is_missing() -> Result<()> {
+    let mut lab = Lab::new(1)?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), false)?;
+    gaps_are_told(&lab, &mut server)
+}

@@ -11,7 +11,7 @@ mod types;
 use std::sync::Arc;
 
 pub use self::{
-    repair::{RtxSource, Unrepaired},
+    repair::{Received, RtxSource, Unrepaired},
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
 };
@@ -100,6 +100,17 @@ pub trait Engine: Send + Sync {
         _rtx: Option<&mut RtxSource>,
     ) -> Result<Vec<u8>, Unrepaired> {
         Err(Unrepaired::NeverSent)
+    }
+
+    /// How often a packet of any incoming SSRC came before others of lower index. Cheap to ask; who wants to know which
+    /// are missing asks [`received`](Self::received) when this has grown.
+    fn gaps(&self) -> u64 {
+        0
+    }
+
+    /// Which packets of an incoming SSRC have come, from the index `from` on. `None` for an unknown handle.
+    fn received(&self, _track: PublisherTrackId, _from: u64) -> Option<Received> {
+        None
     }
 
     /// The media sockets are bound. An engine that sends by itself keeps them.

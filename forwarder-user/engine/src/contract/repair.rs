@@ -1,6 +1,6 @@
 //! What an engine is asked for when a viewer has lost a packet.
 
-use forwarder_common::ExtendedSeq;
+use forwarder_common::{ExtendedSeq, ReplayWindow};
 
 /// Where a viewer's repairs go (RFC 4588): an SSRC of its own under the viewer's key, with indices of its own.
 ///
@@ -46,4 +46,24 @@ pub enum Unrepaired {
     Missing(ExtendedSeq),
     /// What is kept is not what came: it would be another plaintext under the same index.
     Damaged,
+}
+
+/// Which packets of an incoming SSRC have come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Of indices below this it is not known any more.
+    pub floor: u64,
+    /// The highest index that has come.
+    pub highest: u64,
+    /// Those between that have not, as far as they were asked for, in ascending order.
+    pub missing: Vec<u64>,
+}
+
+impl Received {
+    /// As a replay list has it, from the index `from` on.
+    pub(crate) fn of<const N: usize>(replay: &ReplayWindow<N>, from: u64) -> Self {
+        let (floor, highest) = (replay.floor(), replay.highest().0);
+        let missing = (from.max(floor)..=highest).filter(|index| !replay.has(ExtendedSeq(*index)));
+        Self { floor, highest, missing: missing.collect() }
+    }
 }

@@ -122,20 +122,28 @@ fn chunks_log(settings: &Settings, kind: Kind) -> Option<u32> {
 impl Worker {
     /// Gives new publisher tracks the memory for their packets, as far as there is some.
     pub(super) fn give_stores(&self, publishers: impl Iterator<Item = u32>) {
+        let mut given = Vec::new();
+        let mut missing = Vec::new();
         for handle in publishers {
-            let Some((range, missing)) = self.promise_store(handle) else { continue };
-            // Waits for the kernel, so without the lock. Only this thread gives and takes.
-            match self.fanouts.stores.add(missing.iter().copied()) {
-                Ok(chunks) => {
-                    let mut state = self.shared.lock();
-                    chunks.into_iter().for_each(|(place, chunk)| state.tables.stores.put(place, chunk));
-                    announce(&mut state, handle, range);
-                }
-                Err(error) => {
-                    tracing::error!("no memory for what viewers lose of a track: {error}");
-                    self.repair.memory.give(missing.len() * CHUNK_BYTES);
-                    release(&mut self.shared.lock(), range);
-                }
+            let Some((range, more)) = self.promise_store(handle) else { continue };
+            given.push((handle, range));
+            missing.extend(more);
+        }
+        if given.is_empty() {
+            return;
+        }
+        // Waits for the kernel, so without the lock. Only this thread gives and takes.
+        let made = self.fanouts.stores.add(missing.iter().copied());
+        let mut state = self.shared.lock();
+        match made {
+            Ok(chunks) => {
+                chunks.into_iter().for_each(|(place, chunk)| state.tables.stores.put(place, chunk));
+                given.into_iter().for_each(|(handle, range)| announce(&mut state, handle, range));
+            }
+            Err(error) => {
+                tracing::error!("no memory for what viewers lose of a track: {error}");
+                self.repair.memory.give(missing.len() * CHUNK_BYTES);
+                given.into_iter().for_each(|(_, range)| release(&mut state, range));
             }
         }
     }

@@ -15,12 +15,12 @@ use super::{
     UserspaceEngine,
     backlog::Start,
     outgoing,
-    tables::{Origin, Publisher, Session, Subscriber, Tables},
+    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
 };
 use crate::{
     Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
-    NewSubscriberTrack, PublisherStats, PublisherTrackId, Role, RtxSource, SessionId, Sources, SubscriberStats,
-    SubscriberTrackId, Transport, Unrepaired,
+    NewSubscriberTrack, PublisherStats, PublisherTrackId, Received, Role, RtxSource, SessionId, Sources,
+    SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     clock::boottime_ns,
     io::{MediaSockets, Worker},
 };
@@ -189,6 +189,17 @@ impl Engine for UserspaceEngine {
         let packet = outgoing::seal_again(&self.0.read(), track.0, seq, rtx)?;
         self.0.kept.sealed_again();
         Ok(packet)
+    }
+
+    fn gaps(&self) -> u64 {
+        self.0.counters[Counter::Gaps as usize].load(Relaxed)
+    }
+
+    fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
+        match &self.0.read().publishers.get(track.0)?.replay {
+            Replay::Network(replay) => Some(Received::of(replay, from)),
+            Replay::Ordered(replay) => Some(Received::of(replay, from)),
+        }
     }
 
     fn sources(&self) -> Option<&dyn Sources> {

@@ -45,6 +45,7 @@ impl Task {
             next_remb: now,
             budget: Budget::new(now, UNKNOWN_RTP_PER_SECOND),
             clock: None,
+            reference: None,
             former: VecDeque::new(),
         });
         self.counters.sessions_connected += 1;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Task;
 use crate::stream::StreamConfig;
 use crate::stream::ids::Key;
-use crate::stream::report::{LastSr, SenderClock};
+use crate::stream::report::{LastSr, SenderClock, delay_units};
 use crate::stream::resend::Refused;
 use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
@@ -81,6 +81,11 @@ impl Task {
                     track.report.received(reception, now);
                 }
             }
+            Incoming::ReferenceTime { ssrc, ntp } => {
+                if let Some(media) = session.media.as_mut() {
+                    media.reference = Some((ntp, ssrc, now));
+                }
+            }
             Incoming::Missing { ssrc, seq } => self.missing(key, ssrc, seq, now),
             Incoming::KeyframeRequest { ssrc } => {
                 if let Some(track) = session.viewer_tracks().iter().position(|track| track.ssrc == ssrc) {
@@ -122,11 +127,20 @@ impl Task {
                 self.counters.retransmissions_never_sent += 1;
                 return;
             }
-            Some(Err(Unrepaired::Missing(_))) => self.counters.retransmissions_not_kept += 1,
+            Some(Err(Unrepaired::Missing(lost))) => {
+                if self.is_awaited(key, index, lost.0) {
+                    // It goes to all viewers when it comes.
+                    self.counters.retransmissions_awaited += 1;
+                    return;
+                }
+                self.counters.retransmissions_not_kept += 1;
+            }
             Some(Err(Unrepaired::Damaged)) => self.counters.retransmissions_damaged += 1,
         }
         // Nothing else will end the freeze.
-        if resend.wants_keyframe(now) {
+        let track = self.sessions.get_mut(key).and_then(|session| session.viewer_tracks_mut().get_mut(index));
+        let resend = track.and_then(|track| track.resend.as_mut());
+        if resend.is_some_and(|resend| resend.wants_keyframe(now)) {
             self.counters.keyframe_requests_unrepaired += 1;
             self.want_keyframe(key, index, now);
         }
@@ -187,7 +201,12 @@ impl Task {
             }
         }
         let sent: Vec<Sent> = sent.into_iter().map(|(_, report)| report).collect();
-        if sent.is_empty() { None } else { rtcp::to_viewer(&sent, &viewer.cname).ok() }
+        let first = sent.first()?.ssrc;
+        let mut plain = rtcp::to_viewer(&sent, &viewer.cname).ok()?;
+        if let Some((ntp, receiver, came)) = viewer.media.as_ref().and_then(|media| media.reference) {
+            rtcp::append_answers(&mut plain, first, receiver, ntp, delay_units(now.duration_since(came)));
+        }
+        Some(plain)
     }
 }
 

@@ -9,8 +9,10 @@
 //! | `attach` | which of them viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `asking` | what publishers' packets lack, asked for |
 //! | `snapshot` | all of it, as the API shows it |
 
+mod asking;
 mod attach;
 mod connect;
 mod feedback;
@@ -28,6 +30,7 @@ use str0m::config::DtlsCert;
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
 
+use self::asking::Asking;
 use super::clock::NtpClock;
 use super::counters::Counters;
 use super::ids::Key;
@@ -64,6 +67,7 @@ pub(super) struct Task {
     owners: Owners,
     pub(in crate::stream) counters: Counters,
     turnover: Turnover,
+    asking: Asking,
 }
 
 impl Task {
@@ -83,6 +87,7 @@ impl Task {
             owners: Owners::default(),
             counters: Counters::default(),
             turnover: Turnover::default(),
+            asking: Asking::default(),
         })
     }
 
@@ -93,7 +98,8 @@ impl Task {
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
         loop {
-            let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
+            let deadline =
+                [self.sessions.next_turn(), self.turnover.due(), self.asking.due()].into_iter().flatten().min();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
                 command = commands.recv() => match command {
@@ -115,6 +121,7 @@ impl Task {
             }
             let now = Instant::now();
             self.run_timers(now);
+            self.ask_publishers(now);
             if self.turnover.is_over(now) {
                 tokio::task::spawn_blocking(memory::give_back);
             }

@@ -213,6 +213,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
     match role {
         Role::Publisher => {
             let track = |(_, format)| PublisherTrack {
+                nack: retransmits.is_some() && sdp::asks_again(&format),
                 format,
                 source: None,
                 keyframes: Keyframes::default(),

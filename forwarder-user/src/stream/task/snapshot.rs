@@ -89,6 +89,7 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
     let source = track.source.as_ref();
     let stats = source.and_then(|source| engine.publisher_stats(source.id)).unwrap_or_default();
     let reception = source.map(|source| &source.reception);
+    let gaps = source.and_then(|source| source.gaps.as_ref());
     json!({
         "kind": track.kind(),
         "codec": track.format.to_string(),
@@ -99,6 +100,11 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
         "auth_failed": stats.auth_failed,
         "lost": reception.map(|reception| reception.cumulative_lost),
         "loss": reception.map(|reception| f64::from(reception.fraction_lost) / 256.0),
+        "nack": track.nack,
+        "asked_for": gaps.map(|gaps| gaps.figures().asked),
+        "repaired": gaps.map(|gaps| gaps.figures().repaired),
+        "given_up": gaps.map(|gaps| gaps.figures().given_up),
+        "rtt_ms": gaps.and_then(|gaps| gaps.rtt()).map(|rtt| rtt.as_secs_f64() * 1000.0),
         "bitrate": reception.map(|reception| reception.bitrate),
         "jitter_ms": f64::from(stats.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate()),
     })

@@ -154,8 +154,10 @@ impl Task {
                 first_timestamp: 0,
                 passed_up: 0,
                 reception: ReceptionHistory::default(),
+                gaps: None,
             }),
             keyframes: Keyframes::default(),
+            nack: false,
             any_profile: true,
         });
         let Some(sourced) = self.streams.source_mut(stream) else { return };

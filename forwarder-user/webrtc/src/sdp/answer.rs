@@ -125,8 +125,11 @@ impl Answer<'_> {
                 let _ = write!(text, "a=rtcp-fb:{pt} {feedback}\r\n");
             }
         }
-        if active && self.retransmits && source.is_some() && asks_again(format) {
+        if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
+        }
+        if section.receiver_rtt && source.is_some() {
+            text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
         }
         if let Some(rtx) = rtx {
             let _ = write!(text, "a=rtpmap:{rtx} rtx/{}\r\na=fmtp:{rtx} apt={pt}\r\n", codec.clock_rate());

@@ -41,6 +41,8 @@ pub struct Section {
     pub receives: bool,
     /// The offerer has closed it: port 0 and not bundled.
     pub closed: bool,
+    /// The offerer wants to learn the round trip although it only receives (`a=rtcp-xr:rcvr-rtt`, RFC 3611 §5.1).
+    pub receiver_rtt: bool,
     /// Payload types that we could carry, in the offerer's order of preference.
     pub formats: Vec<Format>,
     /// Encoding names that we do not know or carry, for messages.
@@ -169,6 +171,7 @@ fn section(lines: &[&str], bundled: &[&str], default_direction: (bool, bool)) ->
         mid: mid.to_owned(),
         sends,
         receives,
+        receiver_rtt: attributes(lines, "rtcp-xr").any(|value| value.contains("rcvr-rtt")),
         closed: port == 0 && !bundled.contains(&mid),
         formats: vec![],
         unknown: vec![],

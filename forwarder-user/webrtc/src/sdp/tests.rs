@@ -49,9 +49,33 @@ fn viewers_may_ask_again_where_it_is_kept() {
     ] {
         assert!(with_rtx.contains(&format!("{line}\r\n")), "{line} in {with_rtx}");
     }
+    assert!(!with_rtx.contains("rtcp-xr"));
     let plain = text(true, None);
     assert!(plain.contains("a=rtcp-fb:96 nack\r\n") && !plain.contains("rtx") && !plain.contains("FID"), "{plain}");
     assert!(!text(false, None).contains(" nack\r\n"));
+}
+
+/// Publishers are asked on the SSRC of the media: what they send again comes the way of all packets.
+#[test]
+fn publishers_are_asked_for_what_is_missing() {
+    let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
+    let plans = negotiate_publisher(&offer).unwrap();
+    let local = local();
+    let text = |retransmits| {
+        Answer { offer: &offer, plans: &plans, local: &local, sources: &[], retransmits, cname: "c", sdp_id: 1 }
+            .to_text()
+    };
+    assert!(text(true).contains("a=rtcp-fb:96 nack\r\n") && !text(true).contains("rtx"), "{}", text(true));
+    assert!(!text(false).contains(" nack\r\n"));
+}
+
+#[test]
+fn viewers_that_want_the_round_trip_are_promised_it() {
+    let wants = CHROMIUM_PLAY.replace("a=mid:1", "a=mid:1\na=rtcp-xr:rcvr-rtt=all");
+    let offer = Offer::parse(&wants).unwrap();
+    let plans = play(CHROMIUM_PUBLISH, &wants).unwrap();
+    let sources = [0, 1].map(|section| OutgoingSource { section, ssrc: section as u32 + 5, rtx: None });
+    assert_eq!(answer(&offer, &plans, &sources).matches("a=rtcp-xr:rcvr-rtt=all\r\n").count(), 1);
 }
 
 #[test]
