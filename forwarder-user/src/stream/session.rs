@@ -9,9 +9,12 @@ use super::budget::Budget;
 use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
-use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
+use penstock_engine::{
+    Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
+};
 use penstock_media::codec::Format;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::estimate::{Arrived, Estimate};
 use penstock_webrtc::gaps::Gaps;
 use penstock_webrtc::peer::{Pair, Peer};
 
@@ -90,11 +93,12 @@ pub(super) struct Media {
     pub(super) sealer: RtcpSealer,
     /// SSRC of our own reports.
     pub(super) ssrc: u32,
-    pub(super) connected: Instant,
     /// When the engine's lease was renewed.
     pub(super) refreshed: Instant,
     pub(super) next_report: Instant,
     pub(super) next_remb: Instant,
+    /// What the publisher may send.
+    pub(super) estimate: Estimate,
     /// Authentications of unknown RTP left in the current second.
     pub(super) budget: Budget,
     /// The publisher's wall clock against ours, from its first SR.
@@ -140,6 +144,16 @@ pub(super) struct Source {
     pub(super) reception: ReceptionHistory,
     /// What is missing, from the first look on.
     pub(super) gaps: Option<Gaps>,
+}
+
+impl Source {
+    /// Adds what has arrived of it. What was missing counts although it was repaired: the line has lost it.
+    pub(super) fn add_to(&self, arrived: &mut Arrived, stats: &PublisherStats) {
+        let lost = (stats.highest.0 + 1).saturating_sub(stats.first.0).saturating_sub(stats.packets);
+        arrived.octets += stats.octets;
+        arrived.packets += stats.packets;
+        arrived.missing += self.gaps.as_ref().map_or(lost, |gaps| gaps.figures().missing);
+    }
 }
 
 /// A kind of media that a viewer receives.

@@ -45,11 +45,15 @@ struct Pending {
     since: Instant,
     asked: Option<Instant>,
     tries: u32,
+    /// It is late, not only overtaken.
+    counted: bool,
 }
 
 /// Counts of one SSRC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
+    /// Packets that were missing for longer than the network takes to reorder them.
+    pub missing: u64,
     /// Requests, those for the same packet included.
     pub asked: u64,
     /// Packets that came after they had been asked for.
@@ -124,12 +128,18 @@ impl Gaps {
         self.give_up(now, received.floor, &mut look);
         self.begin_second(now, received.highest);
         for index in received.missing.iter().filter(|index| **index > self.known) {
-            self.pending.insert(*index, Pending { since: now, asked: None, tries: 0 });
+            self.pending.insert(*index, Pending { since: now, asked: None, tries: 0, counted: false });
         }
         self.known = self.known.max(received.highest);
         while self.pending.len() > MAX_PENDING {
-            self.pending.pop_first();
+            let first = self.pending.pop_first();
+            self.figures.missing += u64::from(first.is_some_and(|(_, pending)| !pending.counted));
             look.given_up += 1;
+        }
+        for pending in self.pending.values_mut().filter(|pending| !pending.counted && now >= pending.since + TOLERANCE)
+        {
+            pending.counted = true;
+            self.figures.missing += 1;
         }
         self.figures.given_up += look.given_up as u64;
         self.ask(now, &mut look);
@@ -237,7 +247,7 @@ mod tests {
         assert_eq!(line.look(10), asks(&[]));
         assert!(line.gaps.waits_for(7) && !line.gaps.waits_for(3));
         assert_eq!(line.look(20), asks(&[5, 7, 8]));
-        assert_eq!(line.gaps.figures(), Figures { asked: 3, repaired: 0, given_up: 0 });
+        assert_eq!(line.gaps.figures(), Figures { missing: 3, asked: 3, repaired: 0, given_up: 0 });
     }
 
     #[test]
@@ -259,7 +269,7 @@ mod tests {
         // One and a half round trips, then more and more.
         assert_eq!((asked, given_up), (vec![70, 150, 250, 370, 510], 1));
         assert!(!line.gaps.is_waiting());
-        assert_eq!(line.gaps.figures(), Figures { asked: 7, repaired: 1, given_up: 1 });
+        assert_eq!(line.gaps.figures(), Figures { missing: 2, asked: 7, repaired: 1, given_up: 1 });
         line.came[3] = true;
         line.came(&[1]);
         assert_eq!((line.look(4000), line.gaps.figures().repaired), (asks(&[]), 1), "it came after all");

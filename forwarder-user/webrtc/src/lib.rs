@@ -5,6 +5,7 @@
 
 mod client_hello;
 pub mod dtls;
+pub mod estimate;
 pub mod gaps;
 pub mod keys;
 mod openssl;

@@ -127,7 +127,10 @@ fn memory_follows_the_tracks() -> Result<()> {
     let used = memory.used();
     ensure!(used == 4 * (96 << 10), "{used} bytes");
     server.engine.remove_session(publisher.session);
+    server.engine.remove_session(viewers[0].session);
     server.stopped(viewers[0].track)?;
+    // Their ports too.
+    drop((publisher, viewers));
     // Another one takes the chunks that the first has left.
     let (mut publisher, _) = join(&lab, &mut server, 0, 16)?;
     publisher.send_some(5)?;

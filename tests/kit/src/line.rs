@@ -140,10 +140,10 @@ impl BadLine {
     /// Without root, and what the kernel says.
     pub fn between(a: End<'_>, b: End<'_>, seed: u64) -> Result<Self> {
         let namespace = NetNs::new("line")?;
-        for (end, interface) in [(a, "a"), (b, "b")] {
+        for (end, interface) in [(a, "side0"), (b, "side1")] {
             veth(end, End { namespace: &namespace, interface, addresses: &[] })?;
         }
-        let ports = namespace.run(|| Ok::<_, anyhow::Error>([Port::open("a")?, Port::open("b")?]))?;
+        let ports = namespace.run(|| Ok::<_, anyhow::Error>([Port::open("side0")?, Port::open("side1")?]))?;
         let shapers = Arc::new(Mutex::new([Shaper::new(seed), Shaper::new(!seed)]));
         let stop = Arc::new(AtomicBool::new(false));
         let switch = Switch {

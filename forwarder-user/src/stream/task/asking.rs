@@ -84,7 +84,7 @@ impl Task {
             let penstock_engine::Received { floor, highest, missing } = received;
             let look = gaps.look(now, &Received { floor, highest, missing });
             waiting |= gaps.is_waiting();
-            let Figures { asked, repaired, given_up } = gaps.figures();
+            let Figures { asked, repaired, given_up, .. } = gaps.figures();
             self.counters.packets_asked_for += asked - before.asked;
             self.counters.packets_repaired += repaired - before.repaired;
             self.counters.packets_given_up += given_up - before.given_up;

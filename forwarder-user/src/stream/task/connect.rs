@@ -12,6 +12,7 @@ use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId, Transpo
 use penstock_srtp::kdf::Keys;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::estimate::Estimate;
 use penstock_webrtc::keys;
 use penstock_webrtc::peer::Pair;
 
@@ -39,10 +40,10 @@ impl Task {
             opener: RtcpOpener::new(&keys.incoming.rtcp),
             sealer: RtcpSealer::new(&keys.outgoing.rtcp),
             ssrc: random_ssrc(),
-            connected: now,
             refreshed: now,
             next_report: now + self.config.report_interval,
             next_remb: now,
+            estimate: Estimate::new(self.config.remb_start),
             budget: Budget::new(now, UNKNOWN_RTP_PER_SECOND),
             clock: None,
             reference: None,

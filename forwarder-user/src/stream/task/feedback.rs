@@ -11,6 +11,7 @@ use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
 use penstock_engine::{Engine, Kind, PublisherTrackId, Role, Unrepaired};
 use penstock_srtp::srtcp::RtcpRefused;
+use penstock_webrtc::estimate::Arrived;
 use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
 
 impl Session {
@@ -218,7 +219,7 @@ fn publisher_report(
     now: Instant,
 ) -> (Option<Vec<u8>>, u64) {
     let Some(media) = session.media.as_mut() else { return (None, 0) };
-    let (our_ssrc, connected) = (media.ssrc, media.connected);
+    let our_ssrc = media.ssrc;
     let report_due = media.next_report <= now;
     let remb_due = media.next_remb <= now;
     if report_due {
@@ -228,13 +229,18 @@ fn publisher_report(
         media.next_remb = now + config.remb_interval;
     }
     let (mut receptions, mut feedback, mut video) = (vec![], vec![], vec![]);
+    let mut arrived = Arrived::default();
     let mut keyframes = 0;
     for track in session.publisher_tracks_mut() {
         let kind = track.kind();
         let Some(source) = track.source.as_mut() else { continue };
-        if report_due && let Some(mut stats) = engine.publisher_stats(source.id).filter(|stats| stats.packets > 0) {
+        let stats = (report_due || remb_due).then(|| engine.publisher_stats(source.id)).flatten();
+        if let Some(mut stats) = stats.filter(|stats| stats.packets > 0) {
             stats.packets += source.passed_up;
-            receptions.extend(source.reception.report(source.ssrc, &stats, now));
+            source.add_to(&mut arrived, &stats);
+            if report_due {
+                receptions.extend(source.reception.report(source.ssrc, &stats, now));
+            }
         }
         if kind != Kind::Video {
             continue;
@@ -250,9 +256,11 @@ fn publisher_report(
             });
         }
     }
-    if remb_due && !video.is_empty() {
-        let doublings = now.duration_since(connected).as_secs().min(20) as u32;
-        let bitrate = (config.remb_start << doublings).min(config.remb_max);
+    if remb_due
+        && !video.is_empty()
+        && let Some(media) = session.media.as_mut()
+    {
+        let bitrate = media.estimate.update(now, arrived, config.remb_max);
         feedback.push(Feedback::Remb { bitrate, ssrcs: video });
     }
     if receptions.is_empty() && feedback.is_empty() {

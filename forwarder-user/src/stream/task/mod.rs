@@ -121,7 +121,6 @@ impl Task {
             }
             let now = Instant::now();
             self.run_timers(now);
-            self.ask_publishers(now);
             if self.turnover.is_over(now) {
                 tokio::task::spawn_blocking(memory::give_back);
             }
@@ -138,6 +137,7 @@ impl Task {
         while let Some(key) = self.sessions.take_due(now) {
             self.due(key, now);
         }
+        self.ask_publishers(now);
     }
 
     fn due(&mut self, key: Key, now: Instant) {

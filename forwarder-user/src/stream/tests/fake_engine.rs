@@ -19,6 +19,11 @@ pub(crate) struct State {
     /// `next_out` of the next stop, in packets after the one at the start.
     pub sent_per_track: u64,
     pub refuse_sessions: bool,
+    /// What can be sent again, by sequence number.
+    pub kept: BTreeMap<u16, Vec<u8>>,
+    /// What of every incoming SSRC has come, and how often something came ahead.
+    pub received: Received,
+    pub gaps: u64,
 }
 
 pub(crate) struct FakeEngine {
@@ -139,6 +144,26 @@ impl Engine for FakeEngine {
     fn subscriber_stats(&self, track: SubscriberTrackId) -> Option<SubscriberStats> {
         let state = self.state();
         state.subscriber_tracks.contains_key(&track.0).then_some(state.subscriber_stats)
+    }
+
+    fn repair(
+        &self,
+        _: SubscriberTrackId,
+        seq: u16,
+        _: Option<&mut RtxSource>,
+    ) -> std::result::Result<Vec<u8>, Unrepaired> {
+        let missing = Unrepaired::Missing(ExtendedSeq(seq.into()));
+        self.state().kept.get(&seq).cloned().ok_or(missing)
+    }
+
+    fn gaps(&self) -> u64 {
+        self.state().gaps
+    }
+
+    fn received(&self, _: PublisherTrackId, from: u64) -> Option<Received> {
+        let mut received = self.state().received.clone();
+        received.missing.retain(|index| *index >= from);
+        Some(received)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
