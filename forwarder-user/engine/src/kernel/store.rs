@@ -32,6 +32,9 @@ use crate::{
     slots::Slots,
 };
 
+/// A copy may be so far behind others that were sent before it, in packets.
+const LATE: u64 = 512;
+
 /// What is needed to send a packet again, found under the engine's lock.
 struct Found {
     stored: Stored,
@@ -68,8 +71,9 @@ fn find(state: &mut State, track: u32, seq: u16) -> Result<Found, Unrepaired> {
     if sent.packets == 0 || expires <= now_ns {
         return Err(never);
     }
+    // A late copy has left a lower index as its last. That an index may be sealed again does not rest on this.
     let last = ExtendedSeq(sent.last_index);
-    let out = last.estimate(seq).filter(|index| *index <= last).ok_or(never)?;
+    let out = last.estimate(seq).filter(|index| index.0 <= last.0 + LATE).ok_or(never)?;
     let index = ExtendedSeq(out.0.wrapping_sub(offset));
     let first_in = subscriber.track.next_out.0.wrapping_sub(offset);
     if index.0 < first_in || index > ExtendedSeq::MAX {
