@@ -129,10 +129,9 @@ fn memory_follows_the_tracks() -> Result<()> {
     server.engine.remove_session(publisher.session);
     server.engine.remove_session(viewers[0].session);
     server.stopped(viewers[0].track)?;
-    // Their ports too.
-    drop((publisher, viewers));
     // Another one takes the chunks that the first has left.
-    let (mut publisher, _) = join(&lab, &mut server, 0, 16)?;
+    let own = address(0, 2, false, 5001);
+    let mut publisher = Publisher::join(&server, &lab.peers[0], lab.server_address(0, false), own, Key::random(16))?;
     publisher.send_some(5)?;
     ensure!(memory.used() == used, "{} bytes", memory.used());
     Ok(())

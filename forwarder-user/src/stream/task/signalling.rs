@@ -151,6 +151,9 @@ impl Task {
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
         tracing::info!(session = name, stream, ?role, tracks = %describe(&tracks), "session opened");
+        if role == Role::Publisher {
+            tell_layers(&name, offer, plans);
+        }
         let session = Session {
             id: id.clone(),
             name,
@@ -249,6 +252,20 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                 });
             }
             (Tracks::Viewer(tracks), sources)
+        }
+    }
+}
+
+/// Says which layer of a picture that comes in several was asked for.
+fn tell_layers(session: &str, offer: &Offer, plans: &[Plan]) {
+    for (section, _) in offer.sections.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Active(_))) {
+        let offered = section.layers.names.join(", ");
+        match sdp::layer(section) {
+            Some((layer, _)) => tracing::info!(session, layer, "of the simulcast layers {offered} one is taken"),
+            None if section.layers.names.len() > 1 => {
+                tracing::warn!(session, "simulcast layers {offered}, and no header extension to tell them apart");
+            }
+            None => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::negotiate::Plan;
 use super::offer::{Offer, Section};
+use super::simulcast;
 use penstock_media::codec::Format;
 
 /// Our transport, as the peer must know it.
@@ -127,6 +128,10 @@ impl Answer<'_> {
         }
         if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
+        }
+        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
+            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
+            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
         }
         if section.receiver_rtt && source.is_some() {
             text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");

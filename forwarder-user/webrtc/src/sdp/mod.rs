@@ -8,6 +8,7 @@ mod answer;
 mod fragment;
 mod negotiate;
 mod offer;
+mod simulcast;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again};
 pub use fragment::Fragment;
 pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
 pub use offer::{Offer, RemoteDescription, Section, Setup};
+pub use simulcast::{Layers, layer};

@@ -1,5 +1,6 @@
 //! Reading an SDP offer.
 
+use super::simulcast::Layers;
 use penstock_media::Kind;
 use penstock_media::codec::{Codec, Format};
 
@@ -43,6 +44,8 @@ pub struct Section {
     pub closed: bool,
     /// The offerer wants to learn the round trip although it only receives (`a=rtcp-xr:rcvr-rtt`, RFC 3611 §5.1).
     pub receiver_rtt: bool,
+    /// Layers that the offerer can send side by side.
+    pub layers: Layers,
     /// Payload types that we could carry, in the offerer's order of preference.
     pub formats: Vec<Format>,
     /// Encoding names that we do not know or carry, for messages.
@@ -172,6 +175,7 @@ fn section(lines: &[&str], bundled: &[&str], default_direction: (bool, bool)) ->
         sends,
         receives,
         receiver_rtt: attributes(lines, "rtcp-xr").any(|value| value.contains("rcvr-rtt")),
+        layers: Layers::read(attributes(lines, "simulcast"), attributes(lines, "extmap")),
         closed: port == 0 && !bundled.contains(&mid),
         formats: vec![],
         unknown: vec![],

@@ -78,6 +78,45 @@ fn viewers_that_want_the_round_trip_are_promised_it() {
     assert_eq!(answer(&offer, &plans, &sources).matches("a=rtcp-xr:rcvr-rtt=all\r\n").count(), 1);
 }
 
+/// Of layers the largest is asked for, in whatever order they are named.
+#[test]
+fn of_a_simulcast_offer_one_layer_is_taken() {
+    let answered = |more: &str| {
+        let text = format!("{}\n{more}", OBS_PUBLISH.trim_end());
+        let offer = Offer::parse(&text).unwrap();
+        let plans = negotiate_publisher(&offer).unwrap();
+        answer(&offer, &plans, &[])
+    };
+    let rid = "a=extmap:10 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\n";
+    let taken = |layers: &str| {
+        let answer = answered(&format!("{rid}a=simulcast:{layers}\n"));
+        let layer = answer.lines().find_map(|line| line.strip_prefix("a=simulcast:recv ")).map(str::to_owned);
+        let line = |layer: &String| answer.contains(&format!("a=rid:{layer} recv\r\n"));
+        assert!(layer.as_ref().is_none_or(line) && answer.contains("a=extmap:10 urn") == layer.is_some(), "{answer}");
+        layer
+    };
+    for (layers, best) in [
+        ("send q;h;f", Some("f")),
+        ("send f;h;q", Some("f")),
+        ("send l;~h", Some("h")),
+        ("recv x send low;HIGH,other", Some("HIGH")),
+        ("send 0;1;2", Some("0")),
+        ("send f", None),
+        ("recv q;h;f", None),
+        ("send ;;", None),
+        ("", None),
+    ] {
+        assert_eq!(taken(layers).as_deref(), best, "{layers:?}");
+    }
+    // Packets of one layer could not be told from those of another.
+    assert!(!answered("a=simulcast:send q;h;f\n").contains("simulcast"));
+    assert!(
+        !answered("a=extmap:15 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\na=simulcast:send q;f\n").contains("rid")
+    );
+    let many = (0..100).map(|n| format!("l{n}")).collect::<Vec<_>>().join(";");
+    assert_eq!(taken(&format!("send {many};f")).as_deref(), Some("l0"));
+}
+
 #[test]
 fn retransmissions_belong_to_the_format_that_they_name() {
     let formats = |text: &str| {
