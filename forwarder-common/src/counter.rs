@@ -124,6 +124,10 @@ counters! {
     Tapped = "tapped", Work;
     /// Plaintext packets that the userspace engine was too slow to take.
     TapFull = "tap_full", Work;
+    /// Packets that are not kept for viewers who lose them, although their track keeps some: too long.
+    NotKept = "not_kept", Work;
+    /// Publisher packets that came before others of lower index: those were lost, or are late.
+    Gaps = "gaps", Work;
     /// Frames to nobody in the place of a device's last copy, which was dropped: they make it send those before.
     Kicks = "kicks", Work;
     /// Copies that the egress device took, as far as the kernel reports it.

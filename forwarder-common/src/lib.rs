@@ -19,6 +19,7 @@ pub mod order;
 pub mod path;
 pub mod rtp;
 pub mod seq;
+pub mod store;
 pub mod subsets;
 pub mod tower;
 pub mod transmit;

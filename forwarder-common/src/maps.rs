@@ -21,6 +21,7 @@
 //! | `SUBSCRIBER_KEYSTREAMS` | array of maps | subscriber-track slot → ring, as above | producer and egress | both |
 //! | `WINDOWS` | array | publisher-track slot → [`Window`] | producer; ingress, once per wake-up | both |
 //! | `KEYSTREAM_LOW` | ring buffer | [`KeystreamLow`]: whose window runs low | ingress | producer |
+//! | `STORES` | array of maps | chunk → array of [`crate::store::CHUNK`] [`crate::store::Stored`] | what opens a packet | userspace, when a viewer asks |
 //! | `TAPS` | ring buffer | [`TapRecord`] | ingress | userspace engine |
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
@@ -102,7 +103,8 @@ pub struct PublisherTrack {
     /// Not 0: each plaintext also goes to `TAPS`, for subscribers that userspace seals, in a record with
     /// this number. Changed alone.
     pub tap: u32,
-    pub reserved2: [u8; 4],
+    /// Where its packets are kept, as [`crate::store::Range`]; 0: nowhere. Changed alone.
+    pub store: u32,
 }
 
 /// When the producer of a publisher track's keystreams, its own and its subscribers', wants to be

@@ -41,7 +41,7 @@ use crate::{
     open::{self, Admitted, Opened},
     packet::Frame,
     recrypt::{Span, direct_fill, direct_open, direct_reseal, direct_reseal_summing, direct_share},
-    rewrite, seal, subscriber,
+    rewrite, seal, store, subscriber,
     subsets::{BLOCKS, Packet, Subsets},
 };
 
@@ -87,6 +87,8 @@ fn forward(
     let opened = direct.open(frame, media, &shared.replay)?;
     ahead::wake(media.slot, opened.index, opened.payload_len);
     open::account(state, track, &media.rtp, &opened, media.now_ns);
+    // Only here are header, ciphertext and tag together: what follows writes the viewer's over them.
+    store::keep(frame, &media.rtp, &track.store, opened.index.0, store::Form::Sealed, media.now_ns);
     if let Some(action) = direct.send(frame, media, &opened)? {
         return Ok(action);
     }
@@ -149,9 +151,9 @@ impl Direct {
             return Err(if authentic.is_some() { Counter::DropAuthFailed } else { Counter::DropInternalIngress });
         }
         // Only here, behind the tag, may state move: see `open::open`.
-        if let Err(why) = replay.accept(media.admitted.index) {
+        if let Err(why) = open::enter(replay, media.admitted.index) {
             self.opening.release();
-            return Err(open::refused(why));
+            return Err(why);
         }
         let Admitted { index, header_len, payload_len } = media.admitted;
         Ok(Opened { index, header_len, payload_len, rows: 0 })

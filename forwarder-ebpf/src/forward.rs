@@ -11,7 +11,7 @@ use crate::{
     maps::{PUBLISHER_STATE, PUBLISHER_TRACKS},
     open,
     packet::Frame,
-    tap,
+    store, tap,
 };
 
 #[inline(always)]
@@ -38,6 +38,7 @@ fn forward(
     let Media { rtp, slot, fanout, tap, now_ns, .. } = &Media::take().ok_or(Counter::DropInternalIngress)?;
     ahead::wake(*slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, *now_ns);
+    store::keep(frame, rtp, &track.store, opened.index.0, store::Form::Opened, *now_ns);
     if *tap != 0 {
         tap::copy(frame, rtp, *tap, &opened, *now_ns);
     }

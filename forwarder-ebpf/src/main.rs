@@ -27,6 +27,7 @@ mod packet;
 mod recrypt;
 mod rewrite;
 mod seal;
+mod store;
 mod subscriber;
 mod subsets;
 mod tap;

@@ -7,7 +7,13 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMap, HashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
-use forwarder_common::{Counter, SessionKey, keystream::Entry, maps as layout, subsets, tower};
+use forwarder_common::{
+    Counter, SessionKey,
+    keystream::Entry,
+    maps as layout,
+    store::{self, Stored},
+    subsets, tower,
+};
 
 /// `BPF_F_MMAPABLE`: userspace writes the values in its own memory.
 pub const MMAPABLE: usize = 0x400;
@@ -100,6 +106,9 @@ pub static WINDOWS: Array<layout::Window, MAX_PUBLISHER_TRACKS, MMAPABLE> = Arra
 /// Room for a record of each publisher track: 24 bytes with its header.
 #[btf_map]
 pub static KEYSTREAM_LOW: RingBuf<layout::KeystreamLow, { 32 * MAX_PUBLISHER_TRACKS }> = RingBuf::new();
+
+#[btf_map]
+pub static STORES: ArrayOfMaps<Array<[Stored; 1], { store::CHUNK }>, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 pub static TAPS: RingBuf<layout::TapRecord, { 512 << 10 }> = RingBuf::new();

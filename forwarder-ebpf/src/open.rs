@@ -105,7 +105,7 @@ pub fn open(
     // highest index or fill the replay list would shut out the true ones. `accept` lets an index
     // through once, even if two CPUs hold the same packet; so no plaintext but one ever leaves under
     // the outgoing indices that are derived from it (see `seal`).
-    replay.accept(index).map_err(refused)?;
+    enter(replay, index)?;
     let rows = match draft {
         Some(draft) => {
             counters::add(Counter::OpenedByRows, 1);
@@ -125,8 +125,17 @@ fn spread(frame: &Frame, offset: usize, payload_len: usize) -> Option<u64> {
     Some(draft.publish())
 }
 
+/// Enters an authentic packet in the replay list, and counts if others are missing before it: userspace asks for them.
 #[inline(always)]
-pub fn refused(why: Refused) -> Counter {
+pub fn enter(replay: &ReplayWindow, index: ExtendedSeq) -> Result<(), Counter> {
+    if replay.enter(index).map_err(refused)? {
+        counters::add(Counter::Gaps, 1);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn refused(why: Refused) -> Counter {
     match why {
         Refused::Replayed => Counter::DropReplayed,
         Refused::TooOld => Counter::DropTooOld,

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -381,6 +381,24 @@ impl Engine for AutoEngine {
 
     fn is_back(&self, session: SessionId) -> bool {
         self.is_found(session) || self.has_come_back(session)
+    }
+
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.repair(track, seq, rtx),
+            _ => self.userspace.repair(track, seq, rtx),
+        }
+    }
+
+    fn gaps(&self) -> u64 {
+        self.userspace.gaps() + self.kernel.as_ref().map_or(0, Engine::gaps)
+    }
+
+    fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.received(track, from),
+            _ => self.userspace.received(track, from),
+        }
     }
 
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {

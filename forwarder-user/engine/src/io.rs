@@ -35,6 +35,8 @@ const ROUNDS: usize = 4;
 /// What comes for the control task within this time is read together: the checks and reports of hundreds of
 /// viewers come one by one, and would wake this thread and that task for each.
 const GATHER: Duration = Duration::from_millis(5);
+/// RTCP packet type of NACK and congestion control (RFC 4585 §6.1). It is in the clear in SRTCP too.
+const TRANSPORT_FEEDBACK: u8 = 205;
 /// A thread that has had media for the engine within this time does not wait: a packet would wait too.
 const MEDIA: Duration = Duration::from_secs(1);
 
@@ -369,6 +371,8 @@ impl Reader {
                         media = true;
                         continue;
                     }
+                    // Lost packets that are asked for wait for as short a time as new ones.
+                    media |= matches!(&*datagram, [128..=191, TRANSPORT_FEEDBACK, ..]);
                     let datagram = Datagram { socket: number, peer, bytes: datagram.to_vec() };
                     if self.control.try_send(datagram).is_err() {
                         self.counters.control_queue_full.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 //! | `io`, `transmit` | the media sockets; ways to send |
 //! | `tier` | which of its ways a server can go, and what each costs |
 //! | `route` | routes and neighbours |
+//! | `repair` | what is sent again: how a copy is made, and how much memory there is for it |
 //! | `slots`, `clock`, `elsewhere` | handles; the clock of leases; on which CPU to run |
 
 pub mod auto;
@@ -19,6 +20,7 @@ mod contract;
 mod elsewhere;
 pub mod io;
 pub mod kernel;
+pub mod repair;
 pub mod route;
 mod slots;
 pub mod tier;

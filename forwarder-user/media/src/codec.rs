@@ -82,6 +82,8 @@ pub struct Format {
     pub fmtp: String,
     /// Values of `a=rtcp-fb`.
     pub feedback: Vec<String>,
+    /// Payload type of its retransmissions (RFC 4588 §8.1), if the peer has offered one.
+    pub rtx: Option<u8>,
 }
 
 impl Format {
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     fn format(codec: Codec, fmtp: &str) -> Format {
-        Format { payload_type: 96, codec, fmtp: fmtp.into(), feedback: vec![] }
+        Format { payload_type: 96, codec, fmtp: fmtp.into(), feedback: vec![], rtx: None }
     }
 
     #[test]

@@ -131,7 +131,8 @@ fn track(media: &Media) -> Result<Track, String> {
         return Err(format!("{what} {}: sent in another order than that of decoding", codec.name()));
     }
     let sets = parameter_sets(codec, fmtp);
-    let format = Format { payload_type, codec, fmtp: fmtp_for_viewers(codec, fmtp, &sets), feedback: vec![] };
+    let fmtp = fmtp_for_viewers(codec, fmtp, &sets);
+    let format = Format { payload_type, codec, fmtp, feedback: vec![], rtx: None };
     Ok(Track { format, payload_type, control: control_of(media), sets, target: Target::default() })
 }
 

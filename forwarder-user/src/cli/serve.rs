@@ -27,6 +27,7 @@ use penstock_engine::{
     Engine, Events,
     auto::AutoEngine,
     kernel::{self, KernelEngine, StartError},
+    repair,
     userspace::{self, UserspaceEngine},
 };
 
@@ -204,12 +205,15 @@ async fn start_engine(
         // The userspace engine takes what is beyond a pass.
         viewers_per_stream: config.limits.viewers_per_stream.min(config.kernel.copies_per_pass),
     };
+    let (memory, track) = config.repair();
+    let kept = repair::Settings { memory: Arc::new(repair::Memory::new(memory)), track };
     let userspace = userspace::Config {
         sessions: config.limits.sessions,
         // Sources are known beforehand, with a video and an audio track each, and twice that while one changes.
         publisher_tracks: config.limits.publisher_tracks + 4 * config.streams.len(),
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
+        repair: kept.clone(),
         ..userspace::Config::default()
     };
     let userspace = UserspaceEngine::new(userspace, events.clone());
@@ -232,6 +236,7 @@ async fn start_engine(
         }),
         pin_dir: config.kernel.pin_dir.clone(),
         statistics: config.kernel.bpf_stats,
+        repair: kept,
         ..kernel::Config::new(config.media.port)
     };
     // Loading waits for the kernel's verifier.
@@ -283,13 +288,14 @@ async fn prepare(
 fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
+        nack: config.repair().1 > 0,
         socket_buffer: config.media.socket_buffer_kb * 1024,
         ingest: ingest::Settings {
             streams: config.streams.clone(),
             rtsp: config.rtsp.clone(),
             publish_token: config.auth.publish_token.clone(),
             source_max_kbps: config.limits.source_max_kbps,
-            recent_bytes: config.rtcp.recent_bytes(),
+            recent_bytes: config.repair().1,
             gather: config.ingest.gather(),
         },
         ..StreamConfig::new(media(config, addresses))

@@ -126,7 +126,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 22] = [
+        let ranges: [(&'static str, u64, u64, u64); 23] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -148,6 +148,7 @@ impl Config {
             ("rtcp.remb_max_kbps", self.rtcp.remb_max_kbps.into(), 30, 1_000_000),
             ("rtcp.pli_min_interval_ms", self.rtcp.pli_min_interval_ms, 50, 60_000),
             ("rtcp.nack_kb", self.rtcp.nack_kb as u64, 16, 1 << 16),
+            ("repair.memory_mb", self.repair.memory_mb as u64, 0, 1 << 20),
             ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
         ];
         ranges

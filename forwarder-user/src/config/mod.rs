@@ -35,6 +35,7 @@ pub struct Config {
     pub kernel: Kernel,
     pub limits: Limits,
     pub rtcp: Rtcp,
+    pub repair: Repair,
     pub ingest: Ingest,
     pub auth: Auth,
     pub log: Log,
@@ -184,10 +185,32 @@ pub struct Rtcp {
     pub remb_max_kbps: u32,
     /// Least time between two keyframe requests to one publisher.
     pub pli_min_interval_ms: u64,
-    /// Whether viewers of a stream that has a source get again what they lost.
+    /// Whether viewers get again what they lost.
     pub nack: bool,
-    /// What each video track keeps for it.
+    /// What each track keeps for it.
     pub nack_kb: usize,
+}
+
+/// What is kept of media for those who lose some of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Repair {
+    /// Of all streams together.
+    pub memory_mb: usize,
+}
+
+impl Config {
+    /// What engines keep of media for those who lose some of it, in bytes: all, and of one track.
+    pub fn repair(&self) -> (usize, usize) {
+        let memory = if self.rtcp.nack { self.repair.memory_mb << 20 } else { 0 };
+        (memory, memory.min(self.rtcp.nack_kb * 1024))
+    }
+}
+
+impl Default for Repair {
+    fn default() -> Self {
+        Self { memory_mb: 64 }
+    }
 }
 
 /// Cameras and encoders that publish by RTSP (ANNOUNCE, RECORD).
@@ -330,8 +353,8 @@ impl Default for Rtcp {
             source_interval_ms: 3000,
             remb_max_kbps: 4_000,
             pli_min_interval_ms: 500,
-            nack: false,
-            nack_kb: 256,
+            nack: true,
+            nack_kb: 1024,
         }
     }
 }
@@ -343,11 +366,6 @@ impl Rtcp {
 
     pub fn source_interval(&self) -> Duration {
         Duration::from_millis(self.source_interval_ms)
-    }
-
-    /// What each video track keeps of its last packets.
-    pub fn recent_bytes(&self) -> usize {
-        if self.nack { self.nack_kb * 1024 } else { 0 }
     }
 
     pub fn pli_min_interval(&self) -> Duration {

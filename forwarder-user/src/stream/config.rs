@@ -50,6 +50,8 @@ pub struct StreamConfig {
     pub remb_max: u64,
     /// Least time between two keyframe requests to a publisher. Default 500 ms.
     pub keyframe_interval: Duration,
+    /// Whether what viewers lose is sent again, for which the engine keeps packets. Default true.
+    pub nack: bool,
     /// Whether peers may have AES_CM_128_HMAC_SHA1_80. Default true.
     pub counter_mode: bool,
     /// How often a session with fresh consent renews its lease in the engine, and its route is looked
@@ -75,6 +77,7 @@ impl StreamConfig {
             remb_start: 1_500_000,
             remb_max: 4_000_000,
             keyframe_interval: Duration::from_millis(500),
+            nack: true,
             counter_mode: true,
             refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,

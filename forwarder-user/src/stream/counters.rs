@@ -111,8 +111,22 @@ counters! {
     retransmissions_not_kept;
     /// Packets that viewers asked for again within a round trip.
     retransmissions_too_soon;
-    /// Packets that viewers asked for beyond what one may have again in a second.
+    /// Packets that viewers asked for beyond what one may have again, or ask for, in a second.
     retransmissions_rate_limited;
+    /// Packets that viewers asked for and that the publisher has been asked for itself.
+    retransmissions_awaited;
+    /// Packets that publishers were asked for (NACK), those asked for twice included.
+    packets_asked_for;
+    /// Packets that came after publishers had been asked for them.
+    packets_repaired;
+    /// Packets of publishers that did not come in spite of it, or for which it was too late.
+    packets_given_up;
+    /// Packets that viewers asked for and that were never sent to them.
+    retransmissions_never_sent;
+    /// Packets that viewers asked for and of which not what had come was kept: nothing was sent.
+    retransmissions_damaged;
+    /// Keyframes wanted because a packet that a viewer asked for could not be sent again.
+    keyframe_requests_unrepaired;
     /// Packets that viewers asked for although that was not offered to them.
     retransmissions_not_offered;
     /// Engine events that fit no track.

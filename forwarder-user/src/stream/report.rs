@@ -69,7 +69,7 @@ impl ReceptionHistory {
 }
 
 /// 1/65,536 s (RFC 3550 §6.4.1).
-fn delay_units(delay: Duration) -> u32 {
+pub(super) fn delay_units(delay: Duration) -> u32 {
     (delay.as_nanos() * 65_536 / 1_000_000_000).min(u32::MAX.into()) as u32
 }
 

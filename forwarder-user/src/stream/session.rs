@@ -14,9 +14,13 @@ use super::resend::Resend;
 use super::strays::Strays;
 use super::task::silence::Silence;
 use crate::block::Block;
-use penstock_engine::{Kind, Profile, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId};
+use penstock_engine::{
+    Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
+};
 use penstock_media::codec::Format;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
+use penstock_webrtc::estimate::{Arrived, Estimate};
+use penstock_webrtc::gaps::Gaps;
 use penstock_webrtc::peer::{Pair, Peer};
 
 /// One WHIP or WHEP session.
@@ -113,17 +117,22 @@ pub(super) struct Media {
     pub(super) sealer: RtcpSealer,
     /// SSRC of our own reports.
     pub(super) ssrc: u32,
+    /// When its keys were there.
     pub(super) connected: Instant,
     /// When the engine's lease was renewed.
     pub(super) refreshed: Instant,
     pub(super) next_report: Instant,
     pub(super) next_remb: Instant,
+    /// What the publisher may send.
+    pub(super) estimate: Estimate,
     /// Packets from unknown addresses that are authenticated.
     pub(super) strays: Budget,
     /// Which RTP of unknown SSRCs is authenticated.
     pub(super) unknown: Unknown,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
+    /// Of a viewer: the last reference time that it sent, its SSRC, and when it came.
+    pub(super) reference: Option<(u32, u32, Instant)>,
     /// SSRCs that the publisher used before: they may come back.
     pub(super) former: HashMap<u32, Former>,
 }
@@ -143,6 +152,8 @@ pub(super) struct PublisherTrack {
     pub(super) format: Format,
     pub(super) source: Option<Source>,
     pub(super) keyframes: Keyframes,
+    /// It sends again what is missing, if it is asked.
+    pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
 }
@@ -178,6 +189,18 @@ pub(super) struct Source {
     /// What came up although the engine has the SSRC.
     pub(super) strays: Strays,
     pub(super) reception: ReceptionHistory,
+    /// What is missing, from the first look on.
+    pub(super) gaps: Option<Gaps>,
+}
+
+impl Source {
+    /// Adds what has arrived of it. What was missing counts although it was repaired: the line has lost it.
+    pub(super) fn add_to(&self, arrived: &mut Arrived, stats: &PublisherStats) {
+        let lost = (stats.highest.0 + 1).saturating_sub(stats.first.0).saturating_sub(stats.packets);
+        arrived.octets += stats.octets;
+        arrived.packets += stats.packets;
+        arrived.missing += self.gaps.as_ref().map_or(lost, |gaps| gaps.figures().missing);
+    }
 }
 
 /// A kind of media that a viewer receives.

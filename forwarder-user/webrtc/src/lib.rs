@@ -7,6 +7,8 @@
 mod allocations;
 mod client_hello;
 pub mod dtls;
+pub mod estimate;
+pub mod gaps;
 mod ice;
 pub mod keys;
 mod openssl;

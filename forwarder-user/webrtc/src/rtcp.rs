@@ -6,6 +6,13 @@ use rtcp_types::{
     RtcpPacketWriterExt, RtcpWriteError, Sdes, SdesChunk, SdesItem, SenderReport, TransportFeedback,
 };
 
+/// Items of one NACK: what is asked for at one time fits in a datagram.
+const MAX_NACK_ITEMS: usize = 128;
+
+/// Types of extended report blocks (RFC 3611 §4.4 and §4.5).
+const RECEIVER_REFERENCE_TIME: u8 = 4;
+const DELAY_SINCE_LAST_RECEIVER_REPORT: u8 = 5;
+
 /// What a peer told us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming {
@@ -15,6 +22,9 @@ pub enum Incoming {
     Reception(Reception),
     /// The peer lacks a packet of `ssrc` (generic NACK).
     Missing { ssrc: u32, seq: u16 },
+    /// The peer's wall clock, middle 32 bits of its NTP time, for [`append_answers`] (RFC 3611 §4.4). From a peer that
+    /// sends nothing, and so learns the round trip by no report block.
+    ReferenceTime { ssrc: u32, ntp: u32 },
     /// The peer cannot decode `ssrc` without a keyframe (PLI or FIR).
     KeyframeRequest { ssrc: u32 },
 }
@@ -75,6 +85,7 @@ pub fn parse(mut compound: &[u8]) -> Result<Vec<Incoming>, Malformed> {
             }
             205 if header[0] & 0x1f == 1 => read_nack(packet, &mut found)?,
             206 => read_feedback(packet, &mut found)?,
+            207 => read_extended(packet, &mut found)?,
             _ => {}
         }
         compound = rest;
@@ -89,6 +100,21 @@ fn read_nack(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> 
     let missing = nack.entries().map(|seq| Incoming::Missing { ssrc: feedback.media_ssrc(), seq });
     found.extend(missing.take(MAX_FOUND.saturating_sub(found.len())));
     Ok(())
+}
+
+/// RFC 3611 §2: blocks behind the sender's SSRC, each with its type and its length in words.
+fn read_extended(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
+    let ssrc = u32::from_be_bytes(*packet.get(4..).and_then(|rest| rest.first_chunk()).ok_or(Malformed)?);
+    let mut blocks = packet.get(8..).ok_or(Malformed)?;
+    while let Some([kind, _, high, low]) = blocks.first_chunk().copied() {
+        let len = 4 * usize::from(u16::from_be_bytes([high, low]));
+        let (block, rest) = blocks[4..].split_at_checked(len).ok_or(Malformed)?;
+        if let (RECEIVER_REFERENCE_TIME, Some([_, _, a, b, c, d, ..])) = (kind, block.first_chunk::<8>()) {
+            found.push(Incoming::ReferenceTime { ssrc, ntp: u32::from_be_bytes([*a, *b, *c, *d]) });
+        }
+        blocks = rest;
+    }
+    if blocks.is_empty() { Ok(()) } else { Err(Malformed) }
 }
 
 fn read_feedback(packet: &[u8], found: &mut Vec<Incoming>) -> Result<(), Malformed> {
@@ -134,6 +160,8 @@ pub enum Feedback {
     Pli { ssrc: u32 },
     /// The same for those that negotiated only this (RFC 5104 §4.3.1). `seq` differs per request.
     Fir { ssrc: u32, seq: u8 },
+    /// These packets are missing (RFC 4585 §6.2.1). In ascending order, modulo 2^16.
+    Nack { ssrc: u32, missing: Vec<u16> },
 }
 
 /// A compound to a publisher: RR, SDES, feedback.
@@ -157,6 +185,7 @@ pub fn to_publisher(
                 let pli = PayloadFeedback::builder_owned(Pli::builder()).sender_ssrc(our_ssrc).media_ssrc(*ssrc);
                 append(&mut packet, &pli)?;
             }
+            Feedback::Nack { ssrc, missing } => write_nack(&mut packet, our_ssrc, *ssrc, missing),
             Feedback::Fir { ssrc, seq } => {
                 let fir = Fir::builder().add_ssrc(*ssrc, *seq);
                 append(&mut packet, &PayloadFeedback::builder_owned(fir).sender_ssrc(our_ssrc))?;
@@ -193,6 +222,15 @@ pub fn to_viewer(sent: &[Sent], cname: &str) -> Result<Vec<u8>, RtcpWriteError> 
     });
     let ssrcs: Vec<u32> = sent.iter().map(|sent| sent.ssrc).collect();
     compound_with_sdes(reports, &ssrcs, cname)
+}
+
+/// Answers a receiver's reference time, by which it learns the round trip (RFC 3611 §4.5): behind a compound of ours.
+/// `last`: what it sent, `delay`: since it came, 1/65,536 s.
+pub fn append_answers(compound: &mut Vec<u8>, our_ssrc: u32, receiver: u32, last: u32, delay: u32) {
+    compound.extend([0x80, 207, 0, 5]);
+    compound.extend(our_ssrc.to_be_bytes());
+    compound.extend([DELAY_SINCE_LAST_RECEIVER_REPORT, 0, 0, 3]);
+    [receiver, last, delay].iter().for_each(|word| compound.extend(word.to_be_bytes()));
 }
 
 /// A compound that says that these sources are gone (RFC 3550 §6.6).
@@ -239,6 +277,26 @@ fn report_block(reception: &Reception) -> ReportBlockBuilder {
         .interarrival_jitter(reception.jitter)
         .last_sender_report_timestamp(reception.last_sr)
         .delay_since_last_sender_report_timestamp(reception.delay_since_last_sr)
+}
+
+/// RFC 4585 §6.2.1: a sequence number, and a bit for each of the 16 behind it.
+fn write_nack(packet: &mut Vec<u8>, our_ssrc: u32, ssrc: u32, missing: &[u16]) {
+    let mut items: Vec<(u16, u16)> = vec![];
+    for seq in missing {
+        match items.last_mut() {
+            Some((first, more)) if (1..=16).contains(&seq.wrapping_sub(*first)) => {
+                *more |= 1 << (seq.wrapping_sub(*first) - 1);
+            }
+            _ => items.push((*seq, 0)),
+        }
+    }
+    for items in items.chunks(MAX_NACK_ITEMS) {
+        packet.extend([0x81, 205]);
+        packet.extend((2 + items.len() as u16).to_be_bytes());
+        packet.extend(our_ssrc.to_be_bytes());
+        packet.extend(ssrc.to_be_bytes());
+        items.iter().for_each(|(first, more)| packet.extend([first.to_be_bytes(), more.to_be_bytes()].concat()));
+    }
 }
 
 /// draft-alvestrand-rmcat-remb-03 §2.2: mantissa of 18 bits, exponent of 6.
@@ -316,12 +374,43 @@ mod tests {
     }
 
     #[test]
+    fn what_we_ask_publishers_for_reads_back() {
+        let missing = [65_534, 65_535, 0, 14, 15, 200];
+        let feedback = [Feedback::Nack { ssrc: 2, missing: missing.to_vec() }];
+        let packet = to_publisher(1, "c", &[], &feedback).unwrap();
+        let read = missing.map(|seq| Incoming::Missing { ssrc: 2, seq });
+        assert_eq!(parse(&packet).unwrap(), read);
+        let many: Vec<u16> = (0..5000).step_by(20).collect();
+        let packet = to_publisher(1, "c", &[], &[Feedback::Nack { ssrc: 2, missing: many.clone() }]).unwrap();
+        assert_eq!(parse(&packet).unwrap().len(), many.len());
+    }
+
+    #[test]
     fn what_we_write_to_viewers_reads_back() {
         let sent = |ssrc| Sent { ssrc, ntp: 0x8899_aabb_ccdd_eeff, rtp: 90_000, packets: 3, octets: 4 };
         let packet = to_viewer(&[sent(1), sent(2)], "cname").unwrap();
         let report = |ssrc| Incoming::SenderReport { ssrc, ntp: 0x8899_aabb_ccdd_eeff, rtp: 90_000 };
         assert_eq!(parse(&packet).unwrap(), [report(1), report(2)]);
         assert_eq!(parse(&bye(&[1, 2], "cname").unwrap()).unwrap(), []);
+    }
+
+    /// RFC 3611 §4.4, §4.5.
+    #[test]
+    fn receivers_learn_the_round_trip() {
+        let block = [4, 0, 0, 2, 0, 0, 0x11, 0x22, 0x33, 0x44, 0, 0];
+        let other = [9, 0, 0, 1, 1, 2, 3, 4];
+        let xr = [&[0x80, 207, 0, 6, 0, 0, 0, 9][..], &other, &block].concat();
+        assert_eq!(parse(&xr).unwrap(), [Incoming::ReferenceTime { ssrc: 9, ntp: 0x1122_3344 }]);
+        for len in (4..xr.len()).step_by(4) {
+            let mut cut = xr[..len].to_vec();
+            cut[3] = (len / 4 - 1) as u8;
+            assert!(parse(&cut).is_err() || parse(&cut).unwrap().is_empty(), "{len}");
+        }
+        let mut packet = to_viewer(&[Sent { ssrc: 1, ntp: 2, rtp: 3, packets: 4, octets: 5 }], "c").unwrap();
+        append_answers(&mut packet, 1, 9, 0x1122_3344, 65_536);
+        let answer = [0x80, 207, 0, 5, 0, 0, 0, 1, 5, 0, 0, 3, 0, 0, 0, 9, 0x11, 0x22, 0x33, 0x44, 0, 1, 0, 0];
+        assert!(packet.ends_with(&answer), "{packet:02x?}");
+        assert_eq!(parse(&packet).unwrap().len(), 1);
     }
 
     /// draft-alvestrand-rmcat-remb-03 §2.2.

@@ -109,9 +109,11 @@ impl Counters {
         self.0[counter as usize]
     }
 
-    /// Those that moved since `before`, and by how much, in index order.
+    /// Those that moved since `before`, and by how much, in index order. Without [`Counter::Gaps`], which says nothing
+    /// of what became of a packet, but of those before it.
     pub fn since(&self, before: &Counters) -> Vec<(Counter, u64)> {
-        let moved = Counter::ALL.iter().map(|counter| (*counter, self.get(*counter) - before.get(*counter)));
+        let all = Counter::ALL.iter().filter(|counter| **counter != Counter::Gaps);
+        let moved = all.map(|counter| (*counter, self.get(*counter) - before.get(*counter)));
         moved.filter(|(_, by)| *by != 0).collect()
     }
 }

@@ -8,6 +8,7 @@ pub mod container;
 pub mod forwarder;
 pub mod frame;
 pub mod labelled;
+pub mod line;
 pub mod names;
 pub mod netns;
 pub mod peer;

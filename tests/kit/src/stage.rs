@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::clip::Clip;
+use crate::line::BadLine;
 use crate::netns::{End, NetNs, veth};
 use crate::peer::{Kind, MediaStats, Options, Publisher, Source, Stats, Synthetic, Viewers};
 use crate::server::{Outlet, Server, Settings};
@@ -35,6 +36,8 @@ pub struct Stage {
     pub near: NetNs,
     /// With two interfaces: 10.61.0.2, 10.61.0.3, fd61::2 and fd61::3, the server being 10.61.0.1 and fd61::1.
     pub far: Option<NetNs>,
+    /// Between the server and each of the two, from the server's side, if there are any.
+    pub lines: Option<[BadLine; 2]>,
     pub settings: Settings,
 }
 
@@ -52,7 +55,15 @@ impl Stage {
     /// # Errors
     /// Without root, or when the server does not start; the message has its log.
     pub fn new(layout: Layout, mode: &'static str, more: &str) -> Result<Self> {
-        Self::start(layout, mode, more, false, Outlet::Kept)
+        Self::start(layout, mode, more, false, false, Outlet::Kept)
+    }
+
+    /// As [`apart`](Self::apart), with a line to the publishers and one to the viewers that can be made bad.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_lines(more: &str) -> Result<Self> {
+        Self::start(Layout::TwoNics, "native", more, false, true, Outlet::Kept)
     }
 
     /// Publishers and viewers in networks of their own, native mode, and a log that tells more: for peers that say
@@ -69,7 +80,7 @@ impl Stage {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn unprivileged(layout: Layout, more: &str) -> Result<Self> {
-        Self::start(layout, "auto", more, true, Outlet::Kept)
+        Self::start(layout, "auto", more, true, false, Outlet::Kept)
     }
 
     /// One interface, native mode, and a log that goes elsewhere.
@@ -77,14 +88,26 @@ impl Stage {
     /// # Errors
     /// As [`new`](Self::new), but without the log.
     pub fn logging_to(outlet: Outlet, more: &str) -> Result<Self> {
-        Self::start(Layout::OneNic, "native", more, false, outlet)
+        Self::start(Layout::OneNic, "native", more, false, false, outlet)
     }
 
-    fn start(layout: Layout, mode: &'static str, more: &str, unprivileged: bool, outlet: Outlet) -> Result<Self> {
+    fn start(
+        layout: Layout,
+        mode: &'static str,
+        more: &str,
+        unprivileged: bool,
+        lines: bool,
+        outlet: Outlet,
+    ) -> Result<Self> {
+        let mut between = Vec::new();
+        let mut join = |a: End<'_>, b: End<'_>| match lines {
+            true => BadLine::between(a, b, between.len() as u64).map(|line| between.push(line)),
+            false => veth(a, b),
+        };
         let (host, near) = (NetNs::new("server")?, NetNs::new("near")?);
         let left = ["10.60.0.1/24", "fd60::1/64"];
         let right = ["10.60.0.2/24", "10.60.0.3/24", "fd60::2/64", "fd60::3/64"];
-        veth(
+        join(
             End { namespace: &host, interface: "eth0", addresses: &left },
             End { namespace: &near, interface: "eth0", addresses: &right },
         )?;
@@ -95,7 +118,7 @@ impl Stage {
                 let far = NetNs::new("far")?;
                 let left = ["10.61.0.1/24", "fd61::1/64"];
                 let right = ["10.61.0.2/24", "10.61.0.3/24", "fd61::2/64", "fd61::3/64"];
-                veth(
+                join(
                     End { namespace: &host, interface: "eth1", addresses: &left },
                     End { namespace: &far, interface: "eth0", addresses: &right },
                 )?;
@@ -110,7 +133,8 @@ impl Stage {
             Outlet::Kept => Server::start(&host, &settings)?,
             elsewhere => Server::start_logging_to(&host, &settings, elsewhere)?,
         };
-        Ok(Self { server, host, near, far, settings })
+        let lines = between.try_into().ok();
+        Ok(Self { server, host, near, far, lines, settings })
     }
 
     /// The server's web origin as publishers see it.

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::AutoEngine;
 use crate::{
     Engine as _, EngineError, PublisherTrackId,
-    contract::{Feeder as _, Keep, NewSource},
+    contract::{Feeder as _, NewSource},
     elsewhere::Elsewhere,
     kernel::KernelEngine,
     userspace::Forwarder,
@@ -54,8 +54,8 @@ impl AutoEngine {
             return Ok(*source);
         }
         let (clock_rate, last) = kernel.source(track).ok_or(EngineError::Unknown("publisher track"))?;
-        let source =
-            self.userspace.add_source(NewSource { clock_rate, last, keep: Keep::default(), ordered: false })?;
+        let keep = self.userspace.keeps_last();
+        let source = self.userspace.add_source(NewSource { clock_rate, last, keep, ordered: false })?;
         if let Err(error) = kernel.set_tap(track, true) {
             self.userspace.remove_publisher_track(source);
             return Err(error);

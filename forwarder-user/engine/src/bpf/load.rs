@@ -47,12 +47,12 @@ impl From<StartError> for Missing {
 }
 
 /// Loads and verifies the programs, attaches nothing yet. `direct`: with the short way for streams with one viewer,
-/// if the kernel takes it.
+/// if the kernel takes it. `chunks`: most chunks of kept packets.
 ///
 /// # Errors
 /// [`StartError::Refused`] with the verifier's log where there is one, [`StartError::Load`].
-pub fn load(limits: &Limits, media_port: u16, direct: bool) -> Result<Datapath, StartError> {
-    let mut ebpf = load_object(limits, media_port)?;
+pub fn load(limits: &Limits, media_port: u16, direct: bool, chunks: usize) -> Result<Datapath, StartError> {
+    let mut ebpf = load_object(limits, media_port, chunks)?;
     let [ingress, egress, forward, direct] =
         verify(&mut ebpf, [Some(INGRESS), Some(EGRESS), Some(FORWARD), direct.then_some(DIRECT)]);
     ingress.and(egress).and(forward)?;
@@ -98,7 +98,7 @@ fn set_next(ebpf: &mut Ebpf, programs: &mut ProgramArray<MapData>, place: u32, n
     programs.set(place, next, 0).map_err(|error| StartError::Load(describe(&error)))
 }
 
-fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
+fn load_object(limits: &Limits, media_port: u16, chunks: usize) -> Result<Ebpf, StartError> {
     let object = object::datapath()?;
     let publisher_tracks = limits.publisher_tracks as u32;
     let subscriber_tracks = limits.subscriber_tracks as u32;
@@ -122,6 +122,7 @@ fn load_object(limits: &Limits, media_port: u16) -> Result<Ebpf, StartError> {
         .map_max_entries("TOWERS", key_chunks(limits))
         .map_max_entries("SUBSETS", key_chunks(limits))
         .map_max_entries("PATHS", 2 * sessions)
+        .map_max_entries("STORES", chunks as u32)
         .override_global("MEDIA_PORT", &media_port, true)
         .load(object)
         .map_err(|error| StartError::Load(describe(&error)))

@@ -15,6 +15,7 @@ use forwarder_common::{
 use super::{
     handle::{array, take, take_map},
     keys::{self, Keys},
+    stores::{self, Stores},
 };
 
 /// Every map, in the order in which they are shown to people.
@@ -46,6 +47,7 @@ pub struct Tables {
     pub paths: Array<MapData, Path>,
     pub leases: Array<MapData, u64>,
     pub keys: Keys,
+    pub stores: Stores,
 }
 
 /// The maps of the fan-out thread.
@@ -55,6 +57,7 @@ pub struct Fanouts {
     pub lists: Array<MapData, FanoutList>,
     /// To which it adds room.
     pub keys: keys::Outer,
+    pub stores: stores::Outer,
 }
 
 /// All handles.
@@ -71,7 +74,8 @@ impl Maps {
     ///
     /// # Errors
     /// The object lacks a map or has one of another type or value size.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+    /// `chunks`: most chunks of kept packets.
+    pub fn take(ebpf: &mut Ebpf, chunks_of_packets: usize) -> Result<Self, MapError> {
         let basis = Box::new(Basis::new());
         let mut tables = Box::new(tower::Tables::EMPTY);
         basis.fill(&mut tables);
@@ -89,8 +93,14 @@ impl Maps {
                 paths: array(ebpf, "PATHS")?,
                 leases: array(ebpf, "LEASES")?,
                 keys,
+                stores: Stores::new(chunks_of_packets),
             },
-            fanouts: Fanouts { fanouts: take_map(ebpf, "FANOUTS")?, lists: array(ebpf, "FANOUT_LISTS")?, keys: chunks },
+            fanouts: Fanouts {
+                fanouts: take_map(ebpf, "FANOUTS")?,
+                lists: array(ebpf, "FANOUT_LISTS")?,
+                keys: chunks,
+                stores: stores::Outer::take(ebpf)?,
+            },
             server: array(ebpf, "SERVER")?,
             counters: take(ebpf, "COUNTERS")?,
             taps: take(ebpf, "TAPS")?,

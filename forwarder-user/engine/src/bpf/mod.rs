@@ -6,7 +6,7 @@
 //! | `check`, `realtime` | is the kernel one for the programs, and may this process use it? |
 //! | `load`, `limits` | the datapath, verified and in the kernel, with tables of the sizes that were asked for |
 //! | `verdict` | what the verifier says of a program that it refuses |
-//! | `maps`, `keys`, `keystream`, `handle` | typed handles of its maps |
+//! | `maps`, `keys`, `keystream`, `stores`, `handle` | typed handles of its maps |
 //! | `outer` | many elements of a map of maps at once |
 //! | `attach` | onto interfaces |
 //! | `pins` | maps in a bpffs, for the inspection commands |
@@ -28,6 +28,7 @@ pub mod pins;
 pub mod probe;
 mod realtime;
 mod selftest;
+pub mod stores;
 pub mod verdict;
 
 pub use self::{

@@ -61,7 +61,7 @@ impl Programs {
     /// What the kernel said.
     pub fn load(media_port: u16) -> Result<Self, StartError> {
         let limits = Limits { sessions: 1, publisher_tracks: 1, subscriber_tracks: 1, viewers_per_stream: 1 };
-        let mut datapath = load::load(&limits, media_port, true)?;
+        let mut datapath = load::load(&limits, media_port, true, 1)?;
         keystream::Parts::take(datapath.ebpf())?;
         Ok(Self(datapath))
     }

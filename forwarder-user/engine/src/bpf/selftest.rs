@@ -78,8 +78,8 @@ fn run() -> Result<(), String> {
         subscriber_tracks: COPIES as usize,
         viewers_per_stream: COPIES as usize,
     };
-    let mut datapath = load::load(&limits, PORT, true).map_err(|error| error.to_string())?;
-    let mut maps = Maps::take(datapath.ebpf()).map_err(|error| describe(&error))?;
+    let mut datapath = load::load(&limits, PORT, true, 1).map_err(|error| error.to_string())?;
+    let mut maps = Maps::take(datapath.ebpf(), 1).map_err(|error| describe(&error))?;
     fill(&mut maps, inside, &datapath.egress).map_err(|error| format!("self-test: {}", describe(&error)))?;
     let ingress = datapath.ingress().map_err(|error| error.to_string())?;
     ingress.attach_to_if_index(inside, XdpMode::Skb).map_err(|error| format!("self-test: {}", describe(&error)))?;

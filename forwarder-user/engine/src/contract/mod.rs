@@ -4,6 +4,7 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+mod repair;
 mod sources;
 mod types;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use forwarder_common::ExtendedSeq;
 
 pub use self::{
+    repair::{Received, RtxSource, Unrepaired},
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
 };
@@ -116,6 +118,31 @@ pub trait Engine: Send + Sync {
     /// enough; of a viewer after [`Event::SubscriberTrackLost`].
     fn is_back(&self, _session: SessionId) -> bool {
         false
+    }
+
+    /// The packet that a subscriber's track has sent under this sequence number, for a viewer that lost it: by the
+    /// source for repairs where there is one, else byte for byte as it was sent.
+    ///
+    /// # Errors
+    /// [`Unrepaired`].
+    fn repair(
+        &self,
+        _track: SubscriberTrackId,
+        _seq: u16,
+        _rtx: Option<&mut RtxSource>,
+    ) -> Result<Vec<u8>, Unrepaired> {
+        Err(Unrepaired::NeverSent)
+    }
+
+    /// How often a packet of any incoming SSRC came before others of lower index. Cheap to ask; who wants to know which
+    /// are missing asks [`received`](Self::received) when this has grown.
+    fn gaps(&self) -> u64 {
+        0
+    }
+
+    /// Which packets of an incoming SSRC have come, from the index `from` on. `None` for an unknown handle.
+    fn received(&self, _track: PublisherTrackId, _from: u64) -> Option<Received> {
+        None
     }
 
     /// The media sockets are bound. An engine that sends by itself keeps them.

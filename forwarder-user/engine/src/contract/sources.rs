@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, time::Instant};
 
 use forwarder_common::{ExtendedSeq, RtpHeader};
 
-use super::types::{EngineError, PublisherTrackId, SubscriberTrackId};
+use super::types::{EngineError, PublisherTrackId};
 
 /// A publisher track whose packets come from this process: opened by the kernel engine, or made by a
 /// source of our own.
@@ -58,10 +58,6 @@ pub trait Sources: Send + Sync {
 
     /// What a track keeps for new subscribers; `None` if nothing.
     fn kept_stats(&self, track: PublisherTrackId) -> Option<KeptStats>;
-
-    /// The packet that a subscriber's track has sent under this sequence number, byte for byte as it was sent.
-    /// `None`: none was, or it is not kept any more.
-    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>>;
 }
 
 /// One thread's way in. Only one of an engine may feed the tracks that keep packets, or packets overtake each other.

@@ -52,6 +52,7 @@ use crate::{
         maps::Fanouts,
         outer::{Batch, new_devmap},
     },
+    repair,
     slots::Slots,
 };
 
@@ -62,6 +63,7 @@ const MOST_FAILURES: u8 = 4;
 pub struct Worker {
     pub shared: Arc<Shared>,
     pub fanouts: Fanouts,
+    pub repair: repair::Settings,
     /// Index of the slot in `FANOUTS` that is replaced for grace periods.
     pub grace_slot: u32,
     /// The egress program, for devmap entries.
@@ -77,6 +79,8 @@ struct Round {
     sessions: BTreeSet<u32>,
     /// Sessions whose path slot is to be flipped.
     paths: Vec<(u32, CurrentPath)>,
+    /// Publisher tracks that are to keep packets.
+    stores: BTreeSet<u32>,
     /// Room is to be made for more keys.
     grow: bool,
 }
@@ -93,9 +97,12 @@ impl Worker {
         while let Some(mut round) = self.next_round() {
             if round.grow {
                 self.grow();
-                if round.is_empty() {
-                    continue;
-                }
+            }
+            // Behind what viewers wait for, if there is any of it.
+            let stores = std::mem::take(&mut round.stores);
+            if round.is_empty() {
+                self.give_stores(stores.into_iter());
+                continue;
             }
             self.install(&mut round.plans);
             self.flip(&round);
@@ -106,6 +113,7 @@ impl Worker {
                 continue;
             }
             self.finish(round);
+            self.give_stores(stores.into_iter());
         }
     }
 
@@ -123,7 +131,7 @@ impl Worker {
         }
         let state = &mut *state;
         let work = std::mem::take(&mut state.work);
-        let mut round = Round { sessions: work.sessions, grow: work.grow, ..Round::default() };
+        let mut round = Round { sessions: work.sessions, stores: work.stores, grow: work.grow, ..Round::default() };
         let mut publishers = work.publishers;
         for (session, path) in work.paths {
             if let Some(change) = change_path(state, session, path, &mut publishers) {

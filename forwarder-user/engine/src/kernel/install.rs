@@ -72,6 +72,7 @@ impl KernelEngine {
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
             key: Arc::new(keystream::Key::new(key)),
+            repair: state::Repair::Key(new.key),
             closing: false,
         };
         let limit = state.sessions.limit();

@@ -7,6 +7,7 @@
 //! | `keystream` | threads: keystream ahead of time, in rings that the programs read |
 //! | `install`, `taps` | sessions and tracks into their maps; their packets in the clear |
 //! | `fanout`, `plan`, `release` | thread: everything that needs a grace period |
+//! | `store` | packets that viewers lost: where the kernel keeps them, and how they are sent again |
 //! | `housekeeping` | thread: heartbeat and program log |
 //! | `again` | interfaces that come back |
 //! | `serve` | the engine's contract |
@@ -23,6 +24,7 @@ mod release;
 mod serve;
 mod shared;
 mod state;
+mod store;
 mod taps;
 mod wire;
 
@@ -31,7 +33,7 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -58,7 +60,7 @@ use crate::{
         object,
         pins::PinDirectory,
     },
-    clock,
+    clock, repair,
     route::{Changes, Devices, Interfaces, Look, Monitor, Netlink, Watcher},
     slots::Slots,
 };
@@ -89,6 +91,8 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// The short way for streams with one viewer. Not on kernels whose verifier does not take it.
     pub direct: bool,
+    /// What is kept for viewers who lose packets.
+    pub repair: repair::Settings,
     /// Keep the kernel's BPF statistics on as long as the engine lives.
     pub statistics: bool,
     /// How long a session sends and is received without [`refresh_session`].
@@ -110,6 +114,7 @@ impl Config {
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
             direct: true,
+            repair: repair::Settings::default(),
             statistics: false,
             lease: Duration::from_nanos(LEASE_NS),
         }
@@ -123,6 +128,9 @@ pub struct KernelEngine {
     lease_ns: u64,
     /// Why streams with one viewer have no short way, where they have none.
     short_way: Result<(), String>,
+    /// Whether tracks keep packets.
+    repair: bool,
+    sent_again: AtomicU64,
     attached: Interfaces,
     /// The same, for looking up paths.
     devices: Devices,
@@ -157,14 +165,15 @@ impl KernelEngine {
         let mut netlink = Netlink::open().map_err(StartError::Netlink)?;
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
         let pins = PinDirectory::claim(&config.pin_dir)?;
-        let mut datapath = load::load(&config.limits, config.media_port, config.direct)?;
+        let chunks = store::limit(&config.repair.memory);
+        let mut datapath = load::load(&config.limits, config.media_port, config.direct, chunks)?;
         if let (true, Err(missing)) = (config.direct, &datapath.short_way) {
             tracing::warn!("packets with one viewer cost more, without their short way: {}", missing.reason);
         }
         pins.pin(datapath.ebpf())?;
         let log = housekeeping::program_log(datapath.ebpf());
         let keystream = Parts::take(datapath.ebpf())?;
-        let mut maps = Maps::take(datapath.ebpf()).map_err(|error| StartError::Load(describe(&error)))?;
+        let mut maps = Maps::take(datapath.ebpf(), chunks).map_err(|error| StartError::Load(describe(&error)))?;
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
@@ -186,6 +195,8 @@ impl KernelEngine {
                 },
             )),
             limits: config.limits,
+            repair: config.repair.track > 0,
+            sent_again: AtomicU64::new(0),
             lease_ns: config.lease.as_nanos() as u64,
             short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
             devices: Devices::Attached(attached.clone()),
@@ -210,15 +221,15 @@ impl KernelEngine {
                 engine.spawn(name, run)?;
             }
         }
-        engine.start_threads(maps.fanouts, maps.server, server, egress, events, log)?;
+        engine.start_threads(maps.fanouts, config.repair, (maps.server, server), egress, events, log)?;
         Ok(engine)
     }
 
     fn start_threads(
         &mut self,
         fanouts: maps::Fanouts,
-        map: aya::maps::Array<MapData, Server>,
-        server: Server,
+        repair: repair::Settings,
+        (map, server): (aya::maps::Array<MapData, Server>, Server),
         egress: aya::programs::ProgramFd,
         events: Events,
         log: Option<housekeeping::ProgramLog>,
@@ -226,6 +237,7 @@ impl KernelEngine {
         let worker = Worker {
             shared: Arc::clone(&self.shared),
             fanouts,
+            repair,
             grace_slot: load::fanout_slots(&self.limits) - 1,
             egress,
             events,

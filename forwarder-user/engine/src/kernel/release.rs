@@ -5,7 +5,7 @@ use forwarder_common::{
     maps::{self as layout, NONE},
 };
 
-use super::{keystream::Command, state::State};
+use super::{keystream::Command, state::State, store};
 use crate::{bpf::describe, slots::Slots};
 
 /// Frees a subscriber slot; returns an index above all that it used, and its offset. `None`: freed already.
@@ -37,6 +37,7 @@ pub fn release_subscriber(state: &mut State, handle: u32) -> Option<(ExtendedSeq
 pub fn release_publisher(state: &mut State, handle: u32) {
     let Some(publisher) = state.publishers.remove(handle) else { return };
     state.produce(Command::RemovePublisher { handle });
+    store::release_of(state, &publisher);
     if let Some(session) = state.sessions.get_mut(publisher.session) {
         session.publisher_tracks.remove(&handle);
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Role, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    Received, Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
     route::Look,
@@ -222,12 +222,26 @@ impl Engine for KernelEngine {
         seen.map_or(true, |seen| seen.replay.check(index).is_err())
     }
 
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        let packet = self.send_again(track, seq, rtx)?;
+        self.sent_again.fetch_add(1, Ordering::Relaxed);
+        Ok(packet)
+    }
+
+    fn gaps(&self) -> u64 {
+        self.counted(Counter::Gaps)
+    }
+
+    fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
+        let state = self.shared.lock();
+        state.publishers.get(track.0)?;
+        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?;
+        Some(Received::of(&seen.replay, from))
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let sum = |counter: &Counter| {
-            let values = self.counters.get(&(*counter as u32), 0);
-            values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
-        };
-        let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), sum(counter))).collect();
+        let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), self.counted(*counter))).collect();
+        all.push(("sealed_again", self.sent_again.load(Ordering::Relaxed)));
         if let Some(keystream) = &self.shared.lock().keystream {
             let figures = &keystream.figures;
             all.extend([
@@ -301,6 +315,7 @@ impl KernelEngine {
             keystream: 0,
             tap: 0,
             diverted,
+            store: None,
             stopping: false,
         };
         let limit = state.publishers.limit();
@@ -312,6 +327,11 @@ impl KernelEngine {
         }
         if let Some(session) = state.sessions.get_mut(session.0) {
             session.publisher_tracks.insert(handle);
+            // What is opened elsewhere is kept elsewhere.
+            if self.repair && !diverted {
+                state.work.stores.insert(handle);
+                self.shared.bell.notify_one();
+            }
             let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
             let next = ExtendedSeq(track.first.0 + 1);
             if !diverted {
@@ -329,6 +349,12 @@ impl KernelEngine {
     fn describe_mode(&self, mode: u8) -> String {
         let less = if self.short_way.is_err() { ", without the short way for one viewer" } else { "" };
         format!("kernel {}{less}", mode_name(mode))
+    }
+
+    /// A counter of the programs, all CPUs together.
+    fn counted(&self, counter: Counter) -> u64 {
+        let values = self.counters.get(&(counter as u32), 0);
+        values.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
     }
 
     fn look_for_path(&self, session: u32) {

@@ -5,10 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use forwarder_common::maps::{KEY_CHUNK, Path};
+use forwarder_common::{
+    maps::{KEY_CHUNK, Path},
+    store::Range,
+};
+use penstock_srtp::cipher::Cipher;
 
 use super::keystream::{self, Key};
-use crate::{NewPublisherTrack, NewSubscriberTrack, Role, Transport, bpf::maps::Tables, slots::Slots};
+use crate::{MediaKey, NewPublisherTrack, NewSubscriberTrack, Role, Transport, bpf::maps::Tables, slots::Slots};
 
 /// A session. Its handle's slot indexes `SESSIONS`, `LEASES` and `KEYS`, and `PATHS` at `2 * slot`
 /// and `2 * slot + 1`.
@@ -29,8 +33,26 @@ pub struct Session {
     pub subscriber_tracks: BTreeSet<u32>,
     /// For the keystream producer.
     pub key: Arc<Key>,
+    /// For packets that are sent again.
+    pub repair: Repair,
     /// `remove_session` was called: the slot waits for the fan-out thread.
     pub closing: bool,
+}
+
+/// A session's key for packets that are sent again: a cipher when the first one is.
+pub enum Repair {
+    Key(MediaKey),
+    Cipher(Arc<Cipher>),
+}
+
+impl Session {
+    /// `None`: its key has a wrong length, which the kernel's has not.
+    pub fn cipher(&mut self) -> Option<Arc<Cipher>> {
+        if let Repair::Key(key) = &self.repair {
+            self.repair = Repair::Cipher(Arc::new(Cipher::new(key)?));
+        }
+        if let Repair::Cipher(cipher) = &self.repair { Some(Arc::clone(cipher)) } else { None }
+    }
 }
 
 /// The path that the kernel uses.
@@ -56,6 +78,8 @@ pub struct PublisherTrack {
     pub tap: u32,
     /// Only counted; the userspace engine opens it.
     pub diverted: bool,
+    /// Where the kernel keeps its packets, once it does.
+    pub store: Option<Range>,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }
@@ -102,6 +126,8 @@ const AHEAD: usize = KEY_CHUNK / 2;
 pub struct Work {
     /// Publisher tracks whose set of subscribers changed, or that stop.
     pub publishers: BTreeSet<u32>,
+    /// Those of them that are new, and keep no packets yet.
+    pub stores: BTreeSet<u32>,
     /// Sessions to be freed.
     pub sessions: BTreeSet<u32>,
     /// New paths of sessions.
@@ -114,7 +140,11 @@ pub struct Work {
 
 impl Work {
     pub fn is_empty(&self) -> bool {
-        self.publishers.is_empty() && self.sessions.is_empty() && self.paths.is_empty() && !self.grow
+        self.publishers.is_empty()
+            && self.stores.is_empty()
+            && self.sessions.is_empty()
+            && self.paths.is_empty()
+            && !self.grow
     }
 }
 

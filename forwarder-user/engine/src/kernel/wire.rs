@@ -3,6 +3,7 @@
 use forwarder_common::{
     maps::{self as layout, NAME_LEN, NONE, session_state},
     path::address_bytes,
+    store::Range,
 };
 
 use super::state::{PublisherTrack, Session, SubscriberTrack};
@@ -42,6 +43,7 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
         keystream: publisher.keystream,
         tap: publisher.tap,
         diverted: publisher.diverted.into(),
+        store: publisher.store.map_or(0, Range::pack),
         ..layout::PublisherTrack::default()
     }
 }

@@ -58,7 +58,7 @@ impl Start {
 
     /// Puts a packet behind the backlog.
     pub fn append(&self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
-        self.lock().push_back(KeptPacket { index, header: *header, payload: payload.into() });
+        self.lock().push_back(KeptPacket::new(index, header, payload, 0));
     }
 
     /// It has all: from now on it gets packets as they come.

@@ -14,6 +14,7 @@ use penstock_media::prefetch::prefetch;
 
 use super::{
     Inner,
+    kept::KeptPacket,
     outgoing::seal,
     tables::{Origin, Publisher, Subscriber, Tables},
 };
@@ -80,21 +81,26 @@ impl Forwarder {
         let refused = {
             let tables = self.inner.read();
             let Some(publisher) = tables.publishers.get(track.0) else { return };
-            let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.accept(index));
+            let accepted = publisher.replay.check(index).and_then(|()| publisher.replay.enter(index));
             if accepted.is_ok() {
                 publisher.account(header, payload.len(), self.now_ns);
-                // Under the same lock as it is accepted: see `Start`.
-                if let Some(kept) = &publisher.kept
-                    && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(index, header, payload, key)
-                {
-                    self.inner.kept.overflow();
-                }
+                self.keep(publisher, || KeptPacket::new(index, header, payload, self.now_ns), key);
             }
-            accepted
+            accepted.map(|_| ())
         };
         match refused {
             Ok(()) => self.collect(track.0, index, *header, payload),
             Err(reason) => self.inner.count(refusal(reason), 1),
+        }
+    }
+
+    /// Keeps a packet, if its track keeps any: under the same hold of the tables' lock under which it was accepted,
+    /// see `Start`.
+    fn keep(&self, publisher: &Publisher, packet: impl FnOnce() -> KeptPacket, key: bool) {
+        if let Some(kept) = &publisher.kept
+            && !kept.lock().unwrap_or_else(PoisonError::into_inner).push(packet(), key)
+        {
+            self.inner.kept.overflow();
         }
     }
 
@@ -189,10 +195,13 @@ impl Forwarder {
         let publisher = tables.publishers.get(track)?;
         self.look_at_the_clock();
         match authenticate(publisher, packet, self.now_ns) {
-            Ok((index, header, start, len)) => {
+            Ok(Authentic { index, header, start, len, gap }) => {
+                inner.count(Counter::Gaps, gap.into());
                 publisher.account(&header, len, self.now_ns);
                 inner.count(Counter::Opened, 1);
                 inner.count(Counter::OpenedBytes, len as u64);
+                let payload = &packet[start..start + len];
+                self.keep(publisher, || KeptPacket::new(index, &header, payload, self.now_ns), false);
                 drop(tables);
                 self.collect(track, index, header, &packet[start..start + len]);
             }
@@ -281,13 +290,19 @@ impl Worker for Forwarder {
     }
 }
 
-/// The same checks in the same order as `forwarder-ebpf/src/open.rs`. The payload is in the clear then;
-/// where it starts and its length are returned.
-fn authenticate(
-    publisher: &Publisher,
-    packet: &mut [u8],
-    now_ns: u64,
-) -> Result<(ExtendedSeq, RtpHeader, usize, usize), Counter> {
+/// A packet whose tag was right, with its payload in the clear.
+struct Authentic {
+    index: ExtendedSeq,
+    header: RtpHeader,
+    /// Where the payload starts, and its length.
+    start: usize,
+    len: usize,
+    /// Others are missing before it.
+    gap: bool,
+}
+
+/// The same checks in the same order as `forwarder-ebpf/src/open.rs`.
+fn authenticate(publisher: &Publisher, packet: &mut [u8], now_ns: u64) -> Result<Authentic, Counter> {
     let Origin::Srtp { cipher, expires, payload_type, .. } = &publisher.origin else {
         return Err(Counter::DropInternalIngress);
     };
@@ -306,8 +321,8 @@ fn authenticate(
     publisher.replay.check(index).map_err(refusal)?;
     cipher.open_rtp(packet, header_len, header.ssrc(), index).ok_or(Counter::DropAuthFailed)?;
     // Only behind the tag may state move (RFC 3711 §3.3).
-    publisher.replay.accept(index).map_err(refusal)?;
-    Ok((index, header, header_len, payload_len))
+    let gap = publisher.replay.enter(index).map_err(refusal)?;
+    Ok(Authentic { index, header, start: header_len, len: payload_len, gap })
 }
 
 fn refusal(why: Refused) -> Counter {

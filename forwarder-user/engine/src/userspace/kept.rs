@@ -1,12 +1,17 @@
-//! What a source's track keeps of its packets, in the clear: those of the group of pictures that goes on now,
-//! so that a new subscriber need not wait for the next keyframe, and the last ones, so that a subscriber that
-//! lost some can have them again.
+//! What a track keeps of its packets, in the clear: the last ones, so that a subscriber that lost some can have them
+//! again, and, of a source, those of the group of pictures that goes on now, so that a new subscriber need not wait
+//! for the next keyframe.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use forwarder_common::{ExtendedSeq, RtpHeader};
 
-use crate::contract::{Keep, KeptStats};
+use zeroize::Zeroize as _;
+
+use crate::{
+    contract::{Keep, KeptStats},
+    repair::{HOLD, Memory},
+};
 
 /// Counted for a packet on top of its payload: what its place in the queue and its allocation take.
 const OVERHEAD: usize = 64;
@@ -17,9 +22,15 @@ pub struct KeptPacket {
     pub index: ExtendedSeq,
     pub header: RtpHeader,
     pub payload: Arc<[u8]>,
+    /// When it came, ns of CLOCK_BOOTTIME.
+    at_ns: u64,
 }
 
 impl KeptPacket {
+    pub fn new(index: ExtendedSeq, header: &RtpHeader, payload: &[u8], at_ns: u64) -> Self {
+        Self { index, header: *header, payload: payload.into(), at_ns }
+    }
+
     fn cost(&self) -> usize {
         self.payload.len() + OVERHEAD
     }
@@ -31,6 +42,9 @@ pub struct Kept {
     /// In the order of their indices.
     packets: VecDeque<KeptPacket>,
     bytes: usize,
+    /// Of these, what is taken from the memory of all tracks: what the group of pictures does not need.
+    taken: usize,
+    memory: Arc<Memory>,
     group: Group,
     /// First packet of the frame that comes now, and its timestamp.
     frame: Option<(ExtendedSeq, u32)>,
@@ -49,11 +63,13 @@ enum Group {
 }
 
 impl Kept {
-    pub fn new(keep: Keep) -> Self {
+    pub fn new(keep: Keep, memory: Arc<Memory>) -> Self {
         Self {
             keep,
             packets: VecDeque::new(),
             bytes: 0,
+            taken: 0,
+            memory,
             group: Group::None,
             frame: None,
             overflows: 0,
@@ -66,24 +82,30 @@ impl Kept {
     /// its first packet, be that a parameter set: packets of one timestamp are one frame.
     ///
     /// `false`: the group of pictures has become too long and was let go.
-    pub fn push(&mut self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) -> bool {
-        if self.packets.back().is_some_and(|last| last.index >= index) {
-            return true;
+    pub fn push(&mut self, packet: KeptPacket, key: bool) -> bool {
+        let (index, now_ns) = (packet.index, packet.at_ns);
+        let mut fits = true;
+        if self.packets.back().is_none_or(|last| last.index < index) {
+            fits = self.keep.group == 0 || self.extend_group(&packet, key);
+            self.bytes += packet.cost();
+            self.packets.push_back(packet);
+        } else if self.keep.group == 0
+            && let Err(place) = self.packets.binary_search_by_key(&index, |kept| kept.index)
+        {
+            // Late, as the network has it. A group of pictures comes in order.
+            self.bytes += packet.cost();
+            self.packets.insert(place, packet);
         }
-        let frame = match self.frame {
-            Some((first, timestamp)) if timestamp == header.timestamp() => first,
-            _ => index,
-        };
-        self.frame = Some((frame, header.timestamp()));
-        let packet = KeptPacket { index, header: *header, payload: payload.into() };
-        let fits = self.keep.group == 0 || self.extend_group(frame, &packet, key);
-        self.bytes += packet.cost();
-        self.packets.push_back(packet);
-        self.trim();
+        self.trim(now_ns);
         fits
     }
 
-    fn extend_group(&mut self, frame: ExtendedSeq, packet: &KeptPacket, key: bool) -> bool {
+    fn extend_group(&mut self, packet: &KeptPacket, key: bool) -> bool {
+        let frame = match self.frame {
+            Some((first, timestamp)) if timestamp == packet.header.timestamp() => first,
+            _ => packet.index,
+        };
+        self.frame = Some((frame, packet.header.timestamp()));
         let (mut first, mut bytes, mut keyframe) = match self.group {
             Group::From { first, bytes, keyframe } => (first, bytes, keyframe),
             Group::None if frame == packet.index => (frame, 0, false),
@@ -103,23 +125,52 @@ impl Kept {
         fits || !keyframe
     }
 
-    /// Lets go what neither the group needs nor belongs to the last packets.
-    fn trim(&mut self) {
+    /// Lets go what neither the group needs nor belongs to the last packets: those of the last while, as far as there
+    /// is memory for them.
+    fn trim(&mut self, now_ns: u64) {
         let group = match self.group {
             Group::From { first, .. } => first,
             Group::None => ExtendedSeq(u64::MAX),
         };
-        while self.bytes > self.keep.recent
-            && let Some(oldest) = self.packets.front().filter(|oldest| oldest.index < group)
-        {
-            self.bytes -= oldest.cost();
+        while let Some(oldest) = self.packets.front().filter(|oldest| oldest.index < group) {
+            let (cost, late) = (oldest.cost(), oldest.at_ns + (HOLD.as_nanos() as u64) < now_ns);
+            if !late && self.bytes <= self.keep.recent && self.take(self.bytes - self.group_bytes()) {
+                return;
+            }
+            self.bytes -= cost;
             self.packets.pop_front();
         }
+        self.take(0);
+    }
+
+    fn group_bytes(&self) -> usize {
+        if let Group::From { bytes, .. } = self.group { bytes } else { 0 }
+    }
+
+    /// Takes as much of the memory of all tracks. `false`: there is no more.
+    fn take(&mut self, wanted: usize) -> bool {
+        if wanted > self.taken && !self.memory.take(wanted - self.taken) {
+            return false;
+        }
+        self.memory.give(self.taken.saturating_sub(wanted));
+        self.taken = wanted;
+        true
     }
 
     /// Lets everything go, until the next keyframe.
     pub fn clear(&mut self) {
+        self.wipe();
         (self.packets, self.bytes, self.group) = (VecDeque::new(), 0, Group::None);
+        self.take(0);
+    }
+
+    /// What is in the clear here, and nobody else's too, is not left in memory.
+    fn wipe(&mut self) {
+        for packet in &mut self.packets {
+            if let Some(payload) = Arc::get_mut(&mut packet.payload) {
+                payload.zeroize();
+            }
+        }
     }
 
     /// For a new subscriber: everything from the last keyframe on, or nothing.
@@ -164,6 +215,13 @@ impl Kept {
     }
 }
 
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.wipe();
+        self.take(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use forwarder_common::rtp::FIXED_LEN;
@@ -173,17 +231,22 @@ mod tests {
     struct Bench {
         kept: Kept,
         next: u64,
+        memory: Arc<Memory>,
+        now_ns: u64,
     }
 
     impl Bench {
         fn new(group: usize, recent: usize) -> Self {
-            Self { kept: Kept::new(Keep { group, recent }), next: 1 }
+            let memory = Arc::new(Memory::new(1 << 20));
+            let kept = Kept::new(Keep { group, recent }, Arc::clone(&memory));
+            Self { kept, next: 1, memory, now_ns: 1 }
         }
 
         fn push(&mut self, timestamp: u32, len: usize, key: bool) {
             let mut header = [0; FIXED_LEN];
             header[4..8].copy_from_slice(&timestamp.to_be_bytes());
-            self.kept.push(ExtendedSeq(self.next), &RtpHeader::new(&header), &vec![7; len], key);
+            let packet = KeptPacket::new(ExtendedSeq(self.next), &RtpHeader::new(&header), &vec![7; len], self.now_ns);
+            self.kept.push(packet, key);
             self.next += 1;
         }
 
@@ -262,5 +325,46 @@ mod tests {
             assert_eq!(found, (21..=30).collect::<Vec<_>>());
             assert_eq!(bench.indices(), if group == 0 { vec![] } else { (27..=30).collect() });
         }
+    }
+
+    fn kept(bench: &Bench) -> Vec<u64> {
+        bench.kept.packets.iter().map(|packet| packet.index.0).collect()
+    }
+
+    #[test]
+    fn what_came_late_is_kept_in_its_place_once() {
+        let mut bench = Bench::new(0, 100_000);
+        for index in [5, 7, 6, 6, 3, 7] {
+            bench.next = index;
+            bench.push(1, 100, false);
+        }
+        assert_eq!(kept(&bench), [3, 5, 6, 7]);
+        assert_eq!(bench.memory.used(), 4 * (100 + OVERHEAD));
+    }
+
+    #[test]
+    fn the_last_packets_are_bounded_by_time_and_by_the_memory_of_all() {
+        let mut bench = Bench::new(0, 100_000);
+        bench.push(1, 100, false);
+        bench.now_ns += HOLD.as_nanos() as u64;
+        bench.push(2, 100, false);
+        bench.now_ns += 1;
+        bench.push(3, 100, false);
+        assert_eq!(kept(&bench), [2, 3]);
+        // Another track takes the rest.
+        let rest = (1 << 20) - bench.memory.used();
+        assert!(bench.memory.take(rest));
+        bench.push(4, 100, false);
+        assert_eq!((kept(&bench), bench.memory.refused()), (vec![3, 4], 1));
+        drop(bench.kept);
+        assert_eq!(bench.memory.used(), rest);
+    }
+
+    #[test]
+    fn a_group_of_pictures_takes_nothing_from_the_memory_of_all() {
+        let mut bench = Bench::new(100_000, 0);
+        bench.push(1, 100, true);
+        (2..10).for_each(|timestamp| bench.push(timestamp, 100, false));
+        assert_eq!((kept(&bench).len(), bench.memory.used()), (9, 0));
     }
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `tables` | sessions and tracks |
 //! | `forward` | the way of a packet |
-//! | `kept` | the group of pictures that a source's track keeps |
+//! | `kept` | what a track keeps of its packets: those last sent, the group of pictures of a source |
 //! | `backlog`, `catch_up` | how a new subscriber gets it |
 //! | `totals` | what is counted of both |
 //! | `paths` | which sessions the xdp transmitter can serve |
@@ -46,6 +46,7 @@ use crate::{
     EngineError, Event, Events, PublisherTrackId, SessionId, SubscriberTrackId, Transport,
     contract::{Keep, NewSource},
     io::MediaSockets,
+    repair,
     slots::Slots,
     transmit::{Transmitter, socket::SocketTransmitter, xdp::XdpTransmitter},
 };
@@ -66,6 +67,8 @@ pub struct Config {
     /// Several packets to one peer in one system call (UDP GSO).
     pub gso: bool,
     pub sealer: Sealer,
+    /// What is kept of peers' packets for those that lose them. Sources say it for each track.
+    pub repair: repair::Settings,
 }
 
 impl Default for Config {
@@ -78,6 +81,7 @@ impl Default for Config {
             lease: Duration::from_nanos(LEASE_NS),
             gso: true,
             sealer: Sealer::default(),
+            repair: repair::Settings::default(),
         }
     }
 }
@@ -120,6 +124,12 @@ impl Inner {
         if let Some(value) = self.counters.get(counter as usize).filter(|_| n != 0) {
             value.fetch_add(n, Relaxed);
         }
+    }
+
+    /// What is to keep a track's packets, if anything of them.
+    fn keeper(&self, keep: Keep) -> Option<Mutex<Kept>> {
+        let memory = &self.config.repair.memory;
+        (keep != Keep::default()).then(|| Mutex::new(Kept::new(keep, Arc::clone(memory))))
     }
 
     fn report(&self, event: Event) {
@@ -260,9 +270,14 @@ impl UserspaceEngine {
         let limit = tables.publishers.limit();
         let NewSource { clock_rate, last, keep, ordered } = source;
         let mut publisher = Publisher::new(Origin::Source, clock_rate, last, ordered);
-        publisher.kept = (keep != Keep::default()).then(|| Mutex::new(Kept::new(keep)));
+        publisher.kept = self.0.keeper(keep);
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         tables.publishers.insert(publisher).map(PublisherTrackId).map_err(full)
+    }
+
+    /// What it keeps of a track that comes from a peer.
+    pub fn keeps_last(&self) -> Keep {
+        self.0.config.repair.last()
     }
 
     /// Does this session receive or send anything?

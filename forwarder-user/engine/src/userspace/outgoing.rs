@@ -5,7 +5,7 @@ use std::sync::{PoisonError, atomic::Ordering::Relaxed};
 use forwarder_common::{Counter, ExtendedSeq, RtpHeader, rtp::FIXED_LEN};
 
 use super::tables::{Subscriber, Tables};
-use crate::{clock::boottime_ns, transmit::Transmitter};
+use crate::{RtxSource, Unrepaired, clock::boottime_ns, repair::Outgoing, transmit::Transmitter};
 
 /// Makes one packet the subscriber's own, in the transmitter's memory.
 ///
@@ -23,10 +23,10 @@ pub fn seal(
     payload: &[u8],
     now_ns: u64,
 ) -> Result<(), Counter> {
-    let out = Outgoing::new(subscriber, index, header)?;
+    let out = outgoing(subscriber, index, header)?;
     let len = FIXED_LEN + payload.len() + subscriber.cipher.tag_len();
     let Some(room) = transmitter.reserve(&subscriber.destination, len) else { return Ok(()) };
-    if !out.write(subscriber, payload, room) {
+    if !out.write(&subscriber.cipher, payload, room) {
         transmitter.cancel();
         return Err(Counter::DropInternalEgress);
     }
@@ -36,57 +36,29 @@ pub fn seal(
 
 /// The packet that a subscriber's track has sent under a sequence number, as its viewer lost it.
 ///
-/// It is the same to the byte, so that the one index has one plaintext still: an incoming index is kept once,
-/// when the replay list accepts it, with the header and payload that are sealed for all subscribers, and never
+/// Without `rtx` it is the same to the byte, so that the one index has one plaintext still: an incoming index is kept
+/// once, when the replay list accepts it, with the header and payload that are sealed for all subscribers, and never
 /// changed after; and what `Outgoing` makes of them follows from them and from values that are fixed for the
 /// life of the track. Indices that the track has not sent yet are refused, and those that its SSRC had used
 /// under other offsets lie below `first_in`.
-pub fn seal_again(tables: &Tables, track: u32, seq: u16) -> Option<Vec<u8>> {
-    let subscriber = tables.subscribers.get(track)?;
-    let kept = tables.publishers.get(subscriber.from)?.kept.as_ref()?;
-    if subscriber.expires.load(Relaxed) <= boottime_ns() {
-        return None;
-    }
-    if subscriber.stats().packets == 0 {
-        return None;
+pub fn seal_again(tables: &Tables, track: u32, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+    let subscriber = tables.subscribers.get(track).ok_or(Unrepaired::NeverSent)?;
+    if subscriber.expires.load(Relaxed) <= boottime_ns() || subscriber.stats().packets == 0 {
+        return Err(Unrepaired::NeverSent);
     }
     let last = ExtendedSeq(subscriber.last_index.load(Relaxed));
-    let sent = last.estimate(seq).filter(|index| *index <= last)?;
+    let sent = last.estimate(seq).filter(|index| *index <= last).ok_or(Unrepaired::NeverSent)?;
     let index = ExtendedSeq(sent.0.wrapping_sub(subscriber.index_offset));
-    let packet = kept.lock().unwrap_or_else(PoisonError::into_inner).find(index)?.clone();
-    let out = Outgoing::new(subscriber, packet.index, &packet.header).ok()?;
-    let mut room = vec![0; FIXED_LEN + packet.payload.len() + subscriber.cipher.tag_len()];
-    out.write(subscriber, &packet.payload, &mut room).then_some(room)
+    if index.0 < subscriber.first_in || index > ExtendedSeq::MAX {
+        return Err(Unrepaired::NeverSent);
+    }
+    let kept = tables.publishers.get(subscriber.from).and_then(|publisher| publisher.kept.as_ref());
+    let packet = kept.and_then(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).find(index).cloned());
+    let packet = packet.ok_or(Unrepaired::Missing(index))?;
+    let out = outgoing(subscriber, packet.index, &packet.header).map_err(|_| Unrepaired::NeverSent)?;
+    out.again(&subscriber.cipher, &packet.payload, rtx).ok_or(Unrepaired::Damaged)
 }
 
-/// What an incoming packet becomes for one subscriber: a function of the packet and of what is fixed for the
-/// life of the subscriber's track.
-struct Outgoing {
-    index: ExtendedSeq,
-    timestamp: u32,
-    header: [u32; 3],
-}
-
-impl Outgoing {
-    fn new(subscriber: &Subscriber, index: ExtendedSeq, header: &RtpHeader) -> Result<Self, Counter> {
-        if index.0 < subscriber.first_in {
-            return Err(Counter::DropBeforeJoin);
-        }
-        let index = ExtendedSeq(index.0.wrapping_add(subscriber.index_offset));
-        if index > ExtendedSeq::MAX {
-            return Err(Counter::DropInternalEgress);
-        }
-        let track = &subscriber.track;
-        let timestamp = header.timestamp().wrapping_add(track.timestamp_offset);
-        let header = header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
-        Ok(Self { index, timestamp, header })
-    }
-
-    /// Fills `room`, which is as long as the packet. `false`: it is not.
-    fn write(&self, subscriber: &Subscriber, payload: &[u8], room: &mut [u8]) -> bool {
-        for (place, word) in room.chunks_exact_mut(4).zip(self.header) {
-            place.copy_from_slice(&word.to_ne_bytes());
-        }
-        subscriber.cipher.seal_rtp(room, FIXED_LEN, payload, subscriber.track.ssrc, self.index)
-    }
+fn outgoing(subscriber: &Subscriber, index: ExtendedSeq, header: &RtpHeader) -> Result<Outgoing, Counter> {
+    Outgoing::new(&subscriber.track, (subscriber.index_offset, subscriber.first_in), index, header)
 }

@@ -15,12 +15,12 @@ use super::{
     UserspaceEngine,
     backlog::Start,
     outgoing,
-    tables::{Origin, Publisher, Session, Subscriber, Tables},
+    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
 };
 use crate::{
     Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
-    NewSubscriberTrack, PublisherStats, PublisherTrackId, Role, SessionId, Sources, SubscriberStats, SubscriberTrackId,
-    Transport,
+    NewSubscriberTrack, PublisherStats, PublisherTrackId, Received, Role, RtxSource, SessionId, Sources,
+    SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     clock::boottime_ns,
     io::{MediaSockets, Worker},
 };
@@ -136,7 +136,8 @@ impl Engine for UserspaceEngine {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
         };
-        let publisher = Publisher::new(origin, track.clock_rate, track.first, false);
+        let mut publisher = Publisher::new(origin, track.clock_rate, track.first, false);
+        publisher.kept = self.0.keeper(self.0.config.repair.last());
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;
@@ -211,6 +212,23 @@ impl Engine for UserspaceEngine {
         self.0.read().subscribers.get(track.0).map(Subscriber::stats)
     }
 
+    fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+        let packet = outgoing::seal_again(&self.0.read(), track.0, seq, rtx)?;
+        self.0.kept.sealed_again();
+        Ok(packet)
+    }
+
+    fn gaps(&self) -> u64 {
+        self.0.counters[Counter::Gaps as usize].load(Relaxed)
+    }
+
+    fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
+        match &self.0.read().publishers.get(track.0)?.replay {
+            Replay::Network(replay) => Some(Received::of(replay, from)),
+            Replay::Ordered(replay) => Some(Received::of(replay, from)),
+        }
+    }
+
     fn sources(&self) -> Option<&dyn Sources> {
         Some(self)
     }
@@ -231,6 +249,9 @@ impl Engine for UserspaceEngine {
         all.push(("transmitted_by_xdp", self.0.by_xdp.load(Relaxed)));
         all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
         all.extend(self.0.kept.list(&self.0.read()));
+        let memory = &self.0.config.repair.memory;
+        all.push(("repair_memory_bytes", memory.used() as u64));
+        all.push(("repair_memory_refused", memory.refused()));
         all
     }
 
@@ -254,11 +275,5 @@ impl Sources for UserspaceEngine {
         let kept = tables.publishers.get(track.0)?.kept.as_ref()?;
         let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.keeps_groups().then(|| kept.stats())
-    }
-
-    fn seal_again(&self, track: SubscriberTrackId, seq: u16) -> Option<Vec<u8>> {
-        let packet = outgoing::seal_again(&self.0.read(), track.0, seq)?;
-        self.0.kept.sealed_again();
-        Some(packet)
     }
 }

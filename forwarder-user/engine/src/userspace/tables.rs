@@ -94,10 +94,11 @@ impl Replay {
         }
     }
 
-    pub fn accept(&self, index: ExtendedSeq) -> Result<(), Refused> {
+    /// Says whether others are missing before it.
+    pub fn enter(&self, index: ExtendedSeq) -> Result<bool, Refused> {
         match self {
-            Replay::Network(window) => window.accept(index),
-            Replay::Ordered(window) => window.accept(index),
+            Replay::Network(window) => window.enter(index),
+            Replay::Ordered(window) => window.enter(index),
         }
     }
 }

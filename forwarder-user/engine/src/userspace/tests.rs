@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use penstock_srtp::cipher::Cipher;
 
 use super::*;
-use crate::{Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _};
+use crate::{
+    Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _, Unrepaired,
+};
 
 const SSRC: u32 = 0x1234_5678;
 /// The first outgoing index: its sequence number wraps soon.
@@ -166,30 +168,31 @@ fn a_subscriber_begins_with_the_last_keyframe_and_misses_nothing() {
 /// Every packet once more, of the past and of the present: the same bytes.
 #[test]
 fn what_is_sealed_again_is_the_same_to_the_byte() {
+    let never = Err(Unrepaired::NeverSent);
     for keep in [Keep { group: 1 << 20, recent: 0 }, Keep { group: 0, recent: 1 << 20 }] {
         let mut lab = Lab::with(keep);
         lab.push(true);
         (0..50).for_each(|_| lab.push(false));
         lab.flush();
         let (socket, track) = lab.join();
-        assert_eq!(lab.engine.seal_again(track, NEXT_OUT as u16), None, "nothing was sent yet");
+        assert_eq!(lab.engine.repair(track, NEXT_OUT as u16, None), never, "nothing was sent yet");
         lab.settle();
         (0..50).for_each(|_| lab.push(false));
         // Kept, but not sent.
-        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_add(51)), None);
+        assert_eq!(lab.engine.repair(track, (NEXT_OUT as u16).wrapping_add(51), None), never);
         lab.flush();
         let (mut buffer, mut packets) = ([0; 1500], 0);
         while let Ok(len) = socket.recv(&mut buffer) {
             let seq = u16::from_be_bytes([buffer[2], buffer[3]]);
-            assert_eq!(lab.engine.seal_again(track, seq).as_deref(), Some(&buffer[..len]), "{seq}");
+            assert_eq!(lab.engine.repair(track, seq, None).as_deref(), Ok(&buffer[..len]), "{seq}");
             packets += 1;
         }
         assert_eq!(packets, if keep.group > 0 { 101 } else { 50 });
         // One that was never sent, before and after.
-        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_sub(1)), None);
-        assert_eq!(lab.engine.seal_again(track, (NEXT_OUT as u16).wrapping_add(packets)), None);
+        assert_eq!(lab.engine.repair(track, (NEXT_OUT as u16).wrapping_sub(1), None), never);
+        assert_eq!(lab.engine.repair(track, (NEXT_OUT as u16).wrapping_add(packets), None), never);
         lab.engine.remove_subscriber_track(track);
-        assert_eq!(lab.engine.seal_again(track, NEXT_OUT as u16), None);
+        assert_eq!(lab.engine.repair(track, NEXT_OUT as u16, None), never);
     }
 }
 

@@ -57,12 +57,6 @@ pub(super) fn take(root: &Value, out: &mut Imported) {
             Some(source) => camera(name, source, &find, out),
         }
     }
-    if !out.streams.is_empty() {
-        out.note(
-            "rtcp.nack is false: what viewers of cameras lost is not sent again, where MediaMTX as released does \
-             so; true does so here",
-        );
-    }
     if !open {
         out.note(
             "paths: publishers may choose any stream name that no camera has, where MediaMTX knows those in \

@@ -154,6 +154,8 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
     page.counter(&names::PASSES, reasons(Kind::Pass));
     let transmitted = |engine: &Engine| (vec![engine.engine.clone()], engine.of(Counter::Transmitted));
     page.counter(&names::TRANSMITTED, engines.iter().map(transmitted));
+    let gaps = |engine: &Engine| (vec![engine.engine.clone()], engine.of(Counter::Gaps));
+    page.counter(&names::GAPS, engines.iter().map(gaps));
     for (metric, counter) in [(&names::BY_XDP, "transmitted_by_xdp"), (&names::RESENT, "resent_by_xdp")] {
         let counts = engines.iter().filter_map(|engine| engine.counters.get(counter));
         page.counter(metric, counts.map(|count| (vec![], *count as f64)));
@@ -161,6 +163,8 @@ pub fn engines(page: &mut Page, snapshot: &Snapshot) {
     if let Some(userspace) = engines.iter().find(|engine| engine.engine == "userspace") {
         let one = |name: &str| userspace.counters.get(name).map(|count| *count as f64);
         page.gauge(&names::KEPT_BYTES, one("kept_bytes").map(|bytes| (vec![], bytes)));
+        page.gauge(&names::REPAIR_MEMORY, one("repair_memory_bytes").map(|bytes| (vec![], bytes)));
+        page.counter(&names::REPAIR_REFUSED, one("repair_memory_refused").map(|count| (vec![], count)));
         let starts = [("keyframe_cache_hits", "hit"), ("keyframe_cache_misses", "miss")];
         let starts = starts.into_iter().filter_map(|(name, result)| Some((vec![result.to_owned()], one(name)?)));
         page.counter(&names::CACHE_STARTS, starts);

@@ -67,7 +67,13 @@ metrics! {
     TRANSMITTED = "penstock_transmitted_total" ["engine"]
         "Copies that the device took, as far as the kernel reports it.";
     KEPT_BYTES = "penstock_kept_bytes" []
-        "Memory that packets of sources take which are kept: keyframe caches, and what may be sent again.";
+        "Memory that packets take which the userspace engine keeps: keyframe caches, and what may be sent again.";
+    REPAIR_MEMORY = "penstock_repair_memory_bytes" []
+        "Memory that packets take which viewers may ask for again, of both engines, keyframe caches left out.";
+    REPAIR_REFUSED = "penstock_repair_memory_refused_total" []
+        "How often a track could keep less than it would, because `repair.memory_mb` was reached.";
+    GAPS = "penstock_gaps_total" ["engine"]
+        "Publishers' packets that came before others of lower index: those were lost, or are late.";
     CACHE_STARTS = "penstock_keyframe_cache_starts_total" ["result"]
         "Viewers' tracks that began with a cached keyframe (hit), and those for which there was none (miss).";
     CACHE_OVERFLOWS = "penstock_keyframe_cache_overflows_total" []

@@ -12,6 +12,7 @@ use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId, Transpo
 use penstock_srtp::kdf::Keys;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
+use penstock_webrtc::estimate::Estimate;
 use penstock_webrtc::keys;
 use penstock_webrtc::peer::Pair;
 
@@ -47,9 +48,11 @@ impl Task {
             refreshed: now,
             next_report: now + self.config.report_interval,
             next_remb: now,
+            estimate: Estimate::new(self.config.remb_start),
             strays: Budget::new(now, STRAYS_PER_SECOND),
             unknown: Unknown::new(now),
             clock: None,
+            reference: None,
             former: HashMap::new(),
         });
         self.counters.sessions_connected += 1;

@@ -5,12 +5,13 @@ use std::time::Instant;
 use super::Task;
 use crate::stream::StreamConfig;
 use crate::stream::ids::Key;
-use crate::stream::report::{LastSr, SenderClock};
+use crate::stream::report::{LastSr, SenderClock, delay_units};
 use crate::stream::resend::Refused;
 use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{Engine, Kind, PublisherTrackId, Role};
+use penstock_engine::{Engine, Kind, PublisherTrackId, Role, Unrepaired};
 use penstock_srtp::srtcp::RtcpRefused;
+use penstock_webrtc::estimate::Arrived;
 use penstock_webrtc::rtcp::{self, Feedback, Incoming, Sent};
 
 impl Session {
@@ -89,6 +90,11 @@ impl Task {
                     track.report.received(reception, now);
                 }
             }
+            Incoming::ReferenceTime { ssrc, ntp } => {
+                if let Some(media) = session.media.as_mut() {
+                    media.reference = Some((ntp, ssrc, now));
+                }
+            }
             Incoming::Missing { ssrc, seq } => self.missing(key, ssrc, seq, now),
             Incoming::KeyframeRequest { ssrc } => {
                 if let Some(track) = session.viewer_tracks().iter().position(|track| track.ssrc == ssrc) {
@@ -103,30 +109,49 @@ impl Task {
     fn missing(&mut self, key: Key, ssrc: u32, seq: u16, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(pair) = session.media.as_ref().map(|media| media.pair) else { return };
-        let Some(track) = session.viewer_tracks_mut().iter_mut().find(|track| track.ssrc == ssrc) else { return };
+        let mut tracks = session.viewer_tracks_mut().iter_mut().enumerate();
+        let Some((index, track)) = tracks.find(|(_, track)| track.ssrc == ssrc) else { return };
         // Not offered, or nothing was sent.
         let (Some(resend), Attachment::Attached { track: id, .. }) = (&mut track.resend, track.attachment) else {
             self.counters.retransmissions_not_offered += 1;
             return;
         };
-        match resend.admit(seq, now, track.report.rtt) {
-            Ok(()) => {}
+        let octets = || self.engine.subscriber_stats(id).unwrap_or_default().octets;
+        let repaired = match resend.admit(seq, now, track.report.rtt, octets) {
+            Ok(()) => Some(self.engine.repair(id, seq, resend.rtx.as_mut())),
             Err(Refused::TooSoon) => {
                 self.counters.retransmissions_too_soon += 1;
                 return;
             }
-            Err(Refused::TooMany) => {
-                self.counters.retransmissions_rate_limited += 1;
+            Err(Refused::TooMany) => None,
+        };
+        match repaired {
+            Some(Ok(packet)) => {
+                resend.sent(seq, now, packet.len());
+                self.counters.retransmissions += 1;
+                return self.send(pair.socket, pair.peer, &packet);
+            }
+            None => self.counters.retransmissions_rate_limited += 1,
+            Some(Err(Unrepaired::NeverSent)) => {
+                self.counters.retransmissions_never_sent += 1;
                 return;
             }
-        }
-        match self.engine.sources().and_then(|engine| engine.seal_again(id, seq)) {
-            Some(packet) => {
-                resend.packets += 1;
-                self.counters.retransmissions += 1;
-                self.send(pair.socket, pair.peer, &packet);
+            Some(Err(Unrepaired::Missing(lost))) => {
+                if self.is_awaited(key, index, lost.0) {
+                    // It goes to all viewers when it comes.
+                    self.counters.retransmissions_awaited += 1;
+                    return;
+                }
+                self.counters.retransmissions_not_kept += 1;
             }
-            None => self.counters.retransmissions_not_kept += 1,
+            Some(Err(Unrepaired::Damaged)) => self.counters.retransmissions_damaged += 1,
+        }
+        // Nothing else will end the freeze.
+        let track = self.sessions.get_mut(key).and_then(|session| session.viewer_tracks_mut().get_mut(index));
+        let resend = track.and_then(|track| track.resend.as_mut());
+        if resend.is_some_and(|resend| resend.wants_keyframe(now)) {
+            self.counters.keyframe_requests_unrepaired += 1;
+            self.want_keyframe(key, index, now);
         }
     }
 
@@ -185,7 +210,12 @@ impl Task {
             }
         }
         let sent: Vec<Sent> = sent.into_iter().map(|(_, report)| report).collect();
-        if sent.is_empty() { None } else { rtcp::to_viewer(&sent, &viewer.cname).ok() }
+        let first = sent.first()?.ssrc;
+        let mut plain = rtcp::to_viewer(&sent, &viewer.cname).ok()?;
+        if let Some((ntp, receiver, came)) = viewer.media.as_ref().and_then(|media| media.reference) {
+            rtcp::append_answers(&mut plain, first, receiver, ntp, delay_units(now.duration_since(came)));
+        }
+        Some(plain)
     }
 }
 
@@ -202,7 +232,7 @@ fn publisher_report(
     now: Instant,
 ) -> (Option<Vec<u8>>, u64) {
     let Some(media) = session.media.as_mut() else { return (None, 0) };
-    let (our_ssrc, connected) = (media.ssrc, media.connected);
+    let our_ssrc = media.ssrc;
     let report_due = media.next_report <= now;
     let remb_due = media.next_remb <= now;
     if report_due {
@@ -212,13 +242,18 @@ fn publisher_report(
         media.next_remb = now + config.remb_interval;
     }
     let (mut receptions, mut feedback, mut video) = (vec![], vec![], vec![]);
+    let mut arrived = Arrived::default();
     let mut keyframes = 0;
     for track in session.publisher_tracks_mut() {
         let kind = track.kind();
         let Some(source) = track.source.as_mut() else { continue };
-        if report_due && let Some(mut stats) = engine.publisher_stats(source.id).filter(|stats| stats.packets > 0) {
+        let stats = (report_due || remb_due).then(|| engine.publisher_stats(source.id)).flatten();
+        if let Some(mut stats) = stats.filter(|stats| stats.packets > 0) {
             stats.packets += source.passed_up;
-            receptions.extend(source.reception.report(source.ssrc, &stats, now));
+            source.add_to(&mut arrived, &stats);
+            if report_due {
+                receptions.extend(source.reception.report(source.ssrc, &stats, now));
+            }
         }
         if kind != Kind::Video {
             continue;
@@ -234,9 +269,11 @@ fn publisher_report(
             });
         }
     }
-    if remb_due && !video.is_empty() {
-        let doublings = now.duration_since(connected).as_secs().min(20) as u32;
-        let bitrate = (config.remb_start << doublings).min(config.remb_max);
+    if remb_due
+        && !video.is_empty()
+        && let Some(media) = session.media.as_mut()
+    {
+        let bitrate = media.estimate.update(now, arrived, config.remb_max);
         feedback.push(Feedback::Remb { bitrate, ssrcs: video });
     }
     if receptions.is_empty() && feedback.is_empty() {

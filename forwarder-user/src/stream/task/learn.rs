@@ -187,7 +187,11 @@ impl Task {
                     passed_up: 0,
                     strays: Strays::default(),
                     reception: ReceptionHistory::default(),
+                    gaps: None,
                 });
+                if entry.nack {
+                    self.asking.begin(key, now);
+                }
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
                 entry.keyframes.want();
                 self.counters.ssrcs_learnt += 1;

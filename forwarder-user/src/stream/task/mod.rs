@@ -9,10 +9,12 @@
 //! | `attach` | which of them viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `asking` | what publishers' packets lack, asked for |
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 
+mod asking;
 mod attach;
 mod connect;
 mod feedback;
@@ -33,6 +35,7 @@ use str0m::config::DtlsCert;
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
 
+use self::asking::Asking;
 use super::budget::Lines;
 use super::clock::NtpClock;
 use super::counters::Counters;
@@ -89,6 +92,7 @@ pub(super) struct Task {
     /// Lines of the log about refused offers.
     refusals: Lines,
     turnover: Turnover,
+    asking: Asking,
 }
 
 impl Task {
@@ -110,6 +114,7 @@ impl Task {
             counters: Counters::default(),
             refusals: Lines::new(Instant::now()),
             turnover: Turnover::default(),
+            asking: Asking::default(),
         })
     }
 
@@ -120,13 +125,9 @@ impl Task {
         pulse: Pulse,
     ) {
         tracing::info!(engine = self.engine.describe(), media = ?self.sockets.advertised(), "control task started");
-        if self.config.ingest.recent_bytes > 0 {
-            tracing::info!(
-                "rtcp.nack: lost video of streams with a source is sent again, that of WHIP publishers is not"
-            );
-        }
         loop {
-            let deadline = [self.sessions.next_turn(), self.turnover.due()].into_iter().flatten().min();
+            let deadline =
+                [self.sessions.next_turn(), self.turnover.due(), self.asking.due()].into_iter().flatten().min();
             let beat = Instant::now() + BEAT;
             let deadline = deadline.map_or(beat, |deadline| deadline.min(beat));
             let turn = tokio::select! {
@@ -190,6 +191,7 @@ impl Task {
         while let Some(key) = self.sessions.take_due(now) {
             self.due(key, now);
         }
+        self.ask_publishers(now);
     }
 
     fn due(&mut self, key: Key, now: Instant) {

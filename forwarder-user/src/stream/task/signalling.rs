@@ -16,7 +16,7 @@ use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
 use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request};
-use penstock_engine::Role;
+use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
 use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
@@ -246,7 +246,7 @@ impl Task {
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
-        let retransmits = self.config.ingest.recent_bytes > 0 && self.streams.has_source(&stream);
+        let retransmits = self.config.nack;
         let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
@@ -255,6 +255,9 @@ impl Task {
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
         tracing::info!(session = name, stream, ?role, tracks = %describe(&tracks), "session opened");
+        if role == Role::Publisher {
+            tell_layers(&name, offer, plans);
+        }
         let session = Session {
             id: id.clone(),
             name,
@@ -328,6 +331,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
     match role {
         Role::Publisher => {
             let track = |(_, format)| PublisherTrack {
+                nack: retransmits.is_some() && sdp::asks_again(&format),
                 format,
                 source: None,
                 keyframes: Keyframes::default(),
@@ -340,15 +344,21 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
             let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
             for (section, format) in active {
                 // One key seals all of a viewer's tracks: under one SSRC nonces would repeat (RFC 3711 §9.1).
-                let ssrc = another_ssrc(random_ssrc, &tracks);
-                let resend = retransmits.filter(|_| sdp::asks_again(&format)).map(Resend::new);
-                sources.push(OutgoingSource { section, ssrc });
+                let ssrc = unlike(random_ssrc, &sources);
+                sources.push(OutgoingSource { section, ssrc, rtx: None });
+                let retransmits = retransmits.filter(|_| sdp::asks_again(&format));
+                let rtx = format.rtx.filter(|_| retransmits.is_some()).map(|payload_type| {
+                    let ssrc = unlike(random_ssrc, &sources);
+                    RtxSource::new(ssrc, payload_type, first_index())
+                });
+                if let (Some(source), Some(rtx)) = (sources.last_mut(), &rtx) {
+                    source.rtx = Some(rtx.ssrc());
+                }
+                let resend = retransmits.map(|now| Resend::new(now, rtx));
                 tracks.push(ViewerTrack {
                     format,
                     ssrc,
-                    // RFC 3711 §3.3.1: the receiver takes the first packet's ROC to be 0, so the
-                    // first index must not be just before the wrap.
-                    next_out: ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff)),
+                    next_out: first_index(),
                     attachment: Attachment::Idle,
                     fed_by: None,
                     index_offset: None,
@@ -364,11 +374,31 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
     }
 }
 
-/// An SSRC that none of the tracks has.
-fn another_ssrc(mut draw: impl FnMut() -> u32, tracks: &[ViewerTrack]) -> u32 {
+/// Says which layer of a picture that comes in several was asked for.
+fn tell_layers(session: &str, offer: &Offer, plans: &[Plan]) {
+    for (section, _) in offer.sections.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Active(_))) {
+        let offered = section.layers.names.join(", ");
+        match sdp::layer(section) {
+            Some((layer, _)) => tracing::info!(session, layer, "of the simulcast layers {offered} one is taken"),
+            None if section.layers.names.len() > 1 => {
+                tracing::warn!(session, "simulcast layers {offered}, and no header extension to tell them apart");
+            }
+            None => {}
+        }
+    }
+}
+
+/// RFC 3711 §3.3.1: the receiver takes the first packet's ROC to be 0, so the first index must not be just before the
+/// wrap.
+fn first_index() -> ExtendedSeq {
+    ExtendedSeq(u64::from(u16::from_be_bytes(random()) & 0x7fff))
+}
+
+/// An SSRC that the session does not use yet: under one key, two sources with one SSRC would share their nonces.
+fn unlike(mut draw: impl FnMut() -> u32, sources: &[OutgoingSource]) -> u32 {
     loop {
         let ssrc = draw();
-        if tracks.iter().all(|track| track.ssrc != ssrc) {
+        if sources.iter().all(|source| source.ssrc != ssrc && source.rtx != Some(ssrc)) {
             return ssrc;
         }
     }
@@ -391,9 +421,10 @@ mod tests {
     fn a_viewers_ssrcs_are_drawn_until_they_differ() {
         let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
         let plans = sdp::negotiate_publisher(&offer).unwrap();
-        let (Tracks::Viewer(tracks), sources) = tracks(Role::Subscriber, &plans, None) else { panic!("no viewer") };
+        let (_, mut sources) = tracks(Role::Subscriber, &plans, None);
         assert_ne!(sources[0].ssrc, sources[1].ssrc);
-        let mut drawn = [tracks[0].ssrc, tracks[1].ssrc, tracks[0].ssrc, 5].into_iter();
-        assert_eq!(another_ssrc(|| drawn.next().unwrap(), &tracks), 5);
+        sources[1].rtx = Some(77);
+        let mut drawn = [sources[0].ssrc, sources[1].ssrc, 77, sources[0].ssrc, 5].into_iter();
+        assert_eq!(unlike(|| drawn.next().unwrap(), &sources), 5);
     }
 }

@@ -91,6 +91,7 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
     let source = track.source.as_ref();
     let stats = source.and_then(|source| engine.publisher_stats(source.id)).unwrap_or_default();
     let reception = source.map(|source| &source.reception);
+    let gaps = source.and_then(|source| source.gaps.as_ref());
     json!({
         "kind": track.kind(),
         "codec": track.format.to_string(),
@@ -101,6 +102,11 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
         "auth_failed": stats.auth_failed,
         "lost": reception.map(|reception| reception.cumulative_lost),
         "loss": reception.map(|reception| f64::from(reception.fraction_lost) / 256.0),
+        "nack": track.nack,
+        "asked_for": gaps.map(|gaps| gaps.figures().asked),
+        "repaired": gaps.map(|gaps| gaps.figures().repaired),
+        "given_up": gaps.map(|gaps| gaps.figures().given_up),
+        "rtt_ms": gaps.and_then(|gaps| gaps.rtt()).map(|rtt| rtt.as_secs_f64() * 1000.0),
         "bitrate": reception.map(|reception| reception.bitrate),
         "jitter_ms": f64::from(stats.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate()),
     })
@@ -127,6 +133,8 @@ fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {
         "jitter_ms": last.map(|last| f64::from(last.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate())),
         "rtt_ms": track.report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         "nack": track.resend.is_some(),
+        "rtx": track.resend.as_ref().is_some_and(|resend| resend.rtx.is_some()),
+        "asked_again": track.resend.as_ref().map(|resend| resend.requests),
         "retransmitted": track.resend.as_ref().map(|resend| resend.packets),
     })
 }

@@ -158,8 +158,10 @@ impl Task {
                 passed_up: 0,
                 strays: Strays::default(),
                 reception: ReceptionHistory::default(),
+                gaps: None,
             }),
             keyframes: Keyframes::default(),
+            nack: false,
             any_profile: true,
         });
         let Some(sourced) = self.streams.source_mut(stream) else { return };

@@ -28,6 +28,11 @@ pub(crate) struct State {
     pub back: bool,
     /// No index up to this one is new.
     pub accepted: u64,
+    /// What can be sent again, by sequence number.
+    pub kept: BTreeMap<u16, Vec<u8>>,
+    /// What of every incoming SSRC has come, and how often something came ahead.
+    pub received: Received,
+    pub gaps: u64,
 }
 
 pub(crate) struct FakeEngine {
@@ -177,6 +182,26 @@ impl Engine for FakeEngine {
 
     fn is_back(&self, _: SessionId) -> bool {
         std::mem::take(&mut self.state().back)
+    }
+
+    fn repair(
+        &self,
+        _: SubscriberTrackId,
+        seq: u16,
+        _: Option<&mut RtxSource>,
+    ) -> std::result::Result<Vec<u8>, Unrepaired> {
+        let missing = Unrepaired::Missing(ExtendedSeq(seq.into()));
+        self.state().kept.get(&seq).cloned().ok_or(missing)
+    }
+
+    fn gaps(&self) -> u64 {
+        self.state().gaps
+    }
+
+    fn received(&self, _: PublisherTrackId, from: u64) -> Option<Received> {
+        let mut received = self.state().received.clone();
+        received.missing.retain(|index| *index >= from);
+        Some(received)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -4,6 +4,7 @@ mod client;
 mod fake_engine;
 mod lab;
 mod limits;
+mod repair;
 mod sessions;
 mod strangers;
 mod tracks;

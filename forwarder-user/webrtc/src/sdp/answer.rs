@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::negotiate::Plan;
 use super::offer::{Offer, Section};
-use penstock_media::Kind;
+use super::simulcast;
 use penstock_media::codec::Format;
 
 /// Our transport, as the peer must know it.
@@ -27,6 +27,8 @@ pub struct OutgoingSource {
     /// Index of the section.
     pub section: usize,
     pub ssrc: u32,
+    /// What is sent again has this SSRC (RFC 4588), and the payload type that the peer has offered for it.
+    pub rtx: Option<u32>,
 }
 
 /// Everything that an answer says.
@@ -36,7 +38,8 @@ pub struct Answer<'a> {
     pub local: &'a LocalDescription,
     /// Viewers: what we send. Empty for publishers.
     pub sources: &'a [OutgoingSource],
-    /// Viewers: what they lost is sent again, if they ask by generic NACK (RFC 4585 §6.2.1).
+    /// Lost packets are sent again to viewers that ask by generic NACK (RFC 4585 §6.2.1), and asked for where
+    /// publishers have them.
     pub retransmits: bool,
     /// Viewers: name of the stream, and of the source in SDES, so that peers play audio and video
     /// of one publisher in step.
@@ -92,7 +95,9 @@ impl Answer<'_> {
         };
         let (pt, codec) = (format.payload_type, format.codec);
         let local = self.local;
-        let _ = write!(text, "m={} 9 {} {pt}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol);
+        let rtx = source.and_then(|source| source.rtx).and(format.rtx);
+        let formats = rtx.map_or_else(|| pt.to_string(), |rtx| format!("{pt} {rtx}"));
+        let _ = write!(text, "m={} 9 {} {formats}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol);
         write_mid(text, section);
         let _ = write!(
             text,
@@ -117,13 +122,29 @@ impl Answer<'_> {
                 let _ = write!(text, "a=rtcp-fb:{pt} {feedback}\r\n");
             }
         }
-        if self.retransmits && source.is_some() && asks_again(format) {
+        if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
-        if let Some(OutgoingSource { ssrc, .. }) = source {
-            let (cname, media) = (self.cname, &section.media);
-            let _ = write!(text, "a=msid:{cname} {media}\r\na=ssrc:{ssrc} cname:{cname}\r\n");
-            let _ = write!(text, "a=ssrc:{ssrc} msid:{cname} {media}\r\n");
+        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
+            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
+            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
+        }
+        if section.receiver_rtt && source.is_some() {
+            text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
+        }
+        if let Some(rtx) = rtx {
+            let _ = write!(text, "a=rtpmap:{rtx} rtx/{}\r\na=fmtp:{rtx} apt={pt}\r\n", codec.clock_rate());
+        }
+        if let Some(source) = source {
+            let media = &section.media;
+            let _ = write!(text, "a=msid:{} {media}\r\n", self.cname);
+            if let (Some(repair), Some(_)) = (source.rtx, rtx) {
+                // RFC 5576 §4.2: the second repeats the first.
+                let _ = write!(text, "a=ssrc-group:FID {} {repair}\r\n", source.ssrc);
+            }
+            for ssrc in [Some(source.ssrc), source.rtx.and_then(|ssrc| rtx.map(|_| ssrc))].into_iter().flatten() {
+                let _ = write!(text, "a=ssrc:{ssrc} cname:{0}\r\na=ssrc:{ssrc} msid:{0} {media}\r\n", self.cname);
+            }
         }
     }
 }
@@ -135,10 +156,9 @@ fn write_mid(text: &mut String, section: &Section) {
     }
 }
 
-/// Whether a viewer that offered this format can ask for lost packets. Of video: sound that comes later than its
-/// jitter buffer waits is of no use.
+/// Whether a peer that offered this format can ask for lost packets, or be asked (RFC 4585 §6.2.1).
 pub fn asks_again(format: &Format) -> bool {
-    format.codec.kind() == Kind::Video && format.offers("nack")
+    format.offers("nack")
 }
 
 /// `a=candidate` of a host candidate on UDP (RFC 8839 §5.1). The first of the configuration has

@@ -4,6 +4,7 @@
 //! an `m=` or BUNDLE line, and what is kept are references into the text: a repeated line replaces nothing and
 //! adds nothing, whatever it says of however many formats.
 
+use super::simulcast;
 use super::steps::step;
 
 /// Bytes of one line. Browsers' longest, that of a media section with all its payload types, has 300.
@@ -41,6 +42,12 @@ pub struct Part<'a> {
     /// Of the session part: members of BUNDLE groups (RFC 9143).
     pub bundle: Vec<&'a str>,
     pub ice_lite: bool,
+    /// `a=simulcast` (RFC 8853).
+    pub simulcast: Option<&'a str>,
+    /// Number of the header extension that names a packet's layer (RFC 8852 §4.1).
+    pub layer_extension: Option<u8>,
+    /// Asks for the round trip (`a=rtcp-xr`, RFC 3611 §5.1).
+    pub receiver_rtt: bool,
     feedback_lines: usize,
 }
 
@@ -182,6 +189,9 @@ impl<'a> Part<'a> {
             }
             "fmtp" => with_format(&mut self.media, value, |format, rest| first(&mut format.fmtp, rest)),
             "rtcp-fb" => self.feedback(value)?,
+            "simulcast" => first(&mut self.simulcast, value),
+            "extmap" => self.layer_extension = self.layer_extension.or(simulcast::extension(value)),
+            "rtcp-xr" => self.receiver_rtt |= value.contains("rcvr-rtt"),
             _ => {}
         }
         Ok(())

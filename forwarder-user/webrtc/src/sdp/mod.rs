@@ -2,7 +2,7 @@
 //!
 //! Of a foreign offer only validated tokens go on to str0m; everything that concerns media is
 //! negotiated here, because what we can carry is stricter than what str0m can: one payload type
-//! per SSRC, no retransmission, no header extensions.
+//! per SSRC, and one of its own for what is sent again (RFC 4588), no header extensions.
 
 mod answer;
 #[cfg(test)]
@@ -12,6 +12,7 @@ mod fragment;
 mod lines;
 mod negotiate;
 mod offer;
+mod simulcast;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -21,3 +22,4 @@ pub use fingerprint::{Fingerprint, Hash, is_meant};
 pub use fragment::Fragment;
 pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
 pub use offer::{Offer, RemoteDescription, Section, Setup};
+pub use simulcast::{Layers, layer};

@@ -2,6 +2,7 @@
 
 use super::fingerprint::Fingerprint;
 use super::lines::{self, FEEDBACK, Media, Part};
+use super::simulcast::Layers;
 use penstock_media::Kind;
 use penstock_media::codec::{Codec, Format};
 
@@ -55,6 +56,10 @@ pub struct Section {
     pub receives: bool,
     /// The offerer has closed it: port 0 and not bundled.
     pub closed: bool,
+    /// The offerer wants to learn the round trip although it only receives (`a=rtcp-xr:rcvr-rtt`, RFC 3611 §5.1).
+    pub receiver_rtt: bool,
+    /// Layers that the offerer can send side by side.
+    pub layers: Layers,
     /// Payload types that we could carry, in the offerer's order of preference.
     pub formats: Vec<Format>,
     /// Encoding names that we do not know or carry, for messages.
@@ -123,12 +128,15 @@ fn section(part: &Part<'_>, media: &Media<'_>, session: &Part<'_>, lone: bool) -
         mid: mid.to_owned(),
         sends,
         receives,
+        receiver_rtt: part.receiver_rtt,
+        layers: Layers::read(part.simulcast.unwrap_or_default(), part.layer_extension),
         closed: media.port == 0 && !session.bundle.contains(&mid),
         formats: vec![],
         unknown: vec![],
     };
     if let Some(kind) = kind {
         media.formats.iter().for_each(|format| read_format(&mut section, media, format, kind));
+        read_retransmissions(&mut section, media);
     }
     Ok(section)
 }
@@ -165,7 +173,31 @@ fn read_format(section: &mut Section, media: &Media<'_>, format: &lines::Format<
         codec,
         fmtp: format.fmtp.unwrap_or_default().to_owned(),
         feedback: feedback.map(|(_, kind)| (*kind).to_owned()).collect(),
+        rtx: None,
     });
+}
+
+/// Which payload types carry retransmissions, and of which others (RFC 4588 §8.1).
+fn read_retransmissions(section: &mut Section, media: &Media<'_>) {
+    // By payload type of the original: what an offer repeats costs no more.
+    let mut places = [None; 128];
+    for (place, format) in section.formats.iter().enumerate() {
+        if let Some(entry) = places.get_mut(usize::from(format.payload_type)) {
+            *entry = Some(place);
+        }
+    }
+    // As for formats: RFC 5761 §4.
+    for format in media.formats.iter().filter(|format| !(64..96).contains(&format.payload_type)) {
+        let name = format.rtpmap.and_then(|rtpmap| rtpmap.split('/').next()).unwrap_or_default();
+        if !name.eq_ignore_ascii_case("rtx") {
+            continue;
+        }
+        let apt = format.fmtp.and_then(|fmtp| fmtp.split(';').find_map(|pair| pair.trim().strip_prefix("apt=")));
+        let original = apt.and_then(|apt| apt.trim().parse::<usize>().ok()).and_then(|apt| *places.get(apt)?);
+        if let Some(original) = original.and_then(|place| section.formats.get_mut(place)) {
+            original.rtx.get_or_insert(format.payload_type);
+        }
+    }
 }
 
 /// ICE and DTLS of the bundle: from the first section that has them, or from the session part.

@@ -23,19 +23,119 @@ fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
     Answer { offer, plans, local: &local, sources, retransmits: false, cname: "cname", sdp_id: 1 }.to_text()
 }
 
-/// Retransmission is offered where it is to be had: of video, to whom asks, by whom sends.
+/// Retransmission is offered where it is to be had: to whom asks, by whom sends, on an SSRC of its own where the
+/// viewer has a payload type for it.
 #[test]
-fn viewers_may_ask_for_video_again_where_it_is_kept() {
+fn viewers_may_ask_again_where_it_is_kept() {
     let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
     let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
-    let sources = [OutgoingSource { section: 0, ssrc: 5 }, OutgoingSource { section: 1, ssrc: 6 }];
+    let Plan::Active(video) = &plans[1] else { panic!("no video in {plans:?}") };
+    assert_eq!((video.payload_type, video.rtx), (96, Some(97)));
     let local = local();
-    let text = |retransmits| {
-        let sources = &sources;
+    let text = |retransmits, rtx| {
+        let sources = [OutgoingSource { section: 0, ssrc: 5, rtx: None }, OutgoingSource { section: 1, ssrc: 6, rtx }];
+        let sources = &sources[..];
         Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
     };
-    assert_eq!(text(true).matches(" nack\r\n").count(), 1, "{}", text(true));
+    let with_rtx = text(true, Some(7));
+    assert_eq!(with_rtx.matches(" nack\r\n").count(), 1, "{with_rtx}");
+    for line in [
+        "m=video 9 UDP/TLS/RTP/SAVPF 96 97",
+        "a=rtpmap:97 rtx/90000",
+        "a=fmtp:97 apt=96",
+        "a=ssrc-group:FID 6 7",
+        "a=ssrc:7 cname:c",
+        "a=ssrc:7 msid:c video",
+    ] {
+        assert!(with_rtx.contains(&format!("{line}\r\n")), "{line} in {with_rtx}");
+    }
+    assert!(!with_rtx.contains("rtcp-xr"));
+    let plain = text(true, None);
+    assert!(plain.contains("a=rtcp-fb:96 nack\r\n") && !plain.contains("rtx") && !plain.contains("FID"), "{plain}");
+    assert!(!text(false, None).contains(" nack\r\n"));
+}
+
+/// Publishers are asked on the SSRC of the media: what they send again comes the way of all packets.
+#[test]
+fn publishers_are_asked_for_what_is_missing() {
+    let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
+    let plans = negotiate_publisher(&offer).unwrap();
+    let local = local();
+    let text = |retransmits| {
+        Answer { offer: &offer, plans: &plans, local: &local, sources: &[], retransmits, cname: "c", sdp_id: 1 }
+            .to_text()
+    };
+    assert!(text(true).contains("a=rtcp-fb:96 nack\r\n") && !text(true).contains("rtx"), "{}", text(true));
     assert!(!text(false).contains(" nack\r\n"));
+}
+
+#[test]
+fn viewers_that_want_the_round_trip_are_promised_it() {
+    let wants = CHROMIUM_PLAY.replace("a=mid:1", "a=mid:1\na=rtcp-xr:rcvr-rtt=all");
+    let offer = Offer::parse(&wants).unwrap();
+    let plans = play(CHROMIUM_PUBLISH, &wants).unwrap();
+    let sources = [0, 1].map(|section| OutgoingSource { section, ssrc: section as u32 + 5, rtx: None });
+    assert_eq!(answer(&offer, &plans, &sources).matches("a=rtcp-xr:rcvr-rtt=all\r\n").count(), 1);
+}
+
+/// Of layers the largest is asked for, in whatever order they are named.
+#[test]
+fn of_a_simulcast_offer_one_layer_is_taken() {
+    let answered = |more: &str| {
+        let text = format!("{}\n{more}", OBS_PUBLISH.trim_end());
+        let offer = Offer::parse(&text).unwrap();
+        let plans = negotiate_publisher(&offer).unwrap();
+        answer(&offer, &plans, &[])
+    };
+    let rid = "a=extmap:10 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\n";
+    let taken = |layers: &str| {
+        let answer = answered(&format!("{rid}a=simulcast:{layers}\n"));
+        let layer = answer.lines().find_map(|line| line.strip_prefix("a=simulcast:recv ")).map(str::to_owned);
+        let line = |layer: &String| answer.contains(&format!("a=rid:{layer} recv\r\n"));
+        assert!(layer.as_ref().is_none_or(line) && answer.contains("a=extmap:10 urn") == layer.is_some(), "{answer}");
+        layer
+    };
+    for (layers, best) in [
+        ("send q;h;f", Some("f")),
+        ("send f;h;q", Some("f")),
+        ("send l;~h", Some("h")),
+        ("recv x send low;HIGH,other", Some("HIGH")),
+        ("send 0;1;2", Some("0")),
+        ("send f", None),
+        ("recv q;h;f", None),
+        ("send ;;", None),
+        ("", None),
+    ] {
+        assert_eq!(taken(layers).as_deref(), best, "{layers:?}");
+    }
+    // Packets of one layer could not be told from those of another.
+    assert!(!answered("a=simulcast:send q;h;f\n").contains("simulcast"));
+    assert!(
+        !answered("a=extmap:15 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\na=simulcast:send q;f\n").contains("rid")
+    );
+    let many = (0..100).map(|n| format!("l{n}")).collect::<Vec<_>>().join(";");
+    assert_eq!(taken(&format!("send {many};f")).as_deref(), Some("l0"));
+}
+
+#[test]
+fn retransmissions_belong_to_the_format_that_they_name() {
+    let formats = |text: &str| {
+        let sections = Offer::parse(text).unwrap().sections;
+        let video = sections.into_iter().find(|section| section.kind == Some(penstock_media::Kind::Video)).unwrap();
+        video.formats.into_iter().map(|format| (format.payload_type, format.rtx)).collect::<Vec<_>>()
+    };
+    let offered = |more: &str| {
+        let text = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF 96", "UDP/TLS/RTP/SAVPF 96 97 98");
+        formats(&format!("{}\n{more}", text.trim_end()))
+    };
+    assert_eq!(offered("a=rtpmap:97 rtx/90000\na=fmtp:97 apt=96\n"), [(96, Some(97))]);
+    assert_eq!(offered("a=rtpmap:97 RTX/90000\na=fmtp:97 rtx-time=3000; apt=96\n"), [(96, Some(97))]);
+    // Of a format that is not there, of none, of something that is no retransmission, twice.
+    assert_eq!(offered("a=rtpmap:97 rtx/90000\na=fmtp:97 apt=98\n"), [(96, None)]);
+    assert_eq!(offered("a=rtpmap:97 rtx/90000\n"), [(96, None)]);
+    assert_eq!(offered("a=rtpmap:97 red/90000\na=fmtp:97 apt=96\n"), [(96, None)]);
+    let twice = "a=rtpmap:97 rtx/90000\na=fmtp:97 apt=96\na=rtpmap:98 rtx/90000\na=fmtp:98 apt=96\n";
+    assert_eq!(offered(twice), [(96, Some(97))]);
 }
 
 fn actives(plans: &[Plan]) -> Vec<(Codec, u8)> {
@@ -112,7 +212,8 @@ fn a_viewer_gets_exactly_the_publishers_codec() {
 fn a_viewers_answer_names_our_ssrc_and_sends_only() {
     let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
     let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
-    let sources = [OutgoingSource { section: 0, ssrc: 7 }, OutgoingSource { section: 1, ssrc: 8 }];
+    let sources =
+        [OutgoingSource { section: 0, ssrc: 7, rtx: None }, OutgoingSource { section: 1, ssrc: 8, rtx: None }];
     let answer = answer(&offer, &plans, &sources);
     assert_eq!(answer.matches("a=sendonly").count(), 2);
     for line in ["a=ssrc:7 cname:cname", "a=ssrc:8 cname:cname", "a=ssrc:8 msid:cname video", "a=msid:cname audio"] {
@@ -130,7 +231,7 @@ fn kinds_that_the_stream_has_not_are_inactive() {
     let plans = play(video_only, &h264).unwrap();
     assert!(matches!(&plans[0], Plan::Inactive(format) if format.codec == Codec::Opus));
     assert_eq!(actives(&plans), [(Codec::H264, 102)]);
-    let answer = answer(&offer, &plans, &[OutgoingSource { section: 1, ssrc: 8 }]);
+    let answer = answer(&offer, &plans, &[OutgoingSource { section: 1, ssrc: 8, rtx: None }]);
     let sections: Vec<&str> = answer.split("m=").collect();
     assert!(sections[1].starts_with("audio 9") && sections[1].contains("a=inactive"), "{answer}");
     assert!(sections[1].contains("a=candidate"), "the bundle's transport stands in its first section");

@@ -36,7 +36,7 @@ fn a_server_that_starts_before_the_network_waits_for_it() -> Result<()> {
         End { namespace: &near, interface: "eth0", addresses: &["10.60.0.2/24"] },
     )?;
     server.wait_log("ready", Duration::from_secs(240))?;
-    let stage = Stage { server, host, near, far: None, settings };
+    let stage = Stage { server, host, near, far: None, lines: None, settings };
     ensure!(offered(&stage)? == ["10.60.0.1:8443"], "{:?}", offered(&stage)?);
     let source = synthetic(50);
     let _publisher = stage.publish(&source, stage.publishing())?;

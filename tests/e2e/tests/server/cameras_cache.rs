@@ -98,7 +98,8 @@ fn every_frame_is_as_it_was_sent() -> Result<()> {
 /// What does not fit is let go; viewers then begin as if there were no cache.
 #[test]
 fn its_memory_is_bounded() -> Result<()> {
-    let (stage, camera) = stage_and_camera(Content::H264(H264::long_gop()?), "keyframe_cache_kb = 64")?;
+    let (stage, camera) =
+        stage_and_camera(Content::H264(H264::long_gop()?), "keyframe_cache_kb = 64\n[rtcp]\nnack = false")?;
     stage.until("it has overflown", || {
         let cache = cache(&stage)?;
         ensure!(counted(&cache, "bytes") <= 64 << 10, "{cache}");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use forwarder_common::Counter;
 
-use crate::{ahead, classify, direct, drops, egress, faults, fixture::counters_of, ring, rows};
+use crate::{ahead, classify, direct, drops, egress, faults, fixture::counters_of, ring, rows, store};
 
 #[test]
 fn every_counter_is_exercised() {
@@ -18,6 +18,7 @@ fn every_counter_is_exercised() {
         .chain(ring::EXERCISED)
         .chain(ahead::EXERCISED)
         .chain(rows::EXERCISED)
+        .chain(store::EXERCISED)
         .collect();
     let missing: Vec<&str> =
         Counter::ALL.iter().filter(|counter| !exercised.contains(counter)).map(|counter| counter.name()).collect();

@@ -1,7 +1,7 @@
 //! Every reason for which the ingress program drops a packet of a known SSRC.
 
 use anyhow::Result;
-use forwarder_common::{Counter, SessionKey, maps::MAX_PAYLOAD};
+use forwarder_common::{Counter, SessionKey, maps::MAX_PAYLOAD, seq::REPLAY_WINDOW};
 use tests_engine::bpf::Lease;
 
 use crate::fixture::{Expect, Fixture, Media, World, publishers};
@@ -38,11 +38,11 @@ fn of(media: &Media) -> Vec<Fixture> {
         world.datapath.set_lease(1, Lease::Expired)
     }));
     fixtures.push(drop("the first packet again", &Media::at(&media.publisher, World::FIRST), Counter::DropReplayed));
-    for back in [1, 100, 255] {
+    for back in [1, 100, REPLAY_WINDOW as u64 - 1] {
         let early = Media::at(&media.publisher, World::FIRST - back);
         fixtures.push(drop(&format!("{back} before the first packet"), &early, Counter::DropReplayed));
     }
-    for back in [256, 1000, 0x7fff] {
+    for back in [REPLAY_WINDOW as u64, 5000, 0x7fff] {
         let early = Media::at(&media.publisher, World::FIRST - back);
         fixtures.push(drop(&format!("{back} before the first packet"), &early, Counter::DropTooOld));
     }

@@ -16,4 +16,5 @@ mod lengths;
 mod replay;
 mod ring;
 mod rows;
+mod store;
 mod vectors;

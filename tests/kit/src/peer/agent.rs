@@ -452,6 +452,7 @@ impl Agent {
         }
         stats.decrypted += 1;
         stats.bytes += packet.payload.len() as u64;
+        self.wire.delivered(ssrc, *packet.seq_no as u16);
         if let Some(wire) = self.wire.ssrcs.get(&ssrc) {
             stats.packets = wire.packets;
             stats.lost = wire.lost();

@@ -49,6 +49,16 @@ impl Sequence {
         self.seen[extended as usize % WINDOW] = true;
     }
 
+    /// A packet that came by another way than as a datagram of this SSRC: by RTX. Counts it, if it had not come before.
+    fn repaired(&mut self, sequence: u16) {
+        let step = i64::from(sequence.wrapping_sub(self.highest as u16) as i16);
+        let extended = self.highest.saturating_add_signed(step);
+        let known = self.highest.saturating_sub(extended) < WINDOW as u64 && extended <= self.highest;
+        if known && !self.seen[extended as usize % WINDOW] {
+            self.count(sequence);
+        }
+    }
+
     /// Sequence numbers between the first and the highest one that never came.
     pub fn lost(&self) -> u64 {
         (self.highest - self.first + 1).saturating_sub(self.packets - self.duplicates)
@@ -62,6 +72,13 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// A packet of this SSRC was given up to the peer, be it by a repair (RFC 4588).
+    pub fn delivered(&mut self, ssrc: u32, sequence: u16) {
+        if let Some(counters) = self.ssrcs.get_mut(&ssrc) {
+            counters.repaired(sequence);
+        }
+    }
+
     /// Counts a datagram if it is RTP, by the rules of RFC 7983 and RFC 5761 §4.
     pub fn count(&mut self, datagram: &[u8]) {
         let [first, second, high, low, _, _, _, _, a, b, c, d, ..] = *datagram else { return };

@@ -1,0 +1,122 @@
+//! What is lost on either side, with a clock of our own: viewers ask, and publishers are asked.
+
+use std::time::Duration;
+
+use forwarder_common::ExtendedSeq;
+
+use super::lab::{Lab, Remote, VP8, count};
+use super::*;
+use penstock_engine::{Kind, PublisherStats, Received, SubscriberStats};
+use penstock_webrtc::rtcp::{Feedback, Incoming, to_publisher};
+
+const SSRC: u32 = 77;
+
+async fn playing() -> (Lab, Remote, Remote, u32) {
+    let mut lab = Lab::new(config()).await;
+    let publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, SSRC, 1, 0);
+    let viewer = lab.play("room");
+    let ssrc = {
+        let state = lab.engine.state();
+        state.subscriber_tracks.values().find(|(_, _, track)| track.kind == Kind::Video).unwrap().2.ssrc
+    };
+    lab.engine.state().publisher_stats =
+        PublisherStats { first: ExtendedSeq(2), highest: ExtendedSeq(100), packets: 99, ..Default::default() };
+    lab.engine.state().subscriber_stats = SubscriberStats { packets: 99, octets: 1_000_000, ..Default::default() };
+    lab.engine.state().received = Received { floor: 0, highest: 100, missing: vec![] };
+    // Reports and the first keyframe are behind us.
+    lab.pass(Duration::from_millis(1500));
+    (lab, publisher, viewer, ssrc)
+}
+
+fn nack(lab: &mut Lab, viewer: &mut Remote, ssrc: u32, missing: &[u16]) {
+    let nack = to_publisher(1, "viewer", &[], &[Feedback::Nack { ssrc, missing: missing.to_vec() }]).unwrap();
+    lab.rtcp(viewer, &nack);
+}
+
+#[tokio::test]
+async fn a_viewer_gets_what_is_kept_and_a_keyframe_for_what_is_not() {
+    let (mut lab, mut publisher, mut viewer, ssrc) = playing().await;
+    assert!(viewer.answer.sdp.contains("a=ssrc-group:FID"), "{}", viewer.answer.sdp);
+    publisher.received();
+    viewer.received();
+    // A packet's first bytes: who reads it takes it for RTP.
+    lab.engine.state().kept = [50, 51].into_iter().map(|seq| (seq, vec![0x80, 97, 0, seq as u8])).collect();
+    nack(&mut lab, &mut viewer, ssrc, &[50, 51]);
+    let mut buffer = [0; 64];
+    for seq in [50, 51] {
+        let len = viewer.socket.recv(&mut buffer).unwrap();
+        assert_eq!(buffer[..len], [0x80, 97, 0, seq]);
+    }
+    nack(&mut lab, &mut viewer, ssrc, &[50]);
+    let counters = lab.counters();
+    assert_eq!((&counters["retransmissions"], &counters["retransmissions_too_soon"]), (&2.into(), &1.into()));
+    lab.pass(Duration::from_millis(500));
+    assert_eq!(count(&publisher.received().0, 206, Some(1)), 0, "nobody needs a keyframe");
+
+    nack(&mut lab, &mut viewer, ssrc, &[40, 41, 42]);
+    lab.pass(Duration::from_millis(1000));
+    assert_eq!(count(&publisher.received().0, 206, Some(1)), 1, "at once, and once");
+    assert_eq!(lab.counters()["retransmissions_not_kept"], 3);
+    // Again and again on a line beyond repair: once in three seconds.
+    for _ in 0..60 {
+        nack(&mut lab, &mut viewer, ssrc, &[40]);
+        lab.pass(Duration::from_millis(100));
+    }
+    assert_eq!(count(&publisher.received().0, 206, Some(1)), 2);
+    assert_eq!(lab.counters()["keyframe_requests_unrepaired"], 3);
+}
+
+#[tokio::test]
+async fn a_publisher_is_asked_for_what_is_missing() {
+    let (mut lab, mut publisher, mut viewer, ssrc) = playing().await;
+    assert!(publisher.answer.sdp.contains("a=rtcp-fb:96 nack\r\n"), "{}", publisher.answer.sdp);
+    publisher.received();
+    {
+        let mut state = lab.engine.state();
+        state.received = Received { floor: 0, highest: 110, missing: vec![103, 104, 108] };
+        state.gaps = 2;
+    }
+    lab.pass(Duration::from_millis(10));
+    let asked = |publisher: &mut Remote| {
+        let wanted = |one| if let Incoming::Missing { ssrc, seq } = one { Some((ssrc, seq)) } else { None };
+        publisher.received().1.into_iter().filter_map(wanted).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&mut publisher), [], "they may be late");
+    lab.pass(Duration::from_millis(10));
+    assert_eq!(asked(&mut publisher), [103, 104, 108].map(|seq| (SSRC, seq)));
+    // A viewer that lacks them too waits for the same: no keyframe for it.
+    nack(&mut lab, &mut viewer, ssrc, &[103]);
+    assert_eq!(lab.counters()["retransmissions_awaited"], 1);
+    assert_eq!(lab.counters()["keyframe_requests_unrepaired"], 0);
+
+    lab.engine.state().received.missing = vec![104];
+    lab.pass(Duration::from_millis(20));
+    assert_eq!(lab.counters()["packets_repaired"], 2);
+    publisher.received();
+    // One never comes: asked for again, given up, and then a keyframe.
+    lab.pass(Duration::from_millis(2000));
+    let (packets, parsed) = publisher.received();
+    let again = parsed.iter().filter(|one| **one == Incoming::Missing { ssrc: SSRC, seq: 104 }).count();
+    assert!((2..=5).contains(&again), "{again} times");
+    assert_eq!(count(&packets, 206, Some(1)), 1);
+    assert_eq!(lab.counters()["packets_given_up"], 1);
+    // Nothing more is said of it.
+    lab.pass(Duration::from_millis(2000));
+    assert_eq!(count(&publisher.received().0, 205, Some(1)), 0);
+}
+
+#[tokio::test]
+async fn without_nack_nobody_asks() {
+    let mut lab = Lab::new(StreamConfig { nack: false, ..config() }).await;
+    let publisher = lab.publish("room");
+    lab.rtp(&publisher, VP8, SSRC, 1, 0);
+    let viewer = lab.play("room");
+    for answer in [&publisher.answer.sdp, &viewer.answer.sdp] {
+        assert!(!answer.contains(" nack\r\n") && !answer.contains("rtx"), "{answer}");
+    }
+    lab.engine.state().received = Received { floor: 0, highest: 110, missing: vec![103] };
+    lab.engine.state().gaps = 1;
+    lab.pass(Duration::from_millis(500));
+    assert_eq!(lab.counters()["packets_asked_for"], 0);
+}

@@ -1,0 +1,119 @@
+//! Chromium publishes and plays over lines that lose packets: what is lost is repaired before anybody sees it.
+//!
+//! Judged by counters, not by times: of the frames that the publisher encodes while the line is bad, nearly all are
+//! decoded. Without repair Chromium stands still for three seconds after each loss.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests_kit::browser::watch::{START, plays, publish};
+use tests_kit::browser::{Browser, Page, count, wait_until};
+use tests_kit::line::Line;
+use tests_kit::stage::Stage;
+
+/// Packets that the line loses in a case. Most of them are sound, which Chromium does not ask for.
+const LOST: u64 = 60;
+/// Of these, those that must have been repaired.
+const REPAIRED: u64 = 4;
+/// Longest wait for them.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The line on which packets are lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Publisher,
+    Viewer,
+}
+
+struct Scene {
+    publisher: Page,
+    viewer: Page,
+    _browsers: [Browser; 2],
+    stage: Stage,
+}
+
+impl Scene {
+    fn new(more: &str) -> Result<Self> {
+        let stage = Stage::with_lines(more)?;
+        let publishing = Browser::launch("publisher", &stage.near, Some(&stage.publishing_origin()))?;
+        let viewing = Browser::launch("viewer", stage.viewers(), None)?;
+        let publisher = publish(&publishing, &stage.publishing_origin(), "lossy", "VP8")?;
+        let viewer = viewing.open(&format!("{}/lossy", stage.viewing_origin()))?;
+        plays(&viewer)?;
+        Ok(Self { publisher, viewer, _browsers: [publishing, viewing], stage })
+    }
+
+    fn counted(&self, name: &str) -> Result<u64> {
+        Ok(self.stage.server.get("/api/v1/state")?["counters"]["control"][name].as_u64().unwrap_or_default())
+    }
+
+    /// Frames that the publisher has encoded, and that the viewer has decoded.
+    fn frames(&self) -> Result<(u64, u64)> {
+        let (sent, got) = (self.publisher.stats()?, self.viewer.stats()?);
+        Ok((count(sent.outbound("video"), "framesEncoded"), count(got.inbound("video"), "framesDecoded")))
+    }
+
+    /// Makes a line bad until it has lost enough; what of the encoded frames was decoded meanwhile, of 100.
+    fn lose(&self, whose: Whose, line: Line) -> Result<u64> {
+        let Some(lines) = &self.stage.lines else { anyhow::bail!("a stage without lines") };
+        // Lines begin at the server; media comes the other way from the publisher.
+        let (bad, way) = if whose == Whose::Publisher { (&lines[0], 1) } else { (&lines[1], 0) };
+        let before = self.frames()?;
+        let lost = bad.seen()[way].lost;
+        bad.set([line; 2]);
+        wait_until("enough packets are lost", PATIENCE, || Ok((bad.seen()[way].lost >= lost + LOST).then_some(())))?;
+        let after = self.frames()?;
+        let seen = bad.seen()[way];
+        bad.set([Line::default(); 2]);
+        let (encoded, decoded) = (after.0 - before.0, after.1 - before.1);
+        let stats = self.viewer.stats()?;
+        let video = stats.inbound("video");
+        println!(
+            "{} of {} packets lost, {decoded} of {encoded} frames decoded; viewer: {} NACKs, {} PLIs, frozen {} s, \
+             {} sent again; publisher: {} asked for, {} came, {} given up",
+            seen.lost - lost,
+            seen.packets,
+            count(video, "nackCount"),
+            count(video, "pliCount"),
+            video["totalFreezesDuration"],
+            self.counted("retransmissions")?,
+            self.counted("packets_asked_for")?,
+            self.counted("packets_repaired")?,
+            self.counted("packets_given_up")?,
+        );
+        ensure!(encoded > 0, "the publisher encoded nothing");
+        Ok(decoded * 100 / encoded)
+    }
+}
+
+fn case(more: &str, whose: Whose, loss: u32) -> Result<()> {
+    let scene = Scene::new(more)?;
+    scene.stage.explain((|| {
+        let decoded = scene.lose(whose, Line { loss, delay: Duration::from_millis(10), ..Line::default() })?;
+        ensure!(decoded >= 80, "only {decoded} % of the frames were decoded");
+        let repaired = scene.counted(if whose == Whose::Viewer { "retransmissions" } else { "packets_repaired" })?;
+        ensure!(repaired >= REPAIRED, "only {repaired} packets were repaired");
+        ensure!(scene.counted("retransmissions_damaged")? == 0);
+        // And on a good line all goes on.
+        let frames = scene.frames()?.1;
+        scene.viewer.wait_for_stats("frames go on", START, |stats| {
+            count(stats.inbound("video"), "framesDecoded") >= frames + 30
+        })?;
+        Ok(())
+    })())
+}
+
+#[test]
+fn five_percent_on_the_viewers_line() -> Result<()> {
+    case("", Whose::Viewer, 50)
+}
+
+#[test]
+fn five_percent_on_the_publishers_line() -> Result<()> {
+    case("", Whose::Publisher, 50)
+}
+
+#[test]
+fn five_percent_on_the_viewers_line_of_the_userspace_engine() -> Result<()> {
+    case("[media]\nengine = \"userspace\"\n", Whose::Viewer, 50)
+}
