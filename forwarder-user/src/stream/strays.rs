@@ -9,7 +9,7 @@ const MANY: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// After an SSRC was learnt, what had arrived before still comes up for so long.
-const SETTLING: Duration = Duration::from_millis(250);
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// What has come up of one SSRC.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ mod tests {
         let at = |ms: u64| learnt + Duration::from_millis(ms);
         let mut strays = Strays::default();
         assert!((0..20).all(|_| !strays.add(learnt, at(100))), "what was on its way before");
-        assert!(!strays.add(learnt, at(300)) && !strays.add(learnt, at(5_000)) && strays.add(learnt, at(10_000)));
+        assert!(!strays.add(learnt, at(600)) && !strays.add(learnt, at(5_000)) && strays.add(learnt, at(10_000)));
         let mut seldom = Strays::default();
         assert!((1..50).all(|time| !seldom.add(learnt, at(6_000 * time))));
         assert!(seldom.tell() && !seldom.tell());

@@ -29,7 +29,7 @@ mod taps;
 mod wire;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -249,6 +249,7 @@ impl KernelEngine {
             devices: self.devices.clone(),
             netlink: Netlink::open().map_err(StartError::Netlink)?,
             inbox,
+            taking: BTreeMap::new(),
         };
         let mut again = Again {
             interfaces: self.attached.clone(),

@@ -16,6 +16,9 @@ use crate::Transport;
 /// Pause between two looks at a neighbour that is being resolved.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// How often interfaces are asked for what the kernel does not tell by itself.
+const TELL_TALE: Duration = Duration::from_secs(1);
+
 /// An unanswered neighbour is given up after this time, until the next refresh of the session.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -69,6 +72,8 @@ pub struct Watcher<S> {
     pub devices: Devices,
     pub netlink: Netlink,
     pub inbox: Receiver<Look>,
+    /// Which of our interfaces took redirected frames when they were asked last, by index. Empty at the start.
+    pub taking: BTreeMap<u32, bool>,
 }
 
 impl<S: Sessions> Watcher<S> {
@@ -77,11 +82,7 @@ impl<S: Sessions> Watcher<S> {
         let mut waiting: BTreeMap<u32, Instant> = BTreeMap::new();
         let mut lost: BTreeSet<u32> = BTreeSet::new();
         loop {
-            let message = if waiting.is_empty() {
-                self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                self.inbox.recv_timeout(RETRY)
-            };
+            let message = self.inbox.recv_timeout(if waiting.is_empty() { TELL_TALE } else { RETRY });
             match message {
                 Ok(look) => {
                     // The first look follows at once, together with whatever else has come in.
@@ -95,6 +96,11 @@ impl<S: Sessions> Watcher<S> {
                         Look::Session(session) => Some((session, give_up)),
                         Look::All => None,
                     }));
+                }
+                Err(RecvTimeoutError::Timeout) if waiting.is_empty() && self.others_take() => {
+                    self.netlink.forget();
+                    let give_up = Instant::now() + PATIENCE;
+                    waiting.extend(self.sessions.all().into_iter().map(|session| (session, give_up)));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -116,6 +122,18 @@ impl<S: Sessions> Watcher<S> {
             });
             lost.retain(|session| self.sessions.transport(*session).is_some());
         }
+    }
+
+    /// Do other interfaces of ours take redirected frames than before? The kernel tells nobody when one stops, as a veth
+    /// does whose other end is without GRO from one moment on, and leaves it out of broadcasts without a word.
+    fn others_take(&mut self) -> bool {
+        let Devices::Attached(attached) = &self.devices else { return false };
+        let mut changed = false;
+        for one in attached.get().iter() {
+            let Ok(Some(takes)) = self.netlink.takes_redirects(one.index) else { continue };
+            changed |= self.taking.insert(one.index, takes).is_some_and(|before| before != takes);
+        }
+        changed
     }
 
     /// Looks once; says whether there is nothing left to do.

@@ -1,6 +1,7 @@
 //! Which sessions the xdp transmitter can serve: the ways to their peers, watched by a thread.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError, Weak, mpsc},
     thread,
 };
@@ -36,7 +37,8 @@ impl Xdp {
         let (resolve, inbox) = mpsc::channel();
         let monitor =
             Look::at_changes(mpsc::Sender::clone(&resolve), |_| {}).map_err(|error| format!("netlink: {error}"))?;
-        let watcher = Watcher { sessions: engine, devices: Devices::Redirecting(interfaces), netlink, inbox };
+        let devices = Devices::Redirecting(interfaces);
+        let watcher = Watcher { sessions: engine, devices, netlink, inbox, taking: BTreeMap::new() };
         let thread = thread::Builder::new().name("penstock-ways".into());
         thread.spawn(move || watcher.run()).map_err(|error| error.to_string())?;
         Ok(Self { sender, resolve: Mutex::new(resolve), _monitor: monitor })

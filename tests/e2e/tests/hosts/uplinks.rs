@@ -149,3 +149,26 @@ fn peers_behind_a_redirected_port_are_served() -> Result<()> {
     stage.rest(&publisher, &viewers)?;
     nothing_twice(&viewers.stop()?)
 }
+
+/// A veth without GRO takes no redirected frames, and the kernel leaves it out without a word.
+#[test]
+fn viewers_behind_an_interface_that_takes_no_copies_any_more_are_served() -> Result<()> {
+    let stage = Stage::plain()?;
+    let source = synthetic(100);
+    let publisher = stage.publish(&source, stage.publishing())?;
+    let viewers = stage.play(2, &source, stage.playing())?;
+    stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
+    let carried_by = |start: &str| {
+        stage.until(&format!("viewers are carried by {start}"), || {
+            Ok(stage.carriers("subscriber")?.iter().all(|carrier| carrier.starts_with(start)))
+        })
+    };
+    stage.near.ethtool(["-K", "eth0", "gro", "off"])?;
+    carried_by("userspace")?;
+    stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
+    stage.near.ethtool(["-K", "eth0", "gro", "on"])?;
+    carried_by("kernel")?;
+    stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
+    stage.rest(&publisher, &viewers)?;
+    nothing_twice(&viewers.stop()?)
+}
