@@ -102,13 +102,14 @@ impl Shaper {
             return vec![];
         }
         let mut leaves = now;
-        if self.line.rate > 0 {
+        let takes = (len as u64 * 8_000_000_000).checked_div(self.line.rate).map(Duration::from_nanos);
+        if let Some(takes) = takes {
             let turn = self.free.map_or(now, |free| free.max(now));
             if turn - now > self.line.queue {
                 (self.seen.lost, self.seen.queue_full) = (self.seen.lost + 1, self.seen.queue_full + 1);
                 return vec![];
             }
-            leaves = turn + Duration::from_nanos(len as u64 * 8_000_000_000 / self.line.rate);
+            leaves = turn + takes;
             self.free = Some(leaves);
         }
         let mut arrives = leaves + self.line.delay + self.up_to(self.line.jitter);
