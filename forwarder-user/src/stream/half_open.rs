@@ -21,6 +21,10 @@ impl HalfOpen {
         self.len
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.of.values().flatten().copied()
+    }
+
     pub(super) fn add(&mut self, from: Block, key: Key) {
         self.len += usize::from(self.of.entry(from).or_default().insert(key));
     }

@@ -87,6 +87,13 @@ impl Sessions {
         }
     }
 
+    /// Who will publish a stream, if all goes well: the latest, of those who are not connected yet.
+    pub(super) fn about_to_publish(&self, stream: &str) -> Option<&Session> {
+        let all = self.half_open.keys().filter_map(|key| Some((key, self.get(key)?)));
+        let publishers = all.filter(|(_, session)| session.role == Role::Publisher && session.stream == stream);
+        publishers.max_by_key(|(key, _)| *key).map(|(_, session)| session)
+    }
+
     /// Which session that is not connected makes way for a new one.
     pub(super) fn least_deserving(&self, new: Block, now: Instant) -> Option<Key> {
         let begun = |key| self.get(key).is_some_and(Session::has_begun);

@@ -170,9 +170,12 @@ impl Task {
         self.open(role, stream, from, offer, &plans, now)
     }
 
-    /// What the stream's publisher sends.
+    /// What the stream's publisher sends, or will: a viewer may come while it connects.
     fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
-        let sent = self.streams.sent(stream, &self.sessions);
+        let mut sent = self.streams.sent(stream, &self.sessions);
+        if sent.is_empty() {
+            sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
+        }
         if sent.is_empty() {
             return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
         }
