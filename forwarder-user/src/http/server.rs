@@ -39,6 +39,10 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest life of a connection, whatever goes on by it. Nothing here takes a minute but a profile, of ten at most.
 const LIFE: Duration = Duration::from_secs(900);
 
+/// What a connection beyond its address's share is told.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Too many connections\r\nRetry-After: 2\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
 /// How often it is said, at most, that connections were closed.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -147,7 +151,7 @@ impl Acceptor {
                 Some(_) = open.join_next() => {}
                 accepted = accept(&self.listener, &self.connections) => match accepted {
                     Ok((stream, peer, permit)) => {
-                        if let Some(share) = self.share(peer) {
+                        if let Some(share) = self.share(&stream, peer) {
                             drop(open.spawn(self.connection(stream, peer, (permit, share))));
                         }
                     }
@@ -163,11 +167,15 @@ impl Acceptor {
     }
 
     /// A part of the connections for whoever comes. `None`: he has his share. Trusted proxies have no limit.
-    fn share(&mut self, peer: SocketAddr) -> Option<Option<Share>> {
+    fn share(&mut self, stream: &TcpStream, peer: SocketAddr) -> Option<Option<Share>> {
         if self.trusted.iter().any(|network| network.contains(peer.ip())) {
             return Some(None);
         }
         let share = self.shares.take(peer.ip().into());
+        if share.is_none() {
+            // A new socket takes so little at once, or else it hears nothing.
+            let _ = stream.try_write(FULL);
+        }
         if share.is_none() && self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             let refused = self.shares.refused();

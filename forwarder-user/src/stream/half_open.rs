@@ -21,6 +21,10 @@ impl HalfOpen {
         self.len
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.of.values().flatten().copied()
+    }
+
     pub(super) fn add(&mut self, from: Block, key: Key) {
         self.len += usize::from(self.of.entry(from).or_default().insert(key));
     }
@@ -34,11 +38,19 @@ impl HalfOpen {
         }
     }
 
-    /// Who makes way for a new one. `has_begun`: its peer has sent a check.
-    pub(super) fn least_deserving(&self, new: Block, has_begun: impl Fn(Key) -> bool) -> Option<Key> {
-        let share = |(from, keys): &(&Block, &BTreeSet<Key>)| keys.len() + usize::from(**from == new);
-        let (_, keys) = self.of.iter().max_by_key(share)?;
-        keys.iter().find(|key| !has_begun(**key)).or(keys.first()).copied()
+    /// Who makes way for a new one. `is_stale`: its peer has had time to send a check, and has not. Where nobody is,
+    /// whoever has more than the new one's address: nobody loses a place to his equal, who may wait.
+    pub(super) fn least_deserving(
+        &self,
+        new: Block,
+        is_stale: impl Fn(Key) -> bool,
+        has_begun: impl Fn(Key) -> bool,
+    ) -> Option<Key> {
+        let (_, keys) = self.of.iter().max_by_key(|(_, keys)| keys.len())?;
+        let stale = keys.iter().find(|key| is_stale(**key));
+        let more = keys.len() > self.of.get(&new).map_or(0, BTreeSet::len);
+        let fair = || keys.iter().find(|key| !has_begun(**key)).or(keys.first()).filter(|_| more);
+        stale.or_else(fair).copied()
     }
 }
 
@@ -68,13 +80,17 @@ mod tests {
         (0..10).for_each(|key| pool.add(block(1), key));
         (10..13).for_each(|key| pool.add(block(2), key));
         assert_eq!(pool.len(), 13);
-        assert_eq!(pool.least_deserving(block(2), |_| false), Some(0));
-        assert_eq!(pool.least_deserving(block(2), |key| key < 4), Some(4));
-        assert_eq!(pool.least_deserving(block(2), |_| true), Some(0));
-        (0..8).for_each(|key| pool.remove(block(1), key));
-        assert_eq!(pool.least_deserving(block(2), |_| false), Some(10), "its own, having the most with the new one");
-        (0..20).for_each(|key| pool.remove(block(if key < 10 { 1 } else { 2 }), key));
-        assert_eq!((pool.len(), pool.least_deserving(block(1), |_| false)), (0, None));
+        let (none, all) = (|_: Key| false, |_: Key| true);
+        assert_eq!(pool.least_deserving(block(2), none, none), Some(0));
+        assert_eq!(pool.least_deserving(block(2), none, |key| key < 4), Some(4));
+        assert_eq!(pool.least_deserving(block(2), |key| key == 7, none), Some(7), "nobody came for it");
+        assert_eq!(pool.least_deserving(block(1), none, none), None, "its equals stay");
+        assert_eq!(pool.least_deserving(block(1), all, none), Some(0));
+        assert_eq!(pool.least_deserving(block(3), none, all), Some(0));
+        (0..10).for_each(|key| pool.remove(block(1), key));
+        assert_eq!(pool.least_deserving(block(1), none, none), Some(10));
+        (10..13).for_each(|key| pool.remove(block(2), key));
+        assert_eq!((pool.len(), pool.least_deserving(block(1), all, none)), (0, None));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use penstock_webrtc::peer::Pair;
 
 /// Address pairs that one session may have in the index.
 const MAX_PAIRS: usize = 16;
+/// A peer that has sent no check for so long after its offer may never do.
+const STALE: Duration = Duration::from_secs(1);
 /// SSRCs of one session that are in the index.
 const MAX_SSRCS: usize = 4;
 /// As long as consent (RFC 7675 §5.1): while a session's peer may be at an address, no check of another session
@@ -85,9 +87,18 @@ impl Sessions {
         }
     }
 
+    /// Who will publish a stream, if all goes well: the latest, of those who are not connected yet.
+    pub(super) fn about_to_publish(&self, stream: &str) -> Option<&Session> {
+        let all = self.half_open.keys().filter_map(|key| Some((key, self.get(key)?)));
+        let publishers = all.filter(|(_, session)| session.role == Role::Publisher && session.stream == stream);
+        publishers.max_by_key(|(key, _)| *key).map(|(_, session)| session)
+    }
+
     /// Which session that is not connected makes way for a new one.
-    pub(super) fn least_deserving(&self, new: Block) -> Option<Key> {
-        self.half_open.least_deserving(new, |key| self.get(key).is_some_and(Session::has_begun))
+    pub(super) fn least_deserving(&self, new: Block, now: Instant) -> Option<Key> {
+        let begun = |key| self.get(key).is_some_and(Session::has_begun);
+        let old = |key| self.get(key).is_some_and(|session| now.duration_since(session.created) >= STALE);
+        self.half_open.least_deserving(new, |key| old(key) && !begun(key), begun)
     }
 
     /// In the order in which they came.

@@ -43,3 +43,34 @@ pub fn count<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
     let (after, bytes_after) = COUNTED.with(Cell::get);
     (done, after - allocations, bytes_after - bytes)
 }
+
+/// Numbers for tests that try much: the same in each run.
+pub struct Seeded(pub u64);
+
+impl Seeded {
+    /// Below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound.max(1)
+    }
+
+    /// Bytes with some of them changed, some gone, some twice.
+    pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..1 + self.below(6) {
+            let (from, len) = (self.below(bytes.len()), self.below(40));
+            let to = (from + len).min(bytes.len());
+            match self.below(4) {
+                0 if from < bytes.len() => bytes[from] = self.below(256) as u8,
+                1 => drop(bytes.drain(from..to)),
+                2 => {
+                    let piece = bytes[from..to].to_vec();
+                    let at = self.below(bytes.len() + 1);
+                    drop(bytes.splice(at..at, piece));
+                }
+                _ => bytes.truncate(bytes.len() - self.below(bytes.len().min(60) + 1)),
+            }
+        }
+        bytes
+    }
+}

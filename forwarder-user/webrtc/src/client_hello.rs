@@ -220,6 +220,23 @@ mod tests {
         assert_eq!(ClientHello::default().push(&lies[0]), Knows::NotYet);
     }
 
+    #[test]
+    fn damaged_hellos_keep_the_bounds() {
+        let (mut seeded, body) = (crate::allocations::Seeded(5), hello(&[1, 7]));
+        for _ in 0..3000 {
+            let mut waiting = ClientHello::default();
+            for _ in 0..20 {
+                let (from, len) = (seeded.below(body.len()), seeded.below(body.len()));
+                let datagram = record(&body, from, (from + len).min(body.len()));
+                let datagram = if seeded.below(3) == 0 { seeded.mutate(&datagram) } else { datagram };
+                if waiting.push(&datagram) != Knows::NotYet {
+                    break;
+                }
+                assert!(waiting.kept <= MAX_KEPT && waiting.datagrams.len() <= MAX_DATAGRAMS);
+            }
+        }
+    }
+
     /// Whatever a stranger sends as the begin of a handshake: so much is kept, and no more is asked for.
     #[test]
     fn the_worst_hellos_cost_no_more_than_the_datagrams() {

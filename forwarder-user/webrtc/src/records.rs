@@ -138,6 +138,22 @@ mod tests {
         assert_eq!(first_random(&datagram), Some([1; 32]));
     }
 
+    /// What is left has nothing left to take out, and nothing that was not there.
+    #[test]
+    fn filtering_twice_is_filtering_once() {
+        let mut seeded = crate::allocations::Seeded(3);
+        let parts = [hello(1), hello(2), made(21, 0, &[2, 40]), made(23, 1, &[7; 30]), made(20, 0, &[1])];
+        for _ in 0..20_000 {
+            let datagram: Vec<u8> = (0..seeded.below(5)).flat_map(|_| parts[seeded.below(5)].clone()).collect();
+            let datagram = if seeded.below(2) == 0 { datagram } else { seeded.mutate(&datagram) };
+            let (once, _) = filter(&datagram, true, Some(&[1; 32]));
+            let (twice, ignored) = filter(&once, true, Some(&[1; 32]));
+            assert_eq!(once, twice);
+            assert_eq!(ignored, Ignored::default());
+            assert!(once.len() <= datagram.len());
+        }
+    }
+
     #[test]
     fn what_is_no_record_passes_as_it_is_or_is_cut_off() {
         let datagram = [hello(1), vec![22, 1]].concat();

@@ -349,6 +349,21 @@ mod tests {
         assert_eq!(parse(&nack[..12]), Err(Malformed));
     }
 
+    #[test]
+    fn damaged_compounds_keep_the_bounds() {
+        let feedback = [Feedback::Pli { ssrc: 5 }, Feedback::Fir { ssrc: 6, seq: 3 }];
+        let mut whole = to_publisher(1, "cname", &[RECEPTION; 3], &feedback).unwrap();
+        whole.extend([0x81, 205, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 0xfe, 0x80, 0x03]);
+        let (mut seeded, mut read) = (crate::allocations::Seeded(7), 0);
+        for _ in 0..20_000 {
+            let damaged = seeded.mutate(&whole);
+            let (found, _, bytes) = crate::allocations::count(|| parse(&damaged));
+            assert!(bytes <= 64 * 1024 && found.as_ref().map_or(0, Vec::len) <= MAX_FOUND);
+            read += usize::from(found.is_ok());
+        }
+        assert!(read > 100, "{read} were read");
+    }
+
     /// The most that one datagram can ask for.
     #[test]
     fn the_worst_compounds_cost_no_more_than_their_size() {

@@ -152,7 +152,8 @@ fn statuses(lab: &Lab) {
     let reply = lab.post(whip, SDP, without_media.as_bytes()).expect("an answer");
     assert!(matches!(reply.status, 400 | 406), "{} {}", reply.status, reply.body);
     // Media that could only go in the clear or by SDES: DTLS, and with it GCM, is impossible.
-    let plain = OFFER.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP").replace("recvonly", "sendonly");
+    let plain = OFFER.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP").replace("a=fingerprint", "a=none");
+    let plain = plain.replace("recvonly", "sendonly");
     let reply = lab.post(whip, SDP, plain.as_bytes()).expect("an answer");
     assert!(matches!(reply.status, 400 | 406), "{} {}", reply.status, reply.body);
     let unknown_codec = OFFER.replace("VP8", "THEORA").replace("recvonly", "sendonly");
@@ -234,14 +235,19 @@ fn many_at_once(lab: &Lab) -> Result<()> {
         for _ in 0..POSTS {
             let mut stream = TcpStream::connect(lab.http)?;
             stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-            stream.write_all(request.as_bytes())?;
+            // It may be closed already.
+            let _ = stream.write_all(request.as_bytes());
             streams.push(stream);
         }
         let mut statuses = BTreeMap::new();
         for mut stream in streams {
             let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();
+            // Beyond its address's share a connection is closed, which may take the answer with it.
+            let read = stream.read_to_string(&mut answer);
+            let status = match read.is_ok() && !answer.is_empty() {
+                true => answer.split(' ').nth(1).unwrap_or_default().to_owned(),
+                false => "closed".to_owned(),
+            };
             if status == "503" {
                 ensure!(answer.to_lowercase().contains("retry-after: "), "{answer}");
             }
@@ -251,8 +257,12 @@ fn many_at_once(lab: &Lab) -> Result<()> {
     })?;
     let opened = statuses.get("201").copied().unwrap_or_default();
     let refused = statuses.get("503").copied().unwrap_or_default();
-    ensure!(opened + refused == POSTS, "other statuses than 201 and 503: {statuses:?}");
-    ensure!(opened == 62, "64 sessions are allowed and 2 were open, but {opened} were opened");
+    let closed = statuses.get("closed").copied().unwrap_or_default();
+    ensure!(opened + refused + closed == POSTS, "other statuses than 201 and 503: {statuses:?}");
+    // A quarter of 2,048 connections is served.
+    ensure!(closed <= POSTS - 512, "{statuses:?}");
+    // Half of 64 sessions may be half-open; what nobody came for within a second makes way for others.
+    ensure!(opened >= 32 && lab.sessions()? <= 2 + 32, "{statuses:?}");
     Ok(())
 }
 

@@ -248,6 +248,33 @@ mod tests {
         (result.map(|()| messages), READ.with(Cell::get) - before)
     }
 
+    /// What comes out does not depend on where the network cuts.
+    #[test]
+    fn the_same_comes_out_however_the_bytes_are_cut() {
+        let message = b"OPTIONS * RTSP/1.0\r\nCSeq: 7\r\nContent-Length: 5\r\n\r\nhello\r\n";
+        let stream = [&message[..], b"$\x01\x00\x03abc", message, b"$\x00\x00\x00", message].concat();
+        let mut seed = 11u64;
+        for _ in 0..500 {
+            let (here, _there) = tokio::io::duplex(1);
+            let mut connection = Connection::new(Box::new(here), Scratch::default());
+            let (mut rest, mut taken) = (&stream[..], vec![]);
+            while !rest.is_empty() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (piece, behind) = rest.split_at((1 + (seed >> 33) as usize % 40).min(rest.len()));
+                let mut take = |incoming: Incoming<'_>| {
+                    taken.push(match incoming {
+                        Incoming::Frame(channel, frame) => format!("{channel}: {frame:?}"),
+                        Incoming::Message(message) => format!("{message:?}"),
+                    });
+                };
+                connection.take_in(piece, &mut take).unwrap();
+                rest = behind;
+            }
+            assert_eq!(taken.len(), 5);
+            assert!(taken[0] == taken[2] && taken[2] == taken[4] && taken[1] == "1: [97, 98, 99]", "{taken:?}");
+        }
+    }
+
     /// Once for its end, once for what it says: not once for each piece.
     #[test]
     fn a_message_is_read_once_however_many_pieces_it_comes_in() {

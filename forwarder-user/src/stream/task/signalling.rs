@@ -21,6 +21,8 @@ use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
 use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
 
+/// Least room for sessions that are not connected yet.
+const LEAST_POOL: usize = 16;
 /// A publisher without ICE checks for this long gives way to a new one. Peers check every 2.5 to 6 s.
 const PUBLISHER_SILENT: Duration = Duration::from_secs(10);
 
@@ -123,22 +125,25 @@ impl Task {
 
     /// Sessions that may be half-open at a time: as many again are left for those who are connected.
     pub(super) fn half_open_pool(&self) -> usize {
-        (self.config.max_sessions / 2).max(1)
+        (self.config.max_sessions / 2).max(LEAST_POOL)
     }
 
     /// Lets somebody make way who is not connected, where there is no room without.
-    fn make_room(&mut self, from: Block) -> Result<(), Refusal> {
-        let full = self.sessions.len() >= self.config.max_sessions;
-        if full || self.sessions.half_open() >= self.half_open_pool() {
-            match self.sessions.least_deserving(from) {
-                Some(key) => {
-                    self.counters.half_open_replaced += 1;
-                    self.close(key, "it was not connected, and others waited for its place");
-                }
-                None => return self.has_room(),
-            }
+    fn make_room(&mut self, from: Block, now: Instant) -> Result<(), Refusal> {
+        let limit = self.config.max_sessions;
+        let full = self.sessions.len() >= limit;
+        if !full && self.sessions.half_open() < self.half_open_pool() {
+            return Ok(());
         }
-        Ok(())
+        match self.sessions.least_deserving(from, now) {
+            Some(key) => {
+                self.counters.half_open_replaced += 1;
+                self.close(key, "it was not connected, and others waited for its place");
+                Ok(())
+            }
+            None if full => Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may"))),
+            None => Err(Refusal::Unavailable("too many sessions from your address are being opened".into())),
+        }
     }
 
     pub(super) fn answer(
@@ -187,13 +192,16 @@ impl Task {
         if role == Role::Publisher {
             self.in_the_way(&stream, now)?;
         }
-        self.make_room(from)?;
+        self.make_room(from, now)?;
         self.open(role, stream, from, offer, &plans, now)
     }
 
-    /// What the stream's publisher sends.
+    /// What the stream's publisher sends, or will: a viewer may come while it connects.
     fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
-        let sent = self.streams.sent(stream, &self.sessions);
+        let mut sent = self.streams.sent(stream, &self.sessions);
+        if sent.is_empty() {
+            sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
+        }
         if sent.is_empty() {
             return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
         }

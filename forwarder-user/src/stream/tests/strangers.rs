@@ -188,32 +188,30 @@ async fn a_flood_with_its_ssrc_moves_nobody() {
 #[tokio::test]
 async fn half_open_sessions_keep_nobody_out() {
     let mut lab = Lab::new(StreamConfig { max_sessions: 40, ..config() }).await;
-    for i in 0..200 {
-        lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH).unwrap_or_else(|why| panic!("{i}: {why}"));
+    for _ in 0..200 {
+        let _ = lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH);
     }
-    assert_eq!((lab.task.sessions.len(), &lab.counters()["half_open_replaced"]), (20, &180.into()));
+    assert_eq!((lab.task.sessions.len(), &lab.counters()["half_open_replaced"]), (20, &0.into()));
     let owner = lab.offer_from([192, 0, 2, 2], Role::Publisher, "room", PUBLISH).unwrap();
     for _ in 0..200 {
-        lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH).unwrap();
+        let _ = lab.offer_from([192, 0, 2, 1], Role::Publisher, "room", PUBLISH);
     }
     let owner = lab.connect(owner);
     assert_eq!(lab.task.streams.publisher("room"), Some(owner.key), "the name is its own");
-    for _ in 0..100 {
+    // The same address as the flood's is no hindrance for long either: what nobody came for makes way.
+    lab.pass(Duration::from_millis(1100));
+    let beside = lab.offer_from([192, 0, 2, 1], Role::Subscriber, "room", PLAY).unwrap();
+    lab.connect(beside);
+    for _ in 0..25 {
         let viewer = lab.offer_from([192, 0, 2, 2], Role::Subscriber, "room", PLAY).unwrap();
         for last in 3..30 {
             let _ = lab.offer_from([192, 0, 2, last], Role::Subscriber, "room", PLAY);
         }
-        if lab.task.sessions.by_id(&viewer.session).is_some() {
-            lab.connect(viewer);
-        }
-        if lab.task.sessions.len() - lab.task.sessions.half_open() >= 30 {
-            break;
-        }
+        lab.connect(viewer);
     }
-    let connected = lab.task.sessions.len() - lab.task.sessions.half_open();
-    assert!(connected >= 30, "{connected} connected");
+    assert_eq!(lab.task.sessions.len() - lab.task.sessions.half_open(), 27);
     lab.pass(Duration::from_secs(4));
-    assert!(lab.task.sessions.half_open() < 20, "a full pool is soon emptied");
+    assert!(lab.task.sessions.half_open() < 20, "a full pool does not stay so");
     lab.pass(Duration::from_secs(12));
     assert_eq!(lab.task.sessions.half_open(), 0);
 }

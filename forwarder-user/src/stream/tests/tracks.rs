@@ -272,6 +272,17 @@ async fn viewers_wait_for_a_new_publisher_of_the_same_codec() {
 }
 
 #[tokio::test]
+async fn a_viewer_may_come_while_the_publisher_connects() {
+    let mut lab = lab().await;
+    let answer = lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
+    let viewer = lab.play("room");
+    let publisher = lab.connect(answer);
+    lab.rtp(&publisher, VP8, 1, 1, 0);
+    assert_eq!(lab.engine.state().subscriber_tracks.len(), 1);
+    assert!(lab.task.sessions.get(viewer.key).is_some());
+}
+
+#[tokio::test]
 async fn one_publisher_at_a_time_unless_it_is_gone() {
     let mut lab = lab().await;
     let slow = lab.offer(Role::Publisher, "room", PUBLISH).unwrap();
