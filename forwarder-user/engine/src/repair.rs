@@ -176,6 +176,7 @@ mod tests {
             payload_type: 96,
             next_out: ExtendedSeq(70_000),
             timestamp_offset: 1000,
+            index_offset: None,
         }
     }
 
