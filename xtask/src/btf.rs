@@ -5,7 +5,7 @@ use crate::elf::{number, string};
 
 /// A map as the object defines it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Map {
+pub(crate) struct Map {
     pub name: String,
     /// `BPF_MAP_TYPE_*`.
     pub map_type: u64,
@@ -48,7 +48,7 @@ struct Btf<'a> {
 }
 
 /// All maps of a `.BTF` section; `None` when it cannot be read.
-pub fn maps(section: &[u8]) -> Option<Vec<Map>> {
+pub(crate) fn maps(section: &[u8]) -> Option<Vec<Map>> {
     let btf = Btf::parse(section)?;
     let Some(datasec) = btf.types.iter().find(|ty| ty.kind == KIND_DATASEC && ty.name == ".maps") else {
         return Some(Vec::new());
@@ -157,7 +157,7 @@ fn body_len(kind: u32, count: usize) -> usize {
 }
 
 /// `BPF_MAP_TYPE_*` as bpftool calls it.
-pub fn map_type_name(map_type: u64) -> String {
+pub(crate) fn map_type_name(map_type: u64) -> String {
     let name = match map_type {
         1 => "hash",
         2 => "array",

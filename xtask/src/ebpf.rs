@@ -12,15 +12,15 @@ use crate::{
 };
 
 /// Every object: the datapath, the userspace engine's transmitter, and those of tests and benchmarks.
-pub const OBJECTS: [&str; 4] = ["penstock-datapath", "penstock-transmit", "penstock-vectors", "penstock-bench"];
+pub(crate) const OBJECTS: [&str; 4] = ["penstock-datapath", "penstock-transmit", "penstock-vectors", "penstock-bench"];
 
 /// The datapath's object. `forwarder-user/engine/build.rs` embeds it from here, and the transmitter's beside it.
-pub fn object_path() -> PathBuf {
+pub(crate) fn object_path() -> PathBuf {
     objects(env::consts::ARCH).join("penstock-datapath")
 }
 
 /// The folder of the objects for a machine.
-pub fn objects(machine: &str) -> PathBuf {
+pub(crate) fn objects(machine: &str) -> PathBuf {
     target_folder(machine).join(TARGET).join("release")
 }
 
@@ -34,7 +34,7 @@ fn target_folder(machine: &str) -> PathBuf {
 
 /// Which objects are built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Objects {
+pub(crate) enum Objects {
     /// Those that the server embeds.
     Product,
     /// And those of tests and benchmarks: `tests/ebpf`.
@@ -45,7 +45,7 @@ pub enum Objects {
 ///
 /// # Errors
 /// No compiler, no linker, or the build failed; the message says what to do.
-pub fn build(objects: Objects) -> Outcome<Toolchain> {
+pub(crate) fn build(objects: Objects) -> Outcome<Toolchain> {
     build_for(env::consts::ARCH, objects)
 }
 
@@ -53,7 +53,7 @@ pub fn build(objects: Objects) -> Outcome<Toolchain> {
 ///
 /// # Errors
 /// As [`build`].
-pub fn build_for(machine: &str, objects: Objects) -> Outcome<Toolchain> {
+pub(crate) fn build_for(machine: &str, objects: Objects) -> Outcome<Toolchain> {
     let toolchain = toolchain::pick()?;
     if !linker::installed(toolchain.llvm_major) {
         return Err(format!(
@@ -76,7 +76,7 @@ fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Comm
         "-Clink-arg=--btf",
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
     ];
-    let (program, first) = toolchain.cargo.split_first().expect("pick() names a cargo");
+    let Some((program, first)) = toolchain.cargo.split_first() else { unreachable!("pick() names a cargo") };
     let mut command = Command::new(program);
     scrub(&mut command)
         .args(first)
@@ -103,7 +103,7 @@ fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Comm
 ///
 /// # Errors
 /// As [`build`]; with `check`, when the kernel refuses the object.
-pub fn build_and_report(check: bool) -> Outcome {
+pub(crate) fn build_and_report(check: bool) -> Outcome {
     let start = Instant::now();
     let toolchain = build(Objects::Product)?;
     println!("built by {}, LLVM {}, in {:.1} s\n", toolchain.name, toolchain.llvm_major, start.elapsed().as_secs_f32());

@@ -1,7 +1,7 @@
 //! Reads ELF64 files of little-endian machines: sections and symbols of BPF objects, and which libraries a program names.
 
 /// A section: name and contents.
-pub struct Section<'a> {
+pub(crate) struct Section<'a> {
     pub name: &'a str,
     /// `SHF_EXECINSTR` is set.
     pub executable: bool,
@@ -11,7 +11,7 @@ pub struct Section<'a> {
 }
 
 /// An entry of the symbol table.
-pub struct Symbol<'a> {
+pub(crate) struct Symbol<'a> {
     pub name: &'a str,
     /// Index into [`Object::sections`]; 0 where it is not defined here.
     pub section: usize,
@@ -24,7 +24,7 @@ pub struct Symbol<'a> {
 
 /// Where the linker has left a value for the loader.
 #[derive(Clone, Copy, Debug)]
-pub struct Relocation {
+pub(crate) struct Relocation {
     /// Offset in the section.
     pub offset: usize,
     /// Index into [`Object::symbols`].
@@ -32,7 +32,7 @@ pub struct Relocation {
 }
 
 /// The parts of an ELF file that matter here.
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     pub sections: Vec<Section<'a>>,
     /// The whole table, in its order.
     pub symbols: Vec<Symbol<'a>>,
@@ -52,7 +52,7 @@ const EXECUTABLE: u64 = 4;
 
 impl<'a> Object<'a> {
     /// `None` when the bytes are no such file.
-    pub fn parse(file: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(file: &'a [u8]) -> Option<Self> {
         if !file.starts_with(b"\x7fELF\x02\x01") {
             return None;
         }
@@ -104,7 +104,7 @@ impl<'a> Object<'a> {
     }
 
     /// Section by name.
-    pub fn section(&self, name: &str) -> Option<&Section<'a>> {
+    pub(crate) fn section(&self, name: &str) -> Option<&Section<'a>> {
         self.sections.iter().find(|section| section.name == name)
     }
 }
@@ -129,7 +129,7 @@ fn relocation(entry: &[u8]) -> Option<Relocation> {
 
 /// Names of the libraries that a program or library asks the loader for (`DT_NEEDED`), in its order; none of a
 /// static program. `None` when the bytes are no such file.
-pub fn needed(file: &[u8]) -> Option<Vec<&str>> {
+pub(crate) fn needed(file: &[u8]) -> Option<Vec<&str>> {
     const NEEDED: u64 = 1;
     if !file.starts_with(b"\x7fELF\x02\x01") {
         return None;
@@ -151,13 +151,13 @@ pub fn needed(file: &[u8]) -> Option<Vec<&str>> {
 }
 
 /// Little-endian number of `len` (at most 8) bytes.
-pub fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
+pub(crate) fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(len)?)?;
     Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 /// Zero-terminated string.
-pub fn string(bytes: &[u8], at: usize) -> Option<&str> {
+pub(crate) fn string(bytes: &[u8], at: usize) -> Option<&str> {
     let tail = bytes.get(at..)?;
     let len = tail.iter().position(|&byte| byte == 0)?;
     std::str::from_utf8(&tail[..len]).ok()

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// A command of this xtask.
-pub struct Command {
+pub(crate) struct Command {
     /// Its words, `bench fanout`.
     name: &'static str,
     /// What may follow, for the list of all commands.
@@ -142,7 +142,7 @@ Kernels and qemu come from Debian's archive and are unpacked below target/kernel
 const COLUMN: usize = 24;
 
 /// The list of all commands.
-pub fn all() -> String {
+pub(crate) fn all() -> String {
     list(&COMMANDS.iter().collect::<Vec<_>>())
 }
 
@@ -167,7 +167,7 @@ fn list(commands: &[&Command]) -> String {
 ///
 /// # Errors
 /// No such command.
-pub fn of(words: &[&str]) -> Outcome {
+pub(crate) fn of(words: &[&str]) -> Outcome {
     let name = words.join(" ");
     if name.is_empty() {
         print!("{}", all());
@@ -200,7 +200,7 @@ pub fn of(words: &[&str]) -> Outcome {
 
 /// The words of the command for which the arguments ask for help, `help COMMAND` or `COMMAND … --help`. `None`: they do
 /// not ask.
-pub fn asked<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
+pub(crate) fn asked<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
     match arguments {
         [] => Some(vec![]),
         ["help" | "--help" | "-h", rest @ ..] => Some(rest.to_vec()),

@@ -11,7 +11,7 @@ use crate::{
 
 /// How much to set up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Compilers only.
     BuildOnly,
     /// And what makes network namespaces, for benchmarks.
@@ -78,7 +78,7 @@ struct Plan {
 ///
 /// # Errors
 /// On an unknown system with something missing, with the commands; or when a step fails.
-pub fn run(scope: Scope) -> Outcome {
+pub(crate) fn run(scope: Scope) -> Outcome {
     let start = Instant::now();
     let system = debian::system();
     let mut plan = look(scope);

@@ -81,7 +81,7 @@ struct Report {
 ///
 /// # Errors
 /// When something cannot be built, a test failed, or no test matched.
-pub fn run(filter: Option<&str>) -> Outcome {
+pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let start = Instant::now();
     setup::run(setup::Scope::Everything)?;
     ebpf::build(Objects::All)?;
@@ -148,7 +148,7 @@ fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 }
 
 /// One build for binaries and tests: the same features, so nothing is compiled twice.
-pub fn build_everything() -> Outcome {
+pub(crate) fn build_everything() -> Outcome {
     run_command(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
 }
 
@@ -238,7 +238,7 @@ fn say(text: &str) {
 ///
 /// # Errors
 /// When something is not formatted or clippy objects.
-pub fn lint() -> Outcome {
+pub(crate) fn lint() -> Outcome {
     for directory in [root().to_owned(), root().join("forwarder-ebpf")] {
         run_command(cargo().current_dir(&directory).args(["fmt", "--all", "--check"]))?;
     }

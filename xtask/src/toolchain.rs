@@ -12,10 +12,10 @@ use std::{
 use crate::process::{Outcome, output_of};
 
 /// The target of the BPF object: little endian, like every machine that we run on.
-pub const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// A compiler that can build for [`TARGET`].
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// Program and first arguments of its cargo.
     pub cargo: Vec<String>,
     /// Set where cargo would not find the right rustc by itself.
@@ -33,7 +33,7 @@ pub struct Toolchain {
 ///
 /// # Errors
 /// When none is there, with both ways to get one.
-pub fn pick() -> Outcome<Toolchain> {
+pub(crate) fn pick() -> Outcome<Toolchain> {
     if let Some(rustc) = env::var_os("BPF_RUSTC").map(PathBuf::from) {
         return system(&rustc, "BPF_RUSTC").ok_or_else(|| {
             format!("BPF_RUSTC={} does not run, or has neither a BPF core nor rust-src", rustc.display())

@@ -215,11 +215,11 @@ mod testing {
     /// Markers and payloads.
     pub type Sent = Vec<(bool, Vec<u8>)>;
 
-    pub fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
+    pub(crate) fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
         RtpHeader::new(packet(ssrc, seq, timestamp, payload_type, &[]).first_chunk().unwrap())
     }
 
-    pub fn packet(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn packet(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x80, payload_type];
         bytes.extend(seq.to_be_bytes());
         bytes.extend(timestamp.to_be_bytes());
@@ -229,7 +229,7 @@ mod testing {
     }
 
     /// NAL units as a receiver joins them.
-    pub fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
+    pub(crate) fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
         let mut nals: Vec<Vec<u8>> = vec![];
         for (_, payload) in sent {
             if C::nal_type(payload) != C::FRAGMENT {
@@ -246,6 +246,7 @@ mod testing {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::{testing::packet, *};
 

@@ -5,7 +5,7 @@ const OWN_FILES: u64 = 256;
 
 /// Raises the soft limit of open files as far as `connections` HTTP connections need it and the hard
 /// limit allows, and says so if that is not enough.
-pub fn raise_open_files(connections: usize) {
+pub(super) fn raise_open_files(connections: usize) {
     let wanted = connections as u64 + OWN_FILES;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`, which the call fills in.

@@ -8,14 +8,14 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Log, LogFormat};
 
 /// Changes the level of a running process.
-pub struct Level(Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>);
+pub(super) struct Level(Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>);
 
 impl Level {
     /// Takes over `log.level`.
     ///
     /// # Errors
     /// It cannot be understood.
-    pub fn set(&self, level: &str) -> anyhow::Result<()> {
+    pub(super) fn set(&self, level: &str) -> anyhow::Result<()> {
         (self.0)(filter(level)?)
     }
 }
@@ -24,7 +24,7 @@ impl Level {
 ///
 /// # Errors
 /// It cannot be understood.
-pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+pub(super) fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?}"))
 }
 
@@ -32,7 +32,7 @@ pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 ///
 /// # Errors
 /// `log.level` cannot be understood, or logging was started before.
-pub fn start(log: &Log) -> anyhow::Result<Level> {
+pub(super) fn start(log: &Log) -> anyhow::Result<Level> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(std::io::stderr);
     let failed = |error| anyhow::anyhow!("cannot start logging: {error}");
     Ok(match log.format {

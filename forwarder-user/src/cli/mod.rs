@@ -17,7 +17,10 @@ mod signal;
 mod verify;
 mod version;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -101,11 +104,16 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("penstock: {error:#}");
+            complain(format_args!("{error:#}"));
             let usage = error.chain().any(|cause| cause.is::<crate::config::ConfigError>());
             ExitCode::from(if usage { USAGE } else { FAILED })
         }
     }
+}
+
+/// A line on standard error; when nobody reads it, it is lost.
+fn complain(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "penstock: {line}");
 }
 
 #[cfg(test)]

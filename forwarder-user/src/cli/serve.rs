@@ -51,7 +51,7 @@ const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why it could not start.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let started = Instant::now();
     memory::prepare();
     let config = options.config()?;
@@ -104,6 +104,7 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         }
         name = signals.next() => {
             tracing::warn!("{name} again: ending at once; peers notice by their own timers");
+            #[expect(clippy::disallowed_methods, reason = "asked for by a second signal; the kernel closes the links")]
             std::process::exit(FORCED.into());
         }
     }
@@ -119,6 +120,7 @@ async fn start(config: &Config) -> anyhow::Result<Running> {
     // Bound first, so that a port in use is found before anything touches the interfaces.
     let server = http::Server::bind(config)?;
 
+    #[expect(clippy::disallowed_methods, reason = "the engine tells once of each session and track, which are bounded")]
     let (events, received) = mpsc::unbounded_channel();
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;

@@ -15,7 +15,7 @@ use super::{App, auth, reply::Failure};
 /// A control task that does not answer for this long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-pub fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/state", get(state))
@@ -76,7 +76,7 @@ fn public(stream: &Value) -> Value {
 }
 
 /// State of everything, from the control task.
-pub async fn snapshot(app: &App) -> Result<Value, Failure> {
+pub(super) async fn snapshot(app: &App) -> Result<Value, Failure> {
     match tokio::time::timeout(PATIENCE, app.control.snapshot()).await {
         Ok(Some(snapshot)) => Ok(snapshot),
         Ok(None) => Err(Failure::busy("the server is stopping")),

@@ -140,6 +140,10 @@ impl Ingest {
         Ok(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sources and publishers are bounded, and each tells once what changed"
+    )]
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.sources().and_then(Sources::feeder).ok_or_else(|| {
             io::Error::other(

@@ -71,7 +71,7 @@ impl Status {
 
 /// Written by the source's task, read by the control task.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Status>>);
+pub(super) struct Shared(Arc<Mutex<Status>>);
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
@@ -84,7 +84,7 @@ impl Shared {
     }
 
     /// As it is now.
-    pub fn get(&self) -> Status {
+    pub(super) fn get(&self) -> Status {
         self.lock().clone()
     }
 }

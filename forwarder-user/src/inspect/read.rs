@@ -275,12 +275,12 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// An address as the maps hold it.
-pub fn socket_address(ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
+pub(super) fn socket_address(ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
     SocketAddr::new(IpAddr::from(ip).to_canonical(), u16::from_be_bytes(port))
 }
 
 /// IANA name of an SRTP profile.
-pub fn profile(number: u8) -> &'static str {
+pub(super) fn profile(number: u8) -> &'static str {
     match number {
         7 => "AEAD_AES_128_GCM",
         8 => "AEAD_AES_256_GCM",
@@ -289,7 +289,7 @@ pub fn profile(number: u8) -> &'static str {
 }
 
 /// Kind of a track.
-pub fn kind(number: u8) -> &'static str {
+pub(super) fn kind(number: u8) -> &'static str {
     match number {
         1 => "audio",
         2 => "video",

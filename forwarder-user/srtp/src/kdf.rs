@@ -86,6 +86,10 @@ fn prf(master_key: &[u8], master_salt: &[u8], label: u8, out: &mut [u8]) {
     }
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "`MasterKey` has 16 or 32 bytes by its profile; another length is our own mistake"
+)]
 fn encrypt(key: &[u8], input: [u8; 16]) -> [u8; 16] {
     if let Ok(cipher) = aes::Aes128::new_from_slice(key) {
         let mut block: Block<aes::Aes128> = input.into();

@@ -18,6 +18,7 @@ const MAX_INDEX: u32 = 0x7fff_ffff;
 /// Senders that one peer's SRTCP may name; a WebRTC peer has one per track.
 const MAX_RTCP_SENDERS: usize = 32;
 
+#[expect(clippy::expect_used, reason = "the key comes from our own derivation, not from outside")]
 fn cipher(key: &MediaKey) -> Cipher {
     Cipher::new(key).expect("a derived session key has the lengths of its profile")
 }

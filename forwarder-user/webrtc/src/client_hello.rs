@@ -10,7 +10,7 @@ const MAX_LEN: usize = 8192;
 
 /// A ClientHello as far as it has arrived.
 #[derive(Debug, Default)]
-pub struct ClientHello {
+pub(crate) struct ClientHello {
     /// Fragments by offset.
     pieces: BTreeMap<usize, Vec<u8>>,
     len: usize,
@@ -19,7 +19,7 @@ pub struct ClientHello {
 
 /// What is known so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knows {
+pub(crate) enum Knows {
     /// SRTP, and of it the counter mode of RFC 3711 alone.
     CounterModeOnly,
     /// An AES-GCM profile, or no SRTP at all, or it cannot be found out.
@@ -30,7 +30,7 @@ pub enum Knows {
 
 impl ClientHello {
     /// Takes the next datagram.
-    pub fn push(&mut self, datagram: &[u8]) -> Knows {
+    pub(crate) fn push(&mut self, datagram: &[u8]) -> Knows {
         self.datagrams += 1;
         match self.fragments(datagram) {
             Some(()) if self.len <= MAX_LEN && self.datagrams <= MAX_DATAGRAMS => {}

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Most that a chain of calls may need of the 512 bytes, by the older rounding.
-pub const LIMIT: usize = 448;
+pub(super) const LIMIT: usize = 448;
 
 /// What older kernels round each frame up to.
 const ROUNDING: usize = 32;
@@ -26,7 +26,7 @@ const FRAME: u8 = 10;
 
 /// The deepest chain of calls of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub(super) struct Chain {
     pub program: String,
     /// Bytes, by the older rounding.
     pub depth: usize,
@@ -49,7 +49,7 @@ struct Function {
 ///
 /// # Errors
 /// The bytes are no BPF object, or call what is no function of it.
-pub fn chains(file: &[u8]) -> Outcome<Vec<Chain>> {
+pub(super) fn chains(file: &[u8]) -> Outcome<Vec<Chain>> {
     let object = Object::parse(file).ok_or("no BPF object")?;
     let mut functions = BTreeMap::new();
     let mut programs = Vec::new();

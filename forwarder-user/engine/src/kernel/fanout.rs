@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// The thread's own maps and handles.
-pub struct Worker {
+pub(super) struct Worker {
     pub shared: Arc<Shared>,
     pub fanouts: Fanouts,
     /// Index of the slot in `FANOUTS` that is replaced for grace periods.
@@ -83,7 +83,7 @@ impl Round {
 
 impl Worker {
     /// Runs until the engine is dropped.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         while let Some(mut round) = self.next_round() {
             if round.grow {
                 self.grow();

@@ -15,13 +15,18 @@ use forwarder_common::maps::Server;
 use crate::{bpf::describe, clock::boottime_ns};
 
 /// The inspection commands call a server silent that has not updated its entry for three of these.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often log lines are fetched.
 const LOG_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until the sender of `stop` is dropped.
-pub fn run(mut map: Array<MapData, Server>, mut server: Server, mut log: Option<ProgramLog>, stop: &Receiver<()>) {
+pub(super) fn run(
+    mut map: Array<MapData, Server>,
+    mut server: Server,
+    mut log: Option<ProgramLog>,
+    stop: &Receiver<()>,
+) {
     let period = if log.is_some() { LOG_POLL } else { HEARTBEAT };
     let mut written = 0;
     while stop.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
@@ -40,11 +45,11 @@ pub fn run(mut map: Array<MapData, Server>, mut server: Server, mut log: Option<
 }
 
 /// Fetches and prints what the programs logged since the last call.
-pub type ProgramLog = Box<dyn FnMut() + Send>;
+pub(super) type ProgramLog = Box<dyn FnMut() + Send>;
 
 /// The log of the loaded programs, if they log at all. Lines go to the `log` crate, from where the
 /// server's subscriber takes them.
-pub fn program_log(ebpf: &mut Ebpf) -> Option<ProgramLog> {
+pub(super) fn program_log(ebpf: &mut Ebpf) -> Option<ProgramLog> {
     let mut logger = EbpfLogger::init(ebpf).ok()?;
     Some(Box::new(move || logger.flush()))
 }

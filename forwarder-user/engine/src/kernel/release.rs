@@ -9,7 +9,7 @@ use super::{keystream::Command, state::State};
 use crate::{bpf::describe, slots::Slots};
 
 /// Frees a subscriber slot; returns an index above all that it used. `None`: freed already.
-pub fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
+pub(super) fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq> {
     let subscriber = state.subscribers.remove(handle)?;
     state.produce(Command::RemoveSubscriber { publisher: subscriber.from, handle });
     if let Some(session) = state.sessions.get_mut(subscriber.session) {
@@ -34,7 +34,7 @@ pub fn release_subscriber(state: &mut State, handle: u32) -> Option<ExtendedSeq>
     Some(ExtendedSeq(next_out))
 }
 
-pub fn release_publisher(state: &mut State, handle: u32) {
+pub(super) fn release_publisher(state: &mut State, handle: u32) {
     let Some(publisher) = state.publishers.remove(handle) else { return };
     state.produce(Command::RemovePublisher { handle });
     if let Some(session) = state.sessions.get_mut(publisher.session) {
@@ -47,7 +47,7 @@ pub fn release_publisher(state: &mut State, handle: u32) {
 }
 
 /// Wipes the key and frees the session, if no track of it is left; else it waits for the next round.
-pub fn release_session(state: &mut State, handle: u32) {
+pub(super) fn release_session(state: &mut State, handle: u32) {
     let Some(session) = state.sessions.get(handle) else { return };
     if !session.publisher_tracks.is_empty() || !session.subscriber_tracks.is_empty() {
         state.work.sessions.insert(handle);

@@ -30,7 +30,7 @@ pub struct Vlan {
     pub service_tag: bool,
 }
 
-pub fn as_link(message: Message) -> Option<Link> {
+pub(super) fn as_link(message: Message) -> Option<Link> {
     let Message::NewLink(message) = message else { return None };
     let mut link = Link {
         index: message.header.index,

@@ -13,7 +13,7 @@ const OVERHEAD: usize = 64;
 
 /// A packet in the clear. The payload is shared by all that keep it.
 #[derive(Clone)]
-pub struct KeptPacket {
+pub(super) struct KeptPacket {
     pub index: ExtendedSeq,
     pub header: RtpHeader,
     pub payload: Arc<[u8]>,
@@ -26,7 +26,7 @@ impl KeptPacket {
 }
 
 /// See the module. Owned by the track; written by the thread that feeds it.
-pub struct Kept {
+pub(super) struct Kept {
     keep: Keep,
     /// In the order of their indices.
     packets: VecDeque<KeptPacket>,
@@ -49,7 +49,7 @@ enum Group {
 }
 
 impl Kept {
-    pub fn new(keep: Keep) -> Self {
+    pub(super) fn new(keep: Keep) -> Self {
         Self {
             keep,
             packets: VecDeque::new(),
@@ -66,7 +66,7 @@ impl Kept {
     /// its first packet, be that a parameter set: packets of one timestamp are one frame.
     ///
     /// `false`: the group of pictures has become too long and was let go.
-    pub fn push(&mut self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) -> bool {
+    pub(super) fn push(&mut self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8], key: bool) -> bool {
         if self.packets.back().is_some_and(|last| last.index >= index) {
             return true;
         }
@@ -118,12 +118,12 @@ impl Kept {
     }
 
     /// Lets everything go, until the next keyframe.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         (self.packets, self.bytes, self.group) = (VecDeque::new(), 0, Group::None);
     }
 
     /// For a new subscriber: everything from the last keyframe on, or nothing.
-    pub fn since_keyframe(&mut self) -> VecDeque<KeptPacket> {
+    pub(super) fn since_keyframe(&mut self) -> VecDeque<KeptPacket> {
         let packets: VecDeque<_> = self.group().cloned().collect();
         match packets.is_empty() {
             true => self.misses += 1,
@@ -142,17 +142,17 @@ impl Kept {
     }
 
     /// Whether new subscribers may get something at all.
-    pub fn keeps_groups(&self) -> bool {
+    pub(super) fn keeps_groups(&self) -> bool {
         self.keep.group > 0
     }
 
     /// A packet that was pushed before and is still there.
-    pub fn find(&self, index: ExtendedSeq) -> Option<&KeptPacket> {
+    pub(super) fn find(&self, index: ExtendedSeq) -> Option<&KeptPacket> {
         let at = self.packets.binary_search_by_key(&index, |kept| kept.index).ok()?;
         self.packets.get(at)
     }
 
-    pub fn stats(&self) -> KeptStats {
+    pub(super) fn stats(&self) -> KeptStats {
         KeptStats {
             bytes: self.bytes,
             limit: self.keep.group.max(self.keep.recent),

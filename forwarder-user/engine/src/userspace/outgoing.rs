@@ -15,7 +15,7 @@ use crate::{clock::boottime_ns, transmit::Transmitter};
 /// why never by both); the offset is fixed for the life of the track; indices that the SSRC had used
 /// before lie below `first_in`; and an SSRC belongs to one track of one engine at a time. `seal_again`
 /// seals the same plaintext under the same index once more.
-pub fn seal(
+pub(super) fn seal(
     transmitter: &mut dyn Transmitter,
     subscriber: &Subscriber,
     index: ExtendedSeq,
@@ -41,7 +41,7 @@ pub fn seal(
 /// changed after; and what `Outgoing` makes of them follows from them and from values that are fixed for the
 /// life of the track. Indices that the track has not sent yet are refused, and those that its SSRC had used
 /// under other offsets lie below `first_in`.
-pub fn seal_again(tables: &Tables, track: u32, seq: u16) -> Option<Vec<u8>> {
+pub(super) fn seal_again(tables: &Tables, track: u32, seq: u16) -> Option<Vec<u8>> {
     let subscriber = tables.subscribers.get(track)?;
     let kept = tables.publishers.get(subscriber.from)?.kept.as_ref()?;
     if subscriber.expires.load(Relaxed) <= boottime_ns() {

@@ -24,26 +24,26 @@ const MAX_MESSAGE: usize = 64 << 10;
 /// Most that waits for its end: a frame is no longer than 65,539 bytes, and a message as said above.
 const MAX_REST: usize = 4 + (64 << 10);
 /// Room for one read behind that.
-pub const READ_BUFFER: usize = MAX_REST + (128 << 10);
+pub(crate) const READ_BUFFER: usize = MAX_REST + (128 << 10);
 /// A camera that does not take our few bytes for so long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// TCP or TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl Stream for TcpStream {}
 impl Stream for SslStream<TcpStream> {}
 
 /// What stands in the stream.
 #[derive(Debug)]
-pub enum Incoming<'a> {
+pub(crate) enum Incoming<'a> {
     /// A frame of an interleaved channel; it may be empty.
     Frame(u8, &'a [u8]),
     Message(Message<Vec<u8>>),
 }
 
 /// See the module.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     scratch: Scratch,
     /// The begin of a frame or message that had not arrived in full.
@@ -51,7 +51,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: Box<dyn Stream>, scratch: Scratch) -> Self {
+    pub(crate) fn new(stream: Box<dyn Stream>, scratch: Scratch) -> Self {
         Self { stream, scratch, rest: vec![] }
     }
 
@@ -59,7 +59,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`SourceError::Io`], [`SourceError::Timeout`].
-    pub async fn send(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
+    pub(crate) async fn send(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
         let mut bytes = vec![];
         request.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
         self.write(&bytes).await
@@ -69,7 +69,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn answer(&mut self, answer: &Response<Vec<u8>>) -> Result<(), SourceError> {
+    pub(crate) async fn answer(&mut self, answer: &Response<Vec<u8>>) -> Result<(), SourceError> {
         let mut bytes = vec![];
         answer.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
         self.write(&bytes).await
@@ -86,12 +86,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`SourceError::Closed`], [`SourceError::Garbage`], [`SourceError::Io`].
-    pub async fn receive(&mut self, take: &mut dyn FnMut(Incoming<'_>)) -> Result<(), SourceError> {
+    pub(crate) async fn receive(&mut self, take: &mut dyn FnMut(Incoming<'_>)) -> Result<(), SourceError> {
         poll_fn(|context| self.poll_receive(context, take)).await
     }
 
     /// As [`receive`](Self::receive).
-    pub fn poll_receive(
+    pub(crate) fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Incoming<'_>),

@@ -7,7 +7,7 @@ use forwarder_common::{
 };
 
 /// Packets that one call of a fast backend fills together.
-pub const BATCH: usize = 4;
+pub(super) const BATCH: usize = 4;
 
 /// A session key as the producer uses it. Wiped on drop.
 pub struct Key {
