@@ -213,7 +213,7 @@ mod testing {
     use super::*;
 
     /// Markers and payloads.
-    pub type Sent = Vec<(bool, Vec<u8>)>;
+    pub(crate) type Sent = Vec<(bool, Vec<u8>)>;
 
     pub(crate) fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
         RtpHeader::new(packet(ssrc, seq, timestamp, payload_type, &[]).first_chunk().unwrap())
