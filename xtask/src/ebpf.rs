@@ -66,7 +66,22 @@ pub(crate) fn build_for(machine: &str, objects: Objects) -> Outcome<Toolchain> {
     Ok(toolchain)
 }
 
+/// Clippy of all BPF programs, by the compiler that builds them; what follows `--` is the caller's.
+///
+/// # Errors
+/// No compiler.
+pub(crate) fn clippy() -> Outcome<Command> {
+    let toolchain = toolchain::pick()?;
+    Ok(command(toolchain.clippy(), &toolchain, env::consts::ARCH, Objects::All))
+}
+
 fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Command {
+    let words = toolchain.cargo.iter().cloned().chain(["build".into()]).collect();
+    command(words, toolchain, machine, objects)
+}
+
+/// `words` are a command of cargo's, as `cargo build`.
+fn command(words: Vec<String>, toolchain: &Toolchain, machine: &str, objects: Objects) -> Command {
     // v3 and unaligned loads: without them the verifier loses bounds and sees four times the
     // instructions. BTF: maps are defined in it, and line information for the verifier's log.
     let flags = [
@@ -76,12 +91,12 @@ fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Comm
         "-Clink-arg=--btf",
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
     ];
-    let Some((program, first)) = toolchain.cargo.split_first() else { unreachable!("pick() names a cargo") };
+    let Some((program, first)) = words.split_first() else { unreachable!("a command has a program") };
     let mut command = Command::new(program);
     scrub(&mut command)
         .args(first)
         .current_dir(root().join("forwarder-ebpf"))
-        .args(["build", "--release", "--bins", "--locked", "--target", TARGET, "--target-dir"])
+        .args(["--release", "--bins", "--locked", "--target", TARGET, "--target-dir"])
         .arg(target_folder(machine))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // aya-ebpf uses unstable inline assembly; every compiler but a nightly needs permission.
@@ -94,7 +109,7 @@ fn build_command(toolchain: &Toolchain, machine: &str, objects: Objects) -> Comm
         command.arg("--workspace");
     }
     if let Some(rustc) = &toolchain.rustc {
-        command.env("RUSTC", rustc);
+        command.env("RUSTC", rustc).env("CARGO", rustc.with_file_name("cargo"));
     }
     command
 }

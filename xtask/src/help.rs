@@ -46,15 +46,16 @@ The objects lie in target/ebpf; `cargo build` embeds those of the server.
         arguments: "[FILTER]",
         summary: &["set up, build, and run every test, or those whose name or file matches FILTER"],
         details: "\
-FILTER is the name of a test file in tests/*/tests, which runs alone then, or part of the names of tests. Most tests
+FILTER is the name of a test file in tests/*/tests, which runs alone then, `gates` (what `lint` looks at), `kernels`,
+or part of the names of tests. Most tests
 need root: they make network namespaces. At the end stands how long each file took.",
         program: None,
     },
     Command {
         name: "lint",
-        arguments: "",
-        summary: &["rustfmt and clippy, warnings are errors"],
-        details: "",
+        arguments: "[GATE]",
+        summary: &["the rules that a machine can keep: rustfmt, clippy, layers, dependencies, spelling, links"],
+        details: "A part of `test`. What each gate keeps: xtask/src/gates/mod.rs.",
         program: None,
     },
     Command {

@@ -9,6 +9,7 @@ mod cross;
 mod debian;
 mod ebpf;
 mod elf;
+mod gates;
 mod help;
 mod kernels;
 mod linker;
@@ -46,7 +47,8 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["build-ebpf", "--check"] => ebpf::build_and_report(true),
         ["test"] => test::run(None),
         ["test", filter] if !filter.starts_with('-') => test::run(Some(filter)),
-        ["lint"] => test::lint(),
+        ["lint"] => gates::lint(None),
+        ["lint", gate] => gates::lint(Some(gate)),
         ["demo", rest @ ..] => program::DEMO.run(rest),
         ["bench", "datapath", rest @ ..] => program::BENCH_DATAPATH.run(rest),
         ["bench", "fanout", rest @ ..] => program::BENCH_FANOUT.run(rest),

@@ -51,6 +51,33 @@ pub(crate) fn pick() -> Outcome<Toolchain> {
         })
 }
 
+impl Toolchain {
+    /// The beginning of a clippy command: program, arguments. Of a compiler that is not rustup's, the clippy that lies
+    /// beside it, since the first one in `PATH` may be another compiler's.
+    pub(crate) fn clippy(&self) -> Vec<String> {
+        match &self.rustc {
+            Some(rustc) => vec![rustc.with_file_name("cargo-clippy").display().to_string(), "clippy".into()],
+            None => self.cargo.iter().cloned().chain(["clippy".into()]).collect(),
+        }
+    }
+
+    /// Whether it has clippy.
+    pub(crate) fn has_clippy(&self) -> bool {
+        let words = self.clippy();
+        words
+            .split_first()
+            .is_some_and(|(program, rest)| output_of(Command::new(program).args(rest).arg("--version")).is_some())
+    }
+
+    /// How to get clippy, where the toolchain is rustup's.
+    pub(crate) fn clippy_component(&self) -> Option<Command> {
+        let [rustup, run, name, ..] = self.cargo.as_slice() else { return None };
+        let mut command = Command::new(rustup);
+        command.args(["component", "add", "clippy", "--toolchain", name]);
+        (run == "run").then_some(command)
+    }
+}
+
 fn rustup() -> Option<Toolchain> {
     let toolchain = env::var("BPF_TOOLCHAIN").unwrap_or_else(|_| "nightly".into());
     let rustc = || {

@@ -17,7 +17,7 @@ pub(super) fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Hal
 /// load, and has nowhere to keep them but the 512 bytes of stack that BPF has.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-pub fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
+pub(super) fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
     /// From one group to the next.
     const KEY: usize = super::BITS;
     const HALF: usize = 8 * super::SUBSETS;
