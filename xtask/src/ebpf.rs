@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, env, fs, io::Write, path::PathBuf, process::Command, time::Instant};
 
 use crate::{
-    btf,
     elf::Object,
     linker,
     process::{Outcome, path_with_cargo_bin, root, run, scrub},
@@ -138,8 +137,8 @@ fn report() -> Outcome<String> {
     let path = object_path();
     let file = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let object = Object::parse(&file).ok_or_else(|| format!("{} is no BPF object", path.display()))?;
-    let btf = object.section(".BTF").ok_or("the object has no BTF: was it linked with --btf?")?;
-    let maps = btf::maps(btf.data).ok_or("the object's BTF cannot be read")?;
+    let maps = aya_obj::Object::parse(&file).map_err(|error| format!("the object's maps: {error}"))?.maps;
+    let maps: BTreeMap<_, _> = maps.into_iter().collect();
 
     lines.push(format!("{}  ({} bytes)", path.strip_prefix(root()).unwrap_or(&path).display(), file.len()));
     lines.push("\nprograms and functions         section          instructions".into());
@@ -153,17 +152,11 @@ fn report() -> Outcome<String> {
         lines.push(format!("  {name:<28} {section:<16} {instructions:>12}"));
     }
     lines.push("\nmaps (default size)            type             entries    key    value        bytes".into());
-    for map in &maps {
-        let bytes = map.max_entries * (map.key_size + map.value_size);
-        lines.push(format!(
-            "  {:<28} {:<14} {:>9} {:>6} {:>8} {:>12}",
-            map.name,
-            btf::map_type_name(map.map_type),
-            map.max_entries,
-            map.key_size,
-            map.value_size,
-            bytes
-        ));
+    for (name, map) in &maps {
+        let (entries, key, value) = (map.max_entries(), map.key_size(), map.value_size());
+        let bytes = u64::from(entries) * u64::from(key + value);
+        let kind = map_type_name(map.map_type());
+        lines.push(format!("  {name:<28} {kind:<14} {entries:>9} {key:>6} {value:>8} {bytes:>12}"));
     }
     lines.push("\nsections                                              bytes".into());
     let interesting = |name: &str| !name.starts_with(".debug") && !name.starts_with(".rel") && !name.is_empty();
@@ -172,4 +165,23 @@ fn report() -> Outcome<String> {
     }
     lines.push(String::new());
     Ok(lines.join("\n"))
+}
+
+/// `BPF_MAP_TYPE_*` as bpftool calls it.
+fn map_type_name(map_type: u32) -> String {
+    let name = match map_type {
+        1 => "hash",
+        2 => "array",
+        5 => "percpu_hash",
+        6 => "percpu_array",
+        9 => "lru_hash",
+        12 => "array_of_maps",
+        13 => "hash_of_maps",
+        14 => "devmap",
+        25 => "devmap_hash",
+        27 => "ringbuf",
+        33 => "arena",
+        other => return format!("type {other}"),
+    };
+    name.to_owned()
 }

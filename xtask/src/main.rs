@@ -1,9 +1,8 @@
 //! Set-up, build, test, demo and benchmarks of Penstock: `cargo xtask help`.
 //!
-//! Standard library only, so that the first command of a fresh clone starts within seconds.
+//! Few dependencies, so that the first command of a fresh clone starts within seconds.
 
 mod archive;
-mod btf;
 mod clip;
 mod cross;
 mod debian;

@@ -233,8 +233,9 @@ pub fn verify() -> Result<()> {
 /// On a kernel that Penstock does not serve: it must end at once, and say why.
 pub fn refusal() -> Result<()> {
     const REASON: [&str; 2] = ["PREEMPT_RT", "realtime"];
-    let told = fs::read_to_string("/sys/kernel/realtime").unwrap_or_default();
-    ensure!(told.trim() == "1", "/sys/kernel/realtime says {told:?}: this is no realtime kernel");
+    // Only kernels with the patches of before 6.12 have /sys/kernel/realtime.
+    let told = fs::read_to_string("/proc/sys/kernel/version")?;
+    ensure!(told.contains("PREEMPT_RT"), "{told:?}: this is no realtime kernel");
     let scene = Scene::veth()?;
     let mut command = scene.host.command(format!("{FOLDER}/penstock"));
     command.args(["serve", "--engine", "kernel", "--interface", &scene.interface, "--http", HTTP]);

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    elf::{Object, Symbol, number},
+    elf::{Object, Symbol},
     process::Outcome,
 };
 
@@ -148,13 +148,13 @@ struct Instruction {
 
 impl Instruction {
     fn read(bytes: &[u8]) -> Option<Self> {
-        let [code, registers, ..] = *bytes.get(..LEN)? else { return None };
+        let &[code, registers, o0, o1, i0, i1, i2, i3] = bytes.first_chunk::<LEN>()?;
         Some(Self {
             code,
             destination: registers & 15,
             source: registers >> 4,
-            offset: number(bytes, 2, 2)? as u16 as i16,
-            immediate: number(bytes, 4, 4)? as u32 as i32,
+            offset: i16::from_le_bytes([o0, o1]),
+            immediate: i32::from_le_bytes([i0, i1, i2, i3]),
         })
     }
 
