@@ -55,6 +55,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
+    /// Every reason once, for a table of counters that begins with zeros.
     pub const ALL: [Unfit; 7] = [
         Unfit::Malformed,
         Unfit::PayloadType,

@@ -29,6 +29,7 @@ const SILENT_NS: u64 = 3_000_000_000;
 /// The pinned maps of one server.
 pub struct Pinned {
     directory: PathBuf,
+    /// What the server wrote of itself when the maps were opened.
     pub server: Server,
     liveness: Liveness,
 }

@@ -64,7 +64,12 @@ pub enum Patched {
     /// Candidates taken: 204.
     Trickled,
     /// ICE restarted: 200 with our fragment and the new entity tag.
-    Restarted { fragment: String, etag: String },
+    Restarted {
+        /// Our new credentials, as `application/trickle-ice-sdpfrag`.
+        fragment: String,
+        /// Without quotes.
+        etag: String,
+    },
 }
 
 /// Why signalling was refused. The text is for the person at the other end.
@@ -96,38 +101,60 @@ pub enum Refusal {
 /// Commands to the control task.
 #[derive(Debug)]
 pub enum Command {
+    /// A POST: opens a session (RFC 9725 §4.2).
     Offer {
+        /// Publisher by WHIP, subscriber by WHEP.
         role: Role,
+        /// From the URL, checked already.
         stream: String,
+        /// The offer as it came.
         sdp: String,
+        /// A viewer of a source waits here until the source is described.
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
+    /// Trickle or ICE restart (RFC 9725 §4.3).
     Patch {
+        /// Last segment of the `Location`.
         session: String,
+        /// Must be the session's own, else there is none of this name.
         role: Role,
+        /// Must be the session's own, else there is none of this name.
         stream: String,
+        /// Entity tag without quotes, or `*`; `None`: no `If-Match`.
         if_match: Option<String>,
+        /// `application/trickle-ice-sdpfrag` as it came.
         fragment: String,
+        /// Answered at once.
         reply: oneshot::Sender<Result<Patched, Refusal>>,
     },
+    /// The client ends its session (RFC 9725 §4.2).
     Delete {
+        /// Last segment of the `Location`.
         session: String,
+        /// Must be the session's own, else there is none of this name.
         role: Role,
+        /// Must be the session's own, else there is none of this name.
         stream: String,
+        /// Answered when the engine has been told to stop.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// State of all streams and sessions, as the API shows it.
     Snapshot {
+        /// Of one moment: nothing changes while it is made.
         reply: oneshot::Sender<serde_json::Value>,
     },
     /// New settings, for what comes later.
     Configure {
+        /// Replace the former ones; sessions that are there go on.
         live: LiveConfig,
+        /// By stream: all that there shall be. Others end.
         sources: BTreeMap<String, crate::config::Stream>,
+        /// Answered when the new values hold.
         reply: oneshot::Sender<()>,
     },
     /// Close every session (DTLS close_notify), then stop.
     Drain {
+        /// Answered when no session is left.
         reply: oneshot::Sender<()>,
     },
 }

@@ -19,7 +19,9 @@ enum Label {
 /// Session keys of one direction.
 #[derive(Clone, Debug)]
 pub struct Direction {
+    /// Labels 0 to 2 (RFC 3711 §4.3.1); goes to the engine.
     pub rtp: MediaKey,
+    /// Labels 3 to 5 (RFC 3711 §4.3.2); stays in the control task.
     pub rtcp: MediaKey,
 }
 

@@ -27,6 +27,7 @@ fn cipher(key: &MediaKey) -> Cipher {
 pub struct RtpOpener(Cipher);
 
 impl RtpOpener {
+    /// `key`: the RTP key of what the peer sends.
     pub fn new(key: &MediaKey) -> Self {
         Self(cipher(key))
     }
@@ -58,6 +59,7 @@ pub struct RtcpOpener {
 }
 
 impl RtcpOpener {
+    /// `key`: the RTCP key of what the peer sends. The replay lists are empty.
     pub fn new(key: &MediaKey) -> Self {
         Self { cipher: cipher(key), replay: HashMap::new() }
     }
@@ -102,6 +104,7 @@ pub struct RtcpSealer {
 }
 
 impl RtcpSealer {
+    /// `key`: the RTCP key of what we send. The first index is 0, so there must be one sealer for each key.
     pub fn new(key: &MediaKey) -> Self {
         Self { cipher: cipher(key), next_index: 0 }
     }

@@ -35,9 +35,13 @@ pub trait Sessions: Send {
 
 /// The thread. Its inbox takes handles of sessions whose path is to be looked up.
 pub struct Watcher<S> {
+    /// Asked and told under the engine's own lock.
     pub sessions: S,
+    /// By which paths may lead; fixed at start.
     pub devices: Devices,
+    /// Opened in the server's network namespace.
     pub netlink: Netlink,
+    /// Handles; the same one may come again while it waits.
     pub inbox: Receiver<u32>,
 }
 

@@ -9,18 +9,24 @@ const MAX_SECTIONS: usize = 64;
 /// Who starts the DTLS handshake (RFC 8842 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
+    /// The offerer leaves it to us: we wait for its handshake.
     ActPass,
+    /// The offerer starts the handshake.
     Active,
+    /// The offerer waits: we start the handshake.
     Passive,
 }
 
 /// The offerer's transport: ICE credentials and DTLS certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteDescription {
+    /// Value of `a=ice-ufrag`, 4 to 256 characters (RFC 8839 §5.4).
     pub ufrag: String,
+    /// Value of `a=ice-pwd`, 22 to 256 characters (RFC 8839 §5.4).
     pub pwd: String,
     /// Upper-case hexadecimal octets with colons, SHA-256 of the certificate.
     pub fingerprint: String,
+    /// What the offer leaves to us decides who is the DTLS client.
     pub setup: Setup,
 }
 
@@ -31,7 +37,9 @@ pub struct Section {
     pub kind: Option<Kind>,
     /// First words of the `m=` line: media, port, protocol, formats.
     pub media: String,
+    /// Only `UDP/TLS/RTP/SAVPF` is usable (RFC 5764 §8).
     pub protocol: String,
+    /// Repeated as they are where a section is rejected.
     pub formats_text: Vec<String>,
     /// `a=mid`.
     pub mid: String,
@@ -57,7 +65,9 @@ impl Section {
 /// An offer, as far as we use it.
 #[derive(Clone, Debug)]
 pub struct Offer {
+    /// Of the transport that all usable sections share by BUNDLE.
     pub remote: RemoteDescription,
+    /// In the offer's order, at least one, at most 64; each `mid` is there once.
     pub sections: Vec<Section>,
 }
 

@@ -59,6 +59,7 @@ impl Drop for Key {
 /// An entry to fill.
 #[derive(Clone, Copy)]
 pub struct Job {
+    /// The packet that the entry will serve.
     pub index: ExtendedSeq,
     /// The producer has begun it, so nobody else reads or writes it.
     pub entry: *mut Entry,
