@@ -6,7 +6,6 @@ use crate::{
     ebpf::{self, Objects},
     process::{Outcome, cargo, root, run as run_command},
     setup::{self, Scope},
-    test,
 };
 
 /// A program of one of the packages of `tests/`.
@@ -52,7 +51,8 @@ impl Program {
             build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "forwarder-user"]);
             run_command(build.args([self.name].iter().chain(self.others).flat_map(|binary| ["--bin", binary])))?;
         } else {
-            test::build_everything()?;
+            // Without the tests themselves: those who only want to see it wait less, and nothing is compiled twice later.
+            run_command(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
         }
         run_command(Command::new(self.path()).args(arguments).current_dir(root()))
     }

@@ -162,7 +162,7 @@ fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 }
 
 /// One build for binaries and tests: the same features, so nothing is compiled twice.
-pub(crate) fn build_everything() -> Outcome {
+fn build_everything() -> Outcome {
     run_command(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
 }
 
