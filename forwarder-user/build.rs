@@ -1,5 +1,7 @@
 //! Says from which commit a release is.
 
+#![expect(clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
+
 use std::{env, process::Command};
 
 /// The commit, from outside where there is no repository (a container's build).

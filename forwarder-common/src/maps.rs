@@ -70,10 +70,15 @@ pub const PASS_SLOTS: usize = 256;
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
+    /// Source address.
     pub peer: [u8; 16],
+    /// Destination address: one of ours, also behind NAT.
     pub local: [u8; 16],
+    /// UDP source port.
     pub peer_port: [u8; 2],
+    /// UDP destination port: the media port.
     pub local_port: [u8; 2],
+    /// As in the RTP header.
     pub ssrc: [u8; 4],
 }
 
@@ -133,6 +138,7 @@ pub struct Window {
 pub struct KeystreamLow {
     /// Publisher-track slot.
     pub track: u32,
+    /// Padding to 8 bytes, of which records are multiples; 0.
     pub reserved: u32,
 }
 
@@ -151,6 +157,7 @@ impl KeystreamLow {
 pub struct TapRecord {
     /// [`PublisherTrack::tap`] of its track: tells it from a later one in the same slot.
     pub tap: u32,
+    /// Bytes of `payload` that count, at most [`MAX_PAYLOAD`].
     pub payload_len: u32,
     /// Incoming index.
     pub index: u64,
@@ -160,6 +167,7 @@ pub struct TapRecord {
     pub header: [u8; 12],
     /// Processor on which it was opened, and its copies are made.
     pub cpu: u32,
+    /// In the clear; behind `payload_len` bytes lies what the buffer held before.
     pub payload: [u8; MAX_PAYLOAD + 8],
 }
 
@@ -263,9 +271,13 @@ impl PublisherState {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EgressGroup {
+    /// Device of the copies; 0 in groups that are not in use.
     pub ifindex: u32,
+    /// Index in [`FanoutList::members`].
     pub start: u32,
+    /// Number of members, and of the devmap's entries for this device.
     pub len: u32,
+    /// Padding to 16 bytes; 0.
     pub reserved: u32,
 }
 
@@ -277,6 +289,7 @@ pub struct FanoutList {
     pub copies: u32,
     /// Number of groups in use.
     pub groups_len: u32,
+    /// The first `groups_len` are in use, each with another device.
     pub groups: [EgressGroup; MAX_EGRESS],
     /// Subscriber-track slots.
     pub members: [u32; MAX_COPIES],
@@ -300,9 +313,11 @@ pub struct SubscriberTrack {
     pub timestamp_offset: u32,
     /// Publisher-track slot that feeds it. For people only.
     pub publisher_track: u32,
+    /// The viewer's for this codec; replaces the publisher's in each copy.
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
+    /// Padding up to `keystream`; 0.
     pub reserved: [u8; 2],
     /// Entries of its keystream ring, as [`PublisherTrack::keystream`].
     pub keystream: u32,
@@ -328,13 +343,17 @@ pub struct SubscriberState {
     pub drops: [u64; 4],
     /// Outgoing RTP timestamp of the last copy, host byte order.
     pub last_timestamp: u32,
+    /// Padding to 72 bytes; 0.
     pub reserved: u32,
 }
 
 /// State of a session slot.
 pub mod session_state {
+    /// Nobody's; the rest of the slot means nothing.
     pub const FREE: u8 = 0;
+    /// Its key opens; it has no path.
     pub const PUBLISHER: u8 = 1;
+    /// Its key seals; it has a path as soon as the neighbour is resolved.
     pub const SUBSCRIBER: u8 = 2;
 }
 
@@ -351,12 +370,17 @@ pub struct Session {
     pub state: u8,
     /// IANA number of the SRTP profile: 7 AEAD_AES_128_GCM, 8 AEAD_AES_256_GCM (RFC 7714 §14.2).
     pub profile: u8,
+    /// Padding; 0.
     pub reserved: [u8; 2],
     /// Peer and local transport address, network byte order, IPv4 as mapped IPv6.
     pub peer: [u8; 16],
+    /// Address of ours that the peer was heard at.
     pub local: [u8; 16],
+    /// UDP port of the peer, network byte order.
     pub peer_port: [u8; 2],
+    /// Our UDP port, network byte order.
     pub local_port: [u8; 2],
+    /// Padding up to `created_ns`; 0.
     pub reserved2: [u8; 4],
     /// When the keys were installed, ns of CLOCK_BOOTTIME.
     pub created_ns: u64,
@@ -402,6 +426,7 @@ pub const MAX_HEADER: usize = 14 + 4 + 40 + 8;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
+    /// Device that the copies leave by; of a VLAN subinterface its parent.
     pub egress_ifindex: u32,
     /// Length of `header` in use: 42 or 46 (IPv4), 62 or 66 (IPv6).
     pub header_len: u8,
@@ -409,12 +434,15 @@ pub struct Path {
     pub l3_offset: u8,
     /// 4 or 6.
     pub ip_version: u8,
+    /// Padding up to `checksum_base`; 0.
     pub reserved: u8,
     /// Ones' complement sum (not inverted, folded to 16 bits, native byte order of 16-bit loads) of
     /// what stays the same. IPv4: the IP header with total length and checksum 0. IPv6: the UDP
     /// pseudo header with length 0, the two ports, and next header 17.
     pub checksum_base: u32,
+    /// Network byte order, with lengths and checksums 0; behind `header_len` all 0.
     pub header: [u8; MAX_HEADER],
+    /// Padding to 80 bytes; 0.
     pub reserved2: [u8; 2],
 }
 
@@ -422,7 +450,9 @@ pub struct Path {
 pub mod xdp_mode {
     /// Nothing attached.
     pub const NONE: u8 = 0;
+    /// In the driver, before the kernel makes an skb.
     pub const NATIVE: u8 = 1;
+    /// Behind the driver, on skbs.
     pub const GENERIC: u8 = 2;
 }
 
@@ -435,6 +465,7 @@ pub const INTERFACE_NAME_LEN: usize = 16;
 pub struct Server {
     /// Layout version; [`LAYOUT_VERSION`] of the writer.
     pub layout: u32,
+    /// In the PID namespace of the server.
     pub pid: u32,
     /// ns of CLOCK_BOOTTIME.
     pub started_ns: u64,
@@ -448,6 +479,7 @@ pub struct Server {
     pub name: [[u8; INTERFACE_NAME_LEN]; 8],
     /// UDP port of the media, host byte order.
     pub media_port: u16,
+    /// Padding to a multiple of 8 bytes; 0.
     pub reserved: [u8; 6],
 }
 
@@ -465,6 +497,7 @@ pub struct Pass {
     pub now_ns: u64,
     /// Incoming index.
     pub index: u64,
+    /// Slot of the member list by which egress finds each copy's subscriber.
     pub fanout: u32,
     /// Plaintext bytes behind the RTP header.
     pub payload_len: u32,
@@ -501,6 +534,7 @@ pub struct Handover {
     pub now_ns: u64,
     /// Incoming index.
     pub index: u64,
+    /// As it came in: copies are rewritten from it.
     pub header: crate::RtpHeader,
     /// Slot of its publisher track.
     pub track: u32,
@@ -516,6 +550,7 @@ pub struct Handover {
     pub len: u32,
     /// RTP header with CSRCs and extension.
     pub header_len: u32,
+    /// Bytes between header and tag, encrypted.
     pub payload_len: u32,
 }
 
@@ -533,6 +568,7 @@ pub struct Rows {
     pub number: u64,
     /// Scratch: the sum for one tag.
     pub total: tower::Spread,
+    /// The blocks; valid while `number` is the one that the copy names.
     pub rows: tower::PacketRows,
 }
 

@@ -18,6 +18,7 @@ pub struct RtpHeader {
 }
 
 impl RtpHeader {
+    /// From network byte order; nothing is checked.
     #[inline(always)]
     pub const fn new(b: &[u8; FIXED_LEN]) -> Self {
         Self {
@@ -53,6 +54,7 @@ impl RtpHeader {
         self.first >> 61 & 1 == 1
     }
 
+    /// An extension stands behind the CSRC list (RFC 3550 §5.3.1); copies go without it.
     #[inline(always)]
     pub const fn has_extension(&self) -> bool {
         self.first >> 60 & 1 == 1
@@ -70,26 +72,31 @@ impl RtpHeader {
         4 + 4 * u16::from_be_bytes([start[2], start[3]]) as usize
     }
 
+    /// Last packet of a video frame, or first after silence (RFC 3551 §4.1).
     #[inline(always)]
     pub const fn marker(&self) -> bool {
         self.first >> 55 & 1 == 1
     }
 
+    /// 0 to 127.
     #[inline(always)]
     pub const fn payload_type(&self) -> u8 {
         (self.first >> 48 & 0x7f) as u8
     }
 
+    /// Low 16 bits of the index (RFC 3711 §3.3.1).
     #[inline(always)]
     pub const fn seq(&self) -> u16 {
         (self.first >> 32) as u16
     }
 
+    /// In units of the codec's clock, from a random start.
     #[inline(always)]
     pub const fn timestamp(&self) -> u32 {
         self.first as u32
     }
 
+    /// Host byte order.
     #[inline(always)]
     pub const fn ssrc(&self) -> u32 {
         self.ssrc as u32
@@ -119,10 +126,15 @@ pub const fn transit_difference(elapsed_ns: u64, timestamp_step: u32, clock_rate
 /// What a UDP payload on a WebRTC port is, by its first bytes (RFC 7983 §7, RFC 5761 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// First byte 0 to 3.
     Stun,
+    /// First byte 20 to 63.
     Dtls,
+    /// First byte 128 to 191, and a packet type of which the low 7 bits are 64 to 95; SRTCP too.
     Rtcp,
+    /// First byte 128 to 191, all other second bytes; SRTP too.
     Rtp,
+    /// TURN channels, ZRTP, or no WebRTC at all.
     Other,
 }
 

@@ -47,7 +47,9 @@ pub struct OutFrame {
     pub ticket: AtomicU64,
     /// Length of the frame in bytes.
     pub len: u32,
+    /// Padding, so that `bytes` begins at 16; 0.
     pub reserved: u32,
+    /// From the Ethernet header to the SRTP tag; behind `len` lies an older frame.
     pub bytes: [u8; FRAME_ROOM],
 }
 
@@ -64,9 +66,11 @@ pub struct Trigger {
     pub refused: [AtomicU64; BATCH / 64],
     /// The place in `DEVICE_SETS` whose devmap has `len` entries.
     pub set: u32,
+    /// Number of frames, at most [`BATCH`].
     pub len: u32,
     /// Next of `frames`. Written by the programs of one CPU, one after the other.
     pub cursor: u32,
+    /// Padding up to `frames`; 0.
     pub reserved: u32,
     /// Numbers in `FRAMES`.
     pub frames: [u32; BATCH],
@@ -76,8 +80,11 @@ pub struct Trigger {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Bulk {
+    /// Copies in use, at most [`BULK`]; 0 when the device has reported.
     pub len: u32,
+    /// Padding up to `copies`; 0.
     pub reserved: u32,
+    /// The first `len` count, in the order in which the device takes them.
     pub copies: [Copied; BULK],
 }
 
@@ -85,7 +92,9 @@ pub struct Bulk {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Copied {
+    /// Tells a trigger from a later one with the same number.
     pub ticket: u64,
+    /// Below [`BATCH`]; a bit of [`Trigger::refused`].
     pub place: u64,
 }
 

@@ -21,7 +21,7 @@ pub fn run(frame: &Frame) -> Result<u32, Counter> {
     // SAFETY: the value is an aligned number that is read and written whole. An entry that userspace
     // deletes may be used again at once, so the number may be that of another flow; then the track's
     // key is another one too, and the packet fails its authentication.
-    let slot = unsafe { FLOWS.get(&flow) }.copied().ok_or(Counter::PassUnknownSsrc)?;
+    let slot = unsafe { FLOWS.get(flow) }.copied().ok_or(Counter::PassUnknownSsrc)?;
     let track = PUBLISHER_TRACKS.get_ptr(slot).ok_or(Counter::DropInternalIngress)?;
     let state = PUBLISHER_STATE.get_ptr_mut(slot).ok_or(Counter::DropInternalIngress)?;
     media(frame, rtp, (slot, track), state).inspect_err(|reason| counters::publisher_dropped(state, *reason))

@@ -39,6 +39,7 @@ impl Frame {
     // compute with that, but the verifier turns the loads into pointers.
 
     #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "a context never changes while a program runs")]
     fn data(&self) -> usize {
         let data: usize;
         // SAFETY: reads the `data` field of the context that the kernel gave us.
@@ -50,6 +51,7 @@ impl Frame {
     }
 
     #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "a context never changes while a program runs")]
     fn data_end(&self) -> usize {
         let end: usize;
         // SAFETY: reads the `data_end` field of the context that the kernel gave us.
@@ -65,6 +67,7 @@ impl Frame {
     /// The verifier walks what follows once for every combination of offsets that it has seen; behind
     /// this call, once. Accesses check their bounds anyway.
     #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "a context never changes while a program runs")]
     pub fn forget(&self, mut value: usize) -> usize {
         // SAFETY: reads `rx_queue_index` of the context that the kernel gave us. Twice XORed, it leaves
         // the value as it was.

@@ -13,6 +13,7 @@ use crate::{counters, gcm, packet::Frame, tower::Tower};
 /// Encrypts the payload behind the headers that `rewrite` has written, and adds the tag.
 /// `None`: the frame is too short.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; a struct of them would lie on the stack, which is full")]
 pub fn seal(
     frame: &Frame,
     path: &Path,

@@ -38,7 +38,7 @@ struct Walk {
 /// Before copy `number` of the `len` whose places in the list begin at `start`.
 #[inline(always)]
 pub fn copies(list: &'static FanoutList, pass: &Pass, start: u32, number: u32, len: u32) {
-    if number % TOGETHER != 0 {
+    if !number.is_multiple_of(TOGETHER) {
         return;
     }
     let count = (len - number).min(TOGETHER);

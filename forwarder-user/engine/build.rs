@@ -1,6 +1,8 @@
 //! Embeds the BPF objects, which are built by `cargo xtask build-ebpf`, never committed. Where they were not built,
 //! the engine is built without: `bpf::object` says so to whoever asks for one.
 
+#![expect(clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
+
 use std::{
     env, fs,
     path::{Path, PathBuf},

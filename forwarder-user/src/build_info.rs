@@ -11,12 +11,16 @@ use penstock_engine::bpf;
 /// Identifies a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct Build {
+    /// Of the package `forwarder-user`, without `v`.
     pub version: &'static str,
     /// `development` in debug builds, `unknown` where there was no repository; `-dirty` at the end if
     /// files differed from the commit.
     pub commit: &'static str,
+    /// `debug` or `release`, by whether debug assertions are on.
     pub profile: &'static str,
+    /// Rust's name of the processor, e.g. `x86_64`.
     pub arch: &'static str,
+    /// Rust's name of the system: `linux`.
     pub os: &'static str,
     /// Layout of the BPF maps: inspection commands and servers of one layout understand each other.
     pub map_layout: u32,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Lets large pieces have memory of their own, which goes back when they are freed or grow: by itself, glibc stops
 /// doing so when the start frees some of them, and tables that grow leave holes of half their size. At the start.
-pub fn prepare() {
+pub(crate) fn prepare() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer.
     unsafe {
@@ -18,7 +18,7 @@ const LARGE: i32 = 128 << 10;
 
 /// Gives back what glibc keeps for later: 3 MB after the start, which loading BPF objects has taken, and half as
 /// much after hundreds of handshakes.
-pub fn give_back() {
+pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and locks each arena while it looks for whole free pages.
     unsafe {
@@ -33,7 +33,7 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// Says when it is time to give back what sessions have left.
 #[derive(Default)]
-pub struct Turnover {
+pub(crate) struct Turnover {
     /// Sessions that came or went since the last time.
     sessions: usize,
     due: Option<Instant>,
@@ -41,7 +41,7 @@ pub struct Turnover {
 
 impl Turnover {
     /// A session has come or gone.
-    pub fn count(&mut self, now: Instant) {
+    pub(crate) fn count(&mut self, now: Instant) {
         self.sessions += 1;
         if self.sessions >= MANY {
             self.due = Some(now + QUIET);
@@ -49,12 +49,12 @@ impl Turnover {
     }
 
     /// When to look.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Whether it is time; then it begins anew.
-    pub fn is_over(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_over(&mut self, now: Instant) -> bool {
         let over = self.due.is_some_and(|due| due <= now);
         if over {
             *self = Self::default();

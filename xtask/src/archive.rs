@@ -42,7 +42,7 @@ struct Entry {
 }
 
 /// A suite: which packages it has.
-pub struct Suite {
+pub(crate) struct Suite {
     name: String,
     folder: PathBuf,
     /// Packages that count as installed: the system's, or none.
@@ -53,7 +53,7 @@ pub struct Suite {
 
 /// What the archive says of a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
+pub(crate) struct Package {
     pub name: String,
     pub version: String,
     pub architecture: String,
@@ -76,7 +76,7 @@ impl Package {
 ///
 /// # Errors
 /// It is no Debian.
-pub fn own_suite() -> Outcome<String> {
+pub(crate) fn own_suite() -> Outcome<String> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let name = field("VERSION_CODENAME").map(|name| name.trim_matches('"').to_owned());
@@ -97,7 +97,7 @@ impl Suite {
     ///
     /// # Errors
     /// No Debian, no mirror in its sources, or no space.
-    pub fn open(name: &str, architecture: &'static str, foreign: bool) -> Outcome<Self> {
+    pub(crate) fn open(name: &str, architecture: &'static str, foreign: bool) -> Outcome<Self> {
         own_suite()?;
         for program in ["apt-get", "apt-cache", "dpkg-deb"] {
             crate::process::find(program).ok_or_else(|| format!("{program} is missing: it comes with Debian"))?;
@@ -116,7 +116,7 @@ impl Suite {
     ///
     /// # Errors
     /// With what apt-get said.
-    pub fn update(&self, console: &Console<'_>) -> Outcome {
+    pub(crate) fn update(&self, console: &Console<'_>) -> Outcome {
         const FRESH: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.folder.join("updated");
@@ -134,13 +134,13 @@ impl Suite {
     }
 
     /// What the archive says of a package; `None` if it has none of that name.
-    pub fn show(&self, package: &str) -> Option<Package> {
+    pub(crate) fn show(&self, package: &str) -> Option<Package> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         parse_package(&output_of(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?)
     }
 
     /// Names of packages that begin so.
-    pub fn names(&self, begin: &str) -> Vec<String> {
+    pub(crate) fn names(&self, begin: &str) -> Vec<String> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let names = output_of(self.apt("apt-cache").args(["pkgnames", begin])).unwrap_or_default();
         names.lines().map(str::to_owned).collect()
@@ -150,7 +150,7 @@ impl Suite {
     ///
     /// # Errors
     /// The archive cannot satisfy them; with what apt-get said.
-    pub fn with_dependencies(&self, packages: &[&str]) -> Outcome<Vec<Package>> {
+    pub(crate) fn with_dependencies(&self, packages: &[&str]) -> Outcome<Vec<Package>> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = self.apt("apt-get");
         command.args(["install", "--simulate", "--no-install-recommends", "-o", "Debug::NoLocking=1"]).args(packages);
@@ -170,7 +170,7 @@ impl Suite {
     ///
     /// # Errors
     /// With what apt-get said.
-    pub fn fetch(&self, packages: &[Package], console: &Console<'_>) -> Outcome<Vec<PathBuf>> {
+    pub(crate) fn fetch(&self, packages: &[Package], console: &Console<'_>) -> Outcome<Vec<PathBuf>> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let store = root().join("target/archive/packages");
         make(&store)?;
@@ -230,13 +230,13 @@ impl Suite {
 ///
 /// # Errors
 /// With what dpkg-deb said.
-pub fn unpack(files: &[PathBuf], folder: &Path, console: &Console<'_>) -> Outcome {
+pub(crate) fn unpack(files: &[PathBuf], folder: &Path, console: &Console<'_>) -> Outcome {
     make(folder)?;
     files.iter().try_for_each(|file| console.run(Command::new("dpkg-deb").arg("--extract").arg(file).arg(folder)))
 }
 
 /// Whether a version is higher than another, as dpkg compares them.
-pub fn higher(version: &str, than: &str) -> bool {
+pub(crate) fn higher(version: &str, than: &str) -> bool {
     Command::new("dpkg").args(["--compare-versions", version, "gt", than]).status().is_ok_and(|status| status.success())
 }
 
@@ -244,7 +244,7 @@ pub fn higher(version: &str, than: &str) -> bool {
 ///
 /// # Errors
 /// Names the folder.
-pub fn make(folder: &Path) -> Outcome {
+pub(crate) fn make(folder: &Path) -> Outcome {
     fs::create_dir_all(folder).map_err(|error| failed(folder, &error))
 }
 
@@ -252,12 +252,12 @@ pub fn make(folder: &Path) -> Outcome {
 ///
 /// # Errors
 /// Names the file.
-pub fn write(path: &Path, text: &str) -> Outcome {
+pub(crate) fn write(path: &Path, text: &str) -> Outcome {
     fs::write(path, text).map_err(|error| failed(path, &error))
 }
 
 /// An error of a file, for people.
-pub fn failed(path: &Path, error: &std::io::Error) -> String {
+pub(crate) fn failed(path: &Path, error: &std::io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 

@@ -11,17 +11,17 @@ use crate::{
 const SECONDS: &str = "10";
 
 /// VP8 in IVF, 320×240 at 25 frames per second, about 300 kbit/s, a keyframe every second.
-pub fn video() -> PathBuf {
+pub(crate) fn video() -> PathBuf {
     root().join("target/clip/clip.ivf")
 }
 
 /// Opus in Ogg, 48 kHz stereo, 20 ms frames.
-pub fn audio() -> PathBuf {
+pub(crate) fn audio() -> PathBuf {
     root().join("target/clip/clip.ogg")
 }
 
 /// Whether both files are there. They appear under their names only when complete.
-pub fn present() -> bool {
+pub(crate) fn present() -> bool {
     video().is_file() && audio().is_file()
 }
 
@@ -29,7 +29,7 @@ pub fn present() -> bool {
 ///
 /// # Errors
 /// ffmpeg failed, or the directory cannot be written.
-pub fn make(console: &Console<'_>) -> Outcome {
+pub(crate) fn make(console: &Console<'_>) -> Outcome {
     let video_arguments = [
         "-f",
         "lavfi",

@@ -24,7 +24,7 @@ const TOOLS: [&str; 2] = ["gcc-aarch64-linux-gnu", "qemu-user-static"];
 const LIBRARIES: [&str; 6] = ["libc6-dev", "libssl-dev", "busybox-static", "iproute2", "ethtool", "ca-certificates"];
 
 /// The tools.
-pub struct Cross {
+pub(crate) struct Cross {
     folder: PathBuf,
     /// Rust's standard library is in the system root, not in the compiler's own.
     foreign_std: bool,
@@ -35,7 +35,7 @@ impl Cross {
     ///
     /// # Errors
     /// This is no Debian, or its archive has not what is needed.
-    pub fn prepare(console: &Console<'_>) -> Outcome<Self> {
+    pub(crate) fn prepare(console: &Console<'_>) -> Outcome<Self> {
         let folder = root().join("target/cross");
         let own = has_own_std();
         let cross = Self { folder, foreign_std: !own };
@@ -64,17 +64,17 @@ impl Cross {
     }
 
     /// The root of a system of that machine: headers, libraries, and the programs that guests have.
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.join("root")
     }
 
     /// One of the wrappers, such as `strip`.
-    pub fn tool(&self, name: &str) -> PathBuf {
+    pub(crate) fn tool(&self, name: &str) -> PathBuf {
         self.folder.join("bin").join(format!("{}-{name}", MACHINE.triplet()))
     }
 
     /// A cargo that builds for that machine; its output is in `target/aarch64-unknown-linux-gnu`.
-    pub fn cargo(&self) -> Command {
+    pub(crate) fn cargo(&self) -> Command {
         let target = MACHINE.target();
         let (upper, lower) = (target.to_uppercase().replace('-', "_"), target.replace('-', "_"));
         let mut command = if self.foreign_std { Command::new("/usr/bin/cargo") } else { cargo() };

@@ -8,7 +8,7 @@ use crate::process::{is_root, output_of};
 const OLDEST: u32 = 12;
 
 /// The system as `/etc/os-release` describes it.
-pub struct System {
+pub(crate) struct System {
     /// For people.
     pub name: String,
     /// Debian 12 or newer, and we may install.
@@ -16,7 +16,7 @@ pub struct System {
 }
 
 /// Reads `/etc/os-release`.
-pub fn system() -> System {
+pub(crate) fn system() -> System {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let field = |key: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
@@ -36,14 +36,14 @@ pub fn system() -> System {
 }
 
 /// Refreshes the package lists.
-pub fn update() -> Command {
+pub(crate) fn update() -> Command {
     let mut command = apt_get();
     command.arg("update");
     command
 }
 
 /// Installs packages, and never removes one to make room (rustc-web conflicts with rustc).
-pub fn install(packages: &[String]) -> Command {
+pub(crate) fn install(packages: &[String]) -> Command {
     let mut command = apt_get();
     command.args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages);
     command
@@ -56,7 +56,7 @@ fn apt_get() -> Command {
 }
 
 /// Packages of the list that are not installed.
-pub fn missing(packages: &[String]) -> Vec<String> {
+pub(crate) fn missing(packages: &[String]) -> Vec<String> {
     let installed = |package: &String| {
         let status = output_of(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]));
         status.as_deref() == Some("installed")
@@ -65,7 +65,7 @@ pub fn missing(packages: &[String]) -> Vec<String> {
 }
 
 /// Packages of the list that the archive does not have.
-pub fn unavailable(packages: &[String]) -> Vec<String> {
+pub(crate) fn unavailable(packages: &[String]) -> Vec<String> {
     let available = |package: &String| {
         output_of(Command::new("apt-cache").args(["show", "--no-all-versions", package]))
             .is_some_and(|it| !it.is_empty())
@@ -74,7 +74,7 @@ pub fn unavailable(packages: &[String]) -> Vec<String> {
 }
 
 /// Major version of the LLVM that a package of the archive is linked with.
-pub fn llvm_major_of(package: &str) -> Option<u32> {
+pub(crate) fn llvm_major_of(package: &str) -> Option<u32> {
     let dependencies = output_of(Command::new("apt-cache").args([
         "depends",
         "--recurse",

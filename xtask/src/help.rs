@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// A command of this xtask.
-pub struct Command {
+pub(crate) struct Command {
     /// Its words, `bench fanout`.
     name: &'static str,
     /// What may follow, for the list of all commands.
@@ -46,7 +46,8 @@ The objects lie in target/ebpf; `cargo build` embeds those of the server.
         arguments: "[FILTER]",
         summary: &["set up, build, and run every test, or those whose name or file matches FILTER"],
         details: "\
-FILTER is the name of a test file in tests/*/tests, which runs alone then, or part of the names of tests. Most tests
+FILTER is the name of a test file in tests/*/tests, which runs alone then, `gates` (what `lint` looks at), `kernels`,
+or part of the names of tests. Most tests
 need root: they make network namespaces. At the end stands how long each file took.",
         program: None,
     },
@@ -61,9 +62,9 @@ in network namespaces of its own. Needs root.",
     },
     Command {
         name: "lint",
-        arguments: "",
-        summary: &["rustfmt and clippy, warnings are errors"],
-        details: "",
+        arguments: "[GATE]",
+        summary: &["the rules that a machine can keep: rustfmt, clippy, layers, dependencies, spelling, links"],
+        details: "A part of `test`. What each gate keeps: xtask/src/gates/mod.rs.",
         program: None,
     },
     Command {
@@ -151,7 +152,7 @@ Kernels and qemu come from Debian's archive and are unpacked below target/kernel
 const COLUMN: usize = 24;
 
 /// The list of all commands.
-pub fn all() -> String {
+pub(crate) fn all() -> String {
     list(&COMMANDS.iter().collect::<Vec<_>>())
 }
 
@@ -176,7 +177,7 @@ fn list(commands: &[&Command]) -> String {
 ///
 /// # Errors
 /// No such command.
-pub fn of(words: &[&str]) -> Outcome {
+pub(crate) fn of(words: &[&str]) -> Outcome {
     let name = words.join(" ");
     if name.is_empty() {
         print!("{}", all());
@@ -209,7 +210,7 @@ pub fn of(words: &[&str]) -> Outcome {
 
 /// The words of the command for which the arguments ask for help, `help COMMAND` or `COMMAND … --help`. `None`: they do
 /// not ask.
-pub fn asked<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
+pub(crate) fn asked<'a>(arguments: &[&'a str]) -> Option<Vec<&'a str>> {
     match arguments {
         [] => Some(vec![]),
         ["help" | "--help" | "-h", rest @ ..] => Some(rest.to_vec()),

@@ -5,13 +5,13 @@ use std::{fs, process::Command};
 use crate::process::{cargo, display, find, output_of, scrub};
 
 /// The version that the BPF object is tested with.
-pub const VERSION: &str = "0.13.0";
+pub(crate) const VERSION: &str = "0.13.0";
 
 /// LLVM versions for which this bpf-linker can be built (its features `llvm-N`).
-pub const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
+pub(crate) const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Whether a bpf-linker is installed that reads the bitcode of LLVM `major`.
-pub fn installed(major: u32) -> bool {
+pub(crate) fn installed(major: u32) -> bool {
     let Some(path) = find("bpf-linker") else { return false };
     let runs = output_of(Command::new(&path).arg("--version")).is_some();
     runs && match fs::read(&path).ok().and_then(|binary| linked_llvm(&binary)) {
@@ -30,7 +30,7 @@ fn linked_llvm(binary: &[u8]) -> Option<u32> {
 }
 
 /// Builds and installs it against Debian's `llvm-N-dev`. One to two minutes on two cores.
-pub fn install(major: u32) -> Command {
+pub(crate) fn install(major: u32) -> Command {
     let mut command = cargo();
     // The time goes to LLVM, not into the linker's own code: the cheaper build takes a third less.
     scrub(&mut command)
@@ -52,7 +52,7 @@ pub fn install(major: u32) -> Command {
 }
 
 /// The same as a line to type.
-pub fn install_line(major: u32) -> String {
+pub(crate) fn install_line(major: u32) -> String {
     let line = display(&install(major));
     let arguments = line.split_once(' ').map_or("", |(_, arguments)| arguments);
     format!("LLVM_PREFIX=/usr/lib/llvm-{major} cargo {arguments}")

@@ -1,14 +1,14 @@
 //! Set-up, build, test, demo and benchmarks of Penstock: `cargo xtask help`.
 //!
-//! Standard library only, so that the first command of a fresh clone starts within seconds.
+//! Few dependencies, so that the first command of a fresh clone starts within seconds.
 
 mod archive;
-mod btf;
 mod clip;
 mod cross;
 mod debian;
 mod ebpf;
 mod elf;
+mod gates;
 mod help;
 mod kernels;
 mod linker;
@@ -47,7 +47,8 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["test"] => test::run(None),
         ["test", filter] if !filter.starts_with('-') => test::run(Some(filter)),
         ["hosts"] => test::run(Some("hosts")),
-        ["lint"] => test::lint(),
+        ["lint"] => gates::lint(None),
+        ["lint", gate] => gates::lint(Some(gate)),
         ["demo", rest @ ..] => program::DEMO.run(rest),
         ["bench", "datapath", rest @ ..] => program::BENCH_DATAPATH.run(rest),
         ["bench", "fanout", rest @ ..] => program::BENCH_FANOUT.run(rest),

@@ -8,15 +8,15 @@ use std::{
 };
 
 /// Result of a step; the message is for the person at the terminal.
-pub type Outcome<T = ()> = Result<T, String>;
+pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// The repository.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// The cargo that runs this xtask.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
@@ -38,7 +38,7 @@ const CARGO_ENVIRONMENT: [&str; 11] = [
 ];
 
 /// Removes [`CARGO_ENVIRONMENT`] from a command.
-pub fn scrub(command: &mut Command) -> &mut Command {
+pub(crate) fn scrub(command: &mut Command) -> &mut Command {
     for variable in CARGO_ENVIRONMENT {
         command.env_remove(variable);
     }
@@ -46,7 +46,7 @@ pub fn scrub(command: &mut Command) -> &mut Command {
 }
 
 /// Standard output of a command that succeeded, trimmed; `None` when it failed or does not exist.
-pub fn output_of(command: &mut Command) -> Option<String> {
+pub(crate) fn output_of(command: &mut Command) -> Option<String> {
     let output = scrub(command).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -55,7 +55,7 @@ pub fn output_of(command: &mut Command) -> Option<String> {
 ///
 /// # Errors
 /// Names the command when it cannot start or fails.
-pub fn run(command: &mut Command) -> Outcome {
+pub(crate) fn run(command: &mut Command) -> Outcome {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{} failed: {status}", display(command))),
@@ -64,19 +64,19 @@ pub fn run(command: &mut Command) -> Outcome {
 }
 
 /// The command line, for people.
-pub fn display(command: &Command) -> String {
+pub(crate) fn display(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
 /// Where `cargo install` puts binaries.
-pub fn cargo_bin() -> PathBuf {
+pub(crate) fn cargo_bin() -> PathBuf {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     home.unwrap_or_default().join("bin")
 }
 
 /// `PATH` with [`cargo_bin`] in it: Debian's cargo does not put it there.
-pub fn path_with_cargo_bin() -> OsString {
+pub(crate) fn path_with_cargo_bin() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let bin = cargo_bin();
     let mut directories: Vec<PathBuf> = env::split_paths(&path).collect();
@@ -87,7 +87,7 @@ pub fn path_with_cargo_bin() -> OsString {
 }
 
 /// First match of a program in [`path_with_cargo_bin`] and the administrator's directories.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = path_with_cargo_bin();
     let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path)
@@ -97,6 +97,6 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Whether we run as root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

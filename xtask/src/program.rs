@@ -6,11 +6,10 @@ use crate::{
     ebpf::{self, Objects},
     process::{Outcome, cargo, root, run as run_command},
     setup::{self, Scope},
-    test,
 };
 
 /// A program of one of the packages of `tests/`.
-pub struct Program {
+pub(crate) struct Program {
     name: &'static str,
     /// Programs that it starts.
     others: &'static [&'static str],
@@ -19,22 +18,24 @@ pub struct Program {
     needs: Scope,
 }
 
-pub const DEMO: Program = Program { name: "demo", others: &[], release: false, needs: Scope::Everything };
+pub(crate) const DEMO: Program = Program { name: "demo", others: &[], release: false, needs: Scope::Everything };
 /// Asks the kernel's verifier.
-pub const VERIFY_EBPF: Program = Program { name: "verify-ebpf", others: &[], release: false, needs: Scope::BuildOnly };
+pub(crate) const VERIFY_EBPF: Program =
+    Program { name: "verify-ebpf", others: &[], release: false, needs: Scope::BuildOnly };
 /// Times are the kernel's own, whatever the build.
-pub const BENCH_DATAPATH: Program =
+pub(crate) const BENCH_DATAPATH: Program =
     Program { name: "bench-datapath", others: &[], release: false, needs: Scope::Networks };
-pub const BENCH_FANOUT: Program = Program {
+pub(crate) const BENCH_FANOUT: Program = Program {
     name: "bench-fanout",
     others: &["bench-fanout-host", "load-cameras"],
     release: true,
     needs: Scope::Networks,
 };
-pub const BENCH_CAMERAS: Program =
+pub(crate) const BENCH_CAMERAS: Program =
     Program { name: "bench-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
-pub const LOAD_CAMERAS: Program = Program { name: "load-cameras", others: &[], release: true, needs: Scope::BuildOnly };
-pub const SOAK_CAMERAS: Program =
+pub(crate) const LOAD_CAMERAS: Program =
+    Program { name: "load-cameras", others: &[], release: true, needs: Scope::BuildOnly };
+pub(crate) const SOAK_CAMERAS: Program =
     Program { name: "soak-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
 
 impl Program {
@@ -42,7 +43,7 @@ impl Program {
     ///
     /// # Errors
     /// When something cannot be built, or the program fails.
-    pub fn run(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
         setup::run(self.needs)?;
         ebpf::build(Objects::All)?;
         if self.release {
@@ -50,7 +51,8 @@ impl Program {
             build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "forwarder-user"]);
             run_command(build.args([self.name].iter().chain(self.others).flat_map(|binary| ["--bin", binary])))?;
         } else {
-            test::build_everything()?;
+            // Without the tests themselves: those who only want to see it wait less, and nothing is compiled twice later.
+            run_command(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
         }
         run_command(Command::new(self.path()).args(arguments).current_dir(root()))
     }
@@ -60,7 +62,7 @@ impl Program {
     }
 
     /// What it says of its own options. `None`: it has not been built.
-    pub fn help(&self) -> Option<Command> {
+    pub(crate) fn help(&self) -> Option<Command> {
         let mut command = Some(self.path()).filter(|path| path.is_file()).map(Command::new)?;
         command.arg("--help");
         Some(command)

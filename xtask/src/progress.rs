@@ -18,25 +18,25 @@ use crate::process::{Outcome, display, root};
 type Work = Box<dyn FnOnce(&Console<'_>) -> Outcome + Send>;
 
 /// Something that takes a while.
-pub struct Step {
+pub(crate) struct Step {
     name: String,
     work: Work,
 }
 
 impl Step {
     /// A step that runs one command.
-    pub fn command(name: impl Into<String>, mut command: Command) -> Self {
+    pub(crate) fn command(name: impl Into<String>, mut command: Command) -> Self {
         Self::new(name, move |console| console.run(&mut command))
     }
 
     /// Any other step.
-    pub fn new(name: impl Into<String>, work: impl FnOnce(&Console<'_>) -> Outcome + Send + 'static) -> Self {
+    pub(crate) fn new(name: impl Into<String>, work: impl FnOnce(&Console<'_>) -> Outcome + Send + 'static) -> Self {
         Self { name: name.into(), work: Box::new(work) }
     }
 }
 
 /// Steps that follow each other.
-pub type Lane = Vec<Step>;
+pub(crate) type Lane = Vec<Step>;
 
 /// What a lane does at the moment.
 struct Now {
@@ -46,7 +46,7 @@ struct Now {
 }
 
 /// Where the commands of a step print to.
-pub struct Console<'a> {
+pub(crate) struct Console<'a> {
     now: &'a Mutex<Option<Now>>,
     log: File,
     log_name: String,
@@ -57,7 +57,7 @@ impl Console<'_> {
     ///
     /// # Errors
     /// Names the command and shows the end of the log.
-    pub fn run(&self, command: &mut Command) -> Outcome {
+    pub(crate) fn run(&self, command: &mut Command) -> Outcome {
         let name = display(command);
         self.print(&format!("$ {name}\n"));
         let failed = |error: std::io::Error| format!("{name}: {error}");
@@ -75,7 +75,7 @@ impl Console<'_> {
     }
 
     /// Into the log; its last line is what is shown meanwhile.
-    pub fn print(&self, text: &str) {
+    pub(crate) fn print(&self, text: &str) {
         // A full disk shows itself in the command that fails, not here.
         let _ = (&self.log).write_all(text.as_bytes());
         let last = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty());
@@ -99,7 +99,7 @@ impl Console<'_> {
 ///
 /// # Errors
 /// Of the first step that failed.
-pub fn run(lanes: Vec<Lane>) -> Outcome {
+pub(crate) fn run(lanes: Vec<Lane>) -> Outcome {
     fs::create_dir_all(root().join("target/setup")).map_err(|error| format!("target/setup: {error}"))?;
     let states: Vec<Mutex<Option<Now>>> = lanes.iter().map(|_| Mutex::new(None)).collect();
     let (stop, finished) = (AtomicBool::new(false), AtomicBool::new(false));

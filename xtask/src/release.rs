@@ -21,7 +21,7 @@ const FOLDER: &str = "target/archives";
 ///
 /// # Errors
 /// Something cannot be built, or this machine cannot build for that one.
-pub fn run(arguments: &[&str]) -> Outcome {
+pub(crate) fn run(arguments: &[&str]) -> Outcome {
     let (mut machine, mut pack) = (Machine::HERE, true);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {

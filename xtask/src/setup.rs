@@ -3,15 +3,15 @@
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use crate::{
-    clip, debian, linker,
-    process::{Outcome, cargo, display, find, output_of, root},
+    clip, debian, gates, linker,
+    process::{Outcome, cargo, display, find, output_of, root, scrub},
     progress::{self, Lane, Step},
-    toolchain,
+    toolchain::{self, Toolchain},
 };
 
 /// How much to set up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Compilers only.
     BuildOnly,
     /// And what makes network namespaces, for benchmarks.
@@ -64,6 +64,9 @@ from gi.repository import Gst, GstRtspServer, GstSdp, GstWebRTC
 Gst.init(None)
 assert all(map(Gst.ElementFactory.find, 'webrtcbin nicesink dtlsenc srtpenc vp8enc vp8dec opusenc opusdec openh264enc x265enc alawenc voaacenc rtspclientsink'.split()))";
 
+/// rustfmt and clippy of Debian's compiler.
+const LINTERS: [&str; 2] = ["rustfmt-web", "rust-web-clippy"];
+
 /// What has to be done.
 struct Plan {
     /// Debian packages.
@@ -72,6 +75,10 @@ struct Plan {
     compiler: bool,
     /// LLVM of the compiler, for which bpf-linker is missing.
     linker: Option<u32>,
+    /// cargo-deny is missing.
+    cargo_deny: bool,
+    /// The rustup toolchain that builds BPF programs has no clippy.
+    clippy: bool,
     python: bool,
     clip: bool,
 }
@@ -80,7 +87,7 @@ struct Plan {
 ///
 /// # Errors
 /// On an unknown system with something missing, with the commands; or when a step fails.
-pub fn run(scope: Scope) -> Outcome {
+pub(crate) fn run(scope: Scope) -> Outcome {
     let start = Instant::now();
     let system = debian::system();
     let mut plan = look(scope);
@@ -131,6 +138,10 @@ fn look(scope: Scope) -> Plan {
     if everything && gstreamer().is_none() {
         packages.extend(GSTREAMER.map(String::from));
     }
+    let (clippy, linters) = if everything { linters(toolchain.as_ref()) } else { (false, false) };
+    if linters {
+        packages.extend(LINTERS.map(String::from));
+    }
     let linker = toolchain.as_ref().map(|it| it.llvm_major).filter(|&major| !linker::installed(major));
     if let Some(major) = linker {
         packages.extend(missing_llvm(major));
@@ -139,9 +150,41 @@ fn look(scope: Scope) -> Plan {
         packages,
         compiler: toolchain.is_none(),
         linker,
+        cargo_deny: everything && !cargo_deny_ready(),
+        clippy,
         python: everything && !python_ready(),
         clip: everything && !clip::present(),
     }
+}
+
+/// Whether rustup has to bring clippy, and whether Debian has to bring it and rustfmt.
+fn linters(bpf: Option<&Toolchain>) -> (bool, bool) {
+    let ours = ["fmt", "clippy"].iter().all(|tool| output_of(cargo().args([tool, "--version"])).is_some());
+    match bpf {
+        Some(bpf) if bpf.has_clippy() => (false, !ours),
+        Some(bpf) if bpf.clippy_component().is_some() => (true, !ours),
+        _ => (false, true),
+    }
+}
+
+fn cargo_deny_ready() -> bool {
+    let version = find("cargo-deny").and_then(|program| output_of(Command::new(program).arg("--version")));
+    version.is_some_and(|version| version == format!("cargo-deny {}", gates::CARGO_DENY))
+}
+
+/// Half a minute on two cores: as a program that is not optimised it is there sooner, and fast enough.
+fn install_cargo_deny() -> Command {
+    let mut command = cargo();
+    scrub(&mut command).env("CARGO_PROFILE_DEV_DEBUG", "0").args([
+        "install",
+        "cargo-deny",
+        "--version",
+        gates::CARGO_DENY,
+        "--locked",
+        "--force",
+        "--debug",
+    ]);
+    command
 }
 
 fn missing_llvm(major: u32) -> Option<String> {
@@ -151,7 +194,10 @@ fn missing_llvm(major: u32) -> Option<String> {
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.compiler && self.linker.is_none() && !self.python && !self.clip
+        let Self { packages, compiler, linker, cargo_deny, clippy, python, clip } = self;
+        packages.is_empty()
+            && linker.is_none()
+            && ![compiler, cargo_deny, clippy, python, clip].into_iter().any(|it| *it)
     }
 
     fn needs_packages(&self) -> bool {
@@ -196,6 +242,12 @@ impl Plan {
                 linker::VERSION
             );
         }
+        if self.cargo_deny {
+            println!("  build cargo-deny {} by `cargo install`", gates::CARGO_DENY);
+        }
+        if self.clippy {
+            println!("  add clippy to the rustup toolchain of BPF programs");
+        }
         println!("  fetch the sources of the crates in both Cargo.lock files");
         if self.python {
             println!("  make target/venv with the Python packages of tests/python/requirements.txt");
@@ -220,6 +272,12 @@ impl Plan {
         let mut linker_lane = Lane::new();
         if let Some(major) = self.linker {
             linker_lane.push(Step::command(format!("bpf-linker {}", linker::VERSION), linker::install(major)));
+        }
+        if self.cargo_deny {
+            linker_lane.push(Step::command(format!("cargo-deny {}", gates::CARGO_DENY), install_cargo_deny()));
+        }
+        if let Some(component) = toolchain::pick().ok().filter(|_| self.clippy).and_then(|it| it.clippy_component()) {
+            linker_lane.push(Step::command("clippy", component));
         }
         let mut packages_lane = Lane::new();
         if !self.packages.is_empty() {
@@ -287,6 +345,12 @@ fn by_hand(why: &str, plan: &Plan) -> String {
         lines.push("  bpf-linker, for the LLVM major version N that `rustc -vV` of that compiler shows".into());
         let line = linker::install_line(plan.linker.unwrap_or(0));
         lines.push(format!("    {}", if plan.linker.is_some() { line } else { line.replace("llvm-0", "llvm-N") }));
+    }
+    if plan.cargo_deny {
+        lines.push(format!("  cargo-deny\n    {}", display(&install_cargo_deny())));
+    }
+    if plan.clippy {
+        lines.push("  clippy for the nightly\n    rustup component add clippy --toolchain nightly".into());
     }
     if plan.python || plan.clip {
         lines.push("  then `cargo xtask setup` once more: it makes target/venv and target/clip".into());

@@ -1,4 +1,4 @@
-//! `cargo xtask test` and `lint`.
+//! `cargo xtask test`.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     ebpf::{self, Objects},
-    kernels,
+    gates, kernels,
     process::{Outcome, cargo, display, root, run as run_command},
     setup,
 };
@@ -35,6 +35,9 @@ const ALONE: [&str; 7] = [
 
 /// The least of `cargo xtask kernels`, as a filter and in the summary.
 const KERNELS: &str = "kernels";
+
+/// What `cargo xtask lint` looks at, likewise.
+const GATES: &str = "gates";
 
 /// Sums of cargo's own summary lines.
 #[derive(Default)]
@@ -81,7 +84,7 @@ struct Report {
 ///
 /// # Errors
 /// When something cannot be built, a test failed, or no test matched.
-pub fn run(filter: Option<&str>) -> Outcome {
+pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let start = Instant::now();
     setup::run(setup::Scope::Everything)?;
     ebpf::build(Objects::All)?;
@@ -89,6 +92,9 @@ pub fn run(filter: Option<&str>) -> Outcome {
     let built = start.elapsed();
 
     let mut reports = Vec::new();
+    if filter.is_none_or(|filter| filter == GATES) {
+        reports.push(gates());
+    }
     for (lanes, groups) in phases(filter)? {
         reports.extend(run_groups(groups, lanes)?);
     }
@@ -114,6 +120,14 @@ pub fn run(filter: Option<&str>) -> Outcome {
     }
     println!("{passed} passed, {failed} failed, {ignored} skipped");
     Ok(())
+}
+
+/// The rules that a machine can keep; each is a test.
+fn gates() -> Report {
+    let start = Instant::now();
+    let (all, failed) = gates::all();
+    let totals = Totals { passed: (all - failed.len()) as u64, failed: failed.len() as u64, ignored: 0 };
+    Report { name: GATES.into(), totals, time: start.elapsed(), ok: failed.is_empty() }
 }
 
 /// Do all programs load on the kernels that are furthest apart? One test, which has the machine to itself.
@@ -148,7 +162,7 @@ fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 }
 
 /// One build for binaries and tests: the same features, so nothing is compiled twice.
-pub fn build_everything() -> Outcome {
+fn build_everything() -> Outcome {
     run_command(cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
 }
 
@@ -232,18 +246,6 @@ impl Group {
 /// When nobody reads our output any more, the tests still run to their end.
 fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
-}
-
-/// `cargo xtask lint`.
-///
-/// # Errors
-/// When something is not formatted or clippy objects.
-pub fn lint() -> Outcome {
-    for directory in [root().to_owned(), root().join("forwarder-ebpf")] {
-        run_command(cargo().current_dir(&directory).args(["fmt", "--all", "--check"]))?;
-    }
-    ebpf::build(Objects::All)?;
-    run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
 }
 
 #[cfg(test)]

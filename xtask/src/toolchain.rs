@@ -12,10 +12,10 @@ use std::{
 use crate::process::{Outcome, output_of};
 
 /// The target of the BPF object: little endian, like every machine that we run on.
-pub const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// A compiler that can build for [`TARGET`].
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// Program and first arguments of its cargo.
     pub cargo: Vec<String>,
     /// Set where cargo would not find the right rustc by itself.
@@ -33,7 +33,7 @@ pub struct Toolchain {
 ///
 /// # Errors
 /// When none is there, with both ways to get one.
-pub fn pick() -> Outcome<Toolchain> {
+pub(crate) fn pick() -> Outcome<Toolchain> {
     if let Some(rustc) = env::var_os("BPF_RUSTC").map(PathBuf::from) {
         return system(&rustc, "BPF_RUSTC").ok_or_else(|| {
             format!("BPF_RUSTC={} does not run, or has neither a BPF core nor rust-src", rustc.display())
@@ -49,6 +49,33 @@ pub fn pick() -> Outcome<Toolchain> {
                  apt-get install rustc-web cargo-web libstd-rust-web-dev-bpf"
             )
         })
+}
+
+impl Toolchain {
+    /// The beginning of a clippy command: program, arguments. Of a compiler that is not rustup's, the clippy that lies
+    /// beside it, since the first one in `PATH` may be another compiler's.
+    pub(crate) fn clippy(&self) -> Vec<String> {
+        match &self.rustc {
+            Some(rustc) => vec![rustc.with_file_name("cargo-clippy").display().to_string(), "clippy".into()],
+            None => self.cargo.iter().cloned().chain(["clippy".into()]).collect(),
+        }
+    }
+
+    /// Whether it has clippy.
+    pub(crate) fn has_clippy(&self) -> bool {
+        let words = self.clippy();
+        words
+            .split_first()
+            .is_some_and(|(program, rest)| output_of(Command::new(program).args(rest).arg("--version")).is_some())
+    }
+
+    /// How to get clippy, where the toolchain is rustup's.
+    pub(crate) fn clippy_component(&self) -> Option<Command> {
+        let [rustup, run, name, ..] = self.cargo.as_slice() else { return None };
+        let mut command = Command::new(rustup);
+        command.args(["component", "add", "clippy", "--toolchain", name]);
+        (run == "run").then_some(command)
+    }
 }
 
 fn rustup() -> Option<Toolchain> {

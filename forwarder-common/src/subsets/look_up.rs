@@ -4,7 +4,7 @@ use super::{Halves, Subsets, Sums};
 
 /// Sum of the blocks of the first `N` groups whose power of H has the coefficient `bit`.
 #[cfg(not(target_arch = "bpf"))]
-pub fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
+pub(super) fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
     let mut sum = [0, 0];
     for (group, subsets) in sums.sums.iter().zip(&key.0).take(N) {
         let at = usize::from(subsets[bit] / 8);
@@ -17,7 +17,7 @@ pub fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
 /// load, and has nowhere to keep them but the 512 bytes of stack that BPF has.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-pub fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
+pub(super) fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Halves {
     /// From one group to the next.
     const KEY: usize = super::BITS;
     const HALF: usize = 8 * super::SUBSETS;

@@ -14,7 +14,7 @@ use nix::{
 const SURE: u32 = 32;
 
 /// Where packets come from, and so where the calling thread shall not be.
-pub struct Elsewhere {
+pub(crate) struct Elsewhere {
     /// Where the thread may be at all.
     all: Option<CpuSet>,
     /// From where the last packets came, and how many in a row.
@@ -24,12 +24,12 @@ pub struct Elsewhere {
 
 impl Elsewhere {
     /// For the calling thread.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { all: sched_getaffinity(Pid::from_raw(0)).ok(), cpu: usize::MAX, in_a_row: 0 }
     }
 
     /// The calling thread has a packet that was opened on this processor.
-    pub fn came_from(&mut self, cpu: usize) {
+    pub(crate) fn came_from(&mut self, cpu: usize) {
         if let Some(set) = self.next(cpu) {
             // Refused, it stays where it is, which is slower and no more.
             let _ = sched_setaffinity(Pid::from_raw(0), &set);

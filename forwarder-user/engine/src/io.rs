@@ -53,7 +53,9 @@ pub fn reading_threads() -> usize {
 pub struct Datagram {
     /// Number of the local address.
     pub socket: usize,
+    /// Where it came from, without IPv6 flow label.
     pub peer: SocketAddr,
+    /// UDP payload; one of a batch that the system had joined (GRO) stands alone here.
     pub bytes: Vec<u8>,
 }
 
@@ -201,6 +203,7 @@ fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Result<UdpSocke
 /// What the threads saw.
 #[derive(Debug, Default)]
 pub struct IoCounters {
+    /// All that came, those for the engine included.
     pub datagrams: AtomicU64,
     /// The control task was too slow to take them.
     pub control_queue_full: AtomicU64,
@@ -210,6 +213,7 @@ pub struct IoCounters {
 pub struct Threads {
     bells: Vec<UnixStream>,
     threads: Vec<JoinHandle<()>>,
+    /// Since the start, all threads together.
     pub counters: Arc<IoCounters>,
 }
 

@@ -22,7 +22,7 @@ pub struct Slots<T> {
 }
 
 /// In the handles of the userspace engine, so that they and the kernel engine's never meet.
-pub const USERSPACE: u32 = 1 << 31;
+pub(crate) const USERSPACE: u32 = 1 << 31;
 
 impl<T> Slots<T> {
     /// A table of `limit` slots (at most [`MAX_SLOTS`]).

@@ -51,6 +51,7 @@ impl Level {
 /// A level, and why it is none above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
+    /// The best that this machine gives.
     pub level: Level,
     /// `None` where nothing is amiss.
     pub why: Option<String>,

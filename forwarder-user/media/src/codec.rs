@@ -7,14 +7,23 @@ use crate::Kind;
 /// A codec whose RTP payload we forward. We never look into the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
+    /// RFC 7741.
     Vp8,
+    /// RFC 9628.
     Vp9,
+    /// RFC 6184.
     H264,
+    /// RFC 7798.
     H265,
+    /// By the payload format of the Alliance for Open Media.
     Av1,
+    /// RFC 7587; always 48 kHz and two channels in SDP.
     Opus,
+    /// G.711 µ-law, static payload type 0 (RFC 3551 §4.5.14).
     Pcmu,
+    /// G.711 A-law, static payload type 8 (RFC 3551 §4.5.14).
     Pcma,
+    /// Static payload type 9 (RFC 3551 §4.5.2).
     G722,
 }
 
@@ -76,7 +85,9 @@ impl Codec {
 /// One payload type of a media section: `a=rtpmap`, `a=fmtp` and `a=rtcp-fb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
+    /// 7 bits; means this codec in its own media section only.
     pub payload_type: u8,
+    /// What `a=rtpmap` says, or RFC 3551 §6 where there is none.
     pub codec: Codec,
     /// Value of `a=fmtp` as it came, without the payload type; empty if there is none.
     pub fmtp: String,

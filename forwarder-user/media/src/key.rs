@@ -5,8 +5,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// SRTP protection profile (RFC 5764 §4.1.2, RFC 7714 §14.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Profile {
+    /// RFC 7714 §14.2, number 7: 16-byte key, 12-byte salt, 16-byte tag.
     #[serde(rename = "AEAD_AES_128_GCM")]
     AeadAes128Gcm,
+    /// RFC 7714 §14.2, number 8: 32-byte key, 12-byte salt, 16-byte tag.
     #[serde(rename = "AEAD_AES_256_GCM")]
     AeadAes256Gcm,
     /// What OBS and GStreamer offer. Served by the userspace engine alone.
@@ -69,6 +71,7 @@ impl Profile {
 /// SRTP session key and salt of one direction (RFC 3711 §4.3). Zeroed on drop, never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MediaKey {
+    /// Says how much of the other fields counts.
     #[zeroize(skip)]
     pub profile: Profile,
     /// `profile.key_len()` bytes.

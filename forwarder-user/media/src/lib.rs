@@ -21,6 +21,8 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// Its viewers can begin at any packet.
     Audio,
+    /// Viewers begin at a keyframe, which is asked for or kept.
     Video,
 }

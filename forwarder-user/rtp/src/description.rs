@@ -52,8 +52,10 @@ pub struct Description {
 /// Why a description gives no track.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
+    /// The parser's words.
     #[error("the description is malformed: {0}")]
     Malformed(String),
+    /// What there is and why it is left out, separated by semicolons.
     #[error("there is no media that browsers play: {0}")]
     NoMedia(String),
 }

@@ -3,7 +3,7 @@
 use super::nal::{Class, NalCodec};
 
 /// See the module.
-pub struct H264;
+pub(crate) struct H264;
 
 impl NalCodec for H264 {
     const HEADER: usize = 1;

@@ -3,7 +3,7 @@
 use super::nal::{Class, NalCodec};
 
 /// See the module.
-pub struct H265;
+pub(crate) struct H265;
 
 impl NalCodec for H265 {
     const HEADER: usize = 2;

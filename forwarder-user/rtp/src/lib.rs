@@ -55,6 +55,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
+    /// Every reason once, for a table of counters that begins with zeros.
     pub const ALL: [Unfit; 7] = [
         Unfit::Malformed,
         Unfit::PayloadType,
@@ -213,13 +214,13 @@ mod testing {
     use super::*;
 
     /// Markers and payloads.
-    pub type Sent = Vec<(bool, Vec<u8>)>;
+    pub(crate) type Sent = Vec<(bool, Vec<u8>)>;
 
-    pub fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
+    pub(crate) fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
         RtpHeader::new(packet(ssrc, seq, timestamp, payload_type, &[]).first_chunk().unwrap())
     }
 
-    pub fn packet(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn packet(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x80, payload_type];
         bytes.extend(seq.to_be_bytes());
         bytes.extend(timestamp.to_be_bytes());
@@ -229,7 +230,7 @@ mod testing {
     }
 
     /// NAL units as a receiver joins them.
-    pub fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
+    pub(crate) fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
         let mut nals: Vec<Vec<u8>> = vec![];
         for (_, payload) in sent {
             if C::nal_type(payload) != C::FRAGMENT {
@@ -246,6 +247,7 @@ mod testing {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::{testing::packet, *};
 

@@ -6,7 +6,7 @@ use super::{MAX_PAYLOAD, Unfit};
 
 /// A NAL unit's part in decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// A parameter set, by its place in [`NalCodec::SETS`].
     Set(usize),
     /// A slice from which decoding can start.
@@ -24,7 +24,7 @@ const START: u8 = 0x80;
 const END: u8 = 0x40;
 
 /// What one codec's RTP payloads look like.
-pub trait NalCodec {
+pub(crate) trait NalCodec {
     /// Length of a NAL unit's header.
     const HEADER: usize;
     /// Kinds of parameter sets.
@@ -52,7 +52,7 @@ const MAX_SETS: usize = 8;
 const MAX_SET: usize = 4096;
 
 /// See the module.
-pub struct Repacker<C: NalCodec> {
+pub(crate) struct Repacker<C: NalCodec> {
     codec: std::marker::PhantomData<C>,
     /// The last parameter sets, by kind.
     sets: Vec<Vec<Vec<u8>>>,
@@ -75,7 +75,7 @@ struct Unit {
 
 impl<C: NalCodec> Repacker<C> {
     /// `sets`: parameter sets from SDP.
-    pub fn new(sets: &[Vec<u8>]) -> Self {
+    pub(crate) fn new(sets: &[Vec<u8>]) -> Self {
         let mut repacker = Self {
             codec: std::marker::PhantomData,
             sets: vec![vec![]; C::SETS],
@@ -89,7 +89,7 @@ impl<C: NalCodec> Repacker<C> {
     }
 
     /// A new description of the same stream.
-    pub fn use_sets(&mut self, sets: &[Vec<u8>]) {
+    pub(crate) fn use_sets(&mut self, sets: &[Vec<u8>]) {
         self.unit = Unit::default();
         for set in sets {
             self.note(set);
@@ -98,13 +98,13 @@ impl<C: NalCodec> Repacker<C> {
     }
 
     /// What comes now does not follow from what came: nothing leaves before the next keyframe.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.open = false;
         self.unit = Unit::default();
     }
 
     /// Whether frames came that browsers do not put in order.
-    pub fn b_frames(&self) -> bool {
+    pub(crate) fn b_frames(&self) -> bool {
         self.b_frames
     }
 
@@ -112,7 +112,7 @@ impl<C: NalCodec> Repacker<C> {
     ///
     /// # Errors
     /// Why nothing left.
-    pub fn packet(
+    pub(crate) fn packet(
         &mut self,
         timestamp: u32,
         marker: bool,
@@ -271,13 +271,13 @@ fn send_fragments<C: NalCodec>(
 }
 
 /// NAL units of an aggregate; `None` where it is cut off.
-pub struct Aggregate<'a, C> {
+pub(crate) struct Aggregate<'a, C> {
     rest: &'a [u8],
     codec: std::marker::PhantomData<C>,
 }
 
 impl<'a, C: NalCodec> Aggregate<'a, C> {
-    pub fn new(payload: &'a [u8]) -> Self {
+    pub(crate) fn new(payload: &'a [u8]) -> Self {
         Self { rest: payload.get(C::HEADER..).unwrap_or_default(), codec: std::marker::PhantomData }
     }
 }

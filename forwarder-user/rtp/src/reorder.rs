@@ -98,6 +98,7 @@ impl Reorder {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::*;
     use crate::testing::packet;

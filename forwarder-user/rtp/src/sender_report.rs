@@ -3,6 +3,7 @@
 /// A source's clock at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenderReport {
+    /// Sender of the compound packet, on the source's side: viewers know the track by another one.
     pub ssrc: u32,
     /// The source's wall clock, NTP format.
     pub ntp: u64,

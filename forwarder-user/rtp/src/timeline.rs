@@ -16,7 +16,7 @@ const MAX_STEP: Duration = Duration::from_secs(10);
 
 /// Where a packet stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Timestamp on the continuous line.
     pub timestamp: u32,
     /// Packets that are missing before this one.
@@ -27,7 +27,7 @@ pub struct Step {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     clock_rate: u32,
     last: Option<Last>,
     /// Outgoing minus incoming timestamp, wrapping.
@@ -47,24 +47,24 @@ struct Last {
 
 impl Timeline {
     /// `clock_rate` in Hz.
-    pub fn new(clock_rate: u32) -> Self {
+    pub(crate) fn new(clock_rate: u32) -> Self {
         Self { clock_rate, last: None, offset: 0, reconnected: false }
     }
 
     /// The next packet comes by a new connection.
-    pub fn reconnect(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         self.reconnected = true;
     }
 
     /// Goes on where a line with the same clock rate stands.
-    pub fn succeed(&mut self, former: &Self) {
+    pub(crate) fn succeed(&mut self, former: &Self) {
         if former.clock_rate == self.clock_rate {
             (self.last, self.offset, self.reconnected) = (former.last, former.offset, true);
         }
     }
 
     /// Places a packet. `None`: a duplicate, or too late to be of use.
-    pub fn accept(&mut self, header: &RtpHeader, now: Instant) -> Option<Step> {
+    pub(crate) fn accept(&mut self, header: &RtpHeader, now: Instant) -> Option<Step> {
         let timestamp = header.timestamp();
         let follows = match self.last {
             Some(last) if !self.reconnected && last.ssrc == header.ssrc() => {
@@ -90,7 +90,7 @@ impl Timeline {
     }
 
     /// A timestamp of a sender report, on the continuous line. `None`: it is not of the present source.
-    pub fn map(&self, ssrc: u32, timestamp: u32) -> Option<u32> {
+    pub(crate) fn map(&self, ssrc: u32, timestamp: u32) -> Option<u32> {
         let current = self.last.is_some_and(|last| last.ssrc == ssrc) && !self.reconnected;
         current.then(|| timestamp.wrapping_add(self.offset))
     }
@@ -115,6 +115,7 @@ impl Timeline {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::*;
     use crate::testing::header;

@@ -9,7 +9,7 @@ const START: u8 = 0x10;
 ///
 /// # Errors
 /// [`Unfit::Malformed`].
-pub fn cut(marker: bool, payload: &[u8], send: &mut dyn FnMut(bool, &[u8])) -> Result<(), Unfit> {
+pub(crate) fn cut(marker: bool, payload: &[u8], send: &mut dyn FnMut(bool, &[u8])) -> Result<(), Unfit> {
     let len = descriptor_len(payload).filter(|len| *len < payload.len()).ok_or(Unfit::Malformed)?;
     if payload.len() <= MAX_PAYLOAD {
         send(marker, payload);
@@ -28,7 +28,7 @@ pub fn cut(marker: bool, payload: &[u8], send: &mut dyn FnMut(bool, &[u8])) -> R
 }
 
 /// Whether a keyframe begins in a payload: the first bit of its header (RFC 6386 §9.1) is 0.
-pub fn is_key(payload: &[u8]) -> bool {
+pub(crate) fn is_key(payload: &[u8]) -> bool {
     /// S, and the partition's number.
     const FIRST_PARTITION: u8 = START | 0x0f;
     let begins = payload.first().is_some_and(|first| first & FIRST_PARTITION == START);

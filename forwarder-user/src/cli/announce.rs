@@ -11,7 +11,7 @@ use penstock_engine::{
 use crate::{config::Config, doctor::Report};
 
 /// Logs the start-up lines.
-pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
+pub(super) fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
     tracing::info!("penstock {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("engine: {}", engine.describe());
     if let Some(tier) = engine.tier() {
@@ -46,7 +46,7 @@ pub fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[Soc
 }
 
 /// Logs why there is no kernel engine.
-pub fn no_kernel_engine(error: &StartError) {
+pub(super) fn no_kernel_engine(error: &StartError) {
     tracing::warn!("no kernel engine, all media goes through this process: {error}");
     if let StartError::Refused(refusal) = error {
         refusal.lines().iter().for_each(|line| tracing::warn!("verifier: {line}"));
@@ -55,7 +55,7 @@ pub fn no_kernel_engine(error: &StartError) {
 }
 
 /// Logs what the machine could be better at; `penstock doctor` tells the whole.
-pub fn warn(report: &Report) {
+pub(super) fn warn(report: &Report) {
     for finding in report.findings.iter().filter(|finding| !finding.ok) {
         let mend = finding.mend.as_deref().unwrap_or_default();
         tracing::warn!("{}: {} → {mend}", finding.check, finding.found);

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Where the server is.
 #[derive(Debug, Args)]
-pub struct Address {
+pub(super) struct Address {
     /// The server's HTTP address, http://ADDRESS:PORT; without it, the first of http.listen, on this host
     #[arg(long, env = "PENSTOCK_URL")]
     pub(super) url: Option<String>,
@@ -35,7 +35,7 @@ impl Address {
     ///
     /// # Errors
     /// The file cannot be used.
-    pub fn config(&self) -> anyhow::Result<Config> {
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
         Ok(match &self.config {
             Some(file) => Config::load(file)?,
             None => Config::from_defaults()?,
@@ -47,7 +47,7 @@ impl Address {
     ///
     /// # Errors
     /// The environment is wrong.
-    pub fn config_as_far_as_it_goes(&self) -> anyhow::Result<Config> {
+    pub(super) fn config_as_far_as_it_goes(&self) -> anyhow::Result<Config> {
         let error = match (self.config(), &self.config) {
             (Err(error), Some(_)) => error,
             (other, _) => return other,
@@ -61,7 +61,7 @@ impl Address {
     ///
     /// # Errors
     /// No such host.
-    pub fn server(&self, config: &Config) -> anyhow::Result<Server> {
+    pub(super) fn server(&self, config: &Config) -> anyhow::Result<Server> {
         let url = match &self.url {
             Some(url) => url.clone(),
             None => local(*config.http.listen.first().context("http.listen is empty")?),
@@ -98,7 +98,7 @@ fn local(listen: SocketAddr) -> String {
 ///
 /// # Errors
 /// That of the question, or no answer in time.
-pub fn within_patience<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) fn within_patience<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::time::timeout(PATIENCE, question).await.with_context(|| format!("no answer within {PATIENCE:?}"))?

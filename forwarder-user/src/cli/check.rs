@@ -1,5 +1,7 @@
 //! `penstock config check`.
 
+#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +10,7 @@ use super::{OK, output};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     /// Configuration file
     file: PathBuf,
 }
@@ -17,7 +19,7 @@ pub struct Options {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let config = Config::load(&options.file)?;
     output::print_line(format_args!("# {} can be used. With all defaults it says:\n", options.file.display()))?;
     output::print(toml::to_string(&config)?)?;

@@ -1,5 +1,7 @@
 //! `penstock doctor`.
 
+#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
+
 use std::net::IpAddr;
 
 use clap::Args;
@@ -22,7 +24,7 @@ Exit code 0: a server with this configuration serves as it should; lines marked 
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Options {
+pub(super) struct Options {
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -39,7 +41,7 @@ pub struct Options {
 ///
 /// # Errors
 /// The configuration is wrong, or the kernel does not tell its interfaces.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let config = options.serve.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let chosen = runtime.block_on(choose(&config))?;

@@ -11,7 +11,7 @@ use super::{
 ///
 /// # Errors
 /// The server does not answer, or takes no sessions.
-pub fn run(address: &Address) -> anyhow::Result<u8> {
+pub(super) fn run(address: &Address) -> anyhow::Result<u8> {
     let server = address.server(&address.config_as_far_as_it_goes()?)?;
     within_patience(server.health()).context("not healthy")?;
     Ok(OK)

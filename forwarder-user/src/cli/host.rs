@@ -19,7 +19,7 @@ const MOST_ADDRESSES: usize = 16;
 
 /// What rtnetlink says of this network namespace.
 #[derive(Debug, Default)]
-pub struct Host {
+pub(super) struct Host {
     links: Vec<Link>,
     /// Interface index and address, only those that peers elsewhere may reach.
     addresses: Vec<(u32, IpAddr)>,
@@ -39,7 +39,7 @@ impl Host {
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn read() -> anyhow::Result<Self> {
+    pub(super) async fn read() -> anyhow::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
         let connection = tokio::spawn(connection);
         let host = Self::ask(&handle).await.context("cannot read interfaces and addresses by netlink");
@@ -69,7 +69,11 @@ impl Host {
     ///
     /// # Errors
     /// An interface or address does not exist, or none can be chosen; says what there is.
-    pub fn choose(&self, interfaces: &[String], addresses: &[IpAddr]) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
+    pub(super) fn choose(
+        &self,
+        interfaces: &[String],
+        addresses: &[IpAddr],
+    ) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
         if let Some(missing) = interfaces.iter().find(|name| self.links.iter().all(|link| link.name != **name)) {
             bail!("there is no interface {missing:?} here; there are: {}", self.names());
         }
@@ -99,7 +103,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`choose`](Self::choose), of what was given.
-    pub fn choose_any(
+    pub(super) fn choose_any(
         &self,
         interfaces: &[String],
         addresses: &[IpAddr],

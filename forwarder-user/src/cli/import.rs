@@ -1,5 +1,7 @@
 //! `penstock config import`.
 
+#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -9,7 +11,7 @@ use super::{OK, PARTLY, output};
 use crate::config::mediamtx;
 
 #[derive(Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     /// Configuration of MediaMTX, usually mediamtx.yml
     file: PathBuf,
 }
@@ -18,7 +20,7 @@ pub struct Options {
 ///
 /// # Errors
 /// The file cannot be read or understood.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let origin = options.file.display().to_string();
     let text = std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {origin}"))?;
     let imported = mediamtx::import(&text).map_err(anyhow::Error::msg).with_context(|| origin.clone())?;

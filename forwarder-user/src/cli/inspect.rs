@@ -23,7 +23,7 @@ list too: those of the userspace engine, those that are still connecting, camera
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Options {
+pub(super) struct Options {
     /// JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -41,7 +41,7 @@ pub struct Options {
 }
 
 #[derive(Debug, Args)]
-pub struct MapOptions {
+pub(super) struct MapOptions {
     /// Print the entries of this map, e.g. counters, sessions, keys
     name: Option<String>,
 
@@ -69,7 +69,7 @@ impl Options {
 ///
 /// # Errors
 /// Neither are there maps that can be read, nor does the server answer.
-pub fn streams(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn streams(options: &Options) -> anyhow::Result<u8> {
     inspect::streams(&options.resolve(true)?).map(|()| OK)
 }
 
@@ -77,7 +77,7 @@ pub fn streams(options: &Options) -> anyhow::Result<u8> {
 ///
 /// # Errors
 /// As [`streams`].
-pub fn sessions(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn sessions(options: &Options) -> anyhow::Result<u8> {
     inspect::sessions(&options.resolve(true)?).map(|()| OK)
 }
 
@@ -85,6 +85,6 @@ pub fn sessions(options: &Options) -> anyhow::Result<u8> {
 ///
 /// # Errors
 /// No server has its maps there, or they cannot be read, or there is no such map.
-pub fn maps(options: &MapOptions) -> anyhow::Result<u8> {
+pub(super) fn maps(options: &MapOptions) -> anyhow::Result<u8> {
     inspect::maps(&options.options.resolve(false)?, options.name.as_deref()).map(|()| OK)
 }

@@ -14,14 +14,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Changes the level of a running process.
-pub struct Level(Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>);
+pub(super) struct Level(Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>);
 
 impl Level {
     /// Takes over `log.level`.
     ///
     /// # Errors
     /// It cannot be understood.
-    pub fn set(&self, level: &str) -> anyhow::Result<()> {
+    pub(super) fn set(&self, level: &str) -> anyhow::Result<()> {
         (self.0)(filter(level)?)
     }
 }
@@ -30,7 +30,7 @@ impl Level {
 ///
 /// # Errors
 /// It cannot be understood.
-pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+pub(super) fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?}"))
 }
 

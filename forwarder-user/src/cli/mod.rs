@@ -20,7 +20,10 @@ mod signal;
 mod verify;
 mod version;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -119,6 +122,11 @@ pub fn run() -> ExitCode {
             })
         }
     }
+}
+
+/// A line on standard error; when nobody reads it, it is lost.
+fn complain(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "penstock: {line}");
 }
 
 #[cfg(test)]

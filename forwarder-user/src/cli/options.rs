@@ -25,7 +25,7 @@ the configuration again: keys marked [live] in config/penstock.toml.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Options {
+pub(super) struct Options {
     /// Configuration file; without one, the defaults
     #[arg(long, short, value_name = "FILE", env = "PENSTOCK_CONFIG")]
     pub(super) config: Option<PathBuf>,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a reload changes.
-pub struct Reload {
+pub(super) struct Reload {
     /// The configuration in force: live keys as they are now, the others as at the start.
     pub config: Config,
     pub level: Level,
@@ -24,7 +24,7 @@ pub struct Reload {
 }
 
 /// The control task's part of the live keys.
-pub fn live(config: &Config) -> LiveConfig {
+pub(super) fn live(config: &Config) -> LiveConfig {
     LiveConfig {
         report_interval: config.rtcp.interval(),
         source_report_interval: config.rtcp.source_interval(),
@@ -36,7 +36,7 @@ pub fn live(config: &Config) -> LiveConfig {
 
 impl Reload {
     /// Reads the file again. A mistake in it changes nothing.
-    pub async fn run(&mut self, options: &Options) {
+    pub(super) async fn run(&mut self, options: &Options) {
         if options.config.is_none() {
             tracing::warn!("SIGHUP: there is no file to read again, the server was started without --config");
             return;

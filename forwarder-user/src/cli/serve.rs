@@ -54,7 +54,7 @@ const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why it could not start.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let started = Instant::now();
     memory::prepare();
     let config = options.config()?;

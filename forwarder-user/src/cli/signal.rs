@@ -12,7 +12,7 @@ use super::{
 use crate::inspect;
 
 #[derive(Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     #[command(flatten)]
     address: Address,
 
@@ -25,7 +25,7 @@ pub struct Options {
 ///
 /// # Errors
 /// A mistake in the file, no server, or one of another host or container.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let config = options.address.config()?;
     let pin_dir = options.pin_dir.as_ref().unwrap_or(&config.kernel.pin_dir);
     let pid = match inspect::Pinned::open(pin_dir) {

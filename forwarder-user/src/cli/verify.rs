@@ -1,5 +1,7 @@
 //! `penstock verify`.
 
+#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
+
 use std::time::Duration;
 
 use clap::Args;
@@ -26,7 +28,7 @@ Exit code 0: all lines with a limit are ✓.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Options {
+pub(super) struct Options {
     /// The server's HTTP address
     #[arg(long)]
     url: String,
@@ -81,7 +83,7 @@ pub struct Options {
 ///
 /// # Errors
 /// It does not answer, or does not take a publisher.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let tokens = Tokens {
         publish: options.publish_token.clone(),
         play: options.play_token.clone(),

@@ -1,12 +1,14 @@
 //! `penstock version`.
 
+#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
+
 use clap::Args;
 
 use super::{OK, output};
 use crate::build_info;
 
 #[derive(Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -16,7 +18,7 @@ pub struct Options {
 ///
 /// # Errors
 /// None but that of standard output.
-pub fn run(options: &Options) -> anyhow::Result<u8> {
+pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let build = build_info::current();
     if options.json {
         output::print_line(serde_json::to_string(build)?)?;

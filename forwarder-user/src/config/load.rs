@@ -19,13 +19,32 @@ pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file is not there, may not be read or is not UTF-8.
     #[error("cannot read {}: {error}", path.display())]
-    Read { path: PathBuf, error: io::Error },
+    Read {
+        /// As it was given on the command line.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
     /// The parser names line, column and key.
     #[error("{origin}: {}", error.to_string().trim_end())]
-    Parse { origin: String, error: Box<toml::de::Error> },
+    Parse {
+        /// Path of the file.
+        origin: String,
+        /// An unknown key, a wrong type, or no TOML.
+        error: Box<toml::de::Error>,
+    },
+    /// Well-formed, and not possible.
     #[error("{origin}: {key}: {problem}")]
-    Value { origin: String, key: &'static str, problem: String },
+    Value {
+        /// Path of the file, or the environment.
+        origin: String,
+        /// With its table, e.g. `media.port`.
+        key: &'static str,
+        /// In words: what is allowed.
+        problem: String,
+    },
 }
 
 impl Config {

@@ -30,18 +30,27 @@ pub use source::{RtspTransport, SourceUrl, Stream};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// `[http]`.
     pub http: Http,
+    /// `[media]`.
     pub media: Media,
+    /// `[kernel]`: without effect where the userspace engine is alone.
     pub kernel: Kernel,
+    /// `[limits]`.
     pub limits: Limits,
+    /// `[rtcp]`.
     pub rtcp: Rtcp,
     pub repair: Repair,
     pub ingest: Ingest,
+    /// `[auth]`, which the environment overrides.
     pub auth: Auth,
+    /// `[log]`.
     pub log: Log,
+    /// `[rtsp]`: nobody is let in unless there is an address.
     pub rtsp: Rtsp,
     /// Streams with a source of their own, by name.
     pub streams: BTreeMap<String, Stream>,
+    /// `[debug]`: off unless it is asked for.
     pub debug: Debug,
 }
 
@@ -71,7 +80,9 @@ pub struct Media {
     pub port: u16,
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
+    /// Default `auto`.
     pub engine: EngineChoice,
+    /// How the userspace engine sends; default `auto`.
     pub transmitter: TransmitterChoice,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
@@ -124,6 +135,7 @@ pub enum SrtpProfiles {
 pub struct Kernel {
     /// Interfaces to attach to; empty: those of the default routes.
     pub interfaces: Vec<String>,
+    /// Default `auto`.
     pub mode: Mode,
     /// Most memory for keystream ahead of time, all sessions together, in MiB.
     pub keystream_memory_mb: u64,
@@ -162,12 +174,19 @@ impl From<Mode> for penstock_engine::kernel::Mode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// Publishers and viewers together; default 1,024.
     pub sessions: usize,
+    /// Incoming SSRCs; default 256.
     pub publisher_tracks: usize,
+    /// Outgoing SSRCs, two for each viewer of a stream with sound; default 2,048.
     pub subscriber_tracks: usize,
+    /// Both engines together; the kernel engine takes the first `kernel.copies_per_pass`. Default 2,048.
     pub viewers_per_stream: usize,
+    /// Largest request body; a larger one gets 413. Default 65,536.
     pub http_body_bytes: usize,
+    /// Open connections; beyond, new ones wait in the listen queue. Default 2,048.
     pub http_connections: usize,
+    /// Signalling requests in work at a time; beyond, 503 with `Retry-After`. Default 1,024.
     pub http_requests: usize,
     /// What one source that is not WebRTC may send, kilobits per second.
     pub source_max_kbps: u64,
@@ -223,6 +242,7 @@ pub struct Rtsp {
     pub listen_tls: Vec<SocketAddr>,
     /// PEM files for TLS: the chain of certificates, our own first, and its key.
     pub certificate: PathBuf,
+    /// PEM file of the private key; needed with `listen_tls` only.
     pub key: PathBuf,
     /// Open connections.
     pub connections: usize,
@@ -248,8 +268,11 @@ impl Rtsp {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
+    /// For WHIP, and the password of those who publish by RTSP.
     pub publish_token: Secret,
+    /// For WHEP.
     pub play_token: Secret,
+    /// For `/api/v1/state`, `/metrics` and profiles.
     pub api_token: Secret,
 }
 
@@ -269,6 +292,7 @@ pub struct Debug {
 pub struct Log {
     /// A level, or directives as `info,penstock::stream=debug`.
     pub level: String,
+    /// Default `text`.
     pub format: LogFormat,
 }
 
@@ -276,8 +300,10 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
+    /// One line for people, coloured on a terminal.
     #[default]
     Text,
+    /// One JSON object a line.
     Json,
 }
 
@@ -295,10 +321,12 @@ impl Default for Http {
 }
 
 impl Http {
+    /// [`header_timeout_ms`](Self::header_timeout_ms) as a duration.
     pub fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
     }
 
+    /// [`request_timeout_ms`](Self::request_timeout_ms) as a duration.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }
@@ -360,10 +388,12 @@ impl Default for Rtcp {
 }
 
 impl Rtcp {
+    /// [`interval_ms`](Self::interval_ms) as a duration.
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
     }
 
+    /// [`source_interval_ms`](Self::source_interval_ms) as a duration.
     pub fn source_interval(&self) -> Duration {
         Duration::from_millis(self.source_interval_ms)
     }
@@ -388,6 +418,7 @@ impl Default for Ingest {
 }
 
 impl Ingest {
+    /// [`gather_ms`](Self::gather_ms) as a duration; 0: nothing waits for company.
     pub fn gather(&self) -> Duration {
         Duration::from_millis(self.gather_ms)
     }

@@ -10,6 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes any text; [`is_token`](Self::is_token) says whether it can be used.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }

@@ -26,6 +26,7 @@ pub struct Stream {
     /// The only address that may send what `sdp` describes.
     #[serde(default)]
     pub sender: Option<IpAddr>,
+    /// Of `source`; without effect where `sdp` describes it.
     #[serde(default)]
     pub transport: RtspTransport,
     /// Connect at the first viewer and disconnect after the last, instead of always.
@@ -123,6 +124,7 @@ pub enum RtspTransport {
     Auto,
     /// Interleaved in the RTSP connection.
     Tcp,
+    /// To ports of ours, beside the RTSP connection; packets may be lost.
     Udp,
 }
 

@@ -15,7 +15,7 @@ const LRO: u32 = 1 << 15;
 
 /// What the driver says; `None` for what it does not.
 #[derive(Debug, Default)]
-pub struct Settings {
+pub(super) struct Settings {
     pub driver: Option<String>,
     pub lro: Option<bool>,
     /// Entries of a transmit ring: now, and at most.
@@ -25,7 +25,7 @@ pub struct Settings {
 }
 
 /// Asks the driver of an interface.
-pub fn read(name: &str) -> Settings {
+pub(super) fn read(name: &str) -> Settings {
     let Ok(socket) = Socket::new(Domain::IPV4, Type::DGRAM, None) else { return Settings::default() };
     let ask = |command| ask(&socket, name, command).ok();
     Settings {

@@ -19,7 +19,7 @@ const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page
 const PAST: i64 = 1_735_689_600;
 
 /// CPU features, locked memory and clocks.
-pub fn machine(report: &mut Report) {
+pub(super) fn machine(report: &mut Report) {
     let backend = Backend::detect().name();
     let check = "AES instructions";
     match backend {
@@ -60,6 +60,7 @@ fn clock(report: &mut Report) {
             report.bad(Need::Advice, check, format!("{source}: slow to read, for every packet"), mend);
         }
     }
+    #[expect(clippy::disallowed_methods, reason = "the wall clock is what is asked for")]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     let check = "clock";
     if now < PAST {
@@ -87,7 +88,7 @@ fn synchronised() -> bool {
 }
 
 /// Can every socket be bound?
-pub fn sockets(report: &mut Report, config: &Config, addresses: &[IpAddr]) {
+pub(super) fn sockets(report: &mut Report, config: &Config, addresses: &[IpAddr]) {
     for address in &config.http.listen {
         bind(report, "http.listen", *address, Type::STREAM, "tcp");
     }

@@ -18,7 +18,7 @@ const RING: u32 = 400;
 const FIXED_RINGS: [&str; 1] = ["veth"];
 
 /// What decides what a refusal means.
-pub struct Choice<'a> {
+pub(super) struct Choice<'a> {
     pub config: &'a Config,
     /// Does generic mode work here? `None`: it could not be tried.
     pub generic: Option<bool>,
@@ -27,13 +27,13 @@ pub struct Choice<'a> {
 }
 
 /// Does its driver run our program? `None`: it was not asked.
-pub fn attach(programs: Option<&mut Programs>, link: &Link, mode: Mode) -> Option<Result<(), String>> {
+pub(super) fn attach(programs: Option<&mut Programs>, link: &Link, mode: Mode) -> Option<Result<(), String>> {
     let free = link.up && mode != Mode::Generic && probe::program_on(link).is_none();
     free.then_some(programs)?.map(|programs| programs.native(link))
 }
 
 /// Is it up and free, and has its driver run our program?
-pub fn native(report: &mut Report, tried: Option<Result<(), String>>, link: &Link, choice: Choice) {
+pub(super) fn native(report: &mut Report, tried: Option<Result<(), String>>, link: &Link, choice: Choice) {
     let name = &link.name;
     if !link.up {
         report.bad(Need::Kernel, format!("interface {name}"), "it is down", format!("ip link set {name} up"));
@@ -74,7 +74,7 @@ pub fn native(report: &mut Report, tried: Option<Result<(), String>>, link: &Lin
 }
 
 /// Settings that cost packets or CPU.
-pub fn settings(report: &mut Report, link: &Link) {
+pub(super) fn settings(report: &mut Report, link: &Link) {
     let name = &link.name;
     let check = format!("interface {name}: MTU");
     if link.mtu > USUAL_MTU {

@@ -14,7 +14,7 @@ use penstock_engine::bpf::{
 use crate::config::{Config, EngineChoice, Mode};
 
 /// All of it, in the order of a start. Returns whether streams with one viewer have their short way.
-pub fn examine(
+pub(super) fn examine(
     report: &mut Report,
     config: &Config,
     interfaces: &[String],
@@ -51,7 +51,7 @@ pub fn examine(
 }
 
 /// Interfaces' settings alone.
-pub fn glance(report: &mut Report, interfaces: &[String], addresses: &[IpAddr]) {
+pub(super) fn glance(report: &mut Report, interfaces: &[String], addresses: &[IpAddr]) {
     for link in probe::interfaces(interfaces, addresses).unwrap_or_default() {
         interface::settings(report, &link);
     }

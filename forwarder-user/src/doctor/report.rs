@@ -22,7 +22,9 @@ pub enum Need {
 pub struct Finding {
     /// Short and stable, e.g. `capability CAP_BPF`, `interface eth0: native XDP`.
     pub check: String,
+    /// `false`: `mend` may say what to do.
     pub ok: bool,
+    /// Who misses it if it is not `ok`.
     pub need: Need,
     /// What was found, and what it means.
     pub found: String,
@@ -36,6 +38,7 @@ pub struct Finding {
 /// All findings, in the order of a start.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// One for each thing that was tried.
     pub findings: Vec<Finding>,
     /// Which way the media will go and what it costs. `None`: a server does not start.
     pub tier: Option<Tier>,

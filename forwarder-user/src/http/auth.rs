@@ -9,7 +9,7 @@ use crate::config::Secret;
 ///
 /// # Errors
 /// 401 with a challenge.
-pub fn require(token: &Secret, headers: &HeaderMap) -> Result<(), Failure> {
+pub(super) fn require(token: &Secret, headers: &HeaderMap) -> Result<(), Failure> {
     if token.is_empty() {
         return Ok(());
     }

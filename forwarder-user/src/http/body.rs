@@ -12,14 +12,14 @@ use futures::StreamExt;
 use super::{App, reply::Failure};
 
 /// Body of an offer and an answer.
-pub const SDP_TYPE: &str = "application/sdp";
+pub(super) const SDP_TYPE: &str = "application/sdp";
 /// Body of a PATCH (RFC 8840).
-pub const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
+pub(super) const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
 
 /// Tells which body types a POST may have; no constant of the `http` crate.
-pub const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+pub(super) const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 /// Same for PATCH (RFC 5789 §3.1).
-pub const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+pub(super) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
 /// How much of an oversized body is read and thrown away, so that the client is done with sending
 /// and sees the answer instead of a reset connection.
@@ -30,7 +30,12 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// 415 with the header `accept`, 413, 408, 400.
-pub async fn text(app: &App, request: Request, expected: &'static str, accept: HeaderName) -> Result<String, Failure> {
+pub(super) async fn text(
+    app: &App,
+    request: Request,
+    expected: &'static str,
+    accept: HeaderName,
+) -> Result<String, Failure> {
     let given = content_type(request.headers());
     if !given.eq_ignore_ascii_case(expected) {
         let given = if given.is_empty() { "none".into() } else { format!("{given:?}") };

@@ -13,7 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE};
 
 /// Answers preflight requests and marks answers as readable by pages of the allowed origins.
-pub fn layer(origins: &[String]) -> CorsLayer {
+pub(super) fn layer(origins: &[String]) -> CorsLayer {
     let origin = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
@@ -28,7 +28,7 @@ pub fn layer(origins: &[String]) -> CorsLayer {
 }
 
 /// Adds to the answer of an OPTIONS request what the resource takes.
-pub async fn describe_options(request: Request, next: Next) -> Response {
+pub(super) async fn describe_options(request: Request, next: Next) -> Response {
     let options = request.method() == Method::OPTIONS;
     let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;

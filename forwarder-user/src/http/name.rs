@@ -9,7 +9,7 @@ use crate::config::stream_name_problem;
 ///
 /// # Errors
 /// 400 with the rule that is broken.
-pub fn check(name: &str) -> Result<(), Failure> {
+pub(super) fn check(name: &str) -> Result<(), Failure> {
     stream_name_problem(name).map_or(Ok(()), |reason| Err(Failure::new(StatusCode::BAD_REQUEST, reason)))
 }
 

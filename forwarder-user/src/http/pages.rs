@@ -42,7 +42,7 @@ assets! {
     "icon.svg": "image/svg+xml";
 }
 
-pub fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(|| async { file("index.html") }))
         .route("/{stream}", get(|stream| page(stream, "play.html")))

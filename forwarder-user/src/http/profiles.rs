@@ -36,7 +36,7 @@ const NOT_UNWOUND: [&str; 2] = ["libgcc", "vdso"];
 /// One at a time: the timer is the process's.
 static BUSY: Mutex<()> = Mutex::new(());
 
-pub fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/debug/pprof/profile", get(cpu)).route("/debug/pprof/heap", get(heap))
 }
 
@@ -161,6 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may fail for want of a thread")]
     fn a_profile_names_what_was_busy() {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let flag = stop.clone();

@@ -16,6 +16,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Without headers of its own; `reason` is what the client reads, so it holds no secret.
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into(), headers: Vec::new() }
     }

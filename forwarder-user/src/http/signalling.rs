@@ -25,7 +25,7 @@ use crate::{
 
 type Shared = State<Arc<App>>;
 
-pub fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/{stream}/whip", endpoint(Role::Publisher))
         .route("/{stream}/whep", endpoint(Role::Subscriber))

@@ -6,7 +6,7 @@ use penstock_rtp::description::DescriptionError;
 
 /// Why a source failed. Never holds a credential.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(super) enum SourceError {
     #[error("the name {host} cannot be resolved: {error}")]
     Dns { host: String, error: io::Error },
     #[error("{host} cannot be reached: {error}")]
@@ -64,7 +64,7 @@ impl From<DescriptionError> for SourceError {
 
 impl SourceError {
     /// Short name, for the API.
-    pub const fn name(&self) -> &'static str {
+    pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Dns { .. } => "dns",
             Self::Unreachable { .. } => "unreachable",

@@ -9,6 +9,7 @@ use super::status::{self, Status};
 pub struct Handle {
     /// The URL without credentials, or words.
     pub url: String,
+    /// It connects while somebody watches, not always.
     pub on_demand: bool,
     /// It publishes here by RTSP.
     pub pushed: bool,
@@ -29,6 +30,7 @@ impl Handle {
         self.wanted.send_if_modified(|old| std::mem::replace(old, wanted) != wanted);
     }
 
+    /// A copy of the moment.
     pub fn status(&self) -> Status {
         self.status.get()
     }

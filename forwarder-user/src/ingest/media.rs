@@ -27,7 +27,7 @@ const STALLED: Duration = Duration::from_secs(10);
 
 /// RTP or RTCP of a track, by its place in the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet<'a> {
+pub(super) enum Packet<'a> {
     Rtp(usize, &'a [u8]),
     Rtcp(usize, &'a [u8]),
 }

@@ -53,21 +53,56 @@ use crate::config::{self, Secret};
 #[derive(Debug)]
 pub enum Event {
     /// Somebody wants to publish by RTSP. `Err`: why he must not, in words.
-    Publish { stream: String, handle: Handle, reply: oneshot::Sender<Result<(), String>> },
+    Publish {
+        /// The name that it wants.
+        stream: String,
+        /// Ours from then on, if the answer is `Ok`.
+        handle: Handle,
+        /// The publisher waits for it, a few seconds at most.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// Who published by RTSP has been gone for a while, and nobody watches.
-    Released { stream: String },
+    Released {
+        /// The name that is free again.
+        stream: String,
+    },
     /// The source's tracks are in the engine, in place of those it had before.
-    Described { stream: String, tracks: Vec<SourceTrack> },
+    Described {
+        /// Of this source.
+        stream: String,
+        /// All of them, at most one of each kind.
+        tracks: Vec<SourceTrack>,
+    },
     /// It has no media now; viewers that wait for a description need not wait longer.
-    Failed { stream: String, why: String },
+    Failed {
+        /// Of this source.
+        stream: String,
+        /// For the viewers that waited, without password.
+        why: String,
+    },
     /// The source's wall clock (NTP format) and the timestamp of the same moment as viewers know it.
-    SenderReport { stream: String, track: PublisherTrackId, ntp: u64, rtp: u32, at: Instant, first: bool },
+    SenderReport {
+        /// Of this source.
+        stream: String,
+        /// The one that the report is about.
+        track: PublisherTrackId,
+        /// Seconds since 1900 in the upper 32 bits, their fraction in the lower.
+        ntp: u64,
+        /// After the timeline has made it continuous.
+        rtp: u32,
+        /// When the report was read.
+        at: Instant,
+        /// Of this connection: the wall clock may be another one than before.
+        first: bool,
+    },
 }
 
 /// A track of a source.
 #[derive(Clone, Debug)]
 pub struct SourceTrack {
+    /// As viewers are offered it, which may differ from the camera's own.
     pub format: Format,
+    /// Of the userspace engine.
     pub id: PublisherTrackId,
 }
 
@@ -76,6 +111,7 @@ pub struct SourceTrack {
 pub struct Settings {
     /// Streams with a source of their own.
     pub streams: BTreeMap<String, config::Stream>,
+    /// The RTSP server, for those who publish here.
     pub rtsp: config::Rtsp,
     /// The password for those who publish; empty: none is needed.
     pub publish_token: Secret,
@@ -90,6 +126,7 @@ pub struct Settings {
 /// All sources. Dropping it ends them.
 #[derive(Default)]
 pub struct Ingest {
+    /// By stream; one that is dropped disconnects.
     pub sources: BTreeMap<String, Handle>,
     /// What the RTSP server has done, by name.
     pub rtsp: rtsp::push::Counters,
@@ -140,6 +177,10 @@ impl Ingest {
         Ok(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sources and publishers are bounded, and each tells once what changed"
+    )]
     fn start_thread(&mut self, engine: &Arc<dyn Engine>) -> io::Result<()> {
         let feeder = engine.sources().and_then(Sources::feeder).ok_or_else(|| {
             io::Error::other(

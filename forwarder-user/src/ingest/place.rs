@@ -8,7 +8,7 @@ use super::{Event, Totals, feed::Feed};
 use penstock_engine::Engine;
 
 /// The buffer of all connections of a thread. Its content does not outlive one poll.
-pub type Scratch = Rc<RefCell<Vec<u8>>>;
+pub(super) type Scratch = Rc<RefCell<Vec<u8>>>;
 
 /// What all sources of a thread share.
 #[derive(Clone)]

@@ -19,6 +19,7 @@ pub enum State {
     /// Nobody watches, and it connects on demand.
     #[default]
     Idle,
+    /// From the first attempt until media comes.
     Connecting,
     /// Media comes.
     Playing,
@@ -29,9 +30,11 @@ pub enum State {
 /// What is known of a source.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
+    /// What it does now, whatever `error` says of the past.
     pub state: State,
     /// Name and words of the last failure. It stays, so that one can see why there was a gap.
     pub error: Option<&'static str>,
+    /// The same failure in words, without password; `None`: there was none yet.
     pub error_text: Option<String>,
     /// Address of the publisher, if it pushes.
     pub peer: Option<SocketAddr>,
@@ -43,6 +46,7 @@ pub struct Status {
     pub connections: u64,
     /// RTP packets that came, and their bytes.
     pub packets: u64,
+    /// Headers included, before anything is dropped.
     pub bytes: u64,
     /// Packets that the sequence numbers show to be missing.
     pub lost: u64,
@@ -71,7 +75,7 @@ impl Status {
 
 /// Written by the source's task, read by the control task.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Status>>);
+pub(super) struct Shared(Arc<Mutex<Status>>);
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
@@ -84,7 +88,7 @@ impl Shared {
     }
 
     /// As it is now.
-    pub fn get(&self) -> Status {
+    pub(super) fn get(&self) -> Status {
         self.lock().clone()
     }
 }

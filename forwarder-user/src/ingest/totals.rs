@@ -33,6 +33,7 @@ impl Totals {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped.entry(why.name()).or_default() += 1;
     }
 
+    /// A copy; counters never fall.
     pub fn get(&self) -> Figures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -18,7 +18,7 @@ const BATCH: usize = 64;
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// See the module.
-pub struct Ports {
+pub(super) struct Ports {
     rtp: UdpSocket,
     /// `None`: RTCP comes by the same port.
     rtcp: Option<UdpSocket>,
@@ -33,7 +33,7 @@ impl Ports {
     ///
     /// # Errors
     /// No pair is free.
-    pub fn bind(local: IpAddr, peer: IpAddr) -> io::Result<Self> {
+    pub(super) fn bind(local: IpAddr, peer: IpAddr) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..ATTEMPTS {
             let one = UdpSocket::from_std(socket(SocketAddr::new(local, 0))?)?;
@@ -51,18 +51,18 @@ impl Ports {
     }
 
     /// Takes sockets that are bound already. `peer`: who may send.
-    pub fn new(rtp: UdpSocket, rtcp: Option<UdpSocket>, first: u16, peer: Option<IpAddr>) -> Self {
+    pub(super) fn new(rtp: UdpSocket, rtcp: Option<UdpSocket>, first: u16, peer: Option<IpAddr>) -> Self {
         Self { rtp, rtcp, first, peer, buffer: Box::new([0; 2048]) }
     }
 
     /// The RTP port.
-    pub fn first(&self) -> u16 {
+    pub(super) fn first(&self) -> u16 {
         self.first
     }
 
     /// The server's ports are known: something goes there, so that a firewall or NAT on the way lets the
     /// answers in.
-    pub fn connect(&mut self, server_ports: Option<&str>) {
+    pub(super) fn connect(&mut self, server_ports: Option<&str>) {
         let mut ports = server_ports.unwrap_or_default().split('-').filter_map(|port| port.trim().parse::<u16>().ok());
         let Some(peer) = self.peer else { return };
         for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
@@ -79,7 +79,7 @@ impl Ports {
     }
 
     /// Reads what has come. `true`: something has.
-    pub fn poll(
+    pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
         track: usize,
@@ -128,6 +128,6 @@ fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 ///
 /// # Errors
 /// The system's.
-pub fn enlarge(socket: &std::net::UdpSocket) -> io::Result<()> {
+pub(super) fn enlarge(socket: &std::net::UdpSocket) -> io::Result<()> {
     socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER)
 }

@@ -26,13 +26,18 @@ use penstock_engine::bpf::maps::NAMES;
 /// One map.
 #[derive(Clone, Debug, Serialize)]
 pub struct MapView {
+    /// As in bpffs, e.g. `PUBLISHER_TRACKS`.
     pub name: String,
+    /// The kernel's word in snake case, e.g. `per_cpu_array`; `unknown` if aya has none for it.
     #[serde(rename = "type")]
     pub kind: String,
     /// Entries that hold something; unknown for scratch memory of the datapath.
     pub used: Option<usize>,
+    /// Most entries that it may have.
     pub capacity: u32,
+    /// Size of a key.
     pub key_bytes: u32,
+    /// Size of a value, on one CPU.
     pub value_bytes: u32,
     /// Kernel memory, all CPUs together.
     pub memory_bytes: Option<u64>,

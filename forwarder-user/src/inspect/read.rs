@@ -29,6 +29,7 @@ const SILENT_NS: u64 = 3_000_000_000;
 /// The pinned maps of one server.
 pub struct Pinned {
     directory: PathBuf,
+    /// What the server wrote of itself when the maps were opened.
     pub server: Server,
     liveness: Liveness,
 }
@@ -275,12 +276,12 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// An address as the maps hold it.
-pub fn socket_address(ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
+pub(super) fn socket_address(ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
     SocketAddr::new(IpAddr::from(ip).to_canonical(), u16::from_be_bytes(port))
 }
 
 /// IANA name of an SRTP profile.
-pub fn profile(number: u8) -> &'static str {
+pub(super) fn profile(number: u8) -> &'static str {
     match number {
         7 => "AEAD_AES_128_GCM",
         8 => "AEAD_AES_256_GCM",
@@ -289,7 +290,7 @@ pub fn profile(number: u8) -> &'static str {
 }
 
 /// Kind of a track.
-pub fn kind(number: u8) -> &'static str {
+pub(super) fn kind(number: u8) -> &'static str {
     match number {
         1 => "audio",
         2 => "video",

@@ -18,7 +18,7 @@ const WIDTH: u16 = 120;
 const SHORT_ID: usize = 8;
 
 /// One line about the server, a second one if it does not work.
-pub fn server(server: &ServerView) -> String {
+pub(super) fn server(server: &ServerView) -> String {
     let interfaces = server.interfaces.iter().map(|interface| format!("{} ({})", interface.name, interface.mode));
     let interfaces: Vec<String> = interfaces.collect();
     let line = format!(
@@ -39,7 +39,7 @@ pub fn server(server: &ServerView) -> String {
 }
 
 /// Streams, their tracks, and the counters of the datapath.
-pub fn streams(snapshot: &Snapshot) -> String {
+pub(super) fn streams(snapshot: &Snapshot) -> String {
     let streams = snapshot.streams();
     if streams.is_empty() {
         return format!("no streams\n\n{}", counters(&snapshot.counters));
@@ -81,7 +81,7 @@ pub fn streams(snapshot: &Snapshot) -> String {
 }
 
 /// Sessions, then their tracks.
-pub fn sessions(snapshot: &Snapshot) -> String {
+pub(super) fn sessions(snapshot: &Snapshot) -> String {
     if snapshot.sessions.is_empty() {
         return "no sessions\n".into();
     }
@@ -150,7 +150,7 @@ fn tracks(snapshot: &Snapshot) -> String {
 }
 
 /// The maps with their fill.
-pub fn maps(maps: &[MapView]) -> String {
+pub(super) fn maps(maps: &[MapView]) -> String {
     let mut table = new(&["MAP", "TYPE", "USED", "CAPACITY", "KEY", "VALUE", "MEMORY"], &[2, 3, 4, 5, 6]);
     for map in maps {
         table.add_row([
@@ -167,7 +167,7 @@ pub fn maps(maps: &[MapView]) -> String {
 }
 
 /// One line for each entry of a map, wrapped.
-pub fn entries(name: &str, entries: &[Entry]) -> String {
+pub(super) fn entries(name: &str, entries: &[Entry]) -> String {
     if entries.is_empty() {
         return format!("{name}: no entry is in use\n");
     }

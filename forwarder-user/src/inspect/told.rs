@@ -9,7 +9,7 @@ use super::view::{SessionView, Snapshot, TrackView};
 use penstock_engine::Role;
 
 /// Adds it. What the kernel's maps show comes from there, fresher and in more detail.
-pub fn add(snapshot: &mut Snapshot, state: &Value) {
+pub(super) fn add(snapshot: &mut Snapshot, state: &Value) {
     let list = |key: &str| state.get(key).and_then(Value::as_array).into_iter().flatten();
     let in_maps = |session: &&Value| snapshot.server.is_some() && engine(session).starts_with("kernel");
     let others: Vec<SessionView> = list("sessions").filter(|one| !in_maps(one)).filter_map(session).collect();

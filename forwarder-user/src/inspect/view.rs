@@ -11,6 +11,7 @@ use penstock_engine::Role;
 pub struct Snapshot {
     /// None if there are no maps: the server has no kernel engine, or is elsewhere.
     pub server: Option<ServerView>,
+    /// Those with keys, in the order of their slots; then those that other engines carry.
     pub sessions: Vec<SessionView>,
     /// Streams that come from a camera or an encoder, and their state (`playing`, `waiting`, …).
     pub sources: BTreeMap<String, String>,
@@ -21,20 +22,27 @@ pub struct Snapshot {
 /// The server that the maps belong to.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerView {
+    /// In the server's PID namespace.
     pub pid: u32,
+    /// By its lock on the directory and its last sign of life.
     #[serde(rename = "state")]
     pub liveness: Liveness,
+    /// Since its start, or up to now if it is dead.
     pub up_seconds: f64,
     /// Since its last sign of life.
     pub silent_seconds: f64,
+    /// UDP, on every media address.
     pub media_port: u16,
+    /// At most eight.
     pub interfaces: Vec<Interface>,
 }
 
 /// An interface with our XDP program.
 #[derive(Clone, Debug, Serialize)]
 pub struct Interface {
+    /// In the server's network namespace.
     pub index: u32,
+    /// When it was attached; kept because an index means nothing in other namespaces.
     pub name: String,
     /// `native` or `generic`.
     pub mode: String,
@@ -44,6 +52,7 @@ pub struct Interface {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
+    /// It holds its lock, and its sign of life is less than 3 seconds old.
     Running,
     /// The process exists and gives no sign of life: stopped or stuck.
     Silent,
@@ -56,19 +65,25 @@ pub enum Liveness {
 pub struct SessionView {
     /// In the map SESSIONS; none if another engine than the kernel's carries it.
     pub slot: Option<u32>,
+    /// As in the URL.
     pub stream: String,
+    /// First part of the id in the `Location`: not enough to end the session.
     pub id: String,
+    /// `publisher` by WHIP, `subscriber` by WHEP.
     pub role: Role,
     /// None before ICE has found one.
     pub peer: Option<SocketAddr>,
+    /// None before ICE has found one; the address that is bound, not the one that is advertised.
     pub local: Option<SocketAddr>,
     /// Engine and mode that carry it, and why not the kernel; `connecting` before there are keys.
     pub engine: String,
     /// SRTP profile.
     pub profile: Option<String>,
+    /// Since its keys were installed, or its offer came where the kernel does not carry it.
     pub age_seconds: f64,
     /// Until the kernel stops its media unless the server refreshes it; negative: stopped.
     pub lease_seconds: Option<f64>,
+    /// One for each SSRC; none before media is known.
     pub tracks: Vec<TrackView>,
 }
 
@@ -77,8 +92,11 @@ pub struct SessionView {
 pub struct TrackView {
     /// In PUBLISHER_TRACKS or SUBSCRIBER_TRACKS; none if another engine than the kernel's carries it.
     pub slot: Option<u32>,
+    /// `audio`, `video` or `unknown`.
     pub kind: &'static str,
+    /// The publisher's own, or ours.
     pub ssrc: u32,
+    /// In the session that the track belongs to.
     pub payload_type: u8,
     /// Slot of the incoming track that feeds an outgoing one.
     pub publisher_track: Option<u32>,
@@ -92,6 +110,7 @@ pub struct TrackView {
     pub viewers: Option<u32>,
     /// Authenticated packets, or copies sent, and their payload bytes.
     pub packets: u64,
+    /// Payload without header and tag.
     pub bytes: u64,
     /// RFC 3550 §6.4.1, of an incoming track.
     pub jitter_ms: Option<f64>,
@@ -102,14 +121,17 @@ pub struct TrackView {
 }
 
 impl SessionView {
+    /// Over all tracks: opened, or copies sent.
     pub fn packets(&self) -> u64 {
         self.tracks.iter().map(|track| track.packets).sum()
     }
 
+    /// Payload bytes, over all tracks.
     pub fn bytes(&self) -> u64 {
         self.tracks.iter().map(|track| track.bytes).sum()
     }
 
+    /// Over all tracks and reasons.
     pub fn drops(&self) -> u64 {
         self.tracks.iter().flat_map(|track| track.drops.values()).sum()
     }
@@ -118,20 +140,27 @@ impl SessionView {
 /// A stream: its publisher and viewers together.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamView {
+    /// As in the URL.
     pub stream: String,
     /// Address of the publisher; none while viewers wait for one.
     pub publisher: Option<SocketAddr>,
     /// State of the camera or encoder that it comes from.
     pub source: Option<String>,
+    /// Sessions by WHEP, those that still connect included.
     pub viewers: usize,
     /// Engine and mode of each kind of session, without repetition.
     pub engines: Vec<String>,
+    /// The publisher's; none without one.
     pub profile: Option<String>,
+    /// The publisher's; empty without one.
     pub tracks: Vec<TrackView>,
     /// Packets opened, copies sealed.
     pub packets_in: u64,
+    /// Over all viewers that are there now: falls when one leaves.
     pub packets_out: u64,
+    /// Payload bytes opened.
     pub bytes_in: u64,
+    /// Payload bytes of the copies, over all viewers that are there now.
     pub bytes_out: u64,
     /// By reason, over publisher and viewers.
     pub drops: BTreeMap<&'static str, u64>,

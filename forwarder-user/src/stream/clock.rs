@@ -13,6 +13,7 @@ pub(super) struct NtpClock {
 }
 
 impl NtpClock {
+    #[expect(clippy::disallowed_methods, reason = "NTP time is the wall clock's; it is read once")]
     pub(super) fn new() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ntp_at_start = to_ntp(unix).wrapping_add(NTP_TO_UNIX << 32);

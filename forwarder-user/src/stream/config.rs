@@ -90,9 +90,13 @@ impl StreamConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
     pub report_interval: Duration,
+    /// As [`StreamConfig::source_report_interval`].
     pub source_report_interval: Duration,
+    /// As [`StreamConfig::remb_max`], bit/s.
     pub remb_max: u64,
+    /// As [`StreamConfig::keyframe_interval`].
     pub keyframe_interval: Duration,
+    /// As [`StreamConfig::counter_mode`]; asked at the end of each handshake.
     pub counter_mode: bool,
 }
 

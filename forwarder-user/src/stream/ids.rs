@@ -6,6 +6,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 pub(super) type Key = u64;
 
 /// Random bytes.
+#[expect(clippy::expect_used, reason = "without random numbers no session is safe; nothing may go on")]
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");

@@ -76,7 +76,12 @@ pub enum Patched {
     /// Candidates taken: 204.
     Trickled,
     /// ICE restarted: 200 with our fragment and the new entity tag.
-    Restarted { fragment: String, etag: String },
+    Restarted {
+        /// Our new credentials, as `application/trickle-ice-sdpfrag`.
+        fragment: String,
+        /// Without quotes.
+        etag: String,
+    },
 }
 
 /// Why signalling was refused. The text is for the person at the other end.
@@ -116,49 +121,60 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Command {
     /// Whether an offer or a fragment is worth reading.
-    Admit {
-        request: Request,
-        reply: oneshot::Sender<Result<(), Refusal>>,
-    },
+    Admit { request: Request, reply: oneshot::Sender<Result<(), Refusal>> },
     /// An offer as read, or why it cannot be.
     Offer {
+        /// Publisher by WHIP, subscriber by WHEP.
         role: Role,
+        /// From the URL, checked already.
         stream: String,
         from: Block,
         offer: Result<Box<Offer>, String>,
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
+    /// Trickle or ICE restart (RFC 9725 §4.3).
     Patch {
+        /// Last segment of the `Location`.
         session: String,
+        /// Must be the session's own, else there is none of this name.
         role: Role,
+        /// Must be the session's own, else there is none of this name.
         stream: String,
+        /// Entity tag without quotes, or `*`; `None`: no `If-Match`.
         if_match: Option<String>,
         fragment: Result<Fragment, String>,
         reply: oneshot::Sender<Result<Patched, Refusal>>,
     },
+    /// The client ends its session (RFC 9725 §4.2).
     Delete {
+        /// Last segment of the `Location`.
         session: String,
+        /// Must be the session's own, else there is none of this name.
         role: Role,
+        /// Must be the session's own, else there is none of this name.
         stream: String,
+        /// Answered when the engine has been told to stop.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// State of all streams and sessions, as the API shows it.
     Snapshot {
+        /// Of one moment: nothing changes while it is made.
         reply: oneshot::Sender<serde_json::Value>,
     },
     /// New settings, for what comes later.
     Configure {
+        /// Replace the former ones; sessions that are there go on.
         live: LiveConfig,
+        /// By stream: all that there shall be. Others end.
         sources: BTreeMap<String, crate::config::Stream>,
+        /// Answered when the new values hold.
         reply: oneshot::Sender<()>,
     },
     /// Local addresses for media, as the host has them now.
-    Addresses {
-        media: Vec<MediaAddress>,
-        reply: oneshot::Sender<()>,
-    },
+    Addresses { media: Vec<MediaAddress>, reply: oneshot::Sender<()> },
     /// Close every session (DTLS close_notify), then stop.
     Drain {
+        /// Answered when no session is left.
         reply: oneshot::Sender<()>,
     },
 }

@@ -69,17 +69,17 @@ impl Figures {
 
 /// Figures that the peer's task writes and the test reads.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Figures>>);
+pub(super) struct Shared(Arc<Mutex<Figures>>);
 
 impl Shared {
     /// For a moment.
-    pub fn lock(&self) -> MutexGuard<'_, Figures> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Figures> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A peer.
-pub struct Client {
+pub(super) struct Client {
     rtc: Rtc,
     socket: UdpSocket,
     local: SocketAddr,
@@ -98,7 +98,7 @@ impl Client {
     ///
     /// # Errors
     /// No socket on `local`.
-    pub async fn new(way: Way, local: IpAddr, rate: u32) -> anyhow::Result<(Self, String)> {
+    pub(super) async fn new(way: Way, local: IpAddr, rate: u32) -> anyhow::Result<(Self, String)> {
         let socket = std::net::UdpSocket::bind((local, 0)).with_context(|| format!("cannot bind {local}"))?;
         socket.set_nonblocking(true)?;
         // As far as the system grants it.
@@ -129,12 +129,12 @@ impl Client {
     }
 
     /// What it sees from now on.
-    pub fn figures(&self) -> Shared {
+    pub(super) fn figures(&self) -> Shared {
         self.figures.clone()
     }
 
     /// Lives until `stop`, or until it fails.
-    pub async fn run(mut self, answer: String, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, answer: String, mut stop: watch::Receiver<bool>) {
         let done = tokio::select! {
             done = self.serve(&answer) => done,
             _ = stop.wait_for(|stop| *stop) => Ok(()),

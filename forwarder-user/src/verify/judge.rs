@@ -24,10 +24,13 @@ pub struct Limits {
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
+    /// Short and stable: the first column.
     pub check: &'static str,
     /// `None`: only told.
     pub ok: Option<bool>,
+    /// With its unit, or why it could not be found out.
     pub found: String,
+    /// With its unit; empty where nothing was asked for.
     pub limit: String,
 }
 

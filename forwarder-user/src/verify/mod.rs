@@ -25,7 +25,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// At least 1; the publisher comes on top.
     pub viewers: usize,
+    /// Of the measurement, without connecting and settling.
     pub length: Duration,
     /// Packets a second of the publisher.
     pub rate: u32,
@@ -36,6 +38,7 @@ pub struct Plan {
 pub struct Outcome {
     /// Sessions wanted, the publisher's included, and those that have connected.
     pub sessions: usize,
+    /// At the end of the measurement: ICE, DTLS and keys were there.
     pub connected: usize,
     /// Of each viewer.
     pub viewers: Vec<Figures>,
@@ -43,9 +46,11 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// Profiles and engines of our sessions, as the server says; empty if it does not.
     pub profiles: Vec<String>,
+    /// What carries each session, in the server's words; with repetitions.
     pub engines: Vec<String>,
     /// The server's metrics before and after, if it shows them.
     pub before: Option<server::Metrics>,
+    /// At the end of the measurement.
     pub after: Option<server::Metrics>,
 }
 

@@ -22,8 +22,11 @@ const ANSWER: usize = 32 << 20;
 /// Bearer tokens; empty ones are not sent.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
+    /// For `/whip`.
     pub publish: String,
+    /// For `/whep`.
     pub play: String,
+    /// For state and metrics; without it profiles, engines, CPU and memory stay unknown where the server wants one.
     pub api: String,
 }
 

@@ -19,7 +19,9 @@ enum Label {
 /// Session keys of one direction.
 #[derive(Clone, Debug)]
 pub struct Direction {
+    /// Labels 0 to 2 (RFC 3711 §4.3.1); goes to the engine.
     pub rtp: MediaKey,
+    /// Labels 3 to 5 (RFC 3711 §4.3.2); stays in the control task.
     pub rtcp: MediaKey,
 }
 
@@ -86,6 +88,10 @@ fn prf(master_key: &[u8], master_salt: &[u8], label: u8, out: &mut [u8]) {
     }
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "`MasterKey` has 16 or 32 bytes by its profile; another length is our own mistake"
+)]
 fn encrypt(key: &[u8], input: [u8; 16]) -> [u8; 16] {
     if let Ok(cipher) = aes::Aes128::new_from_slice(key) {
         let mut block: Block<aes::Aes128> = input.into();

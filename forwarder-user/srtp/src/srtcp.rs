@@ -18,6 +18,7 @@ const MAX_INDEX: u32 = 0x7fff_ffff;
 /// Senders that one peer's SRTCP may name; a WebRTC peer has one per track.
 const MAX_RTCP_SENDERS: usize = 32;
 
+#[expect(clippy::expect_used, reason = "the key comes from our own derivation, not from outside")]
 fn cipher(key: &MediaKey) -> Cipher {
     Cipher::new(key).expect("a derived session key has the lengths of its profile")
 }
@@ -26,6 +27,7 @@ fn cipher(key: &MediaKey) -> Cipher {
 pub struct RtpOpener(Cipher);
 
 impl RtpOpener {
+    /// `key`: the RTP key of what the peer sends.
     pub fn new(key: &MediaKey) -> Self {
         Self(cipher(key))
     }
@@ -57,6 +59,7 @@ pub struct RtcpOpener {
 }
 
 impl RtcpOpener {
+    /// `key`: the RTCP key of what the peer sends. The replay lists are empty.
     pub fn new(key: &MediaKey) -> Self {
         Self { cipher: cipher(key), replay: HashMap::new() }
     }
@@ -101,6 +104,7 @@ pub struct RtcpSealer {
 }
 
 impl RtcpSealer {
+    /// `key`: the RTCP key of what we send. The first index is 0, so there must be one sealer for each key.
     pub fn new(key: &MediaKey) -> Self {
         Self { cipher: cipher(key), next_index: 0 }
     }

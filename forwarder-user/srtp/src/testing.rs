@@ -1,5 +1,7 @@
 //! SRTP as peers do it, for tests.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it meets what it did not expect")]
+
 use forwarder_common::ExtendedSeq;
 use forwarder_common::rtp::RtpHeader;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};

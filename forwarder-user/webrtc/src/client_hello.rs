@@ -19,7 +19,7 @@ pub struct ClientHello {
 
 /// What is known so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knows {
+pub(crate) enum Knows {
     /// SRTP, and of it the counter mode of RFC 3711 alone.
     CounterModeOnly,
     /// An AES-GCM profile, or no SRTP at all, or it cannot be found out.

@@ -52,14 +52,19 @@ pub enum DtlsEvent {
 /// DTLS has failed in a way that ends the session. The text is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum DtlsError {
+    /// A stack was not made or not started: its own words, or what is wrong with the fingerprint of the offer.
     #[error("DTLS cannot begin: {0}")]
     Start(String),
+    /// The stack refuses a datagram, a timeout or closing: a broken record, an alert of the peer, too many retries.
     #[error("DTLS: {0}")]
     Stack(#[from] DtlsImplError),
+    /// The stack gives an output that this version of ours does not know; the text is its debug form.
     #[error("DTLS: unexpected {0}")]
     Unexpected(String),
+    /// Its SHA-256 differs from `a=fingerprint`: somebody else may be in between (RFC 5763 §5).
     #[error("the peer's certificate is not the one of its offer")]
     Certificate,
+    /// The handshake ended without keying material: the peers share no profile (RFC 5764 §4.1).
     #[error("DTLS without SRTP: no use_srtp")]
     NoKeys,
 }

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 const QUEUE: usize = 64;
 
 /// One side of a DTLS 1.2 association, always the server.
-pub struct Instance {
+pub(crate) struct Instance {
     state: State,
     output: VecDeque<Output>,
     now: Instant,
@@ -86,7 +86,7 @@ impl Instance {
     ///
     /// # Errors
     /// OpenSSL refuses the certificate or a setting.
-    pub fn new(certificate: &DtlsCert, now: Instant) -> Result<Self, ErrorStack> {
+    pub(crate) fn new(certificate: &DtlsCert, now: Instant) -> Result<Self, ErrorStack> {
         let mut context = SslContext::builder(SslMethod::dtls())?;
         context.set_cipher_list("ECDHE+AESGCM:ECDHE+CHACHA20")?;
         context.set_tlsext_use_srtp("SRTP_AES128_CM_SHA1_80")?;

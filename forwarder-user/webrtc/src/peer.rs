@@ -21,14 +21,18 @@ use super::sdp::{LocalDescription, RemoteDescription, Setup};
 pub struct Datagram {
     /// Index of our socket.
     pub socket: usize,
+    /// Destination, as the socket takes it.
     pub peer: SocketAddr,
+    /// UDP payload: a STUN message or DTLS records.
     pub bytes: Vec<u8>,
 }
 
 /// Which socket of ours talks to which address of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair {
+    /// Index of our socket, in the order of the addresses that the peer was told.
     pub socket: usize,
+    /// Where its packets come from as we see it, which a NAT may have made.
     pub peer: SocketAddr,
 }
 
@@ -46,7 +50,9 @@ pub enum PeerEvent {
 /// What [`Peer::poll`] gives.
 #[derive(Debug, Default)]
 pub struct Polled {
+    /// To be sent in this order.
     pub datagrams: Vec<Datagram>,
+    /// In the order in which they happened.
     pub events: Vec<PeerEvent>,
     /// When to call [`Peer::timeout`] at the latest.
     pub deadline: Option<Instant>,

@@ -17,7 +17,14 @@ const DELAY_SINCE_LAST_RECEIVER_REPORT: u8 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// The peer's wall clock (NTP format) at an RTP timestamp of `ssrc`.
-    SenderReport { ssrc: u32, ntp: u64, rtp: u32 },
+    SenderReport {
+        /// Sender of the report and of the media.
+        ssrc: u32,
+        /// Seconds since 1900 in the upper 32 bits, their fraction in the lower.
+        ntp: u64,
+        /// The same moment on the clock of the media.
+        rtp: u32,
+    },
     /// How our `ssrc` arrives at the peer.
     Reception(Reception),
     /// The peer lacks a packet of `ssrc` (generic NACK).
@@ -26,12 +33,16 @@ pub enum Incoming {
     /// sends nothing, and so learns the round trip by no report block.
     ReferenceTime { ssrc: u32, ntp: u32 },
     /// The peer cannot decode `ssrc` without a keyframe (PLI or FIR).
-    KeyframeRequest { ssrc: u32 },
+    KeyframeRequest {
+        /// Ours: a viewer asks for what we sent.
+        ssrc: u32,
+    },
 }
 
 /// One report block (RFC 3550 §6.4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reception {
+    /// Source that the block is about.
     pub ssrc: u32,
     /// Of 256.
     pub fraction_lost: u8,
@@ -155,9 +166,17 @@ fn reception(block: &ReportBlock<'_>) -> Reception {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Feedback {
     /// The sum of these SSRCs may have this bitrate, bit/s.
-    Remb { bitrate: u64, ssrcs: Vec<u32> },
+    Remb {
+        /// For all of them together; written with 18 significant bits.
+        bitrate: u64,
+        /// At most 255.
+        ssrcs: Vec<u32>,
+    },
     /// Send a keyframe (RFC 4585 §6.3.1).
-    Pli { ssrc: u32 },
+    Pli {
+        /// The publisher's video source.
+        ssrc: u32,
+    },
     /// The same for those that negotiated only this (RFC 5104 §4.3.1). `seq` differs per request.
     Fir { ssrc: u32, seq: u8 },
     /// These packets are missing (RFC 4585 §6.2.1). In ascending order, modulo 2^16.
@@ -198,11 +217,15 @@ pub fn to_publisher(
 /// What we tell a viewer of one SSRC (RFC 3550 §6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
+    /// Outgoing source, as in the answer's `a=ssrc`.
     pub ssrc: u32,
+    /// Our wall clock, NTP format: seconds since 1900 in the upper 32 bits.
     pub ntp: u64,
+    /// The same moment on the outgoing RTP clock.
     pub rtp: u32,
     /// Low 32 bits of the true count.
     pub packets: u32,
+    /// Payload bytes without headers and padding, low 32 bits of the true count.
     pub octets: u32,
 }
 

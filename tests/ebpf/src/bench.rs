@@ -202,8 +202,8 @@ pub fn bench_count_tc(ctx: TcContext) -> i32 {
     // SAFETY: a field of the context that the kernel gave us.
     let segments = unsafe { (*ctx.skb.skb).gso_segs };
     match number().and_then(|(port, seq)| count(port, seq, segments.max(1))) {
-        Some(()) => TC_ACT_SHOT as i32,
-        None => TC_ACT_OK as i32,
+        Some(()) => TC_ACT_SHOT,
+        None => TC_ACT_OK,
     }
 }
 

@@ -28,12 +28,15 @@ const PLAY: Duration = Duration::from_secs(6);
 /// An emulated processor needs seconds for a handshake.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Packets that may be on their way when the counters are read.
-const UNDER_WAY: u64 = 30;
+/// For the last of the packets that were sent meanwhile, through the queues of an emulated machine.
+const ARRIVAL: Duration = Duration::from_secs(60);
 
 /// The server's address.
 const ADDRESS: &str = "10.83.0.1";
 const HTTP: &str = "10.83.0.1:8080";
+
+/// The server's end of the veth pair.
+const VETH: &str = "s0";
 
 /// The virtio cards: the host gives them these addresses.
 const CARDS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
@@ -50,10 +53,10 @@ impl Scene {
     fn veth() -> Result<Self> {
         let (host, near) = (NetNs::new("host")?, NetNs::new("near")?);
         veth(
-            End { namespace: &host, interface: "s0", addresses: &[&format!("{ADDRESS}/24")] },
+            End { namespace: &host, interface: VETH, addresses: &[&format!("{ADDRESS}/24")] },
             End { namespace: &near, interface: "p0", addresses: &["10.83.0.2/24"] },
         )?;
-        Ok(Self { host, near, interface: "s0".into() })
+        Ok(Self { host, near, interface: VETH.into() })
     }
 
     fn virtio() -> Result<Self> {
@@ -140,21 +143,24 @@ fn forward(scene: &Scene, engine: &str) -> Result<(u64, u64)> {
     wait_until("media flows to all viewers", PATIENCE, flow).with_context(|| server.log())?;
     let (sent, before) = (all(&publisher.stats(), |it| it.packets), viewers.stats());
     thread::sleep(PLAY);
-    let (sent, after) = (all(&publisher.stats(), |it| it.packets) - sent, viewers.stats());
-    let carried = carriers(&server)?;
-    // Before 6.3 no kernel tells which devices take frames from its transmitter, and then it is not used.
-    let wanted = match engine {
-        "kernel" => "kernel native",
-        _ if release()? >= (6, 3) => "userspace xdp",
-        _ => "userspace socket",
+    let sent = all(&publisher.stats(), |it| it.packets) - sent;
+    let arrived = |before: &Stats, after: &Stats| {
+        let came = |it: &tests_kit::peer::MediaStats| it.verified + it.mismatches + it.lost;
+        all(after, came) >= all(before, came) + sent
     };
+    let after = wait_until("all that was sent comes or is missed", ARRIVAL, || {
+        let after = viewers.stats();
+        Ok(Some(after).filter(|after| before.iter().zip(after).all(|(before, after)| arrived(before, after))))
+    })
+    .with_context(|| server.log())?;
+    let carried = carriers(&server)?;
+    let wanted = wanted(engine, &scene.interface)?;
     let others: Vec<_> = carried.iter().filter(|carrier| !carrier.starts_with(wanted)).collect();
     ensure!(carried.len() == VIEWERS && others.is_empty(), "viewers are carried by {carried:?}, not by {wanted}");
     let (mut forwarded, mut lost) = (0, 0);
     for (before, after) in before.iter().zip(&after) {
         let right = all(after, |it| it.verified) - all(before, |it| it.verified);
         ensure!(after.failed.is_none() && all(after, |it| it.mismatches) == 0, "{after:#?}");
-        ensure!(right + UNDER_WAY >= sent, "{right} of {sent} packets came to a viewer\n{}", server.log());
         forwarded += right;
         lost += all(after, |it| it.lost) - all(before, |it| it.lost);
     }
@@ -163,6 +169,16 @@ fn forward(scene: &Scene, engine: &str) -> Result<(u64, u64)> {
     let status = server.terminate()?;
     ensure!(status.success(), "the server ended with {status}\n{}", server.log());
     Ok((forwarded, lost))
+}
+
+/// What must carry the viewers. Before 6.3 no kernel tells which devices take frames from the userspace engine's
+/// transmitter, and then it is not used; virtio_net takes none without an XDP program of its own.
+fn wanted(engine: &str, interface: &str) -> Result<&'static str> {
+    Ok(match engine {
+        "kernel" => "kernel native",
+        _ if interface == VETH && release()? >= (6, 3) => "userspace xdp",
+        _ => "userspace socket",
+    })
 }
 
 /// The kernel's version, as far as two numbers go.
@@ -200,8 +216,8 @@ pub fn verify() -> Result<()> {
     let server = Server::start(&scene.host, &scene.settings("kernel"))?;
     let mut command = scene.near.command(format!("{FOLDER}/penstock"));
     command.args(["verify", "--url", &format!("http://{HTTP}"), "--viewers", "3", "--seconds", "5"]);
-    // An emulated processor is not asked how fast it is.
-    command.args(["--max-latency-ms", "2000", "--json"]);
+    // An emulated processor is not asked how fast it is: what it can carry, it must carry whole.
+    command.args(["--rate", "20", "--max-latency-ms", "10000", "--json"]);
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -217,8 +233,9 @@ pub fn verify() -> Result<()> {
 /// On a kernel that Penstock does not serve: it must end at once, and say why.
 pub fn refusal() -> Result<()> {
     const REASON: [&str; 2] = ["PREEMPT_RT", "realtime"];
-    let told = fs::read_to_string("/sys/kernel/realtime").unwrap_or_default();
-    ensure!(told.trim() == "1", "/sys/kernel/realtime says {told:?}: this is no realtime kernel");
+    // Only kernels with the patches of before 6.12 have /sys/kernel/realtime.
+    let told = fs::read_to_string("/proc/sys/kernel/version")?;
+    ensure!(told.contains("PREEMPT_RT"), "{told:?}: this is no realtime kernel");
     let scene = Scene::veth()?;
     let mut command = scene.host.command(format!("{FOLDER}/penstock"));
     command.args(["serve", "--engine", "kernel", "--interface", &scene.interface, "--http", HTTP]);

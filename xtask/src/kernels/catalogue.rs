@@ -4,7 +4,7 @@ use super::guest::Machine;
 
 /// Where a kernel comes from.
 #[derive(Clone, Copy, Debug)]
-pub enum Source {
+pub(super) enum Source {
     /// The one that a package of these suites depends on; of several suites, the highest version.
     Meta { suites: &'static [&'static str], package: &'static str },
     /// The highest version of those whose names begin and end so.
@@ -13,7 +13,7 @@ pub enum Source {
 
 /// What a guest with a kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(super) enum Purpose {
     /// Everything.
     Serve,
     /// Penstock must end and say why.
@@ -22,7 +22,7 @@ pub enum Purpose {
 
 /// One kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct Kernel {
+pub(super) struct Kernel {
     /// As `--kernel` names it.
     pub name: &'static str,
     pub machine: Machine,
@@ -38,7 +38,7 @@ const TRIXIE: &[&str] = &["trixie"];
 const AHEAD: &[&str] = &["trixie-backports", "sid"];
 
 /// All. Cloud kernels are smaller, and have all that a guest needs.
-pub const KERNELS: [Kernel; 7] = [
+pub(super) const KERNELS: [Kernel; 7] = [
     Kernel {
         name: "6.1",
         machine: Machine::X86_64,
@@ -91,6 +91,6 @@ pub const KERNELS: [Kernel; 7] = [
 ];
 
 /// Of one name.
-pub fn find(name: &str) -> Option<Kernel> {
+pub(super) fn find(name: &str) -> Option<Kernel> {
     KERNELS.into_iter().find(|kernel| kernel.name == name)
 }

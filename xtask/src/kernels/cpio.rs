@@ -16,7 +16,7 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 const ALIGNMENT: u64 = 4;
 
 /// Writes entries; folders above them come by themselves. A path that was written is not written again.
-pub struct Archive {
+pub(super) struct Archive {
     file: BufWriter<File>,
     written: u64,
     number: u32,
@@ -28,7 +28,7 @@ impl Archive {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
         let file = BufWriter::new(File::create(path)?);
         let mut archive = Self { file, written: 0, number: 0, there: BTreeSet::new() };
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[])?;
@@ -36,22 +36,22 @@ impl Archive {
     }
 
     /// A folder that stays empty.
-    pub fn folder(&mut self, path: &str) -> io::Result<()> {
+    pub(super) fn folder(&mut self, path: &str) -> io::Result<()> {
         self.entry(path.trim_start_matches('/'), DIRECTORY, (0, 0), &[])
     }
 
     /// A file that everybody may read and run.
-    pub fn data(&mut self, path: &str, data: &[u8]) -> io::Result<()> {
+    pub(super) fn data(&mut self, path: &str, data: &[u8]) -> io::Result<()> {
         self.entry(path.trim_start_matches('/'), PROGRAM, (0, 0), data)
     }
 
     /// A copy of a file.
-    pub fn copy(&mut self, path: &str, from: &Path) -> io::Result<()> {
+    pub(super) fn copy(&mut self, path: &str, from: &Path) -> io::Result<()> {
         self.data(path, &fs::read(from)?)
     }
 
     /// A symbolic link.
-    pub fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub(super) fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.entry(path.trim_start_matches('/'), LINK, (0, 0), target.as_bytes())
     }
 
@@ -59,7 +59,7 @@ impl Archive {
     ///
     /// # Errors
     /// No space.
-    pub fn finish(mut self) -> io::Result<u64> {
+    pub(super) fn finish(mut self) -> io::Result<u64> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         self.file.flush()?;
         Ok(self.written)

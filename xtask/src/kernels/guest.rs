@@ -25,17 +25,17 @@ const PROBE: Duration = Duration::from_secs(20);
 
 /// What a guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Machine {
+pub(crate) enum Machine {
     X86_64,
     Aarch64,
 }
 
 impl Machine {
     /// This machine.
-    pub const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
+    pub(crate) const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
 
     /// As Rust names it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
@@ -43,12 +43,12 @@ impl Machine {
     }
 
     /// By [`name`](Self::name).
-    pub fn of(name: &str) -> Option<Self> {
+    pub(crate) fn of(name: &str) -> Option<Self> {
         [Self::X86_64, Self::Aarch64].into_iter().find(|machine| machine.name() == name)
     }
 
     /// As Debian names it.
-    pub fn debian(self) -> &'static str {
+    pub(crate) fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
             Self::Aarch64 => "arm64",
@@ -56,7 +56,7 @@ impl Machine {
     }
 
     /// Debian's folder of libraries.
-    pub fn triplet(self) -> &'static str {
+    pub(crate) fn triplet(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64-linux-gnu",
             Self::Aarch64 => "aarch64-linux-gnu",
@@ -64,7 +64,7 @@ impl Machine {
     }
 
     /// Rust's target.
-    pub fn target(self) -> &'static str {
+    pub(crate) fn target(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64-unknown-linux-gnu",
             Self::Aarch64 => "aarch64-unknown-linux-gnu",
@@ -72,7 +72,7 @@ impl Machine {
     }
 
     /// The loader of dynamic programs.
-    pub fn loader(self) -> &'static str {
+    pub(crate) fn loader(self) -> &'static str {
         match self {
             Self::X86_64 => "/lib64/ld-linux-x86-64.so.2",
             Self::Aarch64 => "/lib/ld-linux-aarch64.so.1",
@@ -95,11 +95,11 @@ impl Machine {
 }
 
 /// Something that the guest said: a word, and what belongs to it.
-pub type Event = Vec<String>;
+pub(crate) type Event = Vec<String>;
 
 /// What came of a guest.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     pub events: Vec<Event>,
     /// It came to its end by itself.
     pub whole: bool,
@@ -109,7 +109,7 @@ pub struct Report {
 
 /// The emulator.
 #[derive(Clone)]
-pub struct Qemu {
+pub(crate) struct Qemu {
     machine: Machine,
     program: PathBuf,
     /// Where it was unpacked; none for the system's own.
@@ -122,7 +122,7 @@ impl Qemu {
     ///
     /// # Errors
     /// The archive has none, or cannot be reached.
-    pub fn get(machine: Machine, image: &Path, console: &Console<'_>) -> Outcome<Self> {
+    pub(crate) fn get(machine: Machine, image: &Path, console: &Console<'_>) -> Outcome<Self> {
         let (program, package) = machine.qemu();
         let mut qemu = match find(program) {
             Some(program) => Self { machine, program, unpacked: None, kvm: false },
@@ -144,7 +144,7 @@ impl Qemu {
     }
 
     /// What emulates, for people.
-    pub fn accelerator(&self) -> &'static str {
+    pub(crate) fn accelerator(&self) -> &'static str {
         if self.kvm { "KVM" } else { "TCG" }
     }
 
@@ -178,7 +178,7 @@ impl Qemu {
     ///
     /// # Errors
     /// qemu does not start.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         image: &Path,
         initramfs: &Path,

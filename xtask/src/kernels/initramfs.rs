@@ -28,7 +28,7 @@ const SYSTEM: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// Something is missing, or there is no space.
-pub fn write(path: &Path, linux: &Linux, programs: &Programs, fixtures: &[&str]) -> Outcome {
+pub(super) fn write(path: &Path, linux: &Linux, programs: &Programs, fixtures: &[&str]) -> Outcome {
     let libraries = programs.libraries()?;
     let modules = linux.modules()?;
     let make = || -> io::Result<()> {

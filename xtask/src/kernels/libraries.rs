@@ -10,14 +10,14 @@ use super::guest::Machine;
 use crate::{archive::failed, elf, process::Outcome};
 
 /// Finds libraries below a root.
-pub struct Libraries {
+pub(super) struct Libraries {
     folders: Vec<PathBuf>,
     machine: Machine,
 }
 
 impl Libraries {
     /// Those of a system whose root is `root`.
-    pub fn of(root: &Path, machine: Machine) -> Self {
+    pub(super) fn of(root: &Path, machine: Machine) -> Self {
         let triplet = machine.triplet();
         let folders = ["lib", "usr/lib"].iter().flat_map(|lib| [root.join(lib).join(triplet), root.join(lib)]);
         let folders = folders.chain(["lib64", "usr/lib64"].map(|lib| root.join(lib))).collect();
@@ -29,7 +29,7 @@ impl Libraries {
     ///
     /// # Errors
     /// One is not there.
-    pub fn needed(&self, programs: &[PathBuf]) -> Outcome<Vec<(String, PathBuf)>> {
+    pub(super) fn needed(&self, programs: &[PathBuf]) -> Outcome<Vec<(String, PathBuf)>> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         let mut queue: Vec<PathBuf> = programs.to_vec();
         while let Some(path) = queue.pop() {
@@ -52,7 +52,7 @@ impl Libraries {
     ///
     /// # Errors
     /// It is not there.
-    pub fn loader(&self) -> Outcome<PathBuf> {
+    pub(super) fn loader(&self) -> Outcome<PathBuf> {
         let name = self.machine.loader().rsplit('/').next().unwrap_or_default();
         self.find(name).ok_or_else(|| format!("{name} is not there"))
     }

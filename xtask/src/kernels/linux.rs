@@ -19,7 +19,7 @@ use crate::{
 const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "veth", "8021q", "af_packet", "sch_fq", "sch_netem"];
 
 /// An unpacked kernel.
-pub struct Linux {
+pub(super) struct Linux {
     /// As `uname -r` says it.
     pub release: String,
     pub image: PathBuf,
@@ -30,7 +30,7 @@ pub struct Linux {
 ///
 /// # Errors
 /// The archive has none, or cannot be reached.
-pub fn get(kernel: &Kernel, update: bool, console: &Console<'_>) -> Outcome<Linux> {
+pub(super) fn get(kernel: &Kernel, update: bool, console: &Console<'_>) -> Outcome<Linux> {
     let folder = root().join("target/kernels/linux").join(kernel.name);
     let whole = folder.join("whole");
     if update || !whole.exists() {
@@ -114,7 +114,7 @@ fn parts(suite: &Suite, first: Package) -> Vec<Package> {
 }
 
 /// A module as the kernel loads it.
-pub struct Module {
+pub(super) struct Module {
     pub name: String,
     pub data: Vec<u8>,
 }
@@ -124,7 +124,7 @@ impl Linux {
     ///
     /// # Errors
     /// One that another one needs is missing, or cannot be unpacked.
-    pub fn modules(&self) -> Outcome<Vec<Module>> {
+    pub(super) fn modules(&self) -> Outcome<Vec<Module>> {
         let mut files = BTreeMap::new();
         index(&self.modules.join("kernel"), &mut files)?;
         let mut chosen = Vec::new();

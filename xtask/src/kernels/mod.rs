@@ -14,7 +14,7 @@
 
 mod catalogue;
 mod cpio;
-pub mod guest;
+pub(crate) mod guest;
 mod initramfs;
 mod libraries;
 mod linux;
@@ -88,7 +88,7 @@ struct Options {
 ///
 /// # Errors
 /// A kernel is beyond the limits, something failed in a guest, or a guest cannot be made.
-pub fn run(arguments: &[&str]) -> Outcome {
+pub(crate) fn run(arguments: &[&str]) -> Outcome {
     if arguments.contains(&"--list") {
         KERNELS.iter().for_each(|kernel| println!("{:<12} {}", kernel.name, kernel.from));
         return Ok(());
@@ -119,7 +119,7 @@ pub fn run(arguments: &[&str]) -> Outcome {
 ///
 /// # Errors
 /// As [`run`].
-pub fn least() -> Outcome {
+pub(crate) fn least() -> Outcome {
     let kernels = LEAST.into_iter().filter_map(catalogue::find).collect();
     let options = Options {
         kernels,

@@ -17,7 +17,7 @@ use crate::{
 
 /// How much of it is built, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub(super) enum Extent {
     /// What loads objects, as the tests' own build has it: the kernel does the work.
     Load,
     /// All, as the tests' own build has it.
@@ -28,7 +28,7 @@ pub enum Extent {
 
 /// Stripped programs of a machine, and where the rest of a system is.
 #[derive(Clone)]
-pub struct Programs {
+pub(super) struct Programs {
     pub machine: Machine,
     /// By name: `guest`, and `penstock`, `datapath`, `demo` where everything was built.
     pub files: Vec<(String, PathBuf)>,
@@ -45,7 +45,7 @@ impl Programs {
     ///
     /// # Errors
     /// Something cannot be built, or a tool is missing.
-    pub fn build(machine: Machine, extent: Extent, console: &Console<'_>) -> Outcome<Self> {
+    pub(super) fn build(machine: Machine, extent: Extent, console: &Console<'_>) -> Outcome<Self> {
         let here = machine == Machine::HERE;
         let cross = if here { None } else { Some(Cross::prepare(console)?) };
         let built = compile(machine, extent, cross.as_ref(), console)?;
@@ -67,7 +67,7 @@ impl Programs {
     ///
     /// # Errors
     /// One is missing.
-    pub fn libraries(&self) -> Outcome<Vec<(String, PathBuf)>> {
+    pub(super) fn libraries(&self) -> Outcome<Vec<(String, PathBuf)>> {
         let libraries = Libraries::of(&self.root, self.machine);
         let programs: Vec<_> = self.files.iter().chain(&self.tools).map(|(_, path)| path.clone()).collect();
         let mut found = libraries.needed(&programs)?;

@@ -10,14 +10,14 @@ use super::{
 };
 
 /// Most instructions that a verifier may walk for a program: half of what it allows.
-pub const INSTRUCTIONS: u64 = 500_000;
+pub(super) const INSTRUCTIONS: u64 = 500_000;
 
 /// Most copies that may be lost of a thousand: an emulated processor does not always come in time to empty a socket.
 const LOST: u64 = 1;
 
 /// A program, on one kernel.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub(super) struct Program {
     pub object: String,
     pub name: String,
     /// `None` where the kernel does not tell.
@@ -29,7 +29,7 @@ pub struct Program {
 
 /// A run of the server.
 #[derive(Clone, Debug)]
-pub struct Forwarding {
+pub(super) struct Forwarding {
     pub link: String,
     pub engine: String,
     pub forwarded: u64,
@@ -39,7 +39,7 @@ pub struct Forwarding {
 
 /// What came of one kernel.
 #[derive(Clone, Debug)]
-pub struct Result {
+pub(super) struct Result {
     pub kernel: Kernel,
     pub release: String,
     pub accelerator: &'static str,
@@ -58,7 +58,7 @@ pub struct Result {
 }
 
 /// Everything that was found.
-pub struct Matrix {
+pub(super) struct Matrix {
     /// By object.
     pub chains: Vec<(String, Vec<Chain>)>,
     pub results: Vec<Result>,
@@ -66,7 +66,7 @@ pub struct Matrix {
 
 impl Result {
     /// Reads what a guest said. `steps`: what it had to do; `programs`: object and name of those that it had to load.
-    pub fn new(
+    pub(super) fn new(
         kernel: Kernel,
         release: &str,
         accelerator: &'static str,
@@ -186,7 +186,7 @@ impl Result {
 
 impl Matrix {
     /// All that is wrong.
-    pub fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let deep = self.chains.iter().flat_map(|(object, chains)| {
             chains.iter().filter(|chain| chain.depth > stack::LIMIT).map(move |chain| {
                 let path: Vec<_> = chain.functions.iter().map(|(name, frame)| format!("{name} {frame}")).collect();
@@ -200,7 +200,7 @@ impl Matrix {
     }
 
     /// For people.
-    pub fn table(&self) -> String {
+    pub(super) fn table(&self) -> String {
         let mut rows = vec![vec!["program".to_owned(), "stack".into()]];
         rows[0].extend(self.results.iter().map(|result| result.release.clone()));
         for (object, chains) in &self.chains {
@@ -252,7 +252,7 @@ impl Matrix {
     }
 
     /// For programs.
-    pub fn json(&self) -> String {
+    pub(super) fn json(&self) -> String {
         let chains = self.chains.iter().flat_map(|(object, chains)| {
             chains.iter().map(move |chain| {
                 let functions = chain

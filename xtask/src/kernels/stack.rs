@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    elf::{Object, Symbol, number},
+    elf::{Object, Symbol},
     process::Outcome,
 };
 
 /// Most that a chain of calls may need of the 512 bytes, by the older rounding.
-pub const LIMIT: usize = 448;
+pub(super) const LIMIT: usize = 448;
 
 /// What older kernels round each frame up to.
 const ROUNDING: usize = 32;
@@ -26,7 +26,7 @@ const FRAME: u8 = 10;
 
 /// The deepest chain of calls of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub(super) struct Chain {
     pub program: String,
     /// Bytes, by the older rounding.
     pub depth: usize,
@@ -49,7 +49,7 @@ struct Function {
 ///
 /// # Errors
 /// The bytes are no BPF object, or call what is no function of it.
-pub fn chains(file: &[u8]) -> Outcome<Vec<Chain>> {
+pub(super) fn chains(file: &[u8]) -> Outcome<Vec<Chain>> {
     let object = Object::parse(file).ok_or("no BPF object")?;
     let mut functions = BTreeMap::new();
     let mut programs = Vec::new();
@@ -148,13 +148,13 @@ struct Instruction {
 
 impl Instruction {
     fn read(bytes: &[u8]) -> Option<Self> {
-        let [code, registers, ..] = *bytes.get(..LEN)? else { return None };
+        let &[code, registers, o0, o1, i0, i1, i2, i3] = bytes.first_chunk::<LEN>()?;
         Some(Self {
             code,
             destination: registers & 15,
             source: registers >> 4,
-            offset: number(bytes, 2, 2)? as u16 as i16,
-            immediate: number(bytes, 4, 4)? as u32 as i32,
+            offset: i16::from_le_bytes([o0, o1]),
+            immediate: i32::from_le_bytes([i0, i1, i2, i3]),
         })
     }
 

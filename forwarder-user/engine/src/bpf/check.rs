@@ -15,7 +15,7 @@ const NEEDS: [(KernelVersion, &str); 6] = [
 ];
 
 /// Series of kernels that the datapath is tested on.
-pub const TESTED: &[(u8, u16)] = &[(6, 18)];
+pub const TESTED: &[(u8, u16)] = &[(6, 1), (6, 12), (6, 18), (7, 3)];
 
 /// What can be told of the kernel before its verifier has seen the programs, of both engines.
 ///
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn tested_series() {
-        assert!(is_tested("6.18.44-fc-v669") && is_tested("6.18") && !is_tested("6.1") && !is_tested("6.180.1"));
+        assert!(is_tested("6.18.44-fc-v669") && is_tested("6.1") && is_tested("6.1.0-57") && !is_tested("6.180.1"));
         assert!(!is_tested("5.18.3") && !is_tested(""));
         // People read the same elsewhere.
         let said = format!("tested on {}", tested());

@@ -11,7 +11,7 @@ use aya::{
 ///
 /// # Errors
 /// There is none of this name, or it is of another type.
-pub fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapError> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapError> {
     take_map(ebpf, name)?.try_into()
 }
 
@@ -19,7 +19,7 @@ pub fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static s
 ///
 /// # Errors
 /// There is none of this name.
-pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
     ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() })
 }
 
@@ -27,7 +27,7 @@ pub fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
 ///
 /// # Errors
 /// There is none of this name, or its values are of another size.
-pub fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, MapError> {
+pub(super) fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, MapError> {
     take(ebpf, name)
 }
 

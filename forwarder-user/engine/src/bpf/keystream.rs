@@ -15,6 +15,7 @@ use super::{StartError, load::describe};
 pub struct Parts {
     /// `PUBLISHER_KEYSTREAMS` and `SUBSCRIBER_KEYSTREAMS`: a place for each track's ring.
     pub publishers: Map,
+    /// Written by the thread that installs rings, as `publishers`.
     pub subscribers: Map,
     /// `WINDOWS`, an index for each publisher track slot.
     pub windows: MmapRaw,

@@ -8,6 +8,7 @@ use crate::slots::MAX_SLOTS;
 /// Sizes of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Publishers and viewers together, each with a key, a lease and a path.
     pub sessions: usize,
     /// Incoming SSRCs.
     pub publisher_tracks: usize,

@@ -38,14 +38,23 @@ pub const NAMES: [&str; 14] = [
 
 /// The maps that the control side of the engine writes, under one lock.
 pub struct Tables {
+    /// `FLOWS`: incoming 5-tuple and SSRC → publisher-track slot.
     pub flows: HashMap<MapData, FlowKey, u32>,
+    /// `PUBLISHER_TRACKS`, by slot: what is forwarded, and to which fan-out.
     pub publisher_tracks: Array<MapData, PublisherTrack>,
+    /// `PUBLISHER_STATE`, by slot: written before the flow exists, only read afterwards.
     pub publisher_state: Array<MapData, PublisherStateBytes>,
+    /// `SUBSCRIBER_TRACKS`, by slot: written while no member list names it.
     pub subscriber_tracks: Array<MapData, SubscriberTrack>,
+    /// `SUBSCRIBER_STATE`, by slot: written before the slot is used, only read afterwards.
     pub subscriber_state: Array<MapData, SubscriberState>,
+    /// `SESSIONS`, by slot.
     pub sessions: Array<MapData, Session>,
+    /// `PATHS`, by slot: written while no session names it.
     pub paths: Array<MapData, Path>,
+    /// `LEASES`, by session slot: expiry, ns of CLOCK_BOOTTIME; 0: none.
     pub leases: Array<MapData, u64>,
+    /// Key material by session slot: `KEYS`, `TOWERS`, `SUBSETS`.
     pub keys: Keys,
     pub stores: Stores,
 }
@@ -54,6 +63,7 @@ pub struct Tables {
 pub struct Fanouts {
     /// An array of devmaps.
     pub fanouts: Map,
+    /// `FANOUT_LISTS`, by fan-out slot: written while no publisher track names it.
     pub lists: Array<MapData, FanoutList>,
     /// To which it adds room.
     pub keys: keys::Outer,
@@ -62,10 +72,15 @@ pub struct Fanouts {
 
 /// All handles.
 pub struct Maps {
+    /// For the engine's state, behind its lock.
     pub tables: Tables,
+    /// For the fan-out thread, which alone waits for grace periods.
     pub fanouts: Fanouts,
+    /// `SERVER`, one entry: written at start, then each second by housekeeping.
     pub server: Array<MapData, Server>,
+    /// `COUNTERS`, by the number of the counter; a total is the sum over CPUs.
     pub counters: PerCpuArray<MapData, u64>,
+    /// `TAPS`: plaintext of streams that have viewers in the userspace engine.
     pub taps: RingBuf<MapData>,
 }
 

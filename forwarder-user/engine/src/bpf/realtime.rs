@@ -28,7 +28,7 @@ const MOST: u64 = 4 << 20;
 ///
 /// # Errors
 /// Why not, or why it cannot be told.
-pub fn state_is_exclusive() -> Result<(), String> {
+pub(super) fn state_is_exclusive() -> Result<(), String> {
     judge(Path::new("/"))
 }
 

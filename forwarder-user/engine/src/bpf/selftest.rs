@@ -58,7 +58,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Why generic mode must not be used, or why the test could not tell.
-pub fn generic_copies_are_private() -> Result<(), String> {
+pub(super) fn generic_copies_are_private() -> Result<(), String> {
     // The namespace is that of one thread, and goes with it.
     let thread = thread::Builder::new().name("penstock-check".into()).spawn(run);
     let thread = thread.map_err(|error| format!("self-test: {error}"))?;

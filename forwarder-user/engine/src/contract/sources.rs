@@ -34,6 +34,7 @@ pub struct Keep {
 pub struct KeptStats {
     /// Memory that the packets take, and the most that they may.
     pub bytes: usize,
+    /// The most that `bytes` may reach: the larger one of [`Keep`]'s two.
     pub limit: usize,
     /// Packets that a new subscriber would get.
     pub packets: usize,
@@ -41,6 +42,7 @@ pub struct KeptStats {
     pub overflows: u64,
     /// Subscribers that began with a kept keyframe, and those for which there was none.
     pub hits: u64,
+    /// Subscribers that found no kept keyframe and wait for the next one.
     pub misses: u64,
 }
 

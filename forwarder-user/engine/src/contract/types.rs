@@ -8,7 +8,9 @@ use penstock_media::{Kind, MediaKey, Role};
 /// Where a session's packets come from or go to, as the peer and we see it on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transport {
+    /// One of our media sockets, with the address that is bound, not the one that is advertised.
     pub local: SocketAddr,
+    /// Nominated by ICE.
     pub peer: SocketAddr,
 }
 
@@ -20,8 +22,11 @@ pub struct NewSession {
     pub id: String,
     /// Stream name. For the inspection commands.
     pub stream: String,
+    /// Says for which direction `key` is.
     pub role: Role,
+    /// Opens what a publisher sends, or seals what a subscriber gets.
     pub key: MediaKey,
+    /// As nominated; changes by [`Engine::move_session`](crate::Engine::move_session).
     pub transport: Transport,
     /// It plays what a source of ours sends ([`Sources::add_source`](super::Sources::add_source)), as far as can be known now: an engine
     /// that takes no sources need not prepare for it.
@@ -31,7 +36,9 @@ pub struct NewSession {
 /// An incoming SSRC that userspace has learnt from an authenticated packet.
 #[derive(Clone, Copy, Debug)]
 pub struct NewPublisherTrack {
+    /// The publisher's own.
     pub ssrc: u32,
+    /// Which frames can be asked for: only video has keyframes.
     pub kind: Kind,
     /// The one payload type that is forwarded.
     pub payload_type: u8,
@@ -44,8 +51,11 @@ pub struct NewPublisherTrack {
 /// An outgoing SSRC.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSubscriberTrack {
+    /// Ours, as the answer to the viewer named it.
     pub ssrc: u32,
+    /// As the publisher track's.
     pub kind: Kind,
+    /// The viewer's for this codec, which may differ from the publisher's.
     pub payload_type: u8,
     /// Outgoing index of the first packet: of the one after the publisher's currently highest, or of the
     /// first that the engine has kept for new subscribers. Must be above every index that this SSRC has
@@ -98,6 +108,7 @@ pub struct PublisherStats {
     pub first: ExtendedSeq,
     /// Authenticated packets since then, and their payload bytes.
     pub packets: u64,
+    /// Payload bytes of the packets, without header and tag.
     pub octets: u64,
     /// RTP clock units (RFC 3550 §6.4.1).
     pub jitter: u32,
@@ -108,6 +119,7 @@ pub struct PublisherStats {
     pub auth_failed: u64,
     /// RTP timestamp of the last packet and its arrival, ns of CLOCK_BOOTTIME; 0 if none yet.
     pub last_timestamp: u32,
+    /// Moment of arrival of that packet, ns of CLOCK_BOOTTIME; 0 if none yet.
     pub last_arrival_ns: u64,
 }
 
@@ -116,9 +128,11 @@ pub struct PublisherStats {
 pub struct SubscriberStats {
     /// Copies handed to the network, and their payload bytes.
     pub packets: u64,
+    /// Payload bytes of the copies, without header and tag (RFC 3550 §6.4.1).
     pub octets: u64,
     /// Outgoing RTP timestamp of the last copy and when it left, ns of CLOCK_BOOTTIME; 0 if none.
     pub last_timestamp: u32,
+    /// When the last copy left, ns of CLOCK_BOOTTIME; 0 if none.
     pub last_sent_ns: u64,
 }
 
@@ -138,7 +152,10 @@ pub enum Event {
     /// [can](crate::Engine::has_other_ways), it finds another one for a track that is added anew.
     SubscriberTrackLost { track: SubscriberTrackId },
     /// The engine could not do what it had promised; the track is gone.
-    SubscriberTrackFailed { track: SubscriberTrackId },
+    SubscriberTrackFailed {
+        /// Its handle means nothing from now on.
+        track: SubscriberTrackId,
+    },
 }
 
 /// Why an engine refuses.
@@ -146,13 +163,26 @@ pub enum Event {
 pub enum EngineError {
     /// A table of the configuration is full.
     #[error("{table} is full ({limit} entries): raise `limits.{key}` in the configuration")]
-    Full { table: &'static str, limit: usize, key: &'static str },
+    Full {
+        /// In words, with an article.
+        table: &'static str,
+        /// From the configuration.
+        limit: usize,
+        /// Without `limits.` in front.
+        key: &'static str,
+    },
     /// The stream has as many subscribers as one pass can serve.
     #[error("the stream has {limit} subscribers already, the most that one pass can serve")]
-    StreamFull { limit: usize },
+    StreamFull {
+        /// Of the engine that refuses, not of the whole server.
+        limit: usize,
+    },
     /// The engine does not know the session's SRTP profile.
     #[error("the peer knows only {profile}, which the kernel engine does not: set `media.engine` to \"auto\"")]
-    Profile { profile: &'static str },
+    Profile {
+        /// IANA name.
+        profile: &'static str,
+    },
     /// The peer cannot be reached by an interface of this engine.
     #[error("{peer} cannot be served: {reason}")]
     Unreachable { peer: SocketAddr, reason: String },
@@ -167,7 +197,12 @@ pub enum EngineError {
     NoSources,
     /// The kernel refused.
     #[error("{what}: {source}")]
-    Kernel { what: &'static str, source: std::io::Error },
+    Kernel {
+        /// What was tried, in words.
+        what: &'static str,
+        /// The system call's error.
+        source: std::io::Error,
+    },
 }
 
 /// What the metrics show of one engine.
@@ -175,6 +210,7 @@ pub enum EngineError {
 pub struct Figures {
     /// `kernel` or `userspace`.
     pub engine: &'static str,
+    /// By name, since the start; some (memory, rings) are levels and may fall.
     pub counters: BTreeMap<&'static str, u64>,
     /// Of the kernel engine, while somebody has the kernel's BPF statistics on.
     pub programs: Vec<ProgramFigures>,
@@ -183,7 +219,9 @@ pub struct Figures {
 /// What a BPF program has cost.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ProgramFigures {
+    /// As in the object, e.g. `penstock_egress`.
     pub name: String,
+    /// Counted while statistics are on; a program without a run is not listed.
     pub runs: u64,
     /// Time in the program, all CPUs together.
     pub run_time_ns: u64,

@@ -60,7 +60,7 @@ use crate::{
 const MOST_FAILURES: u8 = 4;
 
 /// The thread's own maps and handles.
-pub struct Worker {
+pub(super) struct Worker {
     pub shared: Arc<Shared>,
     pub fanouts: Fanouts,
     pub repair: repair::Settings,
@@ -93,7 +93,7 @@ impl Round {
 
 impl Worker {
     /// Runs until the engine is dropped.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         while let Some(mut round) = self.next_round() {
             if round.grow {
                 self.grow();

@@ -16,7 +16,7 @@ use super::describe_interfaces;
 use crate::{bpf::describe, clock::boottime_ns, route::Interfaces};
 
 /// The inspection commands call a server silent that has not updated its entry for three of these.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often log lines are fetched.
 const LOG_POLL: Duration = Duration::from_millis(100);
@@ -46,11 +46,11 @@ pub fn run(
 }
 
 /// Fetches and prints what the programs logged since the last call.
-pub type ProgramLog = Box<dyn FnMut() + Send>;
+pub(super) type ProgramLog = Box<dyn FnMut() + Send>;
 
 /// The log of the loaded programs, if they log at all. Lines go to the `log` crate, from where the
 /// server's subscriber takes them.
-pub fn program_log(ebpf: &mut Ebpf) -> Option<ProgramLog> {
+pub(super) fn program_log(ebpf: &mut Ebpf) -> Option<ProgramLog> {
     let mut logger = EbpfLogger::init(ebpf).ok()?;
     Some(Box::new(move || logger.flush()))
 }

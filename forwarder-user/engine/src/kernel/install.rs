@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What is known of the way to a peer.
-pub enum Path {
+pub(super) enum Path {
     Known(layout::Path),
     /// There is a route, but the neighbour must be asked for its hardware address.
     Unresolved,
@@ -101,11 +101,11 @@ impl KernelEngine {
 }
 
 /// A failed map operation as the engine's contract reports it.
-pub fn refused(what: &'static str) -> impl Fn(MapError) -> EngineError {
+pub(super) fn refused(what: &'static str) -> impl Fn(MapError) -> EngineError {
     move |error| EngineError::Kernel { what, source: as_io(error) }
 }
 
-pub fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
+pub(super) fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
     let profile = new.key.profile;
     if profile.auth_key_len() != 0 {
         return Err(EngineError::Profile { profile: profile.name() });
@@ -118,7 +118,7 @@ pub fn session_key(new: &NewSession) -> Result<SessionKey, EngineError> {
     })
 }
 
-pub fn flow(transport: Transport, ssrc: u32) -> FlowKey {
+pub(super) fn flow(transport: Transport, ssrc: u32) -> FlowKey {
     FlowKey::new(canonical(transport.local), canonical(transport.peer), ssrc)
 }
 
@@ -163,7 +163,7 @@ pub fn restore_flow(state: &mut State, handle: u32) -> bool {
 }
 
 /// State before track, track before flow: the datapath finds a track only when it is complete.
-pub fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Result<(), MapError> {
+pub(super) fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Result<(), MapError> {
     let slot = Slots::<()>::slot(handle);
     let Some(publisher) = state.publishers.get(handle) else { return Ok(()) };
     let fresh = PublisherState::starting_after(publisher.track.first);
@@ -173,7 +173,7 @@ pub fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -> Resul
 }
 
 /// No packet finds the track from now on; the fan-out thread does the rest.
-pub fn stop_publisher(state: &mut State, handle: u32) {
+pub(super) fn stop_publisher(state: &mut State, handle: u32) {
     let State { tables, sessions, publishers, work, .. } = state;
     let Some(publisher) = publishers.get_mut(handle).filter(|publisher| !publisher.stopping) else { return };
     publisher.stopping = true;
@@ -184,7 +184,7 @@ pub fn stop_publisher(state: &mut State, handle: u32) {
 }
 
 /// Removes a flow if it still leads to this track: a publisher that moved may share the key.
-pub fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
+pub(super) fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
     if tables.flows.get(flow, 0).is_ok_and(|slot| slot == Slots::<()>::slot(handle))
         && let Err(error) = tables.flows.remove(flow)
     {

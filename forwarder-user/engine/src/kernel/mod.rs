@@ -80,10 +80,12 @@ pub struct Config {
     pub media_addresses: Vec<IpAddr>,
     /// UDP port of the media. Traffic to other ports is never touched.
     pub media_port: u16,
+    /// Which attachments are tried, and in which order.
     pub mode: Mode,
     /// In [`Mode::Auto`]: attach in generic mode where a driver refuses native XDP. Otherwise such interfaces are
     /// left to the userspace engine, whose sockets cost less (decision 24).
     pub generic_if_refused: bool,
+    /// Sizes of the maps, fixed at start.
     pub limits: Limits,
     /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
     pub keystream: Option<keystream::Settings>,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The next fan-out of one publisher track.
-pub struct Plan {
+pub(super) struct Plan {
     pub publisher: u32,
     /// Members by egress interface, in the order of the devmap.
     pub groups: Vec<(u32, Vec<u32>)>,
@@ -31,13 +31,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn members(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn members(&self) -> impl Iterator<Item = u32> {
         self.groups.iter().flat_map(|(_, members)| members.iter().copied())
     }
 }
 
 /// Writes a session's new path into its unused path slot.
-pub fn change_path(
+pub(super) fn change_path(
     state: &mut State,
     handle: u32,
     path: layout::Path,
@@ -61,7 +61,7 @@ pub fn change_path(
 }
 
 /// Decides a publisher track's next fan-out and fills the slots of those who join.
-pub fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<Plan> {
+pub(super) fn plan(state: &mut State, handle: u32, paths: &[(u32, CurrentPath)]) -> Option<Plan> {
     let State { tables, sessions, publishers, subscribers, keystream, .. } = state;
     let publisher = publishers.get(handle)?;
     let mut plan = Plan {

@@ -34,7 +34,7 @@ pub fn release_subscriber(state: &mut State, handle: u32) -> Option<(ExtendedSeq
     Some((ExtendedSeq(next_out), subscriber.index_offset))
 }
 
-pub fn release_publisher(state: &mut State, handle: u32) {
+pub(super) fn release_publisher(state: &mut State, handle: u32) {
     let Some(publisher) = state.publishers.remove(handle) else { return };
     state.produce(Command::RemovePublisher { handle });
     store::release_of(state, &publisher);
@@ -48,7 +48,7 @@ pub fn release_publisher(state: &mut State, handle: u32) {
 }
 
 /// Wipes the key and frees the session, if no track of it is left; else it waits for the next round.
-pub fn release_session(state: &mut State, handle: u32) {
+pub(super) fn release_session(state: &mut State, handle: u32) {
     let Some(session) = state.sessions.get(handle) else { return };
     if !session.publisher_tracks.is_empty() || !session.subscriber_tracks.is_empty() {
         state.work.sessions.insert(handle);

@@ -10,7 +10,7 @@ use super::state::{PublisherTrack, Session, SubscriberTrack};
 use crate::{Kind, Role, route::canonical};
 
 /// `SESSIONS` entry of the session in `slot`.
-pub fn session(slot: u32, session: &Session) -> layout::Session {
+pub(super) fn session(slot: u32, session: &Session) -> layout::Session {
     let (local, peer) = (canonical(session.transport.local), canonical(session.transport.peer));
     layout::Session {
         path: session.path.map_or(NONE, |current| 2 * slot + current.side),
@@ -32,7 +32,7 @@ pub fn session(slot: u32, session: &Session) -> layout::Session {
 }
 
 /// `PUBLISHER_TRACKS` entry of the track in `slot`.
-pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::PublisherTrack {
+pub(super) fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::PublisherTrack {
     layout::PublisherTrack {
         session: publisher.session & 0xffff,
         fanout: publisher.side.map_or(NONE, |side| 2 * slot + side),
@@ -49,7 +49,11 @@ pub fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::Publish
 }
 
 /// `SUBSCRIBER_TRACKS` entry.
-pub fn subscriber_track(subscriber: &SubscriberTrack, first_in: u64, index_offset: u64) -> layout::SubscriberTrack {
+pub(super) fn subscriber_track(
+    subscriber: &SubscriberTrack,
+    first_in: u64,
+    index_offset: u64,
+) -> layout::SubscriberTrack {
     layout::SubscriberTrack {
         index_offset,
         first_in,

@@ -23,7 +23,7 @@ const REQUEST: u16 = 1;
 const ERROR: u16 = 2;
 
 /// A connection to the family `netdev`.
-pub struct Features {
+pub(super) struct Features {
     socket: Socket,
     family: u16,
 }
@@ -31,7 +31,7 @@ pub struct Features {
 impl Features {
     /// # Errors
     /// What the kernel says; `ENOENT` before 6.3.
-    pub fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -45,7 +45,7 @@ impl Features {
     ///
     /// # Errors
     /// What the kernel says; `ENODEV` if there is no such device.
-    pub fn takes_redirects(&self, ifindex: u32) -> io::Result<bool> {
+    pub(super) fn takes_redirects(&self, ifindex: u32) -> io::Result<bool> {
         let (command, index, features) = DEVICE;
         let answer = ask(&self.socket, self.family, command, index, &ifindex.to_ne_bytes())?;
         let features = attribute(&answer, features).and_then(|value| Some(u64::from_ne_bytes(*value.first_chunk()?)));

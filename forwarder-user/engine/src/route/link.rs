@@ -8,12 +8,17 @@ use rtnetlink::packet_route::{
 /// A network interface, as far as the engine cares.
 #[derive(Clone, Debug, Default)]
 pub struct Link {
+    /// The kernel's, unique in a network namespace and above 0.
     pub index: u32,
+    /// Of at most 15 bytes; may change while the index stays.
     pub name: String,
     /// Hardware address of an Ethernet device.
     pub mac: Option<[u8; 6]>,
+    /// Bytes of an IP packet; native XDP of many drivers takes no more than a page.
     pub mtu: u32,
+    /// Set by the administrator (`IFF_UP`); the carrier is another matter.
     pub up: bool,
+    /// XDP never sees it.
     pub loopback: bool,
     /// Parent device and tag of an 802.1Q subinterface.
     pub vlan: Option<Vlan>,
@@ -30,7 +35,7 @@ pub struct Vlan {
     pub service_tag: bool,
 }
 
-pub fn as_link(message: Message) -> Option<Link> {
+pub(super) fn as_link(message: Message) -> Option<Link> {
     let Message::NewLink(message) = message else { return None };
     let mut link = Link {
         index: message.header.index,

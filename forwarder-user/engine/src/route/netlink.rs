@@ -36,6 +36,7 @@ const RECENT: Duration = Duration::from_secs(1);
 /// Where the kernel would send a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Interface that the packet leaves by, before VLAN subinterfaces are resolved.
     pub ifindex: u32,
     /// The neighbour to hand the packet to: a gateway or the destination itself.
     pub next_hop: IpAddr,

@@ -14,7 +14,9 @@ use crate::Transport;
 /// An interface that carries our program.
 #[derive(Clone, Debug)]
 pub struct Attached {
+    /// The kernel's, in the namespace of the server.
     pub index: u32,
+    /// For messages.
     pub name: String,
     /// One of [`xdp_mode`].
     pub mode: u8,

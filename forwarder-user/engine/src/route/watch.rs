@@ -68,8 +68,11 @@ pub trait Sessions: Send {
 
 /// The thread. Its inbox takes the sessions whose path is to be looked up.
 pub struct Watcher<S> {
+    /// Asked and told under the engine's own lock.
     pub sessions: S,
+    /// By which paths may lead; fixed at start.
     pub devices: Devices,
+    /// Opened in the server's network namespace.
     pub netlink: Netlink,
     pub inbox: Receiver<Look>,
     /// Which of our interfaces took redirected frames when they were asked last, by index. Empty at the start.

@@ -15,6 +15,7 @@ use super::Transport;
 pub struct Destination {
     /// Number of the media socket, that is of our local address.
     pub socket: usize,
+    /// Both addresses of the UDP datagram.
     pub transport: Transport,
     /// Headers up to UDP, for transmitters that write whole frames. `None`: the way is not known (yet).
     pub path: Option<Path>,

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use super::kept::KeptPacket;
 
 /// Parts of a backlog.
-pub const STEPS: usize = 32;
+pub(super) const STEPS: usize = 32;
 
 /// What a subscriber gets of the past.
-pub struct Start {
+pub(super) struct Start {
     /// First incoming index that was not accepted before it was attached.
     live_from: u64,
     first_in: u64,
@@ -29,7 +29,7 @@ pub struct Start {
 
 impl Start {
     /// `highest`: the last index that was accepted; `backlog`: kept packets up to it.
-    pub fn new(highest: ExtendedSeq, backlog: VecDeque<KeptPacket>) -> Self {
+    pub(super) fn new(highest: ExtendedSeq, backlog: VecDeque<KeptPacket>) -> Self {
         let live_from = highest.0 + 1;
         Self {
             live_from,
@@ -41,17 +41,17 @@ impl Start {
     }
 
     /// First incoming index that the subscriber gets at all.
-    pub fn first_in(&self) -> u64 {
+    pub(super) fn first_in(&self) -> u64 {
         self.first_in
     }
 
     /// First incoming index that it gets as it comes.
-    pub fn live_from(&self) -> u64 {
+    pub(super) fn live_from(&self) -> u64 {
         self.live_from
     }
 
     /// What comes now goes behind the backlog.
-    pub fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         // Changed by the thread that feeds the track, and before anybody else sees the subscriber.
         self.behind.load(Relaxed)
     }
@@ -62,19 +62,19 @@ impl Start {
     }
 
     /// It has all: from now on it gets packets as they come.
-    pub fn caught_up(&self) {
+    pub(super) fn caught_up(&self) {
         self.behind.store(false, Relaxed);
     }
 
     /// The packets that it lacks.
-    pub fn lock(&self) -> MutexGuard<'_, VecDeque<KeptPacket>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<KeptPacket>> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Subscribers with a backlog.
 #[derive(Default)]
-pub struct Behind {
+pub(super) struct Behind {
     handles: Mutex<VecDeque<u32>>,
     /// As many as there are.
     count: AtomicUsize,
@@ -84,21 +84,21 @@ pub struct Behind {
 
 impl Behind {
     /// Whether there is one.
-    pub fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.count.load(Relaxed) > 0
     }
 
     /// Rings when there is one more.
-    pub fn bell(&self) -> Arc<Notify> {
+    pub(super) fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
     }
 
     /// Whoever has `handles` has changed them.
-    pub fn changed(&self, handles: &VecDeque<u32>) {
+    pub(super) fn changed(&self, handles: &VecDeque<u32>) {
         self.count.store(handles.len(), Relaxed);
     }
 
-    pub fn add(&self, handle: u32) {
+    pub(super) fn add(&self, handle: u32) {
         let mut handles = self.lock();
         handles.push_back(handle);
         self.count.store(handles.len(), Relaxed);
@@ -107,7 +107,7 @@ impl Behind {
     }
 
     /// Their tracks, in the order of their turns.
-    pub fn lock(&self) -> MutexGuard<'_, VecDeque<u32>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<u32>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

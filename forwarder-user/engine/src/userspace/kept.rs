@@ -18,7 +18,7 @@ const OVERHEAD: usize = 64;
 
 /// A packet in the clear. The payload is shared by all that keep it.
 #[derive(Clone)]
-pub struct KeptPacket {
+pub(super) struct KeptPacket {
     pub index: ExtendedSeq,
     pub header: RtpHeader,
     pub payload: Arc<[u8]>,
@@ -37,7 +37,7 @@ impl KeptPacket {
 }
 
 /// See the module. Owned by the track; written by the thread that feeds it.
-pub struct Kept {
+pub(super) struct Kept {
     keep: Keep,
     /// In the order of their indices.
     packets: VecDeque<KeptPacket>,
@@ -174,7 +174,7 @@ impl Kept {
     }
 
     /// For a new subscriber: everything from the last keyframe on, or nothing.
-    pub fn since_keyframe(&mut self) -> VecDeque<KeptPacket> {
+    pub(super) fn since_keyframe(&mut self) -> VecDeque<KeptPacket> {
         let packets: VecDeque<_> = self.group().cloned().collect();
         match packets.is_empty() {
             true => self.misses += 1,
@@ -193,17 +193,17 @@ impl Kept {
     }
 
     /// Whether new subscribers may get something at all.
-    pub fn keeps_groups(&self) -> bool {
+    pub(super) fn keeps_groups(&self) -> bool {
         self.keep.group > 0
     }
 
     /// A packet that was pushed before and is still there.
-    pub fn find(&self, index: ExtendedSeq) -> Option<&KeptPacket> {
+    pub(super) fn find(&self, index: ExtendedSeq) -> Option<&KeptPacket> {
         let at = self.packets.binary_search_by_key(&index, |kept| kept.index).ok()?;
         self.packets.get(at)
     }
 
-    pub fn stats(&self) -> KeptStats {
+    pub(super) fn stats(&self) -> KeptStats {
         KeptStats {
             bytes: self.bytes,
             limit: self.keep.group.max(self.keep.recent),

@@ -58,14 +58,19 @@ const BESIDE_A_PASS: usize = 32;
 /// What the engine is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Publishers and viewers together; more get [`EngineError::Full`].
     pub sessions: usize,
+    /// Incoming SSRCs, sources of our own included.
     pub publisher_tracks: usize,
+    /// Outgoing SSRCs.
     pub subscriber_tracks: usize,
+    /// Subscribers of one incoming SSRC in this engine: no pass bounds them.
     pub viewers_per_stream: usize,
     /// How long a session sends and is received without a refresh.
     pub lease: Duration,
     /// Several packets to one peer in one system call (UDP GSO).
     pub gso: bool,
+    /// Tests and measurements put another one in.
     pub sealer: Sealer,
     /// What is kept of peers' packets for those that lose them. Sources say it for each track.
     pub repair: repair::Settings,

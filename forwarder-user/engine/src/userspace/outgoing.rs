@@ -15,7 +15,7 @@ use crate::{RtxSource, Unrepaired, clock::boottime_ns, repair::Outgoing, transmi
 /// why never by both); the offset is fixed for the life of the track; indices that the SSRC had used
 /// before lie below `first_in`; and an SSRC belongs to one track of one engine at a time. `seal_again`
 /// seals the same plaintext under the same index once more.
-pub fn seal(
+pub(super) fn seal(
     transmitter: &mut dyn Transmitter,
     subscriber: &Subscriber,
     index: ExtendedSeq,

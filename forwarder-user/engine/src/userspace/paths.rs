@@ -21,7 +21,7 @@ use crate::{
 const MORE_THREADS: usize = 2;
 
 /// The transmitter, and the thread that finds paths for it. The thread ends with this.
-pub struct Xdp {
+pub(super) struct Xdp {
     pub sender: XdpSender,
     resolve: Mutex<mpsc::Sender<Look>>,
     _monitor: Monitor,
@@ -30,7 +30,7 @@ pub struct Xdp {
 impl Xdp {
     /// # Errors
     /// A reason for people.
-    pub fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
+    pub(super) fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
         check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
         let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;

@@ -20,16 +20,16 @@ use crate::{
 };
 
 /// An RTP source as it arrives: socket, peer and SSRC.
-pub type Flow = (usize, SocketAddr, u32);
+pub(super) type Flow = (usize, SocketAddr, u32);
 
-pub struct Tables {
+pub(super) struct Tables {
     pub sessions: Slots<Session>,
     pub publishers: Slots<Publisher>,
     pub subscribers: Slots<Subscriber>,
     pub flows: HashMap<Flow, u32>,
 }
 
-pub struct Session {
+pub(super) struct Session {
     pub role: Role,
     pub cipher: Arc<Cipher>,
     pub transport: Transport,
@@ -44,13 +44,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn destination(&self) -> Destination {
+    pub(super) fn destination(&self) -> Destination {
         Destination { socket: self.socket, transport: self.transport, path: self.path.as_ref().ok().copied() }
     }
 }
 
 /// How a publisher track's packets come.
-pub enum Origin {
+pub(super) enum Origin {
     /// As SRTP, by a socket.
     Srtp { session: u32, cipher: Arc<Cipher>, expires: Arc<AtomicU64>, ssrc: u32, payload_type: u8 },
     /// In the clear, each index once, from whoever holds the track.
@@ -58,7 +58,7 @@ pub enum Origin {
 }
 
 /// Which indices have come. Of each window an index is accepted once, whatever its length.
-pub enum Replay {
+pub(super) enum Replay {
     /// As the network delivers packets.
     Network(Box<ReplayWindow>),
     /// In order, or nearly.
@@ -73,21 +73,21 @@ impl Replay {
         }
     }
 
-    pub fn highest(&self) -> ExtendedSeq {
+    pub(super) fn highest(&self) -> ExtendedSeq {
         match self {
             Replay::Network(window) => window.highest(),
             Replay::Ordered(window) => window.highest(),
         }
     }
 
-    pub fn highest_accepted(&self) -> ExtendedSeq {
+    pub(super) fn highest_accepted(&self) -> ExtendedSeq {
         match self {
             Replay::Network(window) => window.highest_accepted(),
             Replay::Ordered(window) => window.highest_accepted(),
         }
     }
 
-    pub fn check(&self, index: ExtendedSeq) -> Result<(), Refused> {
+    pub(super) fn check(&self, index: ExtendedSeq) -> Result<(), Refused> {
         match self {
             Replay::Network(window) => window.check(index),
             Replay::Ordered(window) => window.check(index),
@@ -103,7 +103,7 @@ impl Replay {
     }
 }
 
-pub struct Publisher {
+pub(super) struct Publisher {
     pub origin: Origin,
     pub clock_rate: u32,
     /// Moves only after the tag of a packet was right.
@@ -123,7 +123,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// `last`: the last index that is not forwarded. `ordered`: see [`Replay`].
-    pub fn new(origin: Origin, clock_rate: u32, last: ExtendedSeq, ordered: bool) -> Self {
+    pub(super) fn new(origin: Origin, clock_rate: u32, last: ExtendedSeq, ordered: bool) -> Self {
         Self {
             origin,
             clock_rate,
@@ -142,7 +142,7 @@ impl Publisher {
 
     /// Reception statistics of a packet that was accepted. As in the kernel, the jitter is not guarded
     /// against two threads, which never serve one peer.
-    pub fn account(&self, header: &RtpHeader, payload_len: usize, now_ns: u64) {
+    pub(super) fn account(&self, header: &RtpHeader, payload_len: usize, now_ns: u64) {
         self.packets.fetch_add(1, Relaxed);
         self.octets.fetch_add(payload_len as u64, Relaxed);
         let timestamp = header.timestamp();
@@ -159,7 +159,7 @@ impl Publisher {
         self.last_timestamp.store(timestamp, Relaxed);
     }
 
-    pub fn stats(&self) -> PublisherStats {
+    pub(super) fn stats(&self) -> PublisherStats {
         PublisherStats {
             highest: self.replay.highest(),
             highest_accepted: self.replay.highest_accepted(),
@@ -174,7 +174,7 @@ impl Publisher {
     }
 }
 
-pub struct Subscriber {
+pub(super) struct Subscriber {
     pub session: u32,
     pub from: u32,
     pub track: NewSubscriberTrack,
@@ -196,7 +196,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub fn new(session: &Session, ids: (u32, u32), track: NewSubscriberTrack, start: Start) -> Self {
+    pub(super) fn new(session: &Session, ids: (u32, u32), track: NewSubscriberTrack, start: Start) -> Self {
         let first_in = start.first_in();
         Self {
             session: ids.0,
@@ -216,7 +216,7 @@ impl Subscriber {
         }
     }
 
-    pub fn account(&self, payload_len: usize, index: ExtendedSeq, timestamp: u32, now_ns: u64) {
+    pub(super) fn account(&self, payload_len: usize, index: ExtendedSeq, timestamp: u32, now_ns: u64) {
         self.packets.fetch_add(1, Relaxed);
         self.octets.fetch_add(payload_len as u64, Relaxed);
         self.last_index.fetch_max(index.0, Relaxed);
@@ -224,7 +224,7 @@ impl Subscriber {
         self.last_sent_ns.store(now_ns, Relaxed);
     }
 
-    pub fn stats(&self) -> SubscriberStats {
+    pub(super) fn stats(&self) -> SubscriberStats {
         SubscriberStats {
             packets: self.packets.load(Relaxed),
             octets: self.octets.load(Relaxed),
@@ -234,7 +234,7 @@ impl Subscriber {
     }
 
     /// An index above every one that this track has used, or can have been asked to use.
-    pub fn next_out(&self, highest: ExtendedSeq) -> ExtendedSeq {
+    pub(super) fn next_out(&self, highest: ExtendedSeq) -> ExtendedSeq {
         let reached = highest.0.wrapping_add(1).wrapping_add(self.index_offset);
         let used = match self.packets.load(Relaxed) {
             0 => 0,

@@ -45,6 +45,7 @@ impl Lab {
         Self::with(Keep { group: 1 << 20, recent: 0 })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "as the server's")]
     fn with(keep: Keep) -> Self {
         let (events, received) = mpsc::unbounded_channel();
         let engine = UserspaceEngine::new(Config::default(), events);

@@ -9,7 +9,7 @@ use super::tables::Tables;
 
 /// See the module.
 #[derive(Default)]
-pub struct Totals {
+pub(super) struct Totals {
     hits: AtomicU64,
     misses: AtomicU64,
     overflows: AtomicU64,
@@ -18,23 +18,23 @@ pub struct Totals {
 
 impl Totals {
     /// A subscriber of a track with a keyframe cache began, with a kept keyframe or without.
-    pub fn began(&self, with_keyframe: bool) {
+    pub(super) fn began(&self, with_keyframe: bool) {
         let total = if with_keyframe { &self.hits } else { &self.misses };
         total.fetch_add(1, Relaxed);
     }
 
     /// A group of pictures was let go.
-    pub fn overflow(&self) {
+    pub(super) fn overflow(&self) {
         self.overflows.fetch_add(1, Relaxed);
     }
 
     /// A packet was sealed again.
-    pub fn sealed_again(&self) {
+    pub(super) fn sealed_again(&self) {
         self.sealed_again.fetch_add(1, Relaxed);
     }
 
     /// By name, and the memory that kept packets take now.
-    pub fn list(&self, tables: &Tables) -> [(&'static str, u64); 5] {
+    pub(super) fn list(&self, tables: &Tables) -> [(&'static str, u64); 5] {
         let kept = tables.publishers.values().filter_map(|publisher| publisher.kept.as_ref());
         let bytes = kept.map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).stats().bytes as u64).sum();
         [

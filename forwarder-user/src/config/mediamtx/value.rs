@@ -5,7 +5,7 @@ use saphyr_parser::Parser;
 
 /// A value, with its text as it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     Text { text: String, quoted: bool },
     List(Vec<Value>),
     Map(Vec<(String, Value)>),
@@ -16,7 +16,7 @@ impl Value {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut loader = YamlLoader::<Yaml<'_>>::default();
         loader.early_parse(false);
         Parser::new_from_str(text).load(&mut loader, true).map_err(|error| error.to_string())?;
@@ -45,7 +45,7 @@ impl Value {
     }
 
     /// The text of a scalar that is not empty.
-    pub fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Text { text, quoted } => {
                 let null = !quoted && (text == "~" || text == "null");
@@ -56,7 +56,7 @@ impl Value {
     }
 
     /// A boolean, in any of the spellings that YAML has had.
-    pub fn flag(&self) -> Option<bool> {
+    pub(super) fn flag(&self) -> Option<bool> {
         match self.text()?.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" => Some(true),
             "false" | "no" | "off" => Some(false),
@@ -65,7 +65,7 @@ impl Value {
     }
 
     /// Nothing, or switched off.
-    pub fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         match self {
             Self::Text { .. } => self.text().is_none() || self.flag() == Some(false),
             Self::List(items) => items.is_empty(),
@@ -74,22 +74,22 @@ impl Value {
     }
 
     /// The entries of a map.
-    pub fn entries(&self) -> &[(String, Value)] {
+    pub(super) fn entries(&self) -> &[(String, Value)] {
         if let Self::Map(entries) = self { entries } else { &[] }
     }
 
     /// A map's value.
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.entries().iter().find_map(|(name, value)| (name == key).then_some(value))
     }
 
     /// The items of a list.
-    pub fn items(&self) -> &[Value] {
+    pub(super) fn items(&self) -> &[Value] {
         if let Self::List(items) = self { items } else { &[] }
     }
 
     /// The texts of a list, or of a scalar in which commas part them.
-    pub fn texts(&self) -> Vec<&str> {
+    pub(super) fn texts(&self) -> Vec<&str> {
         match self {
             Self::List(items) => items.iter().filter_map(Value::text).collect(),
             _ => self.text().into_iter().flat_map(|text| text.split(',').map(str::trim)).collect(),

@@ -12,7 +12,7 @@ use super::{
 
 /// What the metrics need of a snapshot.
 #[derive(Debug, Deserialize)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     streams: Vec<Stream>,
     sessions: Vec<Session>,
     engines: Vec<Engine>,
@@ -68,7 +68,7 @@ const CARRIERS: [&str; 5] = ["kernel native", "kernel generic", "kernel", "users
 const ROLES: [&str; 2] = ["publisher", "subscriber"];
 
 /// How many there are.
-pub fn sessions(page: &mut Page, snapshot: &Snapshot) {
+pub(super) fn sessions(page: &mut Page, snapshot: &Snapshot) {
     let live = snapshot.streams.iter().filter(|stream| stream.live).count();
     let states = [("live", live), ("waiting", snapshot.streams.len() - live)];
     page.gauge(&names::STREAMS, states.map(|(state, count)| (vec![state.to_owned()], count as f64)));
@@ -106,7 +106,7 @@ fn carrier(engine: &str) -> &'static str {
 }
 
 /// How well media arrives.
-pub fn quality(page: &mut Page, snapshot: &Snapshot) {
+pub(super) fn quality(page: &mut Page, snapshot: &Snapshot) {
     let tracks = |role: &'static str| {
         let sessions = snapshot.sessions.iter().filter(move |session| session.role == role);
         sessions.flat_map(|session| &session.tracks)
@@ -135,7 +135,7 @@ fn percentiles(mut values: Vec<f64>) -> Vec<Point> {
 }
 
 /// What the engines count.
-pub fn engines(page: &mut Page, snapshot: &Snapshot) {
+pub(super) fn engines(page: &mut Page, snapshot: &Snapshot) {
     let engines = &snapshot.engines;
     let directions = |list: [(Counter, &'static str); 2]| {
         engines.iter().flat_map(move |engine| {

@@ -24,11 +24,11 @@ use prometheus::{TextEncoder, core::Collector, process_collector::ProcessCollect
 use serde::Deserialize;
 
 use self::page::Page;
-pub use self::requests::{Requests, observe};
+pub(super) use self::requests::{Requests, observe};
 use super::{App, api, auth, reply::Failure};
 use crate::build_info;
 
-pub fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/metrics", get(metrics))
 }
 

@@ -1,7 +1,7 @@
 //! Every metric of our own: name, labels, meaning. The names are stable.
 
 /// One metric.
-pub struct Metric {
+pub(super) struct Metric {
     pub name: &'static str,
     pub labels: &'static [&'static str],
     pub help: &'static str,
@@ -9,11 +9,11 @@ pub struct Metric {
 
 macro_rules! metrics {
     ($($constant:ident = $name:literal [$($label:literal),*] $help:literal;)+) => {
-        $(pub static $constant: Metric = Metric { name: $name, labels: &[$($label),*], help: $help };)+
+        $(pub(super) static $constant: Metric = Metric { name: $name, labels: &[$($label),*], help: $help };)+
 
         /// All of them.
         #[cfg(test)]
-        pub static ALL: &[&Metric] = &[$(&$constant),+];
+        pub(super) static ALL: &[&Metric] = &[$(&$constant),+];
     };
 }
 

@@ -5,15 +5,15 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric as Sample, MetricFamil
 use super::names::Metric;
 
 /// Values of the labels, in the order of the metric's names, and the number.
-pub type Point = (Vec<String>, f64);
+pub(super) type Point = (Vec<String>, f64);
 
 /// What is shown at one moment.
 #[derive(Default)]
-pub struct Page(Vec<MetricFamily>);
+pub(super) struct Page(Vec<MetricFamily>);
 
 impl Page {
     /// Numbers that go up and down.
-    pub fn gauge(&mut self, metric: &Metric, points: impl IntoIterator<Item = Point>) {
+    pub(super) fn gauge(&mut self, metric: &Metric, points: impl IntoIterator<Item = Point>) {
         self.add(metric, MetricType::GAUGE, points, |sample, value| {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
@@ -22,7 +22,7 @@ impl Page {
     }
 
     /// Numbers that only go up while the process lives.
-    pub fn counter(&mut self, metric: &Metric, points: impl IntoIterator<Item = Point>) {
+    pub(super) fn counter(&mut self, metric: &Metric, points: impl IntoIterator<Item = Point>) {
         self.add(metric, MetricType::COUNTER, points, |sample, value| {
             let mut counter = Counter::default();
             counter.set_value(value);
@@ -64,7 +64,7 @@ impl Page {
     }
 
     /// All that was added.
-    pub fn into_families(self) -> Vec<MetricFamily> {
+    pub(super) fn into_families(self) -> Vec<MetricFamily> {
         self.0
     }
 }

@@ -17,7 +17,7 @@ use crate::http::App;
 const BUCKETS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 
 /// What was asked and answered so far.
-pub struct Requests {
+pub(crate) struct Requests {
     count: IntCounterVec,
     seconds: HistogramVec,
 }
@@ -27,7 +27,7 @@ impl Requests {
     ///
     /// # Errors
     /// None: the names are good ones.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let (count, seconds) = (&names::HTTP_REQUESTS, &names::HTTP_SECONDS);
         let histogram = HistogramOpts::new(seconds.name, seconds.help).buckets(BUCKETS.to_vec());
         Ok(Self {
@@ -37,14 +37,14 @@ impl Requests {
     }
 
     /// As samples; nothing before the first request.
-    pub fn collect(&self) -> Vec<MetricFamily> {
+    pub(crate) fn collect(&self) -> Vec<MetricFamily> {
         let all = self.count.collect().into_iter().chain(self.seconds.collect());
         all.filter(|family| !family.get_metric().is_empty()).collect()
     }
 }
 
 /// Counts every request. Routes are templates and methods a few, so that no client can invent series.
-pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "none".into());

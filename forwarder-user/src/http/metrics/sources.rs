@@ -12,7 +12,7 @@ use super::{
 /// What the metrics need of a snapshot.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     streams: Vec<Stream>,
     sources: Totals,
     rtsp: BTreeMap<String, u64>,
@@ -37,7 +37,7 @@ struct Totals {
 
 const STATES: [&str; 4] = ["idle", "connecting", "playing", "waiting"];
 
-pub fn add(page: &mut Page, snapshot: &Snapshot) {
+pub(super) fn add(page: &mut Page, snapshot: &Snapshot) {
     let sources = || snapshot.streams.iter().filter_map(|stream| stream.source.as_ref());
     // Zeros too: a graph shall fall to 0, not end.
     let of = |state: &str| (vec![state.to_owned()], sources().filter(|source| source.state == state).count() as f64);

@@ -41,7 +41,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
 
 /// A session with a camera.
-pub struct Client {
+pub(crate) struct Client {
     connection: Connection,
     dialled: (std::net::SocketAddr, std::net::SocketAddr),
     url: Url,
@@ -61,7 +61,10 @@ impl Client {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn describe(source: &config::Stream, scratch: Scratch) -> Result<(Self, Description), SourceError> {
+    pub(crate) async fn describe(
+        source: &config::Stream,
+        scratch: Scratch,
+    ) -> Result<(Self, Description), SourceError> {
         let Dialled { stream, local, peer } = dial(source).await?;
         let url = source.source.url().cloned().ok_or(SourceError::Garbage("the URL"))?;
         let mut client = Self {
@@ -98,7 +101,7 @@ impl Client {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn play(&mut self, description: &Description) -> Result<(), SourceError> {
+    pub(crate) async fn play(&mut self, description: &Description) -> Result<(), SourceError> {
         for (index, track) in description.tracks.iter().enumerate() {
             self.setup(index, track).await?;
         }
@@ -141,7 +144,7 @@ impl Client {
     }
 
     /// Ends the session; the server may be gone already.
-    pub async fn teardown(&mut self) {
+    pub(crate) async fn teardown(&mut self) {
         let url = self.url.clone();
         let request = self.build(Method::Teardown, "TEARDOWN", &url, &[]);
         let _ = self.connection.send(&request).await;
@@ -152,7 +155,7 @@ impl Client {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn sign_of_life(&mut self) -> Result<(), SourceError> {
+    pub(crate) async fn sign_of_life(&mut self) -> Result<(), SourceError> {
         let url = self.url.clone();
         let method = if self.methods.contains("GET_PARAMETER") { Method::GetParameter } else { Method::Options };
         let name = if method == Method::Options { "OPTIONS" } else { "GET_PARAMETER" };

@@ -31,7 +31,7 @@ pub const READ_BUFFER: usize = 128 << 10;
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// TCP or TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl Stream for TcpStream {}
 impl Stream for SslStream<TcpStream> {}
@@ -40,14 +40,14 @@ impl Stream for tokio::io::DuplexStream {}
 
 /// What stands in the stream.
 #[derive(Debug)]
-pub enum Incoming<'a> {
+pub(crate) enum Incoming<'a> {
     /// A frame of an interleaved channel; it may be empty.
     Frame(u8, &'a [u8]),
     Message(Message<Vec<u8>>),
 }
 
 /// See the module.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     scratch: Scratch,
     /// The begin of a frame or message that had not arrived in full.
@@ -75,7 +75,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`SourceError::Io`], [`SourceError::Timeout`].
-    pub async fn send(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
+    pub(crate) async fn send(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
         let mut bytes = vec![];
         request.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
         self.write(&bytes).await
@@ -85,7 +85,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn answer(&mut self, answer: &Response<Vec<u8>>) -> Result<(), SourceError> {
+    pub(crate) async fn answer(&mut self, answer: &Response<Vec<u8>>) -> Result<(), SourceError> {
         let mut bytes = vec![];
         answer.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
         self.write(&bytes).await
@@ -102,12 +102,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`SourceError::Closed`], [`SourceError::Garbage`], [`SourceError::Io`].
-    pub async fn receive(&mut self, take: &mut dyn FnMut(Incoming<'_>)) -> Result<(), SourceError> {
+    pub(crate) async fn receive(&mut self, take: &mut dyn FnMut(Incoming<'_>)) -> Result<(), SourceError> {
         poll_fn(|context| self.poll_receive(context, take)).await
     }
 
     /// As [`receive`](Self::receive).
-    pub fn poll_receive(
+    pub(crate) fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Incoming<'_>),

@@ -17,7 +17,7 @@ use crate::{config, ingest::error::SourceError};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open stream and whom it reaches.
-pub struct Dialled {
+pub(super) struct Dialled {
     pub stream: Box<dyn Stream>,
     pub local: SocketAddr,
     pub peer: SocketAddr,
@@ -27,7 +27,7 @@ pub struct Dialled {
 ///
 /// # Errors
 /// [`SourceError::Dns`], [`SourceError::Unreachable`], [`SourceError::Tls`].
-pub async fn dial(source: &config::Stream) -> Result<Dialled, SourceError> {
+pub(super) async fn dial(source: &config::Stream) -> Result<Dialled, SourceError> {
     let (host, port) = source.source.address().ok_or(SourceError::Garbage("the URL"))?;
     let dns = |error| SourceError::Dns { host: host.clone(), error };
     let unreachable = |error| SourceError::Unreachable { host: format!("{host}:{port}"), error };

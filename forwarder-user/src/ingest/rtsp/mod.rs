@@ -1,10 +1,10 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
 //! `push` is the server for those that publish here; `track` takes the media out of either's connection.
 
-pub mod client;
-pub mod connection;
+pub(super) mod client;
+pub(super) mod connection;
 mod dial;
-pub mod push;
+pub(super) mod push;
 mod track;
 
 use std::time::Duration;

@@ -8,14 +8,14 @@ use super::connection::{Connection, Incoming};
 use crate::ingest::{error::SourceError, media::Packet, udp::Ports};
 
 /// A track that was set up.
-pub struct Track {
+pub(super) struct Track {
     /// Its place in the description. That of one that was left out belongs to none.
     pub index: usize,
     pub way: Way,
 }
 
 /// How a track's packets come.
-pub enum Way {
+pub(super) enum Way {
     /// By this channel, and RTCP by the next.
     Channel(u8),
     Ports(Ports),
@@ -36,7 +36,7 @@ impl Track {
 ///
 /// # Errors
 /// As [`Connection::receive`], and what the ports say.
-pub fn poll_packets(
+pub(super) fn poll_packets(
     context: &mut Context<'_>,
     tracks: &mut [Track],
     connection: &mut Connection,
@@ -61,6 +61,6 @@ pub fn poll_packets(
 }
 
 /// Whether packets of a track may overtake each other.
-pub fn is_unordered(tracks: &[Track], index: usize) -> bool {
+pub(super) fn is_unordered(tracks: &[Track], index: usize) -> bool {
     tracks.iter().any(|track| track.index == index && matches!(track.way, Way::Ports(_)))
 }

@@ -41,6 +41,7 @@ pub(crate) struct FakeEngine {
 }
 
 impl FakeEngine {
+    #[expect(clippy::disallowed_methods, reason = "as the real engine's")]
     pub(crate) fn new() -> (Arc<Self>, tokio::sync::mpsc::UnboundedReceiver<Event>) {
         let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
         (Arc::new(Self { state: Mutex::default(), events }), receiver)

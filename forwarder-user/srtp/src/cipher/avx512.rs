@@ -28,7 +28,7 @@ const WIDE: usize = 64;
 const LANES: usize = 4;
 
 /// So many bytes at most are sealed at once; the counter of blocks is far from its end then.
-pub const MAX: usize = 1 << 20;
+pub(super) const MAX: usize = 1 << 20;
 
 /// An AES key with what GHASH needs. 500 bytes, and aligned as the allocator does anyway: whole cache lines would
 /// save no time that could be measured, and cost 110 bytes more. Wiped on drop.
@@ -36,7 +36,7 @@ pub const MAX: usize = 1 << 20;
 /// There is one only where the processor has the instructions: see [`Key::new`].
 #[repr(C)]
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Key {
+pub(super) struct Key {
     /// H^16, H^15 … H: `n` blocks take the last `n` of them, in order.
     powers: [Block; BLOCKS],
     round_keys: [Block; 15],
@@ -45,7 +45,7 @@ pub struct Key {
 
 impl Key {
     /// A key of 16 or 32 bytes. `None`: it has another length, or the processor lacks something.
-    pub fn new(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn new(bytes: &[u8]) -> Option<Self> {
         let narrow = is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq");
         let wide = is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq");
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
@@ -79,7 +79,7 @@ impl Key {
     }
 
     /// Seals `plain` into `sealed`, which has room for it and the tag. `None`: it has not, or more or less.
-    pub fn seal(&self, nonce: &[u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
+    pub(super) fn seal(&self, nonce: &[u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
         let (body, tag) = sealed.split_last_chunk_mut::<16>()?;
         if body.len() != plain.len() || plain.len() > MAX {
             return None;
@@ -93,7 +93,7 @@ impl Key {
 
     /// Opens `sealed`, ciphertext and tag, in place. `None`, and nothing of the plaintext is left there: the
     /// tag is wrong, or there is none.
-    pub fn open(&self, nonce: &[u8; 12], aad: &[u8], sealed: &mut [u8]) -> Option<usize> {
+    pub(super) fn open(&self, nonce: &[u8; 12], aad: &[u8], sealed: &mut [u8]) -> Option<usize> {
         let (body, tag) = sealed.split_last_chunk_mut::<16>()?;
         if body.len() > MAX {
             return None;

@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 use penstock_media::MediaKey;
 
 /// Bytes of a tag.
-pub const TAG: usize = 10;
+pub(super) const TAG: usize = 10;
 
 /// AES_CM_128_HMAC_SHA1_80.
-pub struct CounterMode {
+pub(super) struct CounterMode {
     cipher: Aes128,
     salt: Zeroizing<[u8; 14]>,
     /// Keyed, and copied for each packet.
@@ -24,7 +24,7 @@ pub struct CounterMode {
 
 impl CounterMode {
     /// `None`: a key of the wrong length.
-    pub fn new(key: &MediaKey) -> Option<Self> {
+    pub(super) fn new(key: &MediaKey) -> Option<Self> {
         Some(Self {
             cipher: Aes128::new_from_slice(&key.key).ok()?,
             salt: Zeroizing::new(key.salt),
@@ -33,7 +33,7 @@ impl CounterMode {
     }
 
     /// RFC 3711 §4.1.1: IV = salt · 2^16 ⊕ SSRC · 2^64 ⊕ index · 2^16; the low 16 bits count blocks.
-    pub fn keystream(&self, ssrc: u32, index: u64, data: &mut [u8]) {
+    pub(super) fn keystream(&self, ssrc: u32, index: u64, data: &mut [u8]) {
         let mut iv = [0; 16];
         iv[..14].copy_from_slice(&self.salt[..]);
         for (byte, ssrc) in iv[4..8].iter_mut().zip(ssrc.to_be_bytes()) {
@@ -56,12 +56,12 @@ impl CounterMode {
     }
 
     /// Whether a tag is right.
-    pub fn verify(&self, packet: &[u8], more: &[u8], tag: &[u8; TAG]) -> Option<()> {
+    pub(super) fn verify(&self, packet: &[u8], more: &[u8], tag: &[u8; TAG]) -> Option<()> {
         self.authenticator(packet, more).verify_truncated_left(tag).ok()
     }
 
     /// Writes the tag, or as much of it as there is room for.
-    pub fn tag(&self, packet: &[u8], more: &[u8], tag: &mut [u8]) {
+    pub(super) fn tag(&self, packet: &[u8], more: &[u8], tag: &mut [u8]) {
         let full = self.authenticator(packet, more).finalize().into_bytes();
         tag.copy_from_slice(&full[..tag.len()]);
     }

@@ -7,10 +7,10 @@ use super::avx512;
 use penstock_media::prefetch::prefetch;
 
 /// Bytes of a tag.
-pub const TAG: usize = 16;
+pub(super) const TAG: usize = 16;
 
 /// A key, ready for use. Our own form of it is wiped on drop; ring's is not, as ring offers no way.
-pub enum Gcm {
+pub(super) enum Gcm {
     /// Where the processor has AVX-512 with VAES and VPCLMULQDQ.
     #[cfg(target_arch = "x86_64")]
     Avx512(Box<avx512::Key>),
@@ -19,7 +19,7 @@ pub enum Gcm {
 
 impl Gcm {
     /// A key of 16 or 32 bytes. `None`: it has another length.
-    pub fn new(key: &[u8]) -> Option<Self> {
+    pub(super) fn new(key: &[u8]) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if let Some(key) = avx512::Key::new(key) {
             return Some(Gcm::Avx512(Box::new(key)));
@@ -28,13 +28,13 @@ impl Gcm {
     }
 
     /// The same by ring, on any processor.
-    pub fn by_ring(key: &[u8]) -> Option<Self> {
+    pub(super) fn by_ring(key: &[u8]) -> Option<Self> {
         let algorithm = if key.len() == 16 { &AES_128_GCM } else { &AES_256_GCM };
         Some(Gcm::Ring(Box::new(LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?))))
     }
 
     /// Asks for the memory of the key.
-    pub fn prefetch(&self) {
+    pub(super) fn prefetch(&self) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Gcm::Avx512(key) => prefetch(&raw const **key),
@@ -46,7 +46,7 @@ impl Gcm {
     ///
     /// The caller uses each nonce for one plaintext only.
     #[must_use]
-    pub fn seal(&self, nonce: [u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
+    pub(super) fn seal(&self, nonce: [u8; 12], aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Option<()> {
         match self {
             #[cfg(target_arch = "x86_64")]
             Gcm::Avx512(key) => key.seal(&nonce, aad, plain, sealed),
@@ -65,7 +65,7 @@ impl Gcm {
     }
 
     /// Opens ciphertext and tag in place: the length of the plaintext. `None`: the tag is wrong.
-    pub fn open(&self, nonce: [u8; 12], aad: &[u8], sealed: &mut [u8]) -> Option<usize> {
+    pub(super) fn open(&self, nonce: [u8; 12], aad: &[u8], sealed: &mut [u8]) -> Option<usize> {
         match self {
             #[cfg(target_arch = "x86_64")]
             Gcm::Avx512(key) => key.open(&nonce, aad, sealed),

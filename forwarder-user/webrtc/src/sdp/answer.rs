@@ -11,7 +11,9 @@ use penstock_media::codec::Format;
 /// Our transport, as the peer must know it.
 #[derive(Clone, Debug)]
 pub struct LocalDescription {
+    /// Value of `a=ice-ufrag`: by it the first STUN request finds its session (RFC 8839 §5.4).
     pub ufrag: String,
+    /// Value of `a=ice-pwd`, key of the peer's connectivity checks (RFC 8839 §5.4).
     pub pwd: String,
     /// Value of `a=fingerprint`: hash function and octets.
     pub fingerprint: String,
@@ -26,6 +28,7 @@ pub struct LocalDescription {
 pub struct OutgoingSource {
     /// Index of the section.
     pub section: usize,
+    /// Chosen by us; `a=ssrc` names it.
     pub ssrc: u32,
     /// What is sent again has this SSRC (RFC 4588), and the payload type that the peer has offered for it.
     pub rtx: Option<u32>,
@@ -33,8 +36,11 @@ pub struct OutgoingSource {
 
 /// Everything that an answer says.
 pub struct Answer<'a> {
+    /// What is answered: sections and their order are taken from it (RFC 3264 §6).
     pub offer: &'a Offer,
+    /// What becomes of each section, in the offer's order.
     pub plans: &'a [Plan],
+    /// Ours, the same for all sections of the bundle.
     pub local: &'a LocalDescription,
     /// Viewers: what we send. Empty for publishers.
     pub sources: &'a [OutgoingSource],

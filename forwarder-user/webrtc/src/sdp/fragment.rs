@@ -12,6 +12,7 @@ use super::offer::check_credentials;
 pub struct Fragment {
     /// ICE credentials: those of the session, or new ones, which restart ICE.
     pub credentials: Option<(String, String)>,
+    /// How many `a=candidate` lines there were.
     pub candidates: usize,
 }
 

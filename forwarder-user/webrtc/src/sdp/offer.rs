@@ -24,15 +24,20 @@ const PROTOCOLS: [&str; 8] = [
 /// Who starts the DTLS handshake (RFC 8842 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
+    /// The offerer leaves it to us: we wait for its handshake.
     ActPass,
+    /// The offerer starts the handshake.
     Active,
+    /// The offerer waits: we start the handshake.
     Passive,
 }
 
 /// The offerer's transport: ICE credentials and DTLS certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteDescription {
+    /// Value of `a=ice-ufrag`, 4 to 256 characters (RFC 8839 §5.4).
     pub ufrag: String,
+    /// Value of `a=ice-pwd`, 22 to 256 characters (RFC 8839 §5.4).
     pub pwd: String,
     /// Of its certificates, at least one.
     pub fingerprints: Box<[Fingerprint]>,
@@ -46,6 +51,7 @@ pub struct Section {
     pub kind: Option<Kind>,
     /// First words of the `m=` line: media, port, protocol, the first format.
     pub media: String,
+    /// Only `UDP/TLS/RTP/SAVPF` is usable (RFC 5764 §8).
     pub protocol: String,
     pub first_format: String,
     /// `a=mid`; empty where a lone section has none.
@@ -76,7 +82,9 @@ impl Section {
 /// An offer, as far as we use it.
 #[derive(Clone, Debug)]
 pub struct Offer {
+    /// Of the transport that all usable sections share by BUNDLE.
     pub remote: RemoteDescription,
+    /// In the offer's order, at least one, at most 64; each `mid` is there once.
     pub sections: Vec<Section>,
 }
 

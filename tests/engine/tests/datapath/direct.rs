@@ -231,7 +231,6 @@ fn one_two_one() -> Result<()> {
             let before = fan.wire.datapath.counters()?;
             let mut singles = 0;
             for burst in 0..ROUNDS / 4 {
-                let mut expected = Vec::new();
                 let packets: Vec<Media> = (0..4)
                     .map(|n| {
                         let mut media = Media::at(&publisher, World::FIRST + 1 + 4 * burst + n);
@@ -246,17 +245,14 @@ fn one_two_one() -> Result<()> {
                     let two = random.below(2) == 0;
                     fan.wire.datapath.point_to_fanout(0, Some(u32::from(!two)))?;
                     fan.wire.taps[0].send(&media.bytes())?;
-                    expected.push((0, media.clone()));
-                    if two {
-                        expected.push((1, media));
-                    } else {
-                        singles += 1;
+                    singles += u64::from(!two);
+                    // Before the track turns again: a busy kernel may take the packet later.
+                    let members = if two { 2 } else { 1 };
+                    let copies = fan.wire.taps[0].receive_all(members, PATIENCE)?;
+                    ensure!(copies.len() == members, "{} of {members} copies", copies.len());
+                    for (copy, member) in copies.iter().zip(&fan.members) {
+                        member.check(copy, &media)?;
                     }
-                }
-                let copies = fan.wire.taps[0].receive_all(expected.len(), PATIENCE)?;
-                ensure!(copies.len() == expected.len(), "{} of {} copies", copies.len(), expected.len());
-                for (copy, (member, media)) in copies.iter().zip(&expected) {
-                    fan.members[*member].check(copy, media)?;
                 }
             }
             let moved = fan.wire.datapath.counters()?.since(&before);

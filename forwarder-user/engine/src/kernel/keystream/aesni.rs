@@ -14,7 +14,7 @@ use penstock_srtp::polyval::{multiply, reversed};
 /// The processor has AES-NI, PCLMULQDQ and SSSE3; `blocks` and the entries
 /// are as in [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,ssse3")]
-pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; N]) {
+pub(super) unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; N]) {
     let rounds = key.session.rounds as usize;
     let mut round_keys = [_mm_setzero_si128(); 15];
     for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {

@@ -28,7 +28,7 @@ pub trait Tracks: Send + Sync {
 }
 
 /// A change of a track's place.
-pub struct Change {
+pub(super) struct Change {
     pub owner: Owner,
     /// The new ring's map and number of entries. `None`: the track has ended.
     pub ring: Option<(MapData, u32)>,
@@ -39,7 +39,7 @@ pub struct Change {
 }
 
 /// The thread's maps.
-pub struct Installer {
+pub(super) struct Installer {
     pub publishers: Map,
     pub subscribers: Map,
     pub tracks: Box<dyn Tracks>,
@@ -49,7 +49,7 @@ pub struct Installer {
 
 impl Installer {
     /// Runs until the producer ends.
-    pub fn run(self) {
+    pub(super) fn run(self) {
         // Its ring is dropped here, and with that its one entry is closed: nothing is ever found there.
         let empty = match Ring::new(1, &self.figures) {
             Ok((_, map)) => map,

@@ -7,7 +7,7 @@ use forwarder_common::{
 };
 
 /// Packets that one call of a fast backend fills together.
-pub const BATCH: usize = 4;
+pub(super) const BATCH: usize = 4;
 
 /// A session key as the producer uses it. Wiped on drop.
 pub struct Key {
@@ -59,6 +59,7 @@ impl Drop for Key {
 /// An entry to fill.
 #[derive(Clone, Copy)]
 pub struct Job {
+    /// The packet that the entry will serve.
     pub index: ExtendedSeq,
     /// The producer has begun it, so nobody else reads or writes it.
     pub entry: *mut Entry,

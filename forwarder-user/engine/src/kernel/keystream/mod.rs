@@ -47,6 +47,7 @@ use crate::bpf::{StartError, keystream::Parts};
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     bell: UnixStream,
+    /// Written by both threads, read by the metrics.
     pub figures: Arc<Figures>,
 }
 

@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 /// The thread.
-pub struct Producer {
+pub(super) struct Producer {
     pub low: RingBuf<MapData>,
     /// `WINDOWS`, an index for each publisher track slot.
     pub windows: MmapRaw,
@@ -83,7 +83,7 @@ fn bytes(ring: Option<&Filled>) -> u64 {
 
 impl Producer {
     /// Runs until the engine is dropped.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut streams = HashMap::new();
         loop {
             match self.wait() {

@@ -15,11 +15,11 @@ use super::figures::Figures;
 use crate::bpf::as_io;
 
 /// Memory of one entry.
-pub const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;
+pub(super) const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;
 
 /// A ring's memory. When it is dropped, its entries are closed and wiped; who drops it takes care that
 /// no more packets look for it, since they would go without keystream.
-pub struct Ring {
+pub(super) struct Ring {
     memory: MmapRaw,
     entries: u32,
     figures: Arc<Figures>,
@@ -36,7 +36,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says: out of memory, as a rule.
-    pub fn new(entries: u32, figures: &Arc<Figures>) -> io::Result<(Self, MapData)> {
+    pub(super) fn new(entries: u32, figures: &Arc<Figures>) -> io::Result<(Self, MapData)> {
         let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
         let definition =
             aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, ENTRY_BYTES as u32, entries, flags);
@@ -50,7 +50,7 @@ impl Ring {
         Ok((ring, map))
     }
 
-    pub fn entries(&self) -> u32 {
+    pub(super) fn entries(&self) -> u32 {
         self.entries
     }
 
@@ -59,7 +59,7 @@ impl Ring {
     }
 
     /// Where the entry of an index lies.
-    pub fn entry(&self, index: ExtendedSeq) -> *mut Entry {
+    pub(super) fn entry(&self, index: ExtendedSeq) -> *mut Entry {
         self.at((index.0 % u64::from(self.entries)) as u32)
     }
 

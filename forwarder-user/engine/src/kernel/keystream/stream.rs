@@ -13,7 +13,7 @@ use super::{
 };
 
 /// A publisher track's rings.
-pub struct Stream {
+pub(super) struct Stream {
     pub handle: u32,
     /// The publisher's first, then the subscribers'.
     pub rings: Vec<TrackRing>,
@@ -27,7 +27,7 @@ pub struct Stream {
 }
 
 /// A track's place among them.
-pub struct TrackRing {
+pub(super) struct TrackRing {
     pub owner: Owner,
     pub source: Source,
     /// Outgoing minus incoming index, wrapping; 0 for the publisher's own ring.
@@ -39,7 +39,7 @@ pub struct TrackRing {
 }
 
 /// A ring and how far it is filled.
-pub struct Filled {
+pub(super) struct Filled {
     pub ring: Ring,
     /// Everything below has been produced, in outgoing indices: each index once for a ring.
     pub produced: u64,
@@ -48,13 +48,13 @@ pub struct Filled {
 }
 
 impl TrackRing {
-    pub fn new(owner: Owner, source: Source, offset: u64) -> Self {
+    pub(super) fn new(owner: Owner, source: Source, offset: u64) -> Self {
         Self { owner, source, offset, ring: None, before: None }
     }
 
     /// Fills its rings up to their ends for payloads of `blocks`, when the publisher has reached `highest`.
     /// Returns how many entries that took.
-    pub fn fill_up(&mut self, highest: u64, blocks: usize, backend: Backend) -> u64 {
+    pub(super) fn fill_up(&mut self, highest: u64, blocks: usize, backend: Backend) -> u64 {
         let outgoing = highest.wrapping_add(self.offset);
         // Wrapping can only mean that the publisher is behind the subscriber's first index.
         if outgoing > ExtendedSeq::MAX.0 {

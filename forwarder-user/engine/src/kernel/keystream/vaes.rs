@@ -21,7 +21,7 @@ const PAIRS: usize = BATCH / 2;
 /// The processor has AES-NI, PCLMULQDQ, AVX2, VAES and VPCLMULQDQ; `blocks` and the entries are as in
 /// [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,avx2,vaes,vpclmulqdq")]
-pub unsafe fn fill(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; BATCH]) {
+pub(super) unsafe fn fill(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; BATCH]) {
     let rounds = key.session.rounds as usize;
     let mut round_keys = [_mm256_setzero_si256(); 15];
     for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {

@@ -20,7 +20,7 @@ use penstock_srtp::polyval::{Product, reversed};
 /// The processor has AES-NI, PCLMULQDQ, AVX-512 F and BW, VAES and VPCLMULQDQ; `blocks` and the entries
 /// are as in [`super::compute::fill`].
 #[target_feature(enable = "aes,pclmulqdq,avx512f,avx512bw,vaes,vpclmulqdq")]
-pub unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; N]) {
+pub(super) unsafe fn fill<const N: usize>(key: &Key, ssrc: u32, blocks: usize, jobs: &[Job; N]) {
     let rounds = key.session.rounds as usize;
     let mut round_keys = [_mm512_setzero_si512(); 15];
     for (key, words) in round_keys.iter_mut().zip(key.session.round_keys.chunks_exact(4)) {

@@ -7,7 +7,7 @@ use forwarder_common::keystream::{FAST_PAYLOAD, blocks_for};
 use crate::Kind;
 
 /// Entries that stay behind the highest index, for packets that come late.
-pub const BEHIND: u32 = 8;
+pub(super) const BEHIND: u32 = 8;
 /// What stands ready at least: a keyframe of 60 packets at once, and what goes by before the producer
 /// has woken; for audio, which comes evenly, a quarter of a second.
 const VIDEO_AHEAD: u32 = 72;
@@ -15,7 +15,7 @@ const AUDIO_AHEAD: u32 = 12;
 /// More than this is never useful: the producer is faster than any sender of one stream.
 const MAX_AHEAD: u32 = 1024;
 /// Fewer entries are not worth a ring.
-pub const LEAST: u32 = 2 * BEHIND;
+pub(super) const LEAST: u32 = 2 * BEHIND;
 /// What a fast stream sends in this time stands ready.
 const STOCK: Duration = Duration::from_millis(30);
 
@@ -29,14 +29,14 @@ const LEVELS: [u32; 13] = [MAX_AHEAD + BEHIND, 768, 512, 384, 256, 192, 128, 96,
 /// Entries that each ring may have so that all of them, `wanted` by so many each, have no more than
 /// `entries` together: who wants less gets it whole, the others share evenly. Below the lowest level it
 /// is first come, first served.
-pub fn level(wanted: impl Iterator<Item = (u64, u32)> + Clone, entries: u64) -> u32 {
+pub(super) fn level(wanted: impl Iterator<Item = (u64, u32)> + Clone, entries: u64) -> u32 {
     let total = |level: u32| wanted.clone().map(|(rings, wanted)| rings * u64::from(wanted.min(level))).sum::<u64>();
     LEVELS.into_iter().find(|level| total(*level) <= entries).unwrap_or(LEAST)
 }
 
 /// Recent rate of a publisher track.
 #[derive(Debug)]
-pub struct Rate {
+pub(super) struct Rate {
     kind: Kind,
     /// Packets a second, mostly of the last few measurements.
     per_second: f64,
@@ -46,12 +46,12 @@ pub struct Rate {
 }
 
 impl Rate {
-    pub fn new(kind: Kind, index: u64, now: Instant) -> Self {
+    pub(super) fn new(kind: Kind, index: u64, now: Instant) -> Self {
         Self { kind, per_second: 0.0, since: now, from: index }
     }
 
     /// The publisher has reached this index.
-    pub fn reached(&mut self, index: u64, now: Instant) {
+    pub(super) fn reached(&mut self, index: u64, now: Instant) {
         let elapsed = now.duration_since(self.since);
         if elapsed < MEASURE {
             return;
@@ -63,7 +63,7 @@ impl Rate {
     }
 
     /// Would waiting for `time` eat a good part of the stock?
-    pub fn hurried(&self, time: Duration) -> bool {
+    pub(super) fn hurried(&self, time: Duration) -> bool {
         self.per_second * time.as_secs_f64() > f64::from(self.least_ahead()) / 8.0
     }
 
@@ -75,7 +75,7 @@ impl Rate {
     }
 
     /// Entries that each ring of this stream should have.
-    pub fn entries(&self) -> u32 {
+    pub(super) fn entries(&self) -> u32 {
         let stock = (self.per_second * STOCK.as_secs_f64()) as u32;
         BEHIND + self.least_ahead().max(stock).min(MAX_AHEAD)
     }
@@ -86,7 +86,7 @@ const PERIOD: u64 = 256;
 
 /// How long a publisher track's payloads have been lately, and so what entries must serve.
 #[derive(Debug)]
-pub struct Longest {
+pub(super) struct Longest {
     /// Bytes, in this period and in the one before.
     now: u64,
     before: u64,
@@ -96,13 +96,13 @@ pub struct Longest {
 
 impl Longest {
     /// Of a track of which nothing is known: the longest that there are.
-    pub fn new(index: u64) -> Self {
+    pub(super) fn new(index: u64) -> Self {
         Self { now: 0, before: FAST_PAYLOAD as u64, since: index }
     }
 
     /// The longest payload of this period is `longest` by now, when the publisher has reached `index`. Says
     /// whether a new period begins.
-    pub fn seen(&mut self, longest: u64, index: u64) -> bool {
+    pub(super) fn seen(&mut self, longest: u64, index: u64) -> bool {
         self.now = self.now.max(longest).min(FAST_PAYLOAD as u64);
         let over = index.saturating_sub(self.since) >= PERIOD;
         if over {
@@ -112,18 +112,18 @@ impl Longest {
     }
 
     /// Blocks of entries that are filled now.
-    pub fn blocks(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         blocks_for(self.now.max(self.before) as usize)
     }
 }
 
 /// Is a ring of `now` entries so far from the `wanted` number that another one pays?
-pub fn misfits(now: u32, wanted: u32) -> bool {
+pub(super) fn misfits(now: u32, wanted: u32) -> bool {
     wanted > now + now / 2 || now > 3 * wanted
 }
 
 /// After how many packets the producer wants to be woken, with so many entries ahead.
-pub fn step(ahead: u32) -> u64 {
+pub(super) fn step(ahead: u32) -> u64 {
     u64::from((ahead / 8).max(2))
 }
 

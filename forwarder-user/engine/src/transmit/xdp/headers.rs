@@ -8,7 +8,7 @@ const IPV4_LEN: usize = 20;
 
 /// Writes everything in front of a UDP payload of `len` bytes. The UDP checksum stays 0, which is final
 /// for IPv4. `None`: the frame has no room, or the path is broken.
-pub fn write(frame: &mut [u8], path: &Path, len: usize) -> Option<()> {
+pub(super) fn write(frame: &mut [u8], path: &Path, len: usize) -> Option<()> {
     let (header_len, l3) = (usize::from(path.header_len), usize::from(path.l3_offset));
     let header = frame.get_mut(..header_len)?;
     header.copy_from_slice(path.header.get(..header_len)?);
@@ -27,7 +27,7 @@ pub fn write(frame: &mut [u8], path: &Path, len: usize) -> Option<()> {
 
 /// What is left to do when the payload of an IPv6 frame is finished.
 #[derive(Clone, Copy)]
-pub struct Checksum {
+pub(super) struct Checksum {
     header_len: usize,
     /// Of the pseudo header and the ports.
     base: u32,
@@ -35,12 +35,12 @@ pub struct Checksum {
 
 impl Checksum {
     /// `None`: over IPv4 it stays 0.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path) -> Option<Self> {
         (path.ip_version == 6).then_some(Self { header_len: path.header_len.into(), base: path.checksum_base })
     }
 
     /// Fills in the UDP checksum that IPv6 asks for (RFC 8200 §8.1). `None`: the frame is too short.
-    pub fn fill_in(&self, frame: &mut [u8]) -> Option<()> {
+    pub(super) fn fill_in(&self, frame: &mut [u8]) -> Option<()> {
         let udp_len = (UDP_LEN + frame.len().checked_sub(self.header_len)?) as u16;
         // The length counts twice: in the pseudo header and in the UDP header.
         let base = u64::from(self.base) + 2 * u64::from(udp_len.to_be());

@@ -20,7 +20,7 @@ use crate::{bpf::describe, route::Netlink};
 ///
 /// # Errors
 /// A reason for people.
-pub fn lay(threads: usize, trigger: &mut Xdp) -> Result<Vec<Socket>, String> {
+pub(super) fn lay(threads: usize, trigger: &mut Xdp) -> Result<Vec<Socket>, String> {
     // A namespace is entered by a thread alone, and this one ends here.
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("penstock-wire".into()).spawn_scoped(scope, || {

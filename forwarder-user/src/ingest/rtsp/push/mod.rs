@@ -61,7 +61,7 @@ impl Counters {
 }
 
 /// The ports.
-pub struct Ports {
+pub(crate) struct Ports {
     plain: Vec<StdListener>,
     tls: Vec<StdListener>,
     /// For the latter.
@@ -72,7 +72,7 @@ pub struct Ports {
 ///
 /// # Errors
 /// One is in use, or the certificate cannot be used.
-pub fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
+pub(crate) fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
     let open = |key: &str, addresses: &[SocketAddr]| {
         let open = |address: &SocketAddr| {
             let listener = StdListener::bind(address)
