@@ -32,7 +32,7 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Lines that wait for the thread. A handle: clones share them.
 #[derive(Clone)]
-pub struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -55,7 +55,7 @@ struct State {
 ///
 /// # Errors
 /// No thread or no descriptor is to be had.
-pub fn stderr() -> io::Result<Queue> {
+pub(crate) fn stderr() -> io::Result<Queue> {
     if let Some(queue) = QUEUE.get() {
         return Ok(queue.clone());
     }
@@ -66,17 +66,17 @@ pub fn stderr() -> io::Result<Queue> {
 }
 
 /// Log lines that this process has dropped since its start.
-pub fn dropped() -> u64 {
+pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.0.dropped.load(Relaxed))
 }
 
 /// Appends a line to the process's log, whatever its level. `false`: logging has not started.
-pub fn say(line: &str) -> bool {
+pub(crate) fn say(line: &str) -> bool {
     QUEUE.get().map(|queue| queue.push(format!("{line}\n").as_bytes())).is_some()
 }
 
 /// Waits until everything is written, or `patience` is over. For the end of the process.
-pub fn flush(patience: Duration) {
+pub(crate) fn flush(patience: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.flush(patience);
     }

@@ -5,7 +5,7 @@ use std::io;
 /// No program that it might start gains rights by it (`no_new_privs`), and neither a core file nor a debugger of the
 /// same user shows its memory, which has keys (`PR_SET_DUMPABLE`; root may look all the same). Before there are other
 /// threads: each has its own `no_new_privs`, from the one that made it.
-pub fn harden() {
+pub(super) fn harden() {
     for (what, option, value) in [
         ("no_new_privs cannot be set", libc::PR_SET_NO_NEW_PRIVS, 1),
         ("core files cannot be forbidden", libc::PR_SET_DUMPABLE, 0),

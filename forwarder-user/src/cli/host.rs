@@ -86,14 +86,14 @@ impl Host {
     }
 
     /// Has it an address that peers could reach, on these interfaces or, without any named, at all?
-    pub fn has_addresses(&self, interfaces: &[String]) -> bool {
+    pub(super) fn has_addresses(&self, interfaces: &[String]) -> bool {
         let named = |link: &Link| interfaces.is_empty() || interfaces.contains(&link.name);
         let usable = |index: u32| self.links.iter().any(|link| link.index == index && link.usable && named(link));
         self.addresses.iter().any(|(index, _)| usable(*index))
     }
 
     /// Interfaces that are up and not among these.
-    pub fn others(&self, chosen: &[String]) -> Vec<&str> {
+    pub(super) fn others(&self, chosen: &[String]) -> Vec<&str> {
         let others = self.links.iter().filter(|link| link.usable && !chosen.contains(&link.name));
         others.map(|link| link.name.as_str()).collect()
     }

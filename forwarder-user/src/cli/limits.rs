@@ -13,7 +13,7 @@ const LEAST_MEMORY: u64 = 64 << 20;
 
 /// A limit under which no server can live.
 #[derive(Debug, thiserror::Error)]
-pub enum TooLow {
+pub(super) enum TooLow {
     #[error(
         "the limit of open files is {limit}, and a server needs {needed} at least: raise it (ulimit -n, LimitNOFILE=, \
          --ulimit nofile=)"
@@ -34,7 +34,7 @@ pub enum TooLow {
 ///
 /// # Errors
 /// [`TooLow`].
-pub fn check(connections: usize) -> Result<(), TooLow> {
+pub(super) fn check(connections: usize) -> Result<(), TooLow> {
     raise_open_files(connections)?;
     let root = Path::new("/sys/fs/cgroup");
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -39,7 +39,7 @@ pub(super) fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 ///
 /// # Errors
 /// `log.level` cannot be understood, or logging was started before.
-pub fn start(log: &Log) -> anyhow::Result<Level> {
+pub(super) fn start(log: &Log) -> anyhow::Result<Level> {
     let writer = log_queue::stderr().context("cannot start the thread of the log")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(writer);
     // They would be told by `eprintln!`, which panics where standard error cannot be written.
@@ -63,7 +63,7 @@ pub fn start(log: &Log) -> anyhow::Result<Level> {
 }
 
 /// Waits a moment for the last lines to be written. At the end of the process.
-pub fn finish() {
+pub(super) fn finish() {
     log_queue::flush(PATIENCE);
 }
 

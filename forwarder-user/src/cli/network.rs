@@ -11,13 +11,13 @@ use crate::config::{Config, EngineChoice};
 
 /// Interfaces to attach to, and addresses for media.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chosen {
+pub(super) struct Chosen {
     pub interfaces: Vec<String>,
     pub addresses: Vec<IpAddr>,
 }
 
 /// Tells when the host's addresses change.
-pub struct Follower {
+pub(super) struct Follower {
     changed: mpsc::Receiver<()>,
     _monitor: Monitor,
 }
@@ -25,7 +25,7 @@ pub struct Follower {
 impl Follower {
     /// # Errors
     /// What the system says.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(super) fn start() -> anyhow::Result<Self> {
         // One that waits says enough: whoever is told looks at everything.
         let (tell, changed) = mpsc::channel(1);
         let monitor = Monitor::start(move |changes| {
@@ -37,7 +37,7 @@ impl Follower {
     }
 
     /// Waits for the next change.
-    pub async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) {
         if self.changed.recv().await.is_none() {
             // The thread has ended, and has said why: nothing changes any more, as far as is known.
             std::future::pending::<()>().await;
@@ -46,7 +46,7 @@ impl Follower {
 }
 
 /// Are the addresses those of the moment, or those that the configuration names?
-pub fn is_followed(config: &Config) -> bool {
+pub(super) fn is_followed(config: &Config) -> bool {
     config.media.addresses.is_empty()
 }
 
@@ -54,7 +54,7 @@ pub fn is_followed(config: &Config) -> bool {
 ///
 /// # Errors
 /// As [`Host::choose`].
-pub fn choose(config: &Config, host: &Host) -> anyhow::Result<Chosen> {
+pub(super) fn choose(config: &Config, host: &Host) -> anyhow::Result<Chosen> {
     let (interfaces, addresses) = match config.media.engine {
         EngineChoice::Kernel => host.choose(&config.kernel.interfaces, &config.media.addresses)?,
         _ => host.choose_any(&config.kernel.interfaces, &config.media.addresses)?,
@@ -63,7 +63,7 @@ pub fn choose(config: &Config, host: &Host) -> anyhow::Result<Chosen> {
 }
 
 /// Must the start wait? The host has no address that peers could reach (yet), and none is named.
-pub fn is_missing(config: &Config, host: &Host) -> bool {
+pub(super) fn is_missing(config: &Config, host: &Host) -> bool {
     is_followed(config) && !host.has_addresses(&config.kernel.interfaces)
 }
 
@@ -71,7 +71,7 @@ pub fn is_missing(config: &Config, host: &Host) -> bool {
 ///
 /// # Errors
 /// What the kernel says.
-pub async fn wait(config: &Config, follower: &mut Follower) -> anyhow::Result<Host> {
+pub(super) async fn wait(config: &Config, follower: &mut Follower) -> anyhow::Result<Host> {
     let mut told = false;
     loop {
         let host = Host::read().await?;

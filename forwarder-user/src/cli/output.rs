@@ -12,7 +12,7 @@ use crate::log_queue;
 ///
 /// # Errors
 /// That of standard output, unless its reader has gone.
-pub fn print(text: impl Display) -> io::Result<()> {
+pub(super) fn print(text: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -24,13 +24,13 @@ pub fn print(text: impl Display) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`print`].
-pub fn print_line(text: impl Display) -> io::Result<()> {
+pub(super) fn print_line(text: impl Display) -> io::Result<()> {
     print(format_args!("{text}\n"))
 }
 
 /// A line on standard error. In a server that is a line of its log, and waits for nobody. There is nowhere to tell an
 /// error.
-pub fn complain(text: impl Display) {
+pub(super) fn complain(text: impl Display) {
     if log_queue::say(&text.to_string()) {
         return logging::finish();
     }

@@ -26,15 +26,15 @@ const KEPT: Duration = Duration::from_secs(1);
 
 /// The last snapshot, when it was made and until when it does.
 #[derive(Default)]
-pub struct Snapshot(tokio::sync::Mutex<Option<(Instant, Arc<Value>)>>);
+pub(super) struct Snapshot(tokio::sync::Mutex<Option<(Instant, Arc<Value>)>>);
 
 /// What is for those who run the server, and for no web page of others.
-pub fn management() -> Router<Arc<App>> {
+pub(super) fn management() -> Router<Arc<App>> {
     Router::new().route("/healthz", get(healthz)).route("/api/v1/state", get(state))
 }
 
 /// What players of other origins may ask.
-pub fn public() -> Router<Arc<App>> {
+pub(super) fn public() -> Router<Arc<App>> {
     Router::new().route("/api/v1/streams", get(streams)).route("/api/v1/streams/{stream}/notes", get(notes))
 }
 
@@ -121,7 +121,7 @@ fn shown(stream: &Value) -> Value {
 
 /// State of everything, from the control task: whoever asks at the same time gets the same one, and it is not made
 /// again for a while that grows with what it costs.
-pub async fn snapshot(app: &App) -> Result<Arc<Value>, Failure> {
+pub(super) async fn snapshot(app: &App) -> Result<Arc<Value>, Failure> {
     let mut kept = app.snapshot.0.lock().await;
     let begun = Instant::now();
     if let Some((until, snapshot)) = &*kept

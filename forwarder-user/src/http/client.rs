@@ -31,12 +31,12 @@ const MAX_BLOCKS: usize = 4096;
 struct Client(Block);
 
 /// Whose share a request takes.
-pub fn block(request: &Request) -> Block {
+pub(super) fn block(request: &Request) -> Block {
     request.extensions().get::<Client>().map_or(Block::UNKNOWN, |client| client.0)
 }
 
 /// Finds out whom a request is from, and refuses him who guesses tokens.
-pub async fn identify(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
     let client = peer.map_or(Block::UNKNOWN, |peer| address(peer, request.headers(), &app.trusted).into());
     request.extensions_mut().insert(Client(client));
@@ -94,7 +94,7 @@ fn read(text: &str) -> Option<IpAddr> {
 
 /// Wrong tokens, by address.
 #[derive(Debug, Default)]
-pub struct Guesses(Mutex<HashMap<Block, (u32, Instant)>>);
+pub(super) struct Guesses(Mutex<HashMap<Block, (u32, Instant)>>);
 
 impl Guesses {
     fn are_too_many(&self, from: Block, now: Instant) -> bool {

@@ -15,14 +15,14 @@ use tokio::{
 
 /// A stream of which a write fails that makes no progress for `patience`: a peer that reads nothing would keep its
 /// connection for ever.
-pub struct Patient<S> {
+pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub fn new(stream: S, patience: Duration) -> Self {
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, stalled: None }
     }
 

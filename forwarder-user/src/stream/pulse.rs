@@ -9,7 +9,7 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 
 /// When the control task last went round its loop.
 #[derive(Clone, Debug)]
-pub struct Pulse {
+pub(super) struct Pulse {
     start: Instant,
     /// Milliseconds since `start`.
     last: Arc<AtomicU64>,
@@ -31,12 +31,12 @@ impl Pulse {
     }
 
     /// Whether peers can reach this host, as far as it knows.
-    pub fn is_reachable(&self) -> bool {
+    pub(super) fn is_reachable(&self) -> bool {
         !self.unreachable.load(Relaxed)
     }
 
     /// Since the last one.
-    pub fn age(&self, now: Instant) -> Duration {
+    pub(super) fn age(&self, now: Instant) -> Duration {
         now.duration_since(self.start).saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
     }
 }

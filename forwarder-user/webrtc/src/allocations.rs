@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Allocations of this thread and their bytes, in all, while `work` runs; what is freed again counts too.
-pub fn count<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+pub(crate) fn count<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
     let (allocations, bytes) = COUNTED.with(Cell::get);
     let done = work();
     let (after, bytes_after) = COUNTED.with(Cell::get);
@@ -45,17 +45,17 @@ pub fn count<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
 }
 
 /// Numbers for tests that try much: the same in each run.
-pub struct Seeded(pub u64);
+pub(crate) struct Seeded(pub u64);
 
 impl Seeded {
     /// Below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound.max(1)
     }
 
     /// Bytes with some of them changed, some gone, some twice.
-    pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..1 + self.below(6) {
             let (from, len) = (self.below(bytes.len()), self.below(40));

@@ -12,7 +12,7 @@ const MAX_FRAGMENTS: usize = 64;
 
 /// A ClientHello as far as it has arrived: in the datagrams, which the stack needs as they came.
 #[derive(Debug, Default)]
-pub struct ClientHello {
+pub(crate) struct ClientHello {
     datagrams: Vec<Vec<u8>>,
     kept: usize,
 }
@@ -37,7 +37,7 @@ struct Fragment<'a> {
 
 impl ClientHello {
     /// Takes the next datagram.
-    pub fn push(&mut self, datagram: &[u8]) -> Knows {
+    pub(crate) fn push(&mut self, datagram: &[u8]) -> Knows {
         if self.datagrams.len() == MAX_DATAGRAMS || self.kept + datagram.len() > MAX_KEPT {
             return Knows::Other;
         }
@@ -64,7 +64,7 @@ impl ClientHello {
     }
 
     /// What has come so far, for the stack.
-    pub fn into_datagrams(self) -> Vec<Vec<u8>> {
+    pub(crate) fn into_datagrams(self) -> Vec<Vec<u8>> {
         self.datagrams
     }
 }

@@ -15,7 +15,7 @@ const RECORD_HEADER: usize = 13;
 const MESSAGE_HEADER: usize = 12;
 
 /// The `random` of a ClientHello: the same in all that one client sends for one handshake (RFC 6347 §4.2.1).
-pub type Random = [u8; 32];
+pub(crate) type Random = [u8; 32];
 
 /// Messages of a client that come in the clear: ClientHello, Certificate, CertificateVerify, ClientKeyExchange.
 const OF_CLIENT: [u8; 4] = [CLIENT_HELLO, 11, 15, 16];
@@ -25,7 +25,7 @@ const OF_SERVER: [u8; 8] = [2, 3, 4, 11, 12, 13, 14, 22];
 
 /// What was taken out of a datagram, and why.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Ignored {
+pub(crate) struct Ignored {
     /// Alerts and other records that have no place in the clear, or contradict themselves.
     pub misplaced: u32,
     /// The first foreign ClientHello.
@@ -71,7 +71,7 @@ fn client_random(record: &[u8]) -> Option<Random> {
 }
 
 /// The `random` of the first ClientHello in a datagram.
-pub fn first_random(mut datagram: &[u8]) -> Option<Random> {
+pub(crate) fn first_random(mut datagram: &[u8]) -> Option<Random> {
     while let Some((this, rest)) = record(datagram) {
         if let Some(random) = client_random(this) {
             return Some(random);
@@ -83,7 +83,7 @@ pub fn first_random(mut datagram: &[u8]) -> Option<Random> {
 
 /// The datagram without what has no place in the clear, and without ClientHellos of others than `client`.
 /// `of_client`: the peer is one.
-pub fn filter<'a>(datagram: &'a [u8], of_client: bool, client: Option<&Random>) -> (Cow<'a, [u8]>, Ignored) {
+pub(crate) fn filter<'a>(datagram: &'a [u8], of_client: bool, client: Option<&Random>) -> (Cow<'a, [u8]>, Ignored) {
     let mut ignored = Ignored::default();
     let mut kept: Option<Vec<u8>> = None;
     let mut rest = datagram;

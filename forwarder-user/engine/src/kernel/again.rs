@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// Programs and their links, until the engine is dropped.
-pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
+pub(super) type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
 
 /// Looks at the interfaces whenever the kernel tells that some have changed.
-pub struct Again {
+pub(super) struct Again {
     pub interfaces: Interfaces,
     pub datapath: SharedDatapath,
     pub netlink: Netlink,
@@ -24,7 +24,7 @@ pub struct Again {
 
 impl Again {
     /// Attaches where one of our interfaces is up and has no program.
-    pub fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         let Ok(links) = self.netlink.links() else { return };
         for one in self.interfaces.get().iter() {
             let link = links.iter().find(|link| link.name == one.name && link.up && link.xdp_program.is_none());

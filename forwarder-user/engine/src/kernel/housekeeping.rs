@@ -22,7 +22,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 const LOG_POLL: Duration = Duration::from_millis(100);
 
 /// Runs until the sender of `stop` is dropped.
-pub fn run(
+pub(super) fn run(
     (mut map, mut server, interfaces): (Array<MapData, Server>, Server, Interfaces),
     mut log: Option<ProgramLog>,
     stop: &Receiver<()>,

@@ -134,7 +134,7 @@ fn owner(state: &State, flow: &FlowKey) -> Option<u32> {
 ///
 /// # Errors
 /// [`EngineError::Taken`].
-pub fn check_flow(state: &State, transport: Transport, ssrc: u32, handle: Option<u32>) -> Result<FlowKey, EngineError> {
+pub(super) fn check_flow(state: &State, transport: Transport, ssrc: u32, handle: Option<u32>) -> Result<FlowKey, EngineError> {
     let flow = flow(transport, ssrc);
     match owner(state, &flow) {
         Some(slot) if handle.map(Slots::<()>::slot) != Some(slot) => {
@@ -145,7 +145,7 @@ pub fn check_flow(state: &State, transport: Transport, ssrc: u32, handle: Option
 }
 
 /// Leads a track's packets to it again, if nothing does. Whether that was so.
-pub fn restore_flow(state: &mut State, handle: u32) -> bool {
+pub(super) fn restore_flow(state: &mut State, handle: u32) -> bool {
     let Some(publisher) = state.publishers.get(handle).filter(|publisher| !publisher.stopping) else { return false };
     let ssrc = publisher.track.ssrc;
     let Some(transport) = state.sessions.get(publisher.session).map(|session| session.transport) else { return false };
@@ -193,7 +193,7 @@ pub(super) fn remove_flow(tables: &mut Tables, flow: &FlowKey, handle: u32) {
 }
 
 /// New keys for the same track slots, so the replay lists stay.
-pub fn move_flows(state: &mut State, session: SessionId, transport: Transport) -> Result<(), EngineError> {
+pub(super) fn move_flows(state: &mut State, session: SessionId, transport: Transport) -> Result<(), EngineError> {
     let Some(entry) = state.sessions.get(session.0).filter(|entry| entry.transport != transport) else { return Ok(()) };
     let former = entry.transport;
     let tracks = entry.publisher_tracks.iter().filter_map(|handle| Some((*handle, state.publishers.get(*handle)?)));

@@ -9,7 +9,7 @@ use super::{keystream::Command, state::State, store};
 use crate::{bpf::describe, slots::Slots};
 
 /// Frees a subscriber slot; returns an index above all that it used, and its offset. `None`: freed already.
-pub fn release_subscriber(state: &mut State, handle: u32) -> Option<(ExtendedSeq, Option<u64>)> {
+pub(super) fn release_subscriber(state: &mut State, handle: u32) -> Option<(ExtendedSeq, Option<u64>)> {
     let subscriber = state.subscribers.remove(handle)?;
     state.produce(Command::RemoveSubscriber { publisher: subscriber.from, handle });
     if let Some(session) = state.sessions.get_mut(subscriber.session) {

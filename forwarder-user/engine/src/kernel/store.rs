@@ -182,21 +182,21 @@ fn announce(state: &mut State, handle: u32, range: Range) {
 }
 
 /// A range that nothing writes any more is free, and holds nothing.
-pub fn release(state: &mut State, range: Range) {
+pub(super) fn release(state: &mut State, range: Range) {
     if let Err(error) = state.tables.stores.release(range) {
         tracing::error!("packets of a track that is gone not wiped: {}", describe(&error));
     }
 }
 
 /// The same of a track that is gone.
-pub fn release_of(state: &mut State, publisher: &PublisherTrack) {
+pub(super) fn release_of(state: &mut State, publisher: &PublisherTrack) {
     if let Some(range) = publisher.store {
         release(state, range);
     }
 }
 
 /// Chunks for which there is memory.
-pub fn limit(memory: &Memory) -> usize {
+pub(super) fn limit(memory: &Memory) -> usize {
     // The kernel wants one at least.
     (memory.limit() / CHUNK_BYTES).max(1)
 }

@@ -39,7 +39,7 @@ const RECENT: Duration = Duration::from_secs(1);
 
 /// A connection to the kernel's connection tracking.
 #[derive(Default)]
-pub struct Conntrack {
+pub(super) struct Conntrack {
     socket: Option<Socket>,
     idle: Option<Instant>,
     /// This process may not ask, or the kernel has nobody who answers; each question might make it look for a module.
@@ -52,7 +52,7 @@ type Tuple = (SocketAddr, SocketAddr);
 impl Conntrack {
     /// What the peer sees us as, if that is not the local address. `None` also where nothing is tracked, or this process
     /// may not ask.
-    pub fn translated(&mut self, transport: Transport) -> Option<SocketAddr> {
+    pub(super) fn translated(&mut self, transport: Transport) -> Option<SocketAddr> {
         if self.refused || self.idle.is_some_and(|at| at.elapsed() < RECENT) {
             return None;
         }

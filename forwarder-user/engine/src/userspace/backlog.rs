@@ -57,7 +57,7 @@ impl Start {
     }
 
     /// Puts a packet behind the backlog.
-    pub fn append(&self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
+    pub(super) fn append(&self, index: ExtendedSeq, header: &RtpHeader, payload: &[u8]) {
         self.lock().push_back(KeptPacket::new(index, header, payload, 0));
     }
 

@@ -27,7 +27,7 @@ pub(super) struct KeptPacket {
 }
 
 impl KeptPacket {
-    pub fn new(index: ExtendedSeq, header: &RtpHeader, payload: &[u8], at_ns: u64) -> Self {
+    pub(super) fn new(index: ExtendedSeq, header: &RtpHeader, payload: &[u8], at_ns: u64) -> Self {
         Self { index, header: *header, payload: payload.into(), at_ns }
     }
 
@@ -63,7 +63,7 @@ enum Group {
 }
 
 impl Kept {
-    pub fn new(keep: Keep, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(keep: Keep, memory: Arc<Memory>) -> Self {
         Self {
             keep,
             packets: VecDeque::new(),
@@ -82,7 +82,7 @@ impl Kept {
     /// its first packet, be that a parameter set: packets of one timestamp are one frame.
     ///
     /// `false`: the group of pictures has become too long and was let go.
-    pub fn push(&mut self, packet: KeptPacket, key: bool) -> bool {
+    pub(super) fn push(&mut self, packet: KeptPacket, key: bool) -> bool {
         let (index, now_ns) = (packet.index, packet.at_ns);
         let mut fits = true;
         if self.packets.back().is_none_or(|last| last.index < index) {
@@ -158,7 +158,7 @@ impl Kept {
     }
 
     /// Lets everything go, until the next keyframe.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.wipe();
         (self.packets, self.bytes, self.group) = (VecDeque::new(), 0, Group::None);
         self.take(0);

@@ -95,7 +95,7 @@ impl Replay {
     }
 
     /// Says whether others are missing before it.
-    pub fn enter(&self, index: ExtendedSeq) -> Result<bool, Refused> {
+    pub(super) fn enter(&self, index: ExtendedSeq) -> Result<bool, Refused> {
         match self {
             Replay::Network(window) => window.enter(index),
             Replay::Ordered(window) => window.enter(index),

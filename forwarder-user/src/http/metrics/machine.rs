@@ -7,7 +7,7 @@ use crate::log_queue;
 const MODES: [&str; 8] = ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
 
 /// Adds CPU time, the kernel memory of our maps, and lost log lines.
-pub fn add(page: &mut Page) {
+pub(super) fn add(page: &mut Page) {
     if let Ok(text) = std::fs::read_to_string("/proc/stat") {
         page.counter(&names::CPU, cpu(&text, ticks_per_second()).map(|(mode, time)| (vec![mode.to_owned()], time)));
     }

@@ -26,7 +26,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// Messages that one read may bring; clients wait for their answers.
 const MAX_MESSAGES: usize = 64;
 /// Room for one read.
-pub const READ_BUFFER: usize = 128 << 10;
+pub(crate) const READ_BUFFER: usize = 128 << 10;
 /// A camera that does not take our few bytes for so long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -67,7 +67,7 @@ struct Begun {
 }
 
 impl Connection {
-    pub fn new(stream: Box<dyn Stream>, scratch: Scratch) -> Self {
+    pub(crate) fn new(stream: Box<dyn Stream>, scratch: Scratch) -> Self {
         Self { stream, scratch, rest: vec![], begun: Begun::default() }
     }
 

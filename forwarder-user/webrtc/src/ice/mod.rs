@@ -22,11 +22,11 @@ use super::dtls;
 use super::peer::{Datagram, Pair};
 
 /// Pairs of addresses that one session's checks may come by at a time. The one that was silent longest makes way.
-pub const MAX_PAIRS: usize = 8;
+pub(crate) const MAX_PAIRS: usize = 8;
 /// Binding requests that one session may make us send in [`REQUESTS_TIME`], wherever its checks pretend to come
 /// from: fewer bytes than it must send us.
-pub const REQUESTS: u32 = 20;
-pub const REQUESTS_TIME: Duration = Duration::from_secs(10);
+pub(crate) const REQUESTS: u32 = 20;
+pub(crate) const REQUESTS_TIME: Duration = Duration::from_secs(10);
 /// When a request is sent again, doubled each time. Short: media waits for the answer.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// How often a request is sent before the address counts as one that does not answer.
@@ -55,7 +55,7 @@ struct Test {
 }
 
 /// ICE of one session, as a lite agent, and what goes beyond (see the module).
-pub struct Ice {
+pub(crate) struct Ice {
     agent: IceAgent,
     /// As the offer or the latest restart says.
     remote: Option<IceCreds>,
@@ -72,7 +72,7 @@ pub struct Ice {
 
 impl Ice {
     /// With credentials of its own.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         let mut agent = IceAgent::with_hmac(IceCreds::new(), dtls::provider().sha1_hmac_provider);
         agent.set_ice_lite(true);
         Self {
@@ -89,14 +89,14 @@ impl Ice {
     }
 
     /// The peer's credentials, of the offer.
-    pub fn accept(&mut self, ufrag: &str, pwd: &str) {
+    pub(crate) fn accept(&mut self, ufrag: &str, pwd: &str) {
         let remote = IceCreds { ufrag: ufrag.to_owned(), pass: pwd.to_owned() };
         self.agent.set_remote_credentials(remote.clone());
         self.remote = Some(remote);
     }
 
     /// Other credentials on both sides. Media goes on where it goes until another pair is nominated.
-    pub fn restart(&mut self, ufrag: &str, pwd: &str) {
+    pub(crate) fn restart(&mut self, ufrag: &str, pwd: &str) {
         self.agent.ice_restart(IceCreds::new(), true);
         self.accept(ufrag, pwd);
         self.known.clear();
@@ -104,33 +104,33 @@ impl Ice {
     }
 
     /// Our credentials: user name fragment and password.
-    pub fn local(&self) -> (&str, &str) {
+    pub(crate) fn local(&self) -> (&str, &str) {
         let credentials = self.agent.local_credentials();
         (&credentials.ufrag, &credentials.pass)
     }
 
     /// Where DTLS and media go, once a pair was nominated.
-    pub fn chosen(&self) -> Option<Pair> {
+    pub(crate) fn chosen(&self) -> Option<Pair> {
         self.chosen
     }
 
     /// Something has been sent there that must not go anywhere else just because a check says so.
-    pub fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         self.committed = true;
     }
 
     /// When the peer last showed that it is there.
-    pub fn alive(&self) -> Option<Instant> {
+    pub(crate) fn alive(&self) -> Option<Instant> {
         self.alive
     }
 
     /// Whether a request has our user name, the peer's, and the integrity of our password.
-    pub fn is_authentic(&self, message: &StunMessage<'_>) -> bool {
+    pub(crate) fn is_authentic(&self, message: &StunMessage<'_>) -> bool {
         message.is_binding_request() && self.remote.is_some() && self.agent.accepts_message(message)
     }
 
     /// Takes a check that [`is_authentic`](Self::is_authentic), and answers it.
-    pub fn check(&mut self, now: Instant, pair: Pair, message: &StunMessage<'_>) {
+    pub(crate) fn check(&mut self, now: Instant, pair: Pair, message: &StunMessage<'_>) {
         // Who has no other than lite agents to talk to is always the controlling one (RFC 8445 §6.1.1).
         let reply = match message.ice_controlled() {
             Some(_) => StunMessage::binding_role_conflict_reply(message.trans_id()),
@@ -188,7 +188,7 @@ impl Ice {
     }
 
     /// Asks whether the peer is at this pair. If so, media goes there.
-    pub fn probe(&mut self, now: Instant, pair: Pair) {
+    pub(crate) fn probe(&mut self, now: Instant, pair: Pair) {
         if self.chosen == Some(pair) || self.test.as_ref().is_some_and(|test| test.pair == pair) {
             return;
         }
@@ -197,7 +197,7 @@ impl Ice {
     }
 
     /// Takes an answer to a request of ours. Whether it is one, and authentic; then media goes there.
-    pub fn answer(&mut self, now: Instant, pair: Pair, message: &StunMessage<'_>) -> bool {
+    pub(crate) fn answer(&mut self, now: Instant, pair: Pair, message: &StunMessage<'_>) -> bool {
         let Some(remote) = &self.remote else { return false };
         let tested = self.test.as_ref().is_some_and(|test| test.pair == pair && test.id == message.trans_id());
         if !tested || !message.is_successful_binding_response() || !request::verify(message, &remote.pass) {
@@ -211,17 +211,17 @@ impl Ice {
     }
 
     /// The id of the request whose answer is awaited.
-    pub fn awaited(&self) -> Option<TransId> {
+    pub(crate) fn awaited(&self) -> Option<TransId> {
         self.test.as_ref().map(|test| test.id)
     }
 
     /// When to call [`timeout`](Self::timeout).
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.test.as_ref().map(|test| test.next)
     }
 
     /// Sends what is due.
-    pub fn timeout(&mut self, now: Instant) {
+    pub(crate) fn timeout(&mut self, now: Instant) {
         let Some(test) = self.test.as_mut().filter(|test| test.next <= now) else { return };
         if now.duration_since(self.requests.0) >= REQUESTS_TIME {
             self.requests = (now, 0);
@@ -240,13 +240,13 @@ impl Ice {
     }
 
     /// What is to be sent.
-    pub fn poll(&mut self) -> Vec<Datagram> {
+    pub(crate) fn poll(&mut self) -> Vec<Datagram> {
         std::mem::take(&mut self.send)
     }
 
     /// Pairs that are remembered.
     #[cfg(test)]
-    pub fn pairs(&self) -> usize {
+    pub(crate) fn pairs(&self) -> usize {
         self.known.len()
     }
 }

@@ -14,26 +14,26 @@ fn hmac(key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
 }
 
 /// A message with MESSAGE-INTEGRITY and FINGERPRINT. `None`: it has no room.
-pub fn sealed(message: StunMessage<'_>, password: &str) -> Option<Vec<u8>> {
+pub(super) fn sealed(message: StunMessage<'_>, password: &str) -> Option<Vec<u8>> {
     let mut buffer = [0; ROOM];
     let len = message.to_bytes(Some(password.as_bytes()), &mut buffer, hmac).ok()?;
     Some(buffer.get(..len)?.to_vec())
 }
 
 /// Whether a message has the integrity of this password.
-pub fn verify(message: &StunMessage<'_>, password: &str) -> bool {
+pub(super) fn verify(message: &StunMessage<'_>, password: &str) -> bool {
     message.verify(password.as_bytes(), hmac)
 }
 
 /// A Binding request to a peer.
-pub fn binding_request(id: TransId, remote_ufrag: &str, local_ufrag: &str, remote_pwd: &str) -> Option<Vec<u8>> {
+pub(super) fn binding_request(id: TransId, remote_ufrag: &str, local_ufrag: &str, remote_pwd: &str) -> Option<Vec<u8>> {
     let username = format!("{remote_ufrag}:{local_ufrag}");
     sealed(StunMessage::binding_request(&username, id, false, 0, PRIORITY, false), remote_pwd)
 }
 
 /// A transaction id that nobody guesses. The crate's own come from a generator that is not for secrets, and
 /// cannot be made of bytes but by reading a message: an indication without attributes.
-pub fn random_id() -> TransId {
+pub(super) fn random_id() -> TransId {
     let mut message = [0, 0x11, 0, 0, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // Without random numbers no handshake would have come so far.
     let _ = openssl::rand::rand_bytes(&mut message[8..]);

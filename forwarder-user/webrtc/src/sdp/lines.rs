@@ -12,24 +12,24 @@ const MAX_LINE: usize = 4096;
 /// Lines. A browser's offer has 100 to 300.
 const MAX_LINES: usize = 4096;
 /// Media sections that an offer may have; browsers make one per track.
-pub const MAX_SECTIONS: usize = 64;
+pub(super) const MAX_SECTIONS: usize = 64;
 /// Words behind the protocol of an `m=` line: there are no more payload types.
 const MAX_FORMATS: usize = 128;
 /// `a=rtcp-fb` of one section. Chromium has 100.
 const MAX_FEEDBACK: usize = 512;
 /// `a=candidate` in a text.
-pub const MAX_CANDIDATES: usize = 256;
+pub(super) const MAX_CANDIDATES: usize = 256;
 /// `a=fingerprint` of one section: one for each hash function and certificate.
 const MAX_FINGERPRINTS: usize = 16;
 /// Longest `a=fmtp` that is kept, in bytes. It is compared with others' and repeated in the answer.
 const MAX_FMTP: usize = 1024;
 
 /// Kinds of feedback (RFC 4585 §4.2) that anybody here asks for; bits of [`Format::feedback`] by place.
-pub const FEEDBACK: [&str; 5] = ["nack", "nack pli", "ccm fir", "goog-remb", "transport-cc"];
+pub(super) const FEEDBACK: [&str; 5] = ["nack", "nack pli", "ccm fir", "goog-remb", "transport-cc"];
 
 /// The session part, or a media section.
 #[derive(Default)]
-pub struct Part<'a> {
+pub(super) struct Part<'a> {
     /// The `m=` line; of the session part none.
     pub media: Option<Media<'a>>,
     pub mid: Option<&'a str>,
@@ -52,7 +52,7 @@ pub struct Part<'a> {
 }
 
 /// An `m=` line, and what other lines say of its formats.
-pub struct Media<'a> {
+pub(super) struct Media<'a> {
     pub kind: &'a str,
     pub port: u16,
     pub protocol: &'a str,
@@ -68,7 +68,7 @@ pub struct Media<'a> {
 
 /// What is said of a payload type.
 #[derive(Default)]
-pub struct Format<'a> {
+pub(super) struct Format<'a> {
     pub payload_type: u8,
     pub rtpmap: Option<&'a str>,
     pub fmtp: Option<&'a str>,
@@ -76,7 +76,7 @@ pub struct Format<'a> {
 }
 
 /// Session part and media sections.
-pub struct Parts<'a> {
+pub(super) struct Parts<'a> {
     pub session: Part<'a>,
     pub sections: Vec<Part<'a>>,
 }
@@ -85,7 +85,7 @@ pub struct Parts<'a> {
 ///
 /// # Errors
 /// A sentence: it is not SDP, or larger than any that is honest.
-pub fn read(text: &str) -> Result<Parts<'_>, String> {
+pub(super) fn read(text: &str) -> Result<Parts<'_>, String> {
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).peekable();
     if lines.peek() != Some(&"v=0") {
         return Err("this is not SDP: it does not start with v=0".into());
@@ -115,7 +115,7 @@ pub fn read(text: &str) -> Result<Parts<'_>, String> {
 ///
 /// # Errors
 /// A sentence.
-pub fn check(number: usize, line: &str) -> Result<(), String> {
+pub(super) fn check(number: usize, line: &str) -> Result<(), String> {
     step();
     if number >= MAX_LINES || line.len() > MAX_LINE {
         return Err(format!("this has more than {MAX_LINES} lines, or one of more than {MAX_LINE} bytes"));

@@ -5,14 +5,14 @@ thread_local!(static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::ne
 
 /// A line or a word has been looked at.
 #[inline]
-pub fn step() {
+pub(super) fn step() {
     #[cfg(test)]
     STEPS.with(|steps| steps.set(steps.get() + 1));
 }
 
 /// Steps that `work` takes.
 #[cfg(test)]
-pub fn count<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(super) fn count<T>(work: impl FnOnce() -> T) -> (T, usize) {
     STEPS.with(|steps| steps.set(0));
     let done = work();
     (done, STEPS.with(std::cell::Cell::get))
