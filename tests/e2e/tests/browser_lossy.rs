@@ -117,3 +117,28 @@ fn five_percent_on_the_publishers_line() -> Result<()> {
 fn five_percent_on_the_viewers_line_of_the_userspace_engine() -> Result<()> {
     case("[media]\nengine = \"userspace\"\n", Whose::Viewer, 50)
 }
+
+/// What the publisher may send follows its line, down and up again, and repairs do not fill a line that is too narrow.
+#[test]
+fn a_publisher_follows_its_line() -> Result<()> {
+    let scene = Scene::new("")?;
+    scene.stage.explain((|| {
+        let Some(lines) = &scene.stage.lines else { anyhow::bail!("a stage without lines") };
+        let allowed = |what: &str, fits: fn(f64) -> bool| {
+            scene.publisher.wait_for_stats(what, PATIENCE, |stats| {
+                fits(stats.selected_pair()["availableOutgoingBitrate"].as_f64().unwrap_or_default())
+            })
+        };
+        allowed("it may send much", |bitrate| bitrate > 5e5)?;
+        let narrow = Line { rate: 120_000, queue: Duration::from_millis(200), ..Line::default() };
+        lines[0].set([narrow; 2]);
+        let (before, asked) = (lines[0].seen()[1].packets, scene.counted("packets_asked_for")?);
+        allowed("it is told that its line is narrow", |bitrate| bitrate < 3e5)?;
+        let (sent, asked) = (lines[0].seen()[1].packets - before, scene.counted("packets_asked_for")? - asked);
+        println!("{sent} packets sent until then, {asked} asked for");
+        // A fifth of them, and what may be asked for in a second in any case.
+        ensure!(asked <= sent / 5 + 40, "{asked} packets asked for, {sent} sent");
+        lines[0].set([Line::default(); 2]);
+        allowed("it may send much again", |bitrate| bitrate > 5e5).map(drop)
+    })())
+}
