@@ -101,6 +101,7 @@ pub struct PublisherTrack {
     /// Not 0: the userspace engine opens this SSRC. Its packets are counted in [`PublisherState::packets`], unread and
     /// unauthenticated, and pass: so userspace learns whether XDP sees all of them. Never changes.
     pub diverted: u8,
+    /// 0.
     pub reserved: u8,
     /// Entries of its keystream ring, 0 without one. For people, and to tell an underrun from a track
     /// that has no ring; the ring itself says its size. Changed alone.

@@ -32,6 +32,7 @@ pub struct Stored {
     pub len: u32,
     /// Not 0: the payload is in the clear.
     pub opened: u32,
+    /// The first `len` count.
     pub bytes: [u8; ROOM],
 }
 

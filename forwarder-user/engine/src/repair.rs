@@ -104,7 +104,9 @@ impl fmt::Debug for Memory {
 /// What an incoming packet becomes for one subscriber: a function of the packet and of what is fixed for the
 /// life of the subscriber's track. `copy_as` and the offsets are those of `forwarder-ebpf/src/egress.rs`.
 pub struct Outgoing {
+    /// Under which the copy is sealed.
     pub index: ExtendedSeq,
+    /// The copy's.
     pub timestamp: u32,
     incoming: RtpHeader,
     header: [u32; 3],

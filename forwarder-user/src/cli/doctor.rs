@@ -1,7 +1,5 @@
 //! `penstock doctor`.
 
-#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
-
 use std::net::IpAddr;
 
 use clap::Args;

@@ -1,7 +1,5 @@
 //! `penstock config import`.
 
-#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
-
 use std::path::PathBuf;
 
 use anyhow::Context as _;

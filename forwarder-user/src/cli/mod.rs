@@ -20,10 +20,7 @@ mod signal;
 mod verify;
 mod version;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -122,11 +119,6 @@ pub fn run() -> ExitCode {
             })
         }
     }
-}
-
-/// A line on standard error; when nobody reads it, it is lost.
-fn complain(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "penstock: {line}");
 }
 
 #[cfg(test)]

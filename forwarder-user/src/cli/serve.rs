@@ -124,6 +124,7 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         name = signals.next() => {
             tracing::warn!("{name} again: ending at once; peers notice by their own timers");
             logging::finish();
+            #[expect(clippy::disallowed_methods, reason = "asked for by a second signal; the kernel closes the links")]
             std::process::exit(FORCED.into());
         }
     }
@@ -180,6 +181,7 @@ async fn start(config: &Config, listening: Listening) -> anyhow::Result<Running>
             others.join(", ")
         );
     }
+    #[expect(clippy::disallowed_methods, reason = "the engine tells once of each session and track, which are bounded")]
     let (events, received) = mpsc::unbounded_channel();
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;

@@ -1,7 +1,5 @@
 //! `penstock verify`.
 
-#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
-
 use std::time::Duration;
 
 use clap::Args;

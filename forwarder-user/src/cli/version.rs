@@ -1,7 +1,5 @@
 //! `penstock version`.
 
-#![expect(clippy::disallowed_macros, reason = "a command's answer goes to standard output")]
-
 use clap::Args;
 
 use super::{OK, output};

@@ -40,7 +40,9 @@ pub struct Config {
     pub limits: Limits,
     /// `[rtcp]`.
     pub rtcp: Rtcp,
+    /// `[repair]`.
     pub repair: Repair,
+    /// `[rtsp]` and `[streams.NAME]`.
     pub ingest: Ingest,
     /// `[auth]`, which the environment overrides.
     pub auth: Auth,
@@ -398,6 +400,7 @@ impl Rtcp {
         Duration::from_millis(self.source_interval_ms)
     }
 
+    /// [`pli_min_interval_ms`](Self::pli_min_interval_ms) as a duration.
     pub fn pli_min_interval(&self) -> Duration {
         Duration::from_millis(self.pli_min_interval_ms)
     }

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Public {
+    /// As peers reach this host.
     pub address: IpAddr,
+    /// `None`: that of the media.
     pub port: Option<u16>,
 }
 

@@ -89,6 +89,7 @@ impl StreamConfig {
 /// What of it may change while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
+    /// As [`StreamConfig::report_interval`].
     pub report_interval: Duration,
     /// As [`StreamConfig::source_report_interval`].
     pub source_report_interval: Duration,

@@ -113,23 +113,45 @@ pub enum Refusal {
 /// What somebody wants who has sent a text that nobody has read yet.
 #[derive(Clone, Debug)]
 pub enum Request {
-    Open { role: Role, stream: String },
-    Change { session: String, role: Role, stream: String },
+    /// An offer, for a session that is to be.
+    Open {
+        /// Publisher by WHIP, subscriber by WHEP.
+        role: Role,
+        /// From the URL, checked already.
+        stream: String,
+    },
+    /// A fragment, for one that is.
+    Change {
+        /// Last segment of the `Location`.
+        session: String,
+        /// Must be the session's own, else there is none of this name.
+        role: Role,
+        /// Must be the session's own, else there is none of this name.
+        stream: String,
+    },
 }
 
 /// Commands to the control task.
 #[derive(Debug)]
 pub enum Command {
     /// Whether an offer or a fragment is worth reading.
-    Admit { request: Request, reply: oneshot::Sender<Result<(), Refusal>> },
+    Admit {
+        /// What is known of it without reading.
+        request: Request,
+        /// `Ok`: it is.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// An offer as read, or why it cannot be.
     Offer {
         /// Publisher by WHIP, subscriber by WHEP.
         role: Role,
         /// From the URL, checked already.
         stream: String,
+        /// Who shares its part of the half-open sessions.
         from: Block,
+        /// Read by whoever took it.
         offer: Result<Box<Offer>, String>,
+        /// Answered when the session is there, or why it is not.
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
     /// Trickle or ICE restart (RFC 9725 §4.3).
@@ -142,7 +164,9 @@ pub enum Command {
         stream: String,
         /// Entity tag without quotes, or `*`; `None`: no `If-Match`.
         if_match: Option<String>,
+        /// Read by whoever took it.
         fragment: Result<Fragment, String>,
+        /// What a restart answers.
         reply: oneshot::Sender<Result<Patched, Refusal>>,
     },
     /// The client ends its session (RFC 9725 §4.2).
@@ -171,7 +195,12 @@ pub enum Command {
         reply: oneshot::Sender<()>,
     },
     /// Local addresses for media, as the host has them now.
-    Addresses { media: Vec<MediaAddress>, reply: oneshot::Sender<()> },
+    Addresses {
+        /// All of them; others are no longer offered.
+        media: Vec<MediaAddress>,
+        /// Answered when new ones are bound.
+        reply: oneshot::Sender<()>,
+    },
     /// Close every session (DTLS close_notify), then stop.
     Drain {
         /// Answered when no session is left.

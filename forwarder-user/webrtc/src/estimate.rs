@@ -21,7 +21,9 @@ const GROWTH: u64 = 100;
 /// What has arrived of a publisher since it began, all SSRCs together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
+    /// Of payloads.
     pub octets: u64,
+    /// Each index once.
     pub packets: u64,
     /// Packets that were missing when those behind them came, repaired later or not.
     pub missing: u64,
@@ -85,6 +87,7 @@ impl Estimate {
 pub const INTERVAL: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::*;
 

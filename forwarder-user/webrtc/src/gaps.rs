@@ -206,6 +206,7 @@ impl Gaps {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 mod tests {
     use super::*;
 

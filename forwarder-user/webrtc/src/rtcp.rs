@@ -28,10 +28,20 @@ pub enum Incoming {
     /// How our `ssrc` arrives at the peer.
     Reception(Reception),
     /// The peer lacks a packet of `ssrc` (generic NACK).
-    Missing { ssrc: u32, seq: u16 },
+    Missing {
+        /// Ours.
+        ssrc: u32,
+        /// Of the packet.
+        seq: u16,
+    },
     /// The peer's wall clock, middle 32 bits of its NTP time, for [`append_answers`] (RFC 3611 §4.4). From a peer that
     /// sends nothing, and so learns the round trip by no report block.
-    ReferenceTime { ssrc: u32, ntp: u32 },
+    ReferenceTime {
+        /// The peer's.
+        ssrc: u32,
+        /// 1/65,536 s.
+        ntp: u32,
+    },
     /// The peer cannot decode `ssrc` without a keyframe (PLI or FIR).
     KeyframeRequest {
         /// Ours: a viewer asks for what we sent.
@@ -178,9 +188,19 @@ pub enum Feedback {
         ssrc: u32,
     },
     /// The same for those that negotiated only this (RFC 5104 §4.3.1). `seq` differs per request.
-    Fir { ssrc: u32, seq: u8 },
+    Fir {
+        /// The publisher's video source.
+        ssrc: u32,
+        /// Modulo 256.
+        seq: u8,
+    },
     /// These packets are missing (RFC 4585 §6.2.1). In ascending order, modulo 2^16.
-    Nack { ssrc: u32, missing: Vec<u16> },
+    Nack {
+        /// The publisher's source.
+        ssrc: u32,
+        /// At least one.
+        missing: Vec<u16>,
+    },
 }
 
 /// A compound to a publisher: RR, SDES, feedback.

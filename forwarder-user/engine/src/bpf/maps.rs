@@ -56,6 +56,7 @@ pub struct Tables {
     pub leases: Array<MapData, u64>,
     /// Key material by session slot: `KEYS`, `TOWERS`, `SUBSETS`.
     pub keys: Keys,
+    /// `STORES`, by publisher slot: packets that are kept.
     pub stores: Stores,
 }
 
@@ -67,6 +68,7 @@ pub struct Fanouts {
     pub lists: Array<MapData, FanoutList>,
     /// To which it adds room.
     pub keys: keys::Outer,
+    /// To which it adds chunks.
     pub stores: stores::Outer,
 }
 

@@ -141,16 +141,34 @@ pub struct SubscriberStats {
 pub enum Event {
     /// `remove_publisher_track` is complete: nothing of it is in flight any more. `highest`: no index above it was
     /// accepted, so the SSRC may be learnt again from there, whoever opens it then.
-    PublisherTrackStopped { track: PublisherTrackId, highest: ExtendedSeq },
+    PublisherTrackStopped {
+        /// Its handle; it may be given out again.
+        track: PublisherTrackId,
+        /// 0 if nothing was accepted.
+        highest: ExtendedSeq,
+    },
     /// `remove_subscriber_track` is complete, or its publisher track stopped. No copy will follow.
     /// `next_out` is above every outgoing index that was used: the SSRC may go on from there. `index_offset`: outgoing
     /// minus incoming index, if there was any.
-    SubscriberTrackStopped { track: SubscriberTrackId, next_out: ExtendedSeq, index_offset: Option<u64> },
+    SubscriberTrackStopped {
+        /// Its handle; it may be given out again.
+        track: SubscriberTrackId,
+        /// For the next track with this SSRC and key.
+        next_out: ExtendedSeq,
+        /// Modulo 2^64. `None`: it never had a publisher track.
+        index_offset: Option<u64>,
+    },
     /// A subscriber was attached: packets flow from now on, so ask for a keyframe.
-    SubscriberTrackStarted { track: SubscriberTrackId },
+    SubscriberTrackStarted {
+        /// It had no publisher track until now.
+        track: SubscriberTrackId,
+    },
     /// Copies of this track do not reach its peer any more, by the way that the engine has for it. If it
     /// [can](crate::Engine::has_other_ways), it finds another one for a track that is added anew.
-    SubscriberTrackLost { track: SubscriberTrackId },
+    SubscriberTrackLost {
+        /// It still exists, until it is removed.
+        track: SubscriberTrackId,
+    },
     /// The engine could not do what it had promised; the track is gone.
     SubscriberTrackFailed {
         /// Its handle means nothing from now on.
@@ -185,10 +203,20 @@ pub enum EngineError {
     },
     /// The peer cannot be reached by an interface of this engine.
     #[error("{peer} cannot be served: {reason}")]
-    Unreachable { peer: SocketAddr, reason: String },
+    Unreachable {
+        /// Where its media would go.
+        peer: SocketAddr,
+        /// For people.
+        reason: String,
+    },
     /// Another session's packets with this SSRC come from this address.
     #[error("{peer} sends SSRC {ssrc} in another session")]
-    Taken { peer: SocketAddr, ssrc: u32 },
+    Taken {
+        /// Where those packets come from.
+        peer: SocketAddr,
+        /// Theirs.
+        ssrc: u32,
+    },
     /// The handle names nothing.
     #[error("no such {0}")]
     Unknown(&'static str),

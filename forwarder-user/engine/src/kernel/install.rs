@@ -134,7 +134,12 @@ fn owner(state: &State, flow: &FlowKey) -> Option<u32> {
 ///
 /// # Errors
 /// [`EngineError::Taken`].
-pub(super) fn check_flow(state: &State, transport: Transport, ssrc: u32, handle: Option<u32>) -> Result<FlowKey, EngineError> {
+pub(super) fn check_flow(
+    state: &State,
+    transport: Transport,
+    ssrc: u32,
+    handle: Option<u32>,
+) -> Result<FlowKey, EngineError> {
     let flow = flow(transport, ssrc);
     match owner(state, &flow) {
         Some(slot) if handle.map(Slots::<()>::slot) != Some(slot) => {

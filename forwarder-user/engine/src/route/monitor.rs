@@ -40,6 +40,7 @@ const NEIGHBOURS: usize = 16 << 10;
 pub struct Changes {
     /// Interfaces: gone, new, up, down, renamed.
     pub links: bool,
+    /// Of this host: gone or new.
     pub addresses: bool,
     /// Routes, rules, hardware addresses of neighbours: the way to somebody may be another.
     pub ways: bool,

@@ -27,6 +27,7 @@ pub struct Attached {
 pub struct Interfaces(Arc<RwLock<Arc<[Attached]>>>);
 
 impl Interfaces {
+    /// Those of the start.
     pub fn new(attached: Vec<Attached>) -> Self {
         Self(Arc::new(RwLock::new(attached.into())))
     }

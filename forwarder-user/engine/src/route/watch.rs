@@ -74,6 +74,7 @@ pub struct Watcher<S> {
     pub devices: Devices,
     /// Opened in the server's network namespace.
     pub netlink: Netlink,
+    /// What to look at; its end is the end.
     pub inbox: Receiver<Look>,
     /// Which of our interfaces took redirected frames when they were asked last, by index. Empty at the start.
     pub taking: BTreeMap<u32, bool>,

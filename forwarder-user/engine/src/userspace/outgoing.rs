@@ -41,7 +41,12 @@ pub(super) fn seal(
 /// changed after; and what `Outgoing` makes of them follows from them and from values that are fixed for the
 /// life of the track. Indices that the track has not sent yet are refused, and those that its SSRC had used
 /// under other offsets lie below `first_in`.
-pub(super) fn seal_again(tables: &Tables, track: u32, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
+pub(super) fn seal_again(
+    tables: &Tables,
+    track: u32,
+    seq: u16,
+    rtx: Option<&mut RtxSource>,
+) -> Result<Vec<u8>, Unrepaired> {
     let subscriber = tables.subscribers.get(track).ok_or(Unrepaired::NeverSent)?;
     if subscriber.expires.load(Relaxed) <= boottime_ns() || subscriber.stats().packets == 0 {
         return Err(Unrepaired::NeverSent);

@@ -1,5 +1,7 @@
 //! Handshakes with a peer of either family, and a stranger who sends from the peer's address.
 
+#![expect(clippy::disallowed_methods, reason = "a test begins at any time")]
+
 use std::io::{self, Read, Write};
 
 use ::openssl::pkey::PKey;

@@ -1,5 +1,7 @@
 //! The layer above the agent, with a peer that is honest, wanders, or lies about where it is.
 
+#![expect(clippy::disallowed_methods, reason = "a test begins at any time")]
+
 use std::net::SocketAddr;
 
 use super::*;

@@ -8,8 +8,11 @@ use openssl::hash::{MessageDigest, hash};
 /// which are broken).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hash {
+    /// 32 bytes.
     Sha256,
+    /// 48 bytes.
     Sha384,
+    /// 64 bytes.
     Sha512,
 }
 
@@ -37,7 +40,9 @@ impl Hash {
 /// A digest of a certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fingerprint {
+    /// What it was made by.
     pub hash: Hash,
+    /// As long as `hash` makes it.
     pub digest: Box<[u8]>,
 }
 
@@ -107,7 +112,7 @@ mod tests {
             let fingerprint = Fingerprint::of(b"certificate", hash).unwrap();
             let text = fingerprint.to_string();
             assert_eq!(Fingerprint::parse(&text.to_lowercase()), Ok(Some(fingerprint.clone())), "{text}");
-            assert!(is_meant(&[fingerprint.clone()], b"certificate"));
+            assert!(is_meant(std::slice::from_ref(&fingerprint), b"certificate"));
             assert!(!is_meant(&[fingerprint], b"another"));
             assert_eq!(Fingerprint::parse(&text[..text.len() - 3]), Err(Malformed));
         }

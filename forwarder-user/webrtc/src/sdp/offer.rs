@@ -41,6 +41,7 @@ pub struct RemoteDescription {
     pub pwd: String,
     /// Of its certificates, at least one.
     pub fingerprints: Box<[Fingerprint]>,
+    /// Value of `a=setup`; actpass where there is none (RFC 5763 §5).
     pub setup: Setup,
 }
 
@@ -53,6 +54,7 @@ pub struct Section {
     pub media: String,
     /// Only `UDP/TLS/RTP/SAVPF` is usable (RFC 5764 §8).
     pub protocol: String,
+    /// Repeated where the section is refused.
     pub first_format: String,
     /// `a=mid`; empty where a lone section has none.
     pub mid: String,
