@@ -50,6 +50,7 @@ impl Cross {
         let tools = tools.fetch(&tools.with_dependencies(&TOOLS)?, console)?;
         archive::unpack(&tools, &cross.folder.join("tools"), console)?;
         let libraries = Suite::open(&name, MACHINE.debian(), true)?;
+        libraries.update(console)?;
         let compiler = tools_version(&cross.folder)?;
         let runtime = format!("libgcc-{compiler}-dev");
         let mut wanted: Vec<&str> = LIBRARIES.into_iter().chain([runtime.as_str()]).collect();

@@ -30,17 +30,34 @@ const CRATES: [Layer; 9] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 10] = [
+const SERVER: [Layer; 12] = [
+    ("block", &[]),
     ("build_info", &[]),
     ("config", &[]),
+    ("log_queue", &[]),
     ("memory", &[]),
-    ("ingest", &["config"]),
-    ("stream", &["config", "ingest", "memory"]),
-    ("http", &["build_info", "config", "stream"]),
+    ("ingest", &["block", "config"]),
+    ("stream", &["block", "config", "ingest", "memory"]),
+    ("http", &["block", "build_info", "config", "log_queue", "stream"]),
     ("doctor", &["config"]),
     ("inspect", &[]),
     ("verify", &[]),
-    ("cli", &["build_info", "config", "doctor", "http", "ingest", "inspect", "memory", "stream", "verify"]),
+    (
+        "cli",
+        &[
+            "block",
+            "build_info",
+            "config",
+            "doctor",
+            "http",
+            "ingest",
+            "inspect",
+            "log_queue",
+            "memory",
+            "stream",
+            "verify",
+        ],
+    ),
 ];
 
 /// Modules of the engines' crate.
