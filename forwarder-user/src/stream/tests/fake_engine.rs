@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub index_offset: u64,
     pub refuse_sessions: bool,
     pub refuse_tracks: bool,
+    /// Whether the flow of a track has gone.
+    pub(crate) flow_lost: bool,
     /// Can it open what comes up to the sockets?
     pub diverts: bool,
     /// Answer of the next `is_back`.
@@ -122,8 +124,9 @@ impl Engine for FakeEngine {
     }
 
     fn restore_publisher_track(&self, _: PublisherTrackId) -> bool {
-        self.state().calls.push("restore".into());
-        true
+        let mut state = self.state();
+        state.calls.push("restore".into());
+        state.flow_lost
     }
 
     fn remove_publisher_track(&self, track: PublisherTrackId) {

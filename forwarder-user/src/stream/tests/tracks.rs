@@ -237,6 +237,7 @@ async fn a_flow_that_vanished_comes_back() {
     let publisher = lab.publish("room");
     lab.rtp(&publisher, VP8, 1, 1, 0);
     lab.rtp(&publisher, VP8, 1, 2, 0);
+    lab.engine.state().flow_lost = true;
     let restored = |lab: &Lab| lab.engine.state().calls.iter().filter(|call| *call == "restore").count();
     assert_eq!(restored(&lab), 0, "what was on its way");
     lab.pass(2 * SECOND);

@@ -25,9 +25,10 @@ fn goes_on(more: &str) -> Result<()> {
     let publisher = Peer::start(&stage.near, Stack::Aiortc, Work::Publish, &format!("{origin}/a/whip"), "VP8")?;
     stage.until("the publisher is connected", || Ok(connected(&stage)? == 1))?;
     let viewer = Peer::start(&stage.near, Stack::Aiortc, Work::Play, &format!("{origin}/a/whep"), "")?;
-    // Packets, not frames: with sockets, what found them full is lost, and decoders differ in what they make of that.
-    let packets = |state: &Value| count(stream(state, "inbound-rtp", "video"), "packetsReceived");
-    let played = |more: u64| viewer.wait_for("video", START, |state| packets(state) >= more);
+    // Packets, not frames: with sockets, what found them full is lost, and decoders differ in what they make of that. Of
+    // the sound: aiortc counts what is sent again of the picture under the same name as the picture.
+    let packets = |state: &Value| count(stream(state, "inbound-rtp", "audio"), "packetsReceived");
+    let played = |more: u64| viewer.wait_for("sound", START, |state| packets(state) >= more);
     let before = packets(&stage.explain(played(30))?);
     stage.server.signal(libc::SIGSTOP)?;
     std::thread::sleep(STANDSTILL);

@@ -33,6 +33,12 @@ fn of(media: &Media) -> Vec<Fixture> {
         fixtures.push(drop(&format!("payload type {payload_type}"), &other, Counter::DropPayloadType));
     }
 
+    // What the userspace engine opens is counted and passes, whatever it is.
+    let name = format!("{version} diverted");
+    fixtures.push(Fixture::new(name, media.bytes(), Expect::Pass(Counter::PassDiverted)).arranged(|world| {
+        world.datapath.change_publisher(0, |track| track.diverted = 1)?;
+        world.datapath.change_publisher(1, |track| track.diverted = 1)
+    }));
     fixtures.push(drop("lease ran out", media, Counter::DropPublisherExpired).arranged(|world| {
         world.datapath.set_lease(0, Lease::Expired)?;
         world.datapath.set_lease(1, Lease::Expired)
