@@ -61,7 +61,7 @@ const SERVER: [Layer; 12] = [
 ];
 
 /// Modules of the engines' crate.
-const ENGINE: [Layer; 11] = [
+const ENGINE: [Layer; 12] = [
     ("clock", &[]),
     ("slots", &[]),
     ("elsewhere", &[]),
@@ -69,10 +69,11 @@ const ENGINE: [Layer; 11] = [
     ("io", &[]),
     ("contract", &["io", "tier"]),
     ("route", &["contract"]),
+    ("repair", &["contract"]),
     ("bpf", &["contract", "route", "slots"]),
     ("transmit", &["bpf", "contract", "io", "route"]),
-    ("kernel", &["bpf", "clock", "contract", "io", "route", "slots", "tier"]),
-    ("userspace", &["bpf", "clock", "contract", "io", "route", "slots", "tier", "transmit"]),
+    ("kernel", &["bpf", "clock", "contract", "io", "repair", "route", "slots", "tier"]),
+    ("userspace", &["bpf", "clock", "contract", "io", "repair", "route", "slots", "tier", "transmit"]),
 ];
 
 /// Of the engines' crate, what may use all of it.
