@@ -112,55 +112,74 @@ pub fn attach(
     links: &[Link],
     (mode, generic_if_refused): (Mode, bool),
 ) -> Result<Vec<Attached>, StartError> {
-    let mut attached = Vec::new();
-    let mut left = None;
-    let mut generic_works = None;
+    let (mut attached, mut left, mut generic_works) = (Vec::new(), None, None);
     for link in links {
         wait_until_free(netlink, link)?;
         let refuse = |reason: String| StartError::Interface { name: link.name.clone(), reason };
-        let mut native_refusal = None;
-        if mode != Mode::Generic {
-            match attach_one(datapath, link, XdpMode::Driver)? {
-                Ok(()) => {
-                    attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::NATIVE });
-                    continue;
+        let native = match mode {
+            Mode::Generic => None,
+            _ => Some(attach_one(datapath, link, XdpMode::Driver)?.map_err(|error| why(link, &error))),
+        };
+        match rule(mode, generic_if_refused, native) {
+            Next::Native => {
+                attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::NATIVE });
+            }
+            Next::Refuse(reason) => return Err(refuse(reason)),
+            Next::Leave(reason) => {
+                tracing::warn!(
+                    interface = link.name,
+                    "native XDP refused, so the userspace engine serves peers behind it, at less than generic XDP costs: \
+                     {reason}"
+                );
+                left.get_or_insert_with(|| {
+                    refuse(format!(
+                        "native XDP: {reason}; generic XDP costs more than sockets where a stream has several viewers, \
+                         `kernel.mode = \"generic\"` takes it nevertheless"
+                    ))
+                });
+            }
+            Next::Generic(refusal) => {
+                if let Some(reason) = &refusal {
+                    tracing::warn!(interface = link.name, "native XDP refused, trying generic XDP (slow): {reason}");
                 }
-                Err(error) => native_refusal = Some(why(link, &error)),
+                if let Err(reason) = generic_works.get_or_insert_with(selftest::generic_copies_are_private) {
+                    let native = refusal.map(|reason| format!("native XDP: {reason}; ")).unwrap_or_default();
+                    return Err(refuse(format!("{native}generic XDP: {reason}")));
+                }
+                attach_one(datapath, link, XdpMode::Skb)?
+                    .map_err(|error| refuse(format!("generic XDP: {}", why(link, &error))))?;
+                attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::GENERIC });
             }
         }
-        if let (Mode::Native, Some(reason)) = (mode, &native_refusal) {
-            return Err(refuse(format!("native XDP: {reason}")));
-        }
-        if let Some(reason) = &native_refusal
-            && !generic_if_refused
-        {
-            tracing::warn!(
-                interface = link.name,
-                "native XDP refused, so the userspace engine serves peers behind it, at less than generic XDP costs: {reason}"
-            );
-            left.get_or_insert_with(|| {
-                refuse(format!(
-                    "native XDP: {reason}; generic XDP costs more than sockets where a stream has several viewers, \
-                     `kernel.mode = \"generic\"` takes it nevertheless"
-                ))
-            });
-            continue;
-        }
-        if let Some(reason) = &native_refusal {
-            tracing::warn!(interface = link.name, "native XDP refused, trying generic XDP (slow): {reason}");
-        }
-        let works = generic_works.get_or_insert_with(selftest::generic_copies_are_private);
-        if let Err(reason) = works {
-            let native = native_refusal.map(|reason| format!("native XDP: {reason}; ")).unwrap_or_default();
-            return Err(refuse(format!("{native}generic XDP: {reason}")));
-        }
-        attach_one(datapath, link, XdpMode::Skb)?
-            .map_err(|error| refuse(format!("generic XDP: {}", why(link, &error))))?;
-        attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::GENERIC });
     }
     match left {
         Some(refusal) if attached.is_empty() => Err(refusal),
         _ => Ok(attached),
+    }
+}
+
+/// What becomes of an interface.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// It has the program, natively.
+    Native,
+    /// It gets it in generic mode, if that works here; with what the driver said, if it was asked.
+    Generic(Option<String>),
+    /// The userspace engine serves peers behind it.
+    Leave(String),
+    /// The server must not start.
+    Refuse(String),
+}
+
+/// Decision 24: `auto` takes native XDP, and generic XDP only where there is no userspace engine beside
+/// (`generic_if_refused`). `native` is what the driver said, if it was asked.
+fn rule(mode: Mode, generic_if_refused: bool, native: Option<Result<(), String>>) -> Next {
+    match (mode, native) {
+        (_, Some(Ok(()))) => Next::Native,
+        (_, None) => Next::Generic(None),
+        (Mode::Native, Some(Err(reason))) => Next::Refuse(format!("native XDP: {reason}")),
+        (_, Some(Err(reason))) if generic_if_refused => Next::Generic(Some(reason)),
+        (_, Some(Err(reason))) => Next::Leave(reason),
     }
 }
 
@@ -226,5 +245,20 @@ pub fn why(link: &Link, error: &ProgramError) -> String {
             format!("{text}; large receive offload or too few queues are usual reasons, see `dmesg`")
         }
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_takes_generic_mode_only_where_nobody_else_serves() {
+        let refused = || Some(Err("no".to_owned()));
+        assert_eq!(rule(Mode::Auto, false, Some(Ok(()))), Next::Native);
+        assert_eq!(rule(Mode::Auto, false, refused()), Next::Leave("no".into()));
+        assert_eq!(rule(Mode::Auto, true, refused()), Next::Generic(Some("no".into())));
+        assert_eq!(rule(Mode::Native, true, refused()), Next::Refuse("native XDP: no".into()));
+        assert_eq!(rule(Mode::Generic, false, None), Next::Generic(None));
     }
 }
