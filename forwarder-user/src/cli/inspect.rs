@@ -28,10 +28,6 @@ pub(super) struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Session keys in the clear, for debugging: whoever sees them can decrypt the media
-    #[arg(long)]
-    show_secrets: bool,
-
     /// Where the server pins its maps (kernel.pin_dir)
     #[arg(long, value_name = "DIR", env = "PENSTOCK_PIN_DIR")]
     pin_dir: Option<PathBuf>,
@@ -42,7 +38,7 @@ pub(super) struct Options {
 
 #[derive(Debug, Args)]
 pub(super) struct MapOptions {
-    /// Print the entries of this map, e.g. counters, sessions, keys
+    /// Print the entries of this map, e.g. counters, sessions, flows
     name: Option<String>,
 
     #[command(flatten)]
@@ -61,7 +57,7 @@ impl Options {
         };
         let answer = Answer { url: server.url(), state };
         let pin_dir = self.pin_dir.clone().unwrap_or(config.kernel.pin_dir);
-        Ok(inspect::Options { pin_dir, json: self.json, show_secrets: self.show_secrets, answer })
+        Ok(inspect::Options { pin_dir, json: self.json, answer })
     }
 }
 

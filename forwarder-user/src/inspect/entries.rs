@@ -11,9 +11,9 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, xdp::DevMap},
 };
 use forwarder_common::{
-    Counter, SessionKey,
+    Counter,
     maps::{
-        FanoutList, FlowKey, KEY_CHUNK, PUBLISHER_DROPS, Path, PublisherState, PublisherStateBytes, PublisherTrack,
+        FanoutList, FlowKey, PUBLISHER_DROPS, Path, PublisherState, PublisherStateBytes, PublisherTrack,
         SUBSCRIBER_DROPS, Server, Session, SubscriberState, SubscriberTrack,
     },
 };
@@ -58,7 +58,7 @@ pub fn map_views(pinned: &Pinned) -> Result<Vec<MapView>> {
     let view = |name: &&str| {
         let map = pinned.raw(name)?;
         let info = map.info()?;
-        let used = if *name == "PASSES" { None } else { Some(entries(pinned, name, false)?.len()) };
+        let used = Some(entries(pinned, name)?.len());
         Ok(MapView {
             name: (*name).to_owned(),
             kind: info.map_type().map_or_else(|_| "unknown".into(), |kind| snake_case(&format!("{kind:?}"))),
@@ -94,12 +94,11 @@ fn snake_case(name: &str) -> String {
 ///
 /// # Errors
 /// There is no such map, or it cannot be read.
-pub fn entries(pinned: &Pinned, name: &str, show_secrets: bool) -> Result<Vec<Entry>> {
+pub fn entries(pinned: &Pinned, name: &str) -> Result<Vec<Entry>> {
     match name {
         "SERVER" => array(pinned, name, server),
         "SESSIONS" => array(pinned, name, session),
         "LEASES" => array(pinned, name, |lease: &u64| (*lease != 0).then(|| json!(lease))),
-        "KEYS" => keys(pinned, show_secrets),
         "PATHS" => array(pinned, name, path),
         "FLOWS" => flows(pinned),
         "PUBLISHER_TRACKS" => array(pinned, name, publisher_track),
@@ -109,7 +108,9 @@ pub fn entries(pinned: &Pinned, name: &str, show_secrets: bool) -> Result<Vec<En
         "FANOUTS" => fanouts(pinned),
         "FANOUT_LISTS" => array(pinned, name, fanout_list),
         "COUNTERS" => counters(pinned),
-        "PASSES" => bail!("PASSES is scratch memory of packets in flight, there is nothing to read in it"),
+        "KEYS" | "TOWERS" | "SUBSETS" => {
+            bail!("{name} holds keys, and is not pinned: nobody can read them from outside")
+        }
         _ => bail!("no map {name}: the maps are {}", NAMES.join(", ")),
     }
 }
@@ -120,20 +121,6 @@ fn array<V: Pod>(pinned: &Pinned, name: &str, decode: impl Fn(&V) -> Option<Valu
     for slot in 0..map.len() {
         if let Some(value) = decode(&map.get(&slot, 0)?) {
             entries.push(Entry { key: json!(slot), value });
-        }
-    }
-    Ok(entries)
-}
-
-fn keys(pinned: &Pinned, show_secrets: bool) -> Result<Vec<Entry>> {
-    let map: ArrayOfMaps<MapData, Array<MapData, SessionKey>> = pinned.map("KEYS")?;
-    let mut entries = Vec::new();
-    for place in 0..map.len() {
-        // Places are filled as sessions come.
-        let Ok(chunk) = map.get(&place, 0) else { continue };
-        for slot in 0..chunk.len() {
-            let value = key(&chunk.get(&slot, 0)?, show_secrets);
-            entries.extend(value.map(|value| Entry { key: json!(place * KEY_CHUNK as u32 + slot), value }));
         }
     }
     Ok(entries)
@@ -157,17 +144,6 @@ fn session(session: &Session) -> Option<Value> {
             "created_ns": session.created_ns,
         })
     })
-}
-
-/// Round keys start with the session key itself (FIPS-197 §5.2).
-fn key(key: &SessionKey, show_secrets: bool) -> Option<Value> {
-    if key.rounds == 0 {
-        return None;
-    }
-    let words = if key.rounds == 10 { 4 } else { 8 };
-    let secret = key.round_keys.iter().take(words).flat_map(|word| word.to_le_bytes());
-    let show = |bytes: Vec<u8>| if show_secrets { hex(&bytes) } else { "redacted".into() };
-    Some(json!({ "bits": 32 * words, "key": show(secret.collect()), "salt": show(key.salt.to_vec()) }))
 }
 
 fn path(path: &Path) -> Option<Value> {

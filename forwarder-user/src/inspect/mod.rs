@@ -27,8 +27,6 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// JSON instead of tables.
     pub json: bool,
-    /// Session keys in the clear.
-    pub show_secrets: bool,
     /// What the server said.
     pub answer: Answer,
 }
@@ -144,7 +142,7 @@ pub fn maps_text(options: &Options, name: Option<&str>) -> Result<String> {
     let pinned = Pinned::open(&options.pin_dir)?;
     if let Some(name) = name {
         let name = name.to_uppercase();
-        let entries = entries(&pinned, &name, options.show_secrets)?;
+        let entries = entries(&pinned, &name)?;
         if options.json {
             return json(&serde_json::json!({ "map": name, "entries": entries }));
         }

@@ -18,12 +18,12 @@ use super::{
     stores::{self, Stores},
 };
 
-/// Every map, in the order in which they are shown to people.
-pub const NAMES: [&str; 14] = [
+/// The maps that are pinned, in the order in which they are shown to people. None of the others may be: a pin outlives
+/// the server, however it dies, and they hold keys, keystream, plaintext, or packets in flight.
+pub const NAMES: [&str; 12] = [
     "SERVER",
     "SESSIONS",
     "LEASES",
-    "KEYS",
     "PATHS",
     "FLOWS",
     "PUBLISHER_TRACKS",
@@ -33,7 +33,6 @@ pub const NAMES: [&str; 14] = [
     "FANOUTS",
     "FANOUT_LISTS",
     "COUNTERS",
-    "PASSES",
 ];
 
 /// The maps that the control side of the engine writes, under one lock.

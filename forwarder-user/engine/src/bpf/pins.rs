@@ -25,7 +25,7 @@ use aya::{
 };
 use forwarder_common::maps::Server;
 
-use super::{StartError, load::describe};
+use super::{StartError, load::describe, maps::NAMES};
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -79,12 +79,12 @@ impl PinDirectory {
         Ok(claimed)
     }
 
-    /// Pins every map of the object by its name.
+    /// Pins the maps that may be ([`NAMES`]) by their names.
     ///
     /// # Errors
     /// [`StartError::Pins`].
     pub fn pin(&self, ebpf: &Ebpf) -> Result<(), StartError> {
-        for (name, map) in ebpf.maps().filter(|(name, _)| !name.starts_with('.')) {
+        for (name, map) in ebpf.maps().filter(|(name, _)| NAMES.contains(name)) {
             map.pin(self.path.join(name))
                 .map_err(|error| StartError::Pins { path: self.path.join(name), reason: describe(&error) })?;
         }
