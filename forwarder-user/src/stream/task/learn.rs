@@ -153,7 +153,8 @@ impl Task {
         else {
             return;
         };
-        if let Some(former) = media.former.values_mut().find(|former| former.id == track) {
+        // A handle is given out again once its end was told, so an SSRC that has ended may have had it too.
+        if let Some(former) = media.former.values_mut().find(|former| former.id == track && !former.stopped) {
             former.highest = former.highest.max(highest);
             former.stopped = true;
         }

@@ -187,6 +187,24 @@ async fn what_a_former_ssrc_has_sent_does_not_bring_it_back() {
 }
 
 /// Where CPUs race, the highest index that was accepted counts; and none is forgotten while the key lives.
+/// The engine gives one handle to all of them, one after the other.
+#[tokio::test]
+async fn every_former_ssrc_may_come_back() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    for (learnt, (ssrc, index)) in (1..=40).map(|ssrc| (ssrc, 100)).chain((1..=40).map(|ssrc| (ssrc, 151))).enumerate()
+    {
+        lab.pass(SECOND / 10);
+        lab.rtp(&publisher, VP8, ssrc, index, 0);
+        assert_eq!(lab.counters()["ssrcs_learnt"], learnt + 1, "SSRC {ssrc}, index {index}");
+        lab.engine.state().publisher_stats = PublisherStats {
+            highest: ExtendedSeq(150),
+            last_arrival_ns: boottime_ns() - 1_000_000_000,
+            ..Default::default()
+        };
+    }
+}
+
 #[tokio::test]
 async fn former_ssrcs_are_remembered_by_their_highest_accepted_index() {
     let mut lab = lab().await;
