@@ -69,10 +69,15 @@ pub(crate) fn display(command: &Command) -> String {
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
+/// Where cargo keeps what is nobody's project's.
+pub(crate) fn cargo_home() -> PathBuf {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    home.unwrap_or_default()
+}
+
 /// Where `cargo install` puts binaries.
 pub(crate) fn cargo_bin() -> PathBuf {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    home.unwrap_or_default().join("bin")
+    cargo_home().join("bin")
 }
 
 /// `PATH` with [`cargo_bin`] in it: Debian's cargo does not put it there.

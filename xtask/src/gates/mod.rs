@@ -17,7 +17,7 @@ use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use crate::{
     ebpf::{self, Objects},
-    process::{Outcome, cargo, find, output_of, root, run},
+    process::{Outcome, cargo, cargo_home, find, output_of, root, run},
     setup,
 };
 
@@ -51,13 +51,18 @@ pub(crate) fn lint(only: Option<&str>) -> Outcome {
         return Err(format!("no gate has this name; there are {names}"));
     }
     setup::run(setup::Scope::Everything)?;
-    let failed: Vec<&str> = asked.into_iter().filter(|gate| !passes(gate)).map(|(name, _)| *name).collect();
+    let failed = failed(asked);
     if failed.is_empty() { Ok(()) } else { Err(format!("not kept: {}", failed.join(", "))) }
 }
 
 /// How many there are, and which of them failed.
 pub(crate) fn all() -> (usize, Vec<&'static str>) {
-    (GATES.len(), GATES.iter().filter(|gate| !passes(gate)).map(|(name, _)| *name).collect())
+    (GATES.len(), failed(GATES.iter()))
+}
+
+/// Runs gates, all of them, and names those that failed.
+fn failed<'a>(gates: impl IntoIterator<Item = &'a Gate>) -> Vec<&'static str> {
+    gates.into_iter().filter(|gate| !passes(gate)).map(|(name, _)| *name).collect()
 }
 
 fn passes((name, gate): &Gate) -> bool {
@@ -92,7 +97,7 @@ fn clippy_of_bpf() -> Outcome {
 /// fetched (`cargo deny fetch`): a test that needs the network fails where there is none.
 fn cargo_deny() -> Outcome {
     let program = find("cargo-deny").ok_or("no cargo-deny: run `cargo xtask setup`")?;
-    let checks = ["licenses", "bans", "sources"];
+    let (checks, advisories) = (["licenses", "bans", "sources"], has_advisories());
     for manifest in ["Cargo.toml", "forwarder-ebpf/Cargo.toml"] {
         let mut command = Command::new(&program);
         command.current_dir(root()).args(["--offline", "--workspace", "--config", "deny.toml"]);
@@ -100,20 +105,18 @@ fn cargo_deny() -> Outcome {
         let own = ["unmatched-skip", "unused-wrapper", "unnecessary-skip", "license-not-encountered"];
         let allowed = if manifest == "Cargo.toml" { &[][..] } else { &own };
         command.args(["--manifest-path", manifest, "check"]).args(allowed.iter().flat_map(|lint| ["-A", lint]));
-        command.args(checks).args(advisories().then_some("advisories"));
+        command.args(checks).args(advisories.then_some("advisories"));
         run(&mut command)?;
     }
-    if !advisories() {
+    if !advisories {
         println!("advisories: not looked at, since `cargo deny fetch` has not been run here");
     }
     Ok(())
 }
 
 /// Whether RustSec's database is here.
-fn advisories() -> bool {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap_or_default();
-    fs::read_dir(home.join("advisory-dbs"))
+fn has_advisories() -> bool {
+    fs::read_dir(cargo_home().join("advisory-dbs"))
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join(".git").is_dir()))
 }
 

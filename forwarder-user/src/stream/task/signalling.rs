@@ -116,11 +116,18 @@ impl Task {
 
     /// Is there room, or somebody who makes way?
     fn has_room(&self) -> Result<(), Refusal> {
-        let limit = self.config.max_sessions;
-        match self.sessions.len() < limit || self.sessions.half_open() > 0 {
-            true => Ok(()),
-            false => Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may"))),
+        match self.is_full() && self.sessions.half_open() == 0 {
+            true => Err(self.full()),
+            false => Ok(()),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.sessions.len() >= self.config.max_sessions
+    }
+
+    fn full(&self) -> Refusal {
+        Refusal::Unavailable(format!("the server has {} sessions, as many as it may", self.config.max_sessions))
     }
 
     /// Sessions that may be half-open at a time: as many again are left for those who are connected.
@@ -130,8 +137,7 @@ impl Task {
 
     /// Lets somebody make way who is not connected, where there is no room without.
     fn make_room(&mut self, from: Block, now: Instant) -> Result<(), Refusal> {
-        let limit = self.config.max_sessions;
-        let full = self.sessions.len() >= limit;
+        let full = self.is_full();
         if !full && self.sessions.half_open() < self.half_open_pool() {
             return Ok(());
         }
@@ -141,7 +147,7 @@ impl Task {
                 self.close(key, "it was not connected, and others waited for its place");
                 Ok(())
             }
-            None if full => Err(Refusal::Unavailable(format!("the server has {limit} sessions, as many as it may"))),
+            None if full => Err(self.full()),
             None => Err(Refusal::Unavailable("too many sessions from your address are being opened".into())),
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use tests_kit::netns::{End, veth};
-use tests_kit::peer::{Kind, Stats};
+use tests_kit::peer::{Kind, Publisher, Stats, Viewers};
 use tests_kit::stage::{BOTH, Layout, Stage, synthetic};
 
 /// A second way between the hosts, on which there is no XDP: `eth9` at both.
@@ -22,31 +22,38 @@ fn go_the_first_way(stage: &Stage) -> Result<()> {
     stage.near.ip(["route", "del", "10.60.0.1/32"]).map(drop)
 }
 
-fn publisher_is_carried(stage: &Stage, start: &str) -> Result<()> {
-    stage.until(&format!("the publisher is carried by {start}"), || {
-        Ok(stage.carriers("publisher")?.iter().all(|carrier| carrier.starts_with(start)))
+/// Waits until every session of a role is carried by what begins so.
+fn carried(stage: &Stage, role: &str, start: &str) -> Result<()> {
+    stage.until(&format!("every {role} is carried by {start}"), || {
+        Ok(stage.carriers(role)?.iter().all(|carrier| carrier.starts_with(start)))
     })
+}
+
+/// A publisher and so many viewers.
+fn playing(stage: &Stage, viewers: usize) -> Result<(Publisher, Viewers)> {
+    let source = synthetic(100);
+    let publisher = stage.publish(&source, stage.publishing())?;
+    let viewers = stage.play(viewers, &source, stage.playing())?;
+    Ok((publisher, viewers))
 }
 
 #[test]
 fn packets_that_move_to_an_interface_without_xdp_and_back() -> Result<()> {
     let stage = Stage::plain()?;
     second_way(&stage)?;
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(3, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 3)?;
     stage.flows(&viewers, &[0, 1, 2], Kind::Video, 50)?;
-    publisher_is_carried(&stage, "kernel")?;
+    carried(&stage, "publisher", "kernel")?;
     // There and back, twice: each time the replay list is handed over while packets come.
     for _ in 0..2 {
         go_the_second_way(&stage)?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Video, 100)?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Audio, 50)?;
-        publisher_is_carried(&stage, "userspace")?;
+        carried(&stage, "publisher", "userspace")?;
         let carriers = stage.carriers("publisher")?;
         ensure!(carriers[0].contains("XDP does not see"), "no reason is shown: {carriers:?}");
         go_the_first_way(&stage)?;
-        publisher_is_carried(&stage, "kernel")?;
+        carried(&stage, "publisher", "kernel")?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Video, 100)?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Audio, 50)?;
     }
@@ -72,12 +79,10 @@ fn packets_that_come_by_an_interface_without_xdp_from_the_start() -> Result<()> 
     let stage = Stage::plain()?;
     second_way(&stage)?;
     go_the_second_way(&stage)?;
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(2, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 2)?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
     stage.flows(&viewers, &[0, 1], Kind::Audio, 50)?;
-    publisher_is_carried(&stage, "userspace")?;
+    carried(&stage, "publisher", "userspace")?;
     stage.rest(&publisher, &viewers)?;
     Ok(())
 }
@@ -86,25 +91,18 @@ fn packets_that_come_by_an_interface_without_xdp_from_the_start() -> Result<()> 
 fn viewers_whose_way_moves_to_an_interface_without_xdp_and_back() -> Result<()> {
     let stage = Stage::plain()?;
     second_way(&stage)?;
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(3, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 3)?;
     stage.flows(&viewers, &[0, 1, 2], Kind::Video, 50)?;
-    let carried_by = |start: &str| {
-        stage.until(&format!("viewers are carried by {start}"), || {
-            Ok(stage.carriers("subscriber")?.iter().all(|carrier| carrier.starts_with(start)))
-        })
-    };
-    carried_by("kernel")?;
+    carried(&stage, "subscriber", "kernel")?;
     for _ in 0..2 {
         stage.host.ip(["route", "add", "10.60.0.2/32", "via", "10.62.0.2", "dev", "eth9"])?;
-        carried_by("userspace")?;
+        carried(&stage, "subscriber", "userspace")?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Video, 100)?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Audio, 50)?;
         let carriers = stage.carriers("subscriber")?;
         ensure!(carriers[0].contains("eth9"), "no reason is shown: {carriers:?}");
         stage.host.ip(["route", "del", "10.60.0.2/32"])?;
-        carried_by("kernel")?;
+        carried(&stage, "subscriber", "kernel")?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Video, 100)?;
         stage.flows(&viewers, &[0, 1, 2], Kind::Audio, 50)?;
     }
@@ -117,11 +115,9 @@ fn viewers_whose_way_moves_to_an_interface_without_xdp_and_back() -> Result<()> 
 fn packets_in_fragments_are_served() -> Result<()> {
     let stage = Stage::plain()?;
     stage.near.ip(["route", "add", "10.60.0.1/32", "dev", "eth0", "mtu", "lock", "900"])?;
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(2, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 2)?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 200)?;
-    publisher_is_carried(&stage, "userspace")?;
+    carried(&stage, "publisher", "userspace")?;
     stage.rest(&publisher, &viewers)?;
     nothing_twice(&viewers.stop()?)
 }
@@ -137,9 +133,7 @@ fn peers_behind_a_redirected_port_are_served() -> Result<()> {
     let rule = ["-t", "nat", "-A", "PREROUTING", "-p", "udp", "--dport", "443", "-j", "REDIRECT", "--to-ports", "8443"];
     let redirected = stage.host.command("iptables").args(rule).output()?;
     ensure!(redirected.status.success(), "iptables: {}", String::from_utf8_lossy(&redirected.stderr));
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(2, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 2)?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
     stage.flows(&viewers, &[0, 1], Kind::Audio, 50)?;
     for role in ["publisher", "subscriber"] {
@@ -154,20 +148,13 @@ fn peers_behind_a_redirected_port_are_served() -> Result<()> {
 #[test]
 fn viewers_behind_an_interface_that_takes_no_copies_any_more_are_served() -> Result<()> {
     let stage = Stage::plain()?;
-    let source = synthetic(100);
-    let publisher = stage.publish(&source, stage.publishing())?;
-    let viewers = stage.play(2, &source, stage.playing())?;
+    let (publisher, viewers) = playing(&stage, 2)?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 50)?;
-    let carried_by = |start: &str| {
-        stage.until(&format!("viewers are carried by {start}"), || {
-            Ok(stage.carriers("subscriber")?.iter().all(|carrier| carrier.starts_with(start)))
-        })
-    };
     stage.near.ethtool(["-K", "eth0", "gro", "off"])?;
-    carried_by("userspace")?;
+    carried(&stage, "subscriber", "userspace")?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
     stage.near.ethtool(["-K", "eth0", "gro", "on"])?;
-    carried_by("kernel")?;
+    carried(&stage, "subscriber", "kernel")?;
     stage.flows(&viewers, &[0, 1], Kind::Video, 100)?;
     stage.rest(&publisher, &viewers)?;
     nothing_twice(&viewers.stop()?)
