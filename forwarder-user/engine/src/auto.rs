@@ -31,8 +31,8 @@ use self::{
     taps::{Reader, Taps},
 };
 use crate::{
-    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Ear, Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -388,6 +388,26 @@ impl Engine for AutoEngine {
             Some(kernel) if !is_userspace(track.0) => kernel.repair(track, seq, rtx),
             _ => self.userspace.repair(track, seq, rtx),
         }
+    }
+
+    fn listen(&self, from: PublisherTrackId, ear: Ear) -> Result<(), EngineError> {
+        let kernel = self.kernel.as_ref().filter(|_| !is_userspace(from.0));
+        let Some(kernel) = kernel else { return self.userspace.listen(from, ear) };
+        // A tap is made and ended under this lock only.
+        let _state = self.lock();
+        let source = self.tap(kernel, from)?;
+        let listens = self.userspace.listen(source, ear);
+        if listens.is_err() {
+            self.untap(from, false);
+        }
+        listens
+    }
+
+    fn forget_listeners(&self, from: PublisherTrackId) {
+        let _state = self.lock();
+        let source = self.taps.read().unwrap_or_else(PoisonError::into_inner).get(&from).copied();
+        self.userspace.forget_listeners(source.unwrap_or(from));
+        self.untap(from, false);
     }
 
     fn gaps(&self) -> u64 {

@@ -296,6 +296,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
             streams: config.streams.clone(),
             rtsp: config.rtsp.clone(),
             publish_token: config.auth.publish_token.clone(),
+            play_token: config.auth.play_token.clone(),
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),

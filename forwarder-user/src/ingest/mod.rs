@@ -8,6 +8,7 @@
 //! | `plain` | the ports for plain RTP |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
+//! | `play` | what those who play by RTSP ask of the control task |
 //! | `pace` | how fast a source may send |
 //! | `feed` | into the engine, in batches |
 //! | `thread` | the thread on which all of them live |
@@ -23,6 +24,7 @@ mod media;
 mod pace;
 mod place;
 mod plain;
+pub mod play;
 mod rtsp;
 mod source;
 mod status;
@@ -60,6 +62,13 @@ pub enum Event {
         handle: Handle,
         /// The publisher waits for it, a few seconds at most.
         reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// A player by RTSP asks for something.
+    Player {
+        /// Who.
+        player: play::PlayerId,
+        /// What.
+        asked: play::Asked,
     },
     /// Who published by RTSP has been gone for a while, and nobody watches.
     Released {
@@ -115,6 +124,8 @@ pub struct Settings {
     pub rtsp: config::Rtsp,
     /// The password for those who publish; empty: none is needed.
     pub publish_token: Secret,
+    /// The password for those who play; empty: none is needed.
+    pub play_token: Secret,
     /// Most that one source may send.
     pub source_max_kbps: u64,
     /// What each video track keeps of its last packets, for viewers that lost some.

@@ -37,6 +37,10 @@ counters! {
     refused_srtp_profile;
     /// Offers refused by what they contain.
     refused_offers;
+    /// Players by RTSP that were let in.
+    players;
+    /// Players by RTSP that were told that there is nothing to play.
+    refused_players;
     /// Sessions or tracks that the engine refused.
     refused_by_engine;
 

@@ -8,6 +8,7 @@ mod half_open;
 mod ids;
 mod keyframe;
 mod owners;
+mod players;
 mod pulse;
 mod report;
 mod resend;

@@ -91,6 +91,14 @@ impl Connection {
         self.write(&bytes).await
     }
 
+    /// Sends frames of interleaved channels.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) async fn send_frames(&mut self, frames: &[u8]) -> Result<(), SourceError> {
+        if frames.is_empty() { Ok(()) } else { self.write(frames).await }
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
         match timeout(WRITE_PATIENCE, self.stream.write_all(bytes)).await {
             Ok(written) => Ok(written?),

@@ -1,9 +1,10 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
-//! `push` is the server for those that publish here; `track` takes the media out of either's connection.
+//! `push` is the server for those that publish here, `play` for those that play; `track` takes the media out of either's connection.
 
 pub(super) mod client;
 pub(super) mod connection;
 mod dial;
+mod play;
 pub(super) mod push;
 mod track;
 

@@ -19,6 +19,7 @@ mod attach;
 mod connect;
 mod feedback;
 mod learn;
+mod play;
 mod signalling;
 pub(in crate::stream) mod silence;
 mod snapshot;
@@ -42,6 +43,7 @@ use super::counters::Counters;
 use super::half_open;
 use super::ids::Key;
 use super::owners::Owners;
+use super::players::Players;
 use super::pulse::{BEAT, Pulse};
 use super::session::{Media, PublisherTrack};
 use super::sessions::Sessions;
@@ -84,6 +86,9 @@ pub(super) struct Task {
     pub(in crate::stream) sessions: Sessions,
     pub(in crate::stream) streams: Streams,
     ingest: Ingest,
+    /// Who plays by RTSP, and when they were told the time.
+    players: Players,
+    players_told: Instant,
     /// Of the engine's subscriber tracks.
     owners: Owners,
     /// Incoming tracks of which packets are in flight, and whose SSRC may come back.
@@ -109,6 +114,8 @@ impl Task {
             sessions: Sessions::new(),
             streams: Streams::with_sources(ingest.sources.keys()),
             ingest,
+            players: Players::default(),
+            players_told: Instant::now(),
             owners: Owners::default(),
             stopping: HashMap::new(),
             counters: Counters::default(),
@@ -192,6 +199,7 @@ impl Task {
             self.due(key, now);
         }
         self.ask_publishers(now);
+        self.tell_players_the_time(now);
     }
 
     fn due(&mut self, key: Key, now: Instant) {

@@ -203,7 +203,7 @@ impl Task {
     }
 
     /// What the stream's publisher sends, or will: a viewer may come while it connects.
-    fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
+    pub(super) fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
         let mut sent = self.streams.sent(stream, &self.sessions);
         if sent.is_empty() {
             sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);

@@ -58,6 +58,7 @@ impl Task {
             "publisher": publisher,
             "source": source,
             "viewers": stream.viewers(),
+            "rtsp_players": stream.players(),
         })
     }
 

@@ -57,6 +57,7 @@ impl Task {
             Event::Publish { stream, handle, reply } => {
                 let _ = reply.send(self.publish(&stream, handle, now));
             }
+            Event::Player { player, asked } => self.player_asks(player, asked, now),
             Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
@@ -66,6 +67,7 @@ impl Task {
                     let text = format!("the source of {stream:?} has failed: {why}");
                     let _ = reply.send(Err(Refusal::Unavailable(text)));
                 }
+                self.answer_players(&stream, Some(&format!("the source of {stream:?} has failed: {why}")));
                 self.update_demand(&stream);
             }
             Event::SenderReport { stream, track, ntp, rtp, at, first } => {
@@ -122,6 +124,7 @@ impl Task {
             self.counters.refused_offers += 1;
             let _ = reply.send(Err(Refusal::NotFound(why.clone())));
         }
+        self.answer_players(name, Some(&why));
     }
 
     /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
@@ -179,6 +182,7 @@ impl Task {
         for (offer, from, reply) in waiting {
             self.answer(Role::Subscriber, stream.to_owned(), from, Ok(offer), reply, now);
         }
+        self.answer_players(stream, None);
         self.update_demand(stream);
     }
 

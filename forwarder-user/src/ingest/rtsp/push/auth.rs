@@ -13,19 +13,19 @@ const REALM: &str = "penstock";
 
 /// What a connection asks for. The nonce is the connection's own, so that what is heard on one is of no
 /// use on another.
-pub(super) struct Door<'a> {
+pub(in crate::ingest::rtsp) struct Door<'a> {
     password: &'a Secret,
     nonce: String,
 }
 
 impl<'a> Door<'a> {
     /// An empty password lets everybody in.
-    pub(super) fn new(password: &'a Secret) -> Self {
+    pub(in crate::ingest::rtsp) fn new(password: &'a Secret) -> Self {
         Self { password, nonce: random_hex() }
     }
 
     /// Values of `WWW-Authenticate`, the better one first.
-    pub(super) fn challenges(&self) -> [String; 2] {
+    pub(in crate::ingest::rtsp) fn challenges(&self) -> [String; 2] {
         [
             format!("Digest realm=\"{REALM}\", nonce=\"{}\", algorithm=MD5", self.nonce),
             format!("Basic realm=\"{REALM}\""),
@@ -33,7 +33,7 @@ impl<'a> Door<'a> {
     }
 
     /// Whether a request with this `Authorization` may come in.
-    pub(super) fn admits(&self, method: &str, url: &Url, authorization: &str) -> bool {
+    pub(in crate::ingest::rtsp) fn admits(&self, method: &str, url: &Url, authorization: &str) -> bool {
         if self.password.is_empty() {
             return true;
         }

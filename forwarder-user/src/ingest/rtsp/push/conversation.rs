@@ -23,6 +23,7 @@ use crate::ingest::{
     media::{Packet, Packets},
     rtsp::{
         connection::{Connection, Incoming, Stream},
+        play,
         track::{self, Track, Way},
     },
     udp::Ports,
@@ -36,7 +37,8 @@ const MAX_GUESSES: u32 = 3;
 const MAX_TRACKS: usize = 8;
 /// We live on their media, so this is for clients that want to know.
 const SESSION_TIMEOUT: u64 = 60;
-const METHODS: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
+pub(in crate::ingest::rtsp) const METHODS: &str =
+    "OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
 
 /// What was announced.
 struct Announced {
@@ -45,7 +47,8 @@ struct Announced {
 }
 
 /// A connection's two ends.
-pub(super) struct Ends {
+#[derive(Clone, Copy)]
+pub(in crate::ingest::rtsp) struct Ends {
     pub local: SocketAddr,
     pub peer: SocketAddr,
     /// By TLS.
@@ -68,7 +71,7 @@ struct Conversation<'a> {
 }
 
 /// A refusal: name of its counter, status, words.
-struct Refusal(&'static str, u16, String);
+pub(in crate::ingest::rtsp) struct Refusal(pub &'static str, pub u16, pub String);
 
 /// Serves a connection to its end.
 pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends) {
@@ -87,7 +90,14 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         requests: vec![],
     };
     let error = match conversation.prepare().await {
-        Ok(()) => match conversation.record().await {
+        Ok(Some(first)) => {
+            let Conversation { connection, ends, .. } = conversation;
+            return match play::run(server, connection, ends, &first).await {
+                Ok(()) => {}
+                Err(error) => server.gone("", peer, &error),
+            };
+        }
+        Ok(None) => match conversation.record().await {
             Ok(()) => return,
             Err(error) => error,
         },
@@ -101,8 +111,8 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
 }
 
 impl Conversation<'_> {
-    /// Up to RECORD.
-    async fn prepare(&mut self) -> Result<(), SourceError> {
+    /// Up to RECORD, or to the request by which somebody shows that he wants to play.
+    async fn prepare(&mut self) -> Result<Option<Request<Vec<u8>>>, SourceError> {
         let deadline = Instant::now() + PATIENCE;
         while !self.recording {
             let mut requests = vec![];
@@ -114,10 +124,13 @@ impl Conversation<'_> {
             let received = timeout_at(deadline.into(), self.connection.receive(&mut take)).await;
             received.map_err(|_| SourceError::Timeout("the wait for RECORD"))??;
             for request in requests {
+                if self.announced.is_none() && play::begins(&request) {
+                    return Ok(Some(request));
+                }
                 self.request(&request).await?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Takes media until the publisher leaves. `Ok`: the control task wants no more of it.
@@ -146,7 +159,7 @@ impl Conversation<'_> {
                 }
                 answer.build(vec![])
             }
-            Err(refusal) => self.refuse(request, refusal),
+            Err(refusal) => self.refuse(request, &refusal),
         };
         if let Some(cseq) = request.header(&CSEQ) {
             answer.insert_header(CSEQ, cseq.clone());
@@ -162,18 +175,10 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn refuse(&self, request: &Request<Vec<u8>>, Refusal(name, status, words): Refusal) -> Response<Vec<u8>> {
-        self.server.counters.add(name);
-        let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
-        let method = <&str>::from(request.method());
-        tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
-        let mut answer = Response::builder(Version::V1_0, StatusCode::from(status)).reason_phrase(words);
-        if status == 401 {
-            for challenge in self.door.challenges() {
-                answer = answer.header(WWW_AUTHENTICATE, challenge);
-            }
-        }
-        answer.build(vec![])
+    fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
+        let answer = self.server.refuse(self.ends.peer, request, refusal);
+        let challenges = if refusal.1 == 401 { self.door.challenges().to_vec() } else { vec![] };
+        challenges.into_iter().fold(answer, |answer, one| answer.header(WWW_AUTHENTICATE, one)).build(vec![])
     }
 
     /// Headers of the answer.
@@ -202,7 +207,7 @@ impl Conversation<'_> {
                 Ok(vec![session])
             }
             Method::Describe | Method::Play => {
-                Err(Refusal("refused_method", 405, "this server takes streams by RTSP, and plays them by WHEP".into()))
+                Err(Refusal("refused_state", 455, "a connection publishes or plays, not both".into()))
             }
             _ => Err(Refusal("refused_method", 405, format!("it knows {METHODS}"))),
         }

@@ -1,5 +1,5 @@
-//! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). It plays
-//! nothing: viewers come by WHEP.
+//! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). Who wants to play goes on
+//! in `play`.
 //!
 //! `conversation` is one connection, `auth` its password, `transport` how a track comes, `tls` what RTSPS adds.
 //! Here: the listening, and which streams are being published.
@@ -20,6 +20,7 @@ use std::{
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rtsp_types::{Request, Response, ResponseBuilder, StatusCode, Version};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -28,12 +29,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::{conversation::Ends, tls::Identity};
+use self::tls::Identity;
+pub(super) use self::{
+    auth::Door,
+    conversation::{Ends, METHODS, Refusal},
+    transport::Wanted,
+};
 use super::connection::Stream as Bytes;
 use crate::{
     block::Shares,
     config::{self, stream_name_problem},
-    ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, status::State},
+    ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, play::PlayerId, status::State},
 };
 
 /// A stream keeps its tracks for so long after its publisher has gone, and while somebody watches.
@@ -50,8 +56,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
 
 impl Counters {
-    fn add(&self, name: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+    pub(super) fn add(&self, name: &'static str) {
+        self.add_many(name, 1);
+    }
+
+    pub(super) fn add_many(&self, name: &'static str, n: u64) {
+        if n > 0 {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+        }
     }
 
     /// As they are now.
@@ -88,10 +100,12 @@ pub(crate) fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
 }
 
 /// What all connections share.
-struct Server {
-    settings: Settings,
-    place: Place,
-    counters: Counters,
+pub(super) struct Server {
+    pub(super) settings: Settings,
+    pub(super) place: Place,
+    pub(super) counters: Counters,
+    /// The last one's.
+    player: Cell<PlayerId>,
     connections: Cell<usize>,
     /// Nobody has them all.
     shares: Arc<Shares>,
@@ -120,7 +134,9 @@ pub(in crate::ingest) async fn run(
 ) {
     let connections = Cell::new(0);
     let shares = Shares::of(settings.rtsp.connections, LEAST_SHARE);
-    let server = Rc::new(Server { settings, place, counters, connections, shares, streams: RefCell::default() });
+    let player = Cell::new(0);
+    let server =
+        Rc::new(Server { settings, place, counters, player, connections, shares, streams: RefCell::default() });
     let Ports { plain, tls, identity } = ports;
     let identity = identity.map(Rc::new);
     let plain = plain.into_iter().map(|listener| (listener, None));
@@ -188,9 +204,33 @@ impl Server {
         });
     }
 
+    /// A number for one more player.
+    pub(super) fn next_player(&self) -> PlayerId {
+        self.player.set(self.player.get() + 1);
+        self.player.get()
+    }
+
+    /// Counts a refusal, and begins its answer.
+    pub(super) fn refuse(
+        &self,
+        peer: SocketAddr,
+        request: &Request<Vec<u8>>,
+        Refusal(name, status, words): &Refusal,
+    ) -> ResponseBuilder {
+        self.counters.add(name);
+        let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+        let method = <&str>::from(request.method());
+        // A challenge is what every client waits for.
+        match status {
+            401 => tracing::debug!(%peer, method, status, "RTSP request: {words}"),
+            _ => tracing::info!(%peer, method, status, "RTSP request refused: {words}"),
+        }
+        Response::builder(Version::V1_0, StatusCode::from(*status)).reason_phrase(words)
+    }
+
     /// A connection has ended so.
     fn gone(&self, stream: &str, peer: SocketAddr, error: &SourceError) {
-        tracing::info!(stream, %peer, error = error.name(), "RTSP publisher gone: {error}");
+        tracing::info!(stream, %peer, error = error.name(), "RTSP connection gone: {error}");
         self.counters.add(error.name());
     }
 
@@ -247,7 +287,7 @@ impl Server {
 }
 
 /// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
-fn random_hex() -> String {
+pub(super) fn random_hex() -> String {
     let mut bytes = [0u8; 16];
     match SystemRandom::new().fill(&mut bytes) {
         Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
