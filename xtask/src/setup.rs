@@ -51,6 +51,7 @@ const GSTREAMER: [&str; 9] = [
     "gstreamer1.0-plugins-base",
     "gstreamer1.0-plugins-good",
     "gstreamer1.0-rtsp",
+    "gstreamer1.0-tools",
     "gir1.2-gst-plugins-bad-1.0",
     "gir1.2-gst-plugins-base-1.0",
     "gir1.2-gst-rtsp-server-1.0",
