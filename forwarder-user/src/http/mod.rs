@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
-//! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
-//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
+//! | `/{stream}`, `/{stream}/publish`, `/`, with or without a slash at the end; `/player.js` | GET | pages |
+//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/sessions/{session}`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;

@@ -36,6 +36,9 @@ fn scripted() -> Control {
                 }
                 Command::Delete { session, reply, .. } if session == "known" => drop(reply.send(Ok(()))),
                 Command::Delete { reply, .. } => drop(reply.send(Err(Refusal::NotFound("no such session".into())))),
+                Command::View { session, reply } => {
+                    drop(reply.send((session == "known").then(|| json!({ "state": "live", "message": "" }))));
+                }
                 Command::Snapshot { reply } => drop(reply.send(json!({
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
@@ -354,21 +357,75 @@ async fn observation() {
 
 #[tokio::test]
 async fn pages() {
-    for path in ["/", "/cam", "/cam/publish"] {
+    for path in ["/", "/cam", "/cam/", "/cam/publish", "/cam/publish/"] {
         let reply = ask(open_server(), "GET", path, &[], "").await;
         assert_eq!(reply.status, StatusCode::OK, "{path}");
         assert_eq!(reply.header("content-type"), "text/html; charset=utf-8");
         let policy = reply.header("content-security-policy");
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         assert!(!reply.body.contains("<script>") && !reply.body.contains(" style="), "{path} has inline code");
-        // Each file that the page names is there.
-        for name in reply.body.split(['"', '\'']).filter_map(|text| text.split_once("assets/")).map(|(_, name)| name) {
+        // Pages of others may have it in an iframe.
+        assert!(!policy.contains("frame-ancestors") && reply.header("x-frame-options").is_empty());
+        // Each file that the page names is there, and by a way that does not need the root to be ours.
+        let names = reply.body.split(['"', '\'']).filter_map(|text| text.split_once("assets/"));
+        assert!(names.clone().count() > 2, "{path}");
+        for (way, name) in names {
+            let depth = path.matches('/').count() - 1;
+            assert_eq!(way, if depth == 0 { "./".to_owned() } else { "../".repeat(depth) }, "{path}");
             let file = ask(open_server(), "GET", &format!("/assets/{name}"), &[], "").await;
             assert_eq!(file.status, StatusCode::OK, "{name}");
             assert!(!file.body.is_empty(), "{name}");
         }
     }
     refused(&ask(open_server(), "GET", "/assets/none.js", &[], "").await, 404, "no such file");
+    refused(&ask(open_server(), "GET", "/assets/play.html", &[], "").await, 404, "no such file");
+}
+
+/// What scripts import is there, and other sites may import the player.
+#[tokio::test]
+async fn scripts_find_each_other() {
+    for name in super::pages::FILES.iter().filter(|name| name.ends_with(".js")) {
+        let path = if *name == "player.js" { "/player.js".to_owned() } else { format!("/assets/{name}") };
+        let script = ask(open_server(), "GET", &path, &[("origin", "https://tv.example")], "").await;
+        assert_eq!(script.status, StatusCode::OK, "{path}");
+        assert_eq!(script.header("access-control-allow-origin"), "*", "{path}");
+        assert_eq!(script.header("content-type"), "text/javascript; charset=utf-8");
+        assert!(script.body.len() < 10_000, "{path} has {} bytes", script.body.len());
+        for imported in script.body.split(" from \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let target = match (imported.strip_prefix("../"), imported.strip_prefix("./")) {
+                (Some(above), _) => format!("/{above}"),
+                (_, Some(beside)) if path.starts_with("/assets/") => format!("/assets/{beside}"),
+                (_, Some(below)) => format!("/{below}"),
+                _ => panic!("{path} imports {imported}"),
+            };
+            let reply = ask(open_server(), "GET", &target, &[], "").await;
+            assert_eq!(reply.status, StatusCode::OK, "{path} imports {target}");
+        }
+    }
+    let types = ask(open_server(), "GET", "/player.d.ts", &[], "").await;
+    assert!(types.body.contains("export class PenstockPlayer"));
+}
+
+/// All that a page of others loads for the player, as it goes over the line.
+#[tokio::test]
+async fn the_player_is_small() {
+    let mut bytes = 0;
+    for path in ["/player.js", "/assets/playback.js", "/assets/session.js"] {
+        let request = Request::builder().uri(path).header("accept-encoding", "gzip, br").body(Body::empty()).unwrap();
+        let response = open_server().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["content-encoding"], "gzip");
+        bytes += to_bytes(response.into_body(), 1 << 20).await.unwrap().len();
+    }
+    assert!(bytes < 10_000, "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_session_is_seen_by_whoever_has_its_id() {
+    let known = ask(open_server(), "GET", "/api/v1/sessions/known", &[("origin", "https://tv.example")], "").await;
+    assert_eq!(known.body, r#"{"message":"","state":"live"}"#);
+    assert_eq!(known.header("access-control-allow-origin"), "*");
+    assert_eq!(known.header("cache-control"), "no-store");
+    refused(&ask(open_server(), "GET", "/api/v1/sessions/other", &[], "").await, 404, "no such session");
 }
 
 /// Of a thousand who ask at once, and of a probe that asks all the time, the control task hears little.
