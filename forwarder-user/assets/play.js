@@ -49,6 +49,7 @@ function begin() {
   const token = savedToken("play");
   if (token) player.setAttribute("token", token);
   player.setAttribute("src", `${PATH}/whep`);
+  if (!flag(query.get("autoplay"), true)) show(...WORDS.idle);
 }
 
 player.addEventListener("statechange", ({ detail: { state, message, status } }) => {

@@ -171,8 +171,9 @@ export class Player extends EventTarget {
     while (pc.connectionState !== "closed") {
       const [seen, now] = [await progress(pc), performance.now()];
       for (const kind of ["video", "audio"]) if (seen[kind] > (last[kind] ?? 0)) arrived[kind] = now;
-      // Of a page that nobody sees, browsers may stop the picture.
-      if (seen.count !== last.count || document.hidden) [moved, usual] = [now, last.count ? now - moved : 0];
+      // Of a page that nobody sees, browsers may stop decoding.
+      const undecoded = document.hidden && seen.video !== last.video;
+      if (seen.count !== last.count || undecoded) [moved, usual] = [now, last.count ? now - moved : 0];
       last = seen;
       const still = now - moved > Math.max(STILL_MS, Math.min(2.5 * usual, RARE_MS));
       if (this.#connected && pc === this.pc) {

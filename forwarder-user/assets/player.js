@@ -25,7 +25,8 @@ penstock-player > p { position: absolute; inset: 0; display: grid; place-items: 
 penstock-player > p:empty, penstock-player > button[hidden] { display: none; }
 penstock-player > button { position: absolute; inset-block-start: .75em; inset-inline-end: .75em; padding: .5em .9em;
   border: 0; border-radius: 2em; background: #fff; color: #111; font: 600 1rem system-ui, sans-serif; cursor: pointer; }
-penstock-player > button.big { inset: auto 50% 12% auto; transform: translateX(50%); }
+penstock-player > button.big { inset: 0; padding-block-end: 30%; border-radius: 0; background: none; color: #fff;
+  font-size: 1.5rem; text-shadow: 0 0 .5em #000; }
 penstock-player:fullscreen { aspect-ratio: auto; }`;
 
 let sheet;

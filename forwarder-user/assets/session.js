@@ -51,7 +51,7 @@ export class Session {
   onlost = () => {};
 
   constructor(pc, endpoint, token = "") {
-    [this.#pc, this.#endpoint, this.#token] = [pc, endpoint, token];
+    [this.#pc, this.#endpoint, this.#token] = [pc, new URL(endpoint, document.baseURI).href, token];
     for (const type of ["iceconnectionstatechange", "connectionstatechange"]) {
       pc.addEventListener(type, () => this.#changed());
     }
