@@ -36,7 +36,8 @@ export async function warning() {
   const source = $("source").value;
   if (source === "screen") return "";
   const devices = await navigator.mediaDevices.enumerateDevices();
-  for (const name of source === "camera" ? ["camera", "microphone"] : ["microphone"]) {
+  const needed = { camera: ["camera", "microphone"], picture: ["camera"], microphone: ["microphone"] };
+  for (const name of needed[source]) {
     if (!devices.some(({ kind }) => kind === kinds[name])) return `This browser finds no ${name}.`;
     // Firefox does not know these names.
     const permission = await navigator.permissions?.query({ name }).catch(() => undefined);
@@ -74,8 +75,8 @@ export async function capture() {
   const audio = { ...chosen("microphone"), echoCancellation: true, noiseSuppression: true };
   try {
     if (source === "screen") return await navigator.mediaDevices.getDisplayMedia({ video: size, audio: true });
-    const video = source === "camera" && { ...chosen("camera"), ...size };
-    return await navigator.mediaDevices.getUserMedia({ audio, video });
+    const video = source !== "microphone" && { ...chosen("camera"), ...size };
+    return await navigator.mediaDevices.getUserMedia({ audio: source !== "picture" && audio, video });
   } catch (error) {
     throw new Error(REASONS[error.name] ?? error.message);
   }

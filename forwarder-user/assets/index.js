@@ -1,6 +1,7 @@
 // The streams as a wall: each plays when asked, or, with `?wall`, all that are in view.
 
 import { flag } from "../player.js";
+import { refusal } from "./session.js";
 import { $, ROOT, pathOf, savedToken } from "./ui.js";
 
 const REFRESH_MS = 3000;
@@ -101,7 +102,7 @@ async function refresh() {
   let words = "";
   try {
     const reply = await fetch(`${ROOT}api/v1/streams`);
-    if (!reply.ok) throw new Error((await reply.text()).trim());
+    if (!reply.ok) throw await refusal(reply);
     const { streams } = await reply.json();
     list(streams);
     words = streams.length ? "" : "No stream is live.";

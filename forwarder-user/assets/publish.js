@@ -165,8 +165,8 @@ $("controls").addEventListener("submit", (event) => {
 });
 $("stop").addEventListener("click", () => stop("idle", "Not publishing", "Stopped."));
 $("source").addEventListener("change", () => {
-  $("camera-label").hidden = $("source").value !== "camera";
-  $("microphone-label").hidden = $("source").value === "screen";
+  $("camera-label").hidden = !["camera", "picture"].includes($("source").value);
+  $("microphone-label").hidden = !["camera", "microphone"].includes($("source").value);
   $("more").hidden = $("source").value === "microphone";
   look();
 });

@@ -21,12 +21,13 @@ export class Refused extends Error {
 }
 
 /** A refusal is plain text, or a problem by RFC 9457; a proxy's HTML says nothing to a viewer. */
-async function refusal(reply) {
+export async function refusal(reply) {
   const type = reply.headers.get("Content-Type");
   let text = (await reply.text()).trim();
   if (/json/.test(type)) {
     const { title, detail } = await new Response(text).json().catch(() => ({}));
-    text = [title, detail].filter(Boolean).join("\n");
+    // A title that only repeats the status is for engineers.
+    text = [title !== reply.statusText && title, detail].filter(Boolean).join("\n");
   }
   const words = /html/.test(type) ? "" : text.slice(0, 600);
   const retryAfter = Number(reply.headers.get("Retry-After")) || 0;

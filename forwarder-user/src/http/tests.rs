@@ -419,6 +419,28 @@ async fn the_player_is_small() {
     assert!(bytes < 10_000, "{bytes} bytes");
 }
 
+/// What docs/player.md lists is in the player: parameters and members, events, states.
+#[tokio::test]
+async fn what_the_documentation_says_is_there() {
+    let documentation = include_str!("../../../docs/player.md");
+    let mut code = String::new();
+    for name in ["/player.js", "/player.d.ts", "/assets/playback.js", "/assets/play.js", "/assets/ui.js"] {
+        code += &ask(open_server(), "GET", name, &[], "").await.body;
+    }
+    for (table, least) in [("parameter", 8), ("member", 8), ("event", 3), ("state", 9)] {
+        let (_, rows) = documentation.split_once(&format!("\n| {table} |")).expect(table);
+        let first_cells = rows.lines().skip(2).map_while(|line| line.strip_prefix("| ")?.split('|').next());
+        // Names stand in backticks; parentheses only say that a member is called.
+        let names: Vec<&str> = first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert!(names.len() >= least, "{table}: {names:?}");
+        for name in names {
+            let bare = name.trim_end_matches("()");
+            let words = [format!("\"{bare}\""), format!("{bare}:"), format!(" {bare}(")];
+            assert!(words.iter().any(|word| code.contains(word)), "{table} {name} is not in the player");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_session_is_seen_by_whoever_has_its_id() {
     let known = ask(open_server(), "GET", "/api/v1/sessions/known", &[("origin", "https://tv.example")], "").await;

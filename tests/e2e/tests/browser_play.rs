@@ -91,6 +91,28 @@ fn both_sides_go_on_through_an_ice_restart() -> Result<()> {
     })())
 }
 
+/// Both hosts lose their address and get another one. The pages find it out by themselves.
+#[test]
+fn both_sides_go_on_after_a_change_of_network() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.stage.explain((|| {
+        let publisher = scene.publish("roaming")?;
+        let viewer = scene.play("roaming")?;
+        plays(&viewer)?;
+        for (host, address, page) in
+            [(scene.stage.viewers(), "10.61.0.9/24", &viewer), (&scene.stage.near, "10.60.0.9/24", &publisher)]
+        {
+            host.ip(["-4", "addr", "flush", "dev", "eth0"])?;
+            host.add_addresses("eth0", &[address])?;
+            page.wait_for("penstock.state !== 'live'", START)?;
+            page.wait_for("penstock.state === 'live'", START)?;
+            viewer.wait_for("penstock.state === 'live'", START)?;
+            plays_again(&viewer)?;
+        }
+        Ok(())
+    })())
+}
+
 fn selected_pair(page: &Page) -> Result<serde_json::Value> {
     Ok(page.stats()?.selected_pair()["id"].clone())
 }
