@@ -8,7 +8,7 @@ use tests_kit::stage::Stage;
 /// Frames that must follow the first ones.
 const FRAMES: u64 = 30;
 
-/// As `plays`; Firefox tells neither its SRTP profile nor when it stood still.
+/// As `plays`; Firefox has no word of when it stood still.
 fn plays_in_firefox(page: &Page) -> Result<()> {
     page.wait_for("penstock.state === 'live'", START)?;
     let frames = count(page.stats()?.inbound("video"), "framesDecoded");
