@@ -31,6 +31,18 @@ penstock-player:fullscreen { aspect-ratio: auto; }`;
 
 let sheet;
 
+/** An adopted sheet passes every Content-Security-Policy; browsers before 2023 need the other way. */
+function dress(root) {
+  try {
+    if (!sheet) (sheet = new CSSStyleSheet()).replaceSync(STYLE);
+    if (!root.adoptedStyleSheets.includes(sheet)) root.adoptedStyleSheets = [...root.adoptedStyleSheets, sheet];
+  } catch {
+    const style = document.createElement("style");
+    style.textContent = STYLE;
+    (root.head ?? root).append(style);
+  }
+}
+
 /** `<penstock-player>`: a video, what there is to say, and a button where a gesture is needed. */
 export class PenstockPlayer extends (globalThis.HTMLElement ?? Object) {
   static observedAttributes = ["src", "token", ...Object.keys(FLAGS)];
@@ -43,10 +55,7 @@ export class PenstockPlayer extends (globalThis.HTMLElement ?? Object) {
   player;
 
   connectedCallback() {
-    // A sheet of this kind passes every Content-Security-Policy.
-    if (!sheet) (sheet = new CSSStyleSheet()).replaceSync(STYLE);
-    const root = this.getRootNode();
-    if (!root.adoptedStyleSheets.includes(sheet)) root.adoptedStyleSheets = [...root.adoptedStyleSheets, sheet];
+    dress(this.getRootNode());
     if (!this.video) this.#build();
     this.#plan();
   }
