@@ -36,6 +36,8 @@ const PREFERENCES: &[(&str, &str)] = &[
     ("media.navigator.streams.fake", "true"),
     ("network.captive-portal-service.enabled", "false"),
     ("network.connectivity-service.enabled", "false"),
+    // Pages of the host that counts as secure would ask for their pictures by https.
+    ("security.mixed_content.upgrade_display_content", "false"),
     ("services.settings.server", "\"data:,\""),
     ("toolkit.telemetry.enabled", "false"),
 ];
