@@ -82,7 +82,10 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/{stream}/publish/", get(publish))
         .route("/player.js", get(|headers: HeaderMap| async move { file("player.js", &headers) }))
         .route("/player.d.ts", get(|headers: HeaderMap| async move { file("player.d.ts", &headers) }))
-        .route("/assets/{file}", get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }))
+        .route(
+            "/assets/{file}",
+            get(|Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) }),
+        )
         .route("/favicon.ico", get(|headers: HeaderMap| async move { file("icon.svg", &headers) }))
 }
 
@@ -119,10 +122,7 @@ fn file(name: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let Some((text, kind)) = asset(name).filter(|(_, kind)| *kind != HTML) else { return Err(no_such_file()) };
     let mut headers = common(kind);
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        HeaderName::from_static("cross-origin-resource-policy"),
-        HeaderValue::from_static("cross-origin"),
-    );
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin"));
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     match PACKED.get(name).filter(|_| takes_gzip(asked)) {
         Some(packed) => {
@@ -178,7 +178,9 @@ mod tests {
 
     #[test]
     fn gzip_is_for_those_who_ask() {
-        for (asked, packed) in [("gzip", true), ("br, GZIP;q=0.5", true), ("gzip;q=0", false), ("br", false), ("", false)] {
+        for (asked, packed) in
+            [("gzip", true), ("br, GZIP;q=0.5", true), ("gzip;q=0", false), ("br", false), ("", false)]
+        {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(asked))]);
             assert_eq!(takes_gzip(&headers), packed, "{asked:?}");
         }

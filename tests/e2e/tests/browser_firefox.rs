@@ -24,8 +24,7 @@ fn plays_in_firefox(page: &Page) -> Result<()> {
 fn firefox_plays_and_publishes() -> Result<()> {
     let stage = Stage::apart("")?;
     let chromium = Browser::launch("chromium", &stage.near, Some(&stage.publishing_origin()))?;
-    let firefox =
-        Browser::launch_firefox("firefox", stage.viewers(), Some(&stage.viewing_origin()), Autoplay::Muted)?;
+    let firefox = Browser::launch_firefox("firefox", stage.viewers(), Some(&stage.viewing_origin()), Autoplay::Muted)?;
     stage.explain(plays_by_itself(&stage, &chromium, &firefox)).context("Firefox plays")?;
     stage.explain(publishes(&stage, &chromium, &firefox)).context("Firefox publishes")
 }

@@ -225,7 +225,9 @@ fn sound_waits_for_a_tap() -> Result<()> {
         scene.live("/show")?.close()?;
         let page = scene.live("/show?muted=false&controls=0")?;
         page.wait_for("document.body.innerText.includes('Tap for sound')", START)?;
-        ensure!(page.evaluate("document.querySelector('video').muted && !document.querySelector('video').paused")? == true);
+        ensure!(
+            page.evaluate("document.querySelector('video').muted && !document.querySelector('video').paused")? == true
+        );
         page.tap("penstock-player > button")?;
         page.wait_for("!document.querySelector('video').muted && penstock.state === 'live'", START)?;
         page.close()?;
@@ -256,6 +258,78 @@ fn the_publisher_page_says_why_it_cannot() -> Result<()> {
         page.wait_for("document.body.innerText.includes('https://')", START)?;
         ensure!(page.evaluate("document.getElementById('start').disabled")? == true);
         page.screenshot(&screenshot_path("cannot-publish"))?;
+        page.close()
+    })())
+}
+
+/// What a server or a proxy on the way may answer, of whatever make: content type, status, body; and what is shown of it.
+const REFUSALS: &[(&str, u16, &str, &str, &str)] = &[
+    (
+        "application/problem+json",
+        406,
+        r#"{"title":"Your browser knows no H.264","detail":"42e01f"}"#,
+        "error",
+        "42e01f",
+    ),
+    ("text/plain", 406, "no codec in common", "error", "no codec in common"),
+    ("text/html", 502, "<h1>nginx</h1>", "wait", "The server answers 502"),
+    ("text/plain", 404, "nobody publishes it now", "wait", "Nobody publishes this stream"),
+    ("text/plain", 503, "all sessions are in use", "wait", "all sessions are in use"),
+];
+
+#[test]
+fn refusals_in_the_words_of_viewers() -> Result<()> {
+    let stage = Stage::apart("[auth]\nplay_token = \"open-sesame\"\n")?;
+    let browser = Browser::launch("viewer", stage.viewers(), None)?;
+    stage.explain((|| {
+        let url = format!("{}/show", stage.viewing_origin());
+        for (kind, status, body, state, shown) in REFUSALS {
+            let answer = format!(
+                "window.fetch = async () => new Response({body:?}, {{
+                    status: {status}, headers: {{ 'Content-Type': {kind:?} }} }});"
+            );
+            let page = browser.open_with(&url, &answer)?;
+            page.wait_for(&format!("document.body.innerText.includes({shown:?})"), START)?;
+            ensure!(page.evaluate("penstock.state")? == *state, "{status}");
+            ensure!(page.evaluate("document.body.innerText.includes('<h1>')")? == false);
+            page.close()?;
+        }
+        // A token in the address, and one that is typed. Behind it nobody publishes.
+        let behind = "document.getElementById('status').textContent === 'Waiting'";
+        for query in ["?token=open-sesame", "?muted&jwt=open-sesame"] {
+            let page = browser.open(&format!("{url}{query}"))?;
+            page.wait_for(behind, START)?;
+            page.close()?;
+        }
+        let page = browser.open(&url)?;
+        page.wait_for("!document.getElementById('token-form').hidden", START)?;
+        page.evaluate("document.getElementById('token').value = 'open-sesame'")?;
+        page.tap("#token-form button")?;
+        page.wait_for(behind, START)?;
+        ensure!(page.evaluate("document.getElementById('token-form').hidden")? == true);
+        page.close()
+    })())
+}
+
+/// A server of an earlier draft: it names no session. Then there is none to restart, and to ask for.
+#[test]
+fn a_server_that_names_no_session() -> Result<()> {
+    let scene = Scene::new(Autoplay::All)?;
+    scene.stage.explain((|| {
+        let forgets = "const ask = window.fetch;
+            window.posts = 0;
+            window.fetch = async (url, options) => {
+                const reply = await ask(url, options);
+                if (options?.method !== 'POST') return reply;
+                posts += 1;
+                const { status, statusText } = reply;
+                return new Response(await reply.text(), { status, statusText });
+            };";
+        let page = scene.viewer.open_with(&format!("{}/show", scene.stage.viewing_origin()), forgets)?;
+        page.wait_for("penstock.state === 'live'", START)?;
+        page.evaluate("penstock.restartIce()")?;
+        shows_a_moving_picture(&page)?;
+        ensure!(page.evaluate("[posts, penstock.state]")? == json!([1, "live"]));
         page.close()
     })())
 }

@@ -70,17 +70,13 @@ impl Browser {
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
-    pub fn launch_chromium(
-        name: &str,
-        place: &NetNs,
-        camera_for: Option<&str>,
-        autoplay: Autoplay,
-    ) -> Result<Self> {
+    pub fn launch_chromium(name: &str, place: &NetNs, camera_for: Option<&str>, autoplay: Autoplay) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
         let (command, connection) = chromium::prepare(place, profile.path(), camera_for, autoplay)?;
         let (child, stderr) = start(command)?;
         let connection = Arc::new(connection);
-        let browser = Self { name: name.to_owned(), make: Make::Chromium, child, connection, stderr, _profile: profile };
+        let browser =
+            Self { name: name.to_owned(), make: Make::Chromium, child, connection, stderr, _profile: profile };
         browser
             .connection
             .call("", "Browser.getVersion", json!({}), CALL)

@@ -102,7 +102,6 @@ fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
     if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
 
-
 /// A tab, with a DevTools session attached to it.
 #[derive(Debug)]
 pub struct Tab {
