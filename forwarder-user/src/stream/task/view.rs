@@ -31,7 +31,7 @@ const UNHEARD: Said = (
 
 impl Task {
     /// The session with this id, which only its owner knows; `None`: there is none.
-    pub(super) fn view(&self, id: &str, now: Instant) -> Option<Value> {
+    pub(in crate::stream) fn view(&self, id: &str, now: Instant) -> Option<Value> {
         let session = self.sessions.get(self.sessions.by_id(id)?)?;
         let engine = self.engine.as_ref();
         let publishing = session.publisher_tracks().iter().map(|track| publisher_track(track, engine));
