@@ -166,7 +166,8 @@ export class Player extends EventTarget {
 
   /** Says "live" while frames come, or sound of a stream without a picture, and otherwise what is known. */
   async #watch(pc, session) {
-    let [last, moved, usual, ask, every] = [{}, performance.now(), 0, 0, 2000];
+    const begun = performance.now();
+    let [last, moved, usual, ask, every] = [{}, begun, 0, 0, 2000];
     const arrived = { video: -STILL_MS, audio: -STILL_MS };
     while (pc.connectionState !== "closed") {
       const [seen, now] = [await progress(pc), performance.now()];
@@ -183,13 +184,15 @@ export class Player extends EventTarget {
           this.#ask(session);
         }
         const [video, audio] = [now - arrived.video < STILL_MS, now - arrived.audio < STILL_MS];
-        this.#judge(seen.count, still, video ? "picture" : audio ? "sound" : "");
+        const blind = !seen.video && (!takesVideo(pc) || now - begun > STILL_MS);
+        this.#judge(seen.count, still, video ? "picture" : audio ? "sound" : "", blind);
       }
       await sleep(this.state === "live" ? 1000 : 250);
     }
   }
 
-  #judge(count, still, arrives) {
+  /** `blind`: there is sound alone, and no picture to speak for itself. */
+  #judge(count, still, arrives, blind) {
     if (this.blocked === "picture" && this.#video.paused) {
       this.#show("blocked", "This browser does not start videos by itself. Tap to play.");
     } else if (still && arrives === "picture") {
@@ -199,7 +202,8 @@ export class Player extends EventTarget {
     } else if (still) {
       this.#show("waiting", this.#told || "No media arrives. It goes on by itself.");
     } else if (count) {
-      this.#show(this.#video.paused ? "paused" : "live");
+      const words = blind ? ["Sound only", ...this.notes].join("\n") : "";
+      this.#show(this.#video.paused ? "paused" : "live", words);
     } else if (this.state !== "waiting") {
       this.#show("connecting", "Connected. Waiting for the first picture…");
     }
@@ -216,6 +220,11 @@ export class Player extends EventTarget {
     this.notes = notes;
     this.dispatchEvent(new Event("notes"));
   }
+}
+
+/** Whether a picture was agreed on. */
+function takesVideo(pc) {
+  return pc.getTransceivers().some((one) => one.receiver.track.kind === "video" && /recv/.test(one.currentDirection));
 }
 
 /** Bytes received, and what grows while there is something to see, or to hear of a stream without a picture. */
