@@ -212,7 +212,7 @@ export class Player extends EventTarget {
   /** What the server knows of this session: for viewers, so without a right but to know its name. */
   async #ask({ resource }) {
     if (!resource.startsWith(ROOT)) return;
-    const reply = await fetch(`${ROOT}api/v1/sessions/${resource.split("/").pop()}`).catch(() => {});
+    const reply = await fetch(`${ROOT}api/v1/own-session/${resource.split("/").pop()}`).catch(() => {});
     if (!reply?.ok) return;
     const { message, notes } = await reply.json();
     this.#told = message;

@@ -143,7 +143,7 @@ function stop(state, word, message) {
 async function arrived() {
   const id = session?.resource.split("/").pop();
   if (!id) return [];
-  const reply = await fetch(`${ROOT}api/v1/sessions/${id}`).catch(() => undefined);
+  const reply = await fetch(`${ROOT}api/v1/own-session/${id}`).catch(() => undefined);
   return reply?.ok ? arrivals(await reply.json()) : [];
 }
 

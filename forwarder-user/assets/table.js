@@ -42,7 +42,7 @@ export function rows(stats) {
   ];
 }
 
-/** What of a publisher arrives at the server, of `api/v1/sessions/…`. */
+/** What of a publisher arrives at the server, of `api/v1/own-session/…`. */
 export function arrivals({ tracks = [], warning } = {}) {
   const all = tracks.flatMap(({ kind, bitrate, loss, lost, rtt_ms: rtt }) => {
     const Kind = kind === "video" ? "Video" : "Audio";

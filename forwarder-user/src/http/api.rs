@@ -9,13 +9,12 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, StatusCode, header},
-    response::IntoResponse,
+    http::{HeaderMap, StatusCode},
     routing::get,
 };
 use serde_json::{Value, json};
 
-use super::{App, auth, reply::Failure, signalling};
+use super::{App, auth, reply::Failure};
 
 /// A control task that does not answer for this long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,10 +35,7 @@ pub(super) fn management() -> Router<Arc<App>> {
 
 /// What players of other origins may ask.
 pub(super) fn public() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/streams", get(streams))
-        .route("/api/v1/streams/{stream}/notes", get(notes))
-        .route("/api/v1/sessions/{session}", get(session))
+    Router::new().route("/api/v1/streams", get(streams)).route("/api/v1/streams/{stream}/notes", get(notes))
 }
 
 /// 200 while the control task goes round its loop; 503 while stopping or stuck, or without an address for media. Asks it
@@ -115,14 +111,6 @@ async fn notes(
     let left_out = words("left_out").filter_map(Value::as_str).map(|what| json!(format!("left out: {what}")));
     let notes: Vec<Value> = left_out.chain(words("warnings").cloned()).collect();
     Ok(Json(json!({ "notes": notes })))
-}
-
-/// One session, for whoever has it: its id, which nobody guesses, is the right to it. Players ask it when they have nothing
-/// to show, publishers what arrives of them.
-async fn session(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<impl IntoResponse, Failure> {
-    let _permit = signalling::permit(&app)?;
-    let view = signalling::within(&app, app.control.view(id)).await?;
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(view)))
 }
 
 fn shown(stream: &Value) -> Value {

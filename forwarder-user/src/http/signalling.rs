@@ -124,18 +124,13 @@ fn admit<'a>(
 ) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
     name::check(stream)?;
     auth::require(token(&app.settings.current().auth, role), headers)?;
-    permit(app)
-}
-
-/// One of the requests that may be under way at a time.
-pub(super) fn permit(app: &App) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
     app.requests.try_acquire().map_err(|_| {
         Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
     })
 }
 
 /// Bounds the wait for the control task.
-pub(super) async fn within<T>(app: &App, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Failure> {
+async fn within<T>(app: &App, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Failure> {
     match tokio::time::timeout(app.settings.current().timeout, answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::busy("the server is overloaded and did not answer in time: try again soon")),

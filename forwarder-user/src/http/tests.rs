@@ -359,11 +359,11 @@ async fn observation() {
 
 #[tokio::test]
 async fn a_session_is_seen_by_whoever_has_its_id() {
-    let known = ask(open_server(), "GET", "/api/v1/sessions/known", &[("origin", "https://tv.example")], "").await;
+    let known = ask(open_server(), "GET", "/api/v1/own-session/known", &[("origin", "https://tv.example")], "").await;
     assert_eq!(known.body, r#"{"message":"","state":"live"}"#);
     assert_eq!(known.header("access-control-allow-origin"), "*");
     assert_eq!(known.header("cache-control"), "no-store");
-    refused(&ask(open_server(), "GET", "/api/v1/sessions/other", &[], "").await, 404, "no such session");
+    refused(&ask(open_server(), "GET", "/api/v1/own-session/other", &[], "").await, 404, "no such session");
 }
 
 /// Of a thousand who ask at once, and of a probe that asks all the time, the control task hears little.

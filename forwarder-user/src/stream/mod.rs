@@ -277,14 +277,9 @@ impl Control {
         self.ask(|reply| Command::Delete { session, role, stream, reply }).await.unwrap_or_else(stopped)
     }
 
-    /// What the owner of a session may know of it.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`].
-    pub async fn view(&self, session: String) -> Result<serde_json::Value, Refusal> {
-        let view = self.ask(|reply| Command::View { session, reply }).await;
-        let gone = || Refusal::NotFound("no such session; it may have ended".into());
-        view.map_or_else(stopped, |view| view.ok_or_else(gone))
+    /// What the owner of a session may know of it; `None`: there is none, or all are ending.
+    pub async fn view(&self, session: String) -> Option<serde_json::Value> {
+        self.ask(|reply| Command::View { session, reply }).await.flatten()
     }
 
     /// Since the control task last went round its loop, which it does once a second at least. `None`: it has stopped.

@@ -71,8 +71,21 @@ impl Browser {
     /// # Errors
     /// As [`launch`](Self::launch).
     pub fn launch_chromium(name: &str, place: &NetNs, camera_for: Option<&str>, autoplay: Autoplay) -> Result<Self> {
+        let policy = match autoplay {
+            Autoplay::All => "no-user-gesture-required",
+            Autoplay::Muted => "user-gesture-required",
+        };
+        let mut arguments = vec![format!("--autoplay-policy={policy}")];
+        if let Some(origin) = camera_for {
+            arguments.extend(chromium::CAMERA.iter().map(|flag| (*flag).to_owned()));
+            arguments.push(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
+        }
+        Self::launch_with(name, place, &arguments)
+    }
+
+    fn launch_with(name: &str, place: &NetNs, arguments: &[String]) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
-        let (command, connection) = chromium::prepare(place, profile.path(), camera_for, autoplay)?;
+        let (command, connection) = chromium::prepare(place, profile.path(), arguments)?;
         let (child, stderr) = start(command)?;
         let connection = Arc::new(connection);
         let browser =

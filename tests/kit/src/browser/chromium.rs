@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::CALL;
 use super::connection::{Connection, exception_text};
-use super::{Autoplay, CALL};
 use crate::netns::NetNs;
 
 /// Flags that make Chromium quiet and scriptable.
@@ -39,7 +39,7 @@ const FLAGS: &[&str] = &[
 ];
 
 /// Flags that give it a fake camera and microphone, and every page leave to use them.
-const CAMERA: &[&str] = &["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+pub const CAMERA: &[&str] = &["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 
 /// `PENSTOCK_CHROMIUM` names another executable than `chromium`.
 fn executable() -> OsString {
@@ -47,27 +47,11 @@ fn executable() -> OsString {
 }
 
 /// The command that starts it, and the connection to what it will start.
-pub fn prepare(
-    place: &NetNs,
-    profile: &Path,
-    camera_for: Option<&str>,
-    autoplay: Autoplay,
-) -> Result<(Command, Connection)> {
+pub fn prepare(place: &NetNs, profile: &Path, arguments: &[String]) -> Result<(Command, Connection)> {
     let (commands, mut to_browser) = std::io::pipe()?;
     let (from_browser, answers) = std::io::pipe()?;
     let mut command = place.command(executable());
-    if let Some(origin) = camera_for {
-        command.args(CAMERA).arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
-    }
-    let policy = match autoplay {
-        Autoplay::All => "no-user-gesture-required",
-        Autoplay::Muted => "user-gesture-required",
-    };
-    command
-        .args(FLAGS)
-        .arg(format!("--autoplay-policy={policy}"))
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .arg("about:blank");
+    command.args(FLAGS).args(arguments).arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
     hand_over(&mut command, commands.into(), answers.into());
     let messages = BufReader::new(from_browser).split(0).map_while(std::io::Result::ok);
     let send = move |message: &[u8]| to_browser.write_all(&[message, &[0]].concat());
