@@ -134,6 +134,7 @@ export class Player extends EventTarget {
       for (const kind of ["video", "audio"]) pc.addTransceiver(kind, { direction: "recvonly" });
       await session.open();
       if (signal.aborted) return 0;
+      this.#note([]);
       this.#video.srcObject = media;
       if (!this.#paused) this.play();
       this.#watch(pc, session);
@@ -216,8 +217,13 @@ export class Player extends EventTarget {
     if (!reply?.ok) return;
     const { message, notes } = await reply.json();
     this.#told = message;
-    if (String(notes) === String(this.notes)) return;
-    this.notes = notes;
+    this.#note(notes);
+  }
+
+  #note(notes) {
+    const all = [this.#session.note, ...notes].filter(Boolean);
+    if (String(all) === String(this.notes)) return;
+    this.notes = all;
     this.dispatchEvent(new Event("notes"));
   }
 }

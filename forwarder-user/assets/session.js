@@ -26,8 +26,9 @@ export async function refusal(reply) {
   let text = (await reply.text()).trim();
   if (/json/.test(type)) {
     const { title, detail } = await new Response(text).json().catch(() => ({}));
-    // A title that only repeats the status is for engineers.
-    text = [title !== reply.statusText && title, detail].filter(Boolean).join("\n");
+    // A title in capitals only repeats the status ("Not Acceptable"): that is for engineers.
+    const repeats = detail && /^([A-Z][\w'-]* ?)+$/.test(title);
+    text = [!repeats && title, detail].filter(Boolean).join("\n");
   }
   const words = /html/.test(type) ? "" : text.slice(0, 600);
   const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
@@ -45,6 +46,8 @@ export class Session {
   #over = new AbortController();
   /** Its URL, while it is there and the server has told one. */
   resource = "";
+  /** What this browser cannot play of the stream, and what to do about it, by the server. */
+  note = "";
   /** Resolves with a reason once the session is over. */
   ended = new Promise((end) => (this.#end = end));
   onconnected = () => {};
@@ -65,6 +68,7 @@ export class Session {
     const offer = await pc.createOffer();
     await pc.setLocalDescription({ type: "offer", sdp: stereo(offer.sdp) }).catch(() => pc.setLocalDescription(offer));
     const reply = await this.#send("POST", this.#endpoint, "application/sdp", (sdp) => sdp);
+    this.note = reply.headers.get("Penstock-Note") ?? "";
     const location = reply.headers.get("Location");
     if (location) this.resource = resourceAt(location, this.#endpoint);
     try {

@@ -271,6 +271,7 @@ const REFUSALS: &[(&str, u16, &str, &str, &str)] = &[
         "error",
         "42e01f",
     ),
+    ("application/problem+json", 406, r#"{"title":"Not Acceptable","detail":"try VP8"}"#, "error", "try VP8"),
     ("text/plain", 406, "no codec in common", "error", "no codec in common"),
     ("text/html", 502, "<h1>nginx</h1>", "wait", "The server answers 502"),
     ("text/plain", 404, "nobody publishes it now", "wait", "Nobody publishes this stream"),
@@ -291,7 +292,7 @@ fn refusals_in_the_words_of_viewers() -> Result<()> {
             let page = browser.open_with(&url, &answer)?;
             page.wait_for(&format!("document.body.innerText.includes({shown:?})"), START)?;
             ensure!(page.evaluate("penstock.state")? == *state, "{status}");
-            ensure!(page.evaluate("document.body.innerText.includes('<h1>')")? == false);
+            ensure!(page.evaluate("/<h1>|Not Acceptable/.test(document.body.innerText)")? == false);
             page.close()?;
         }
         // A token in the address, and one that is typed. Behind it nobody publishes.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::Task;
 use super::snapshot::{publisher_track, viewer_track};
 use crate::ingest::State;
-use crate::stream::session::{PublisherTrack, Session};
-use penstock_engine::{Kind, Role};
+use crate::stream::session::Session;
+use penstock_engine::Role;
 
 /// What a player says while it has nothing to show, by name and in words.
 type Said = (&'static str, &'static str);
@@ -46,7 +46,7 @@ impl Task {
             "state": state,
             "message": message,
             "warning": session.silence.warning,
-            "notes": self.notes(session),
+            "notes": self.notes(&session.stream),
             "tracks": publishing.chain(viewing).collect::<Vec<_>>(),
         }))
     }
@@ -86,30 +86,11 @@ impl Task {
         }
     }
 
-    /// What viewers should know of a stream: what it has that this one cannot play, what its camera sends that browsers
-    /// do not play, or play badly.
-    fn notes(&self, session: &Session) -> Vec<String> {
-        let source = self.source(&session.stream).map(|(_, source)| source).unwrap_or_default();
+    /// What viewers should know of a stream: what its camera sends that browsers do not play, or play badly.
+    fn notes(&self, stream: &str) -> Vec<String> {
+        let source = self.source(stream).map(|(_, source)| source).unwrap_or_default();
         let words = |key| source.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let left_out = words("left_out").map(|what| format!("left out: {what}"));
-        self.unplayed(session).into_iter().chain(left_out).chain(words("warnings").map(str::to_owned)).collect()
-    }
-
-    /// Tracks that a viewer's player takes in no codec that they have.
-    fn unplayed(&self, session: &Session) -> Vec<String> {
-        if session.role == Role::Publisher {
-            return vec![];
-        }
-        let sent = self.streams.sent(&session.stream, &self.sessions).iter();
-        let missing = sent.filter(|sent| session.viewer_tracks().iter().all(|track| track.kind() != sent.kind()));
-        let words = |track: &PublisherTrack| {
-            let (what, known) = match track.kind() {
-                Kind::Video => ("picture", "VP8 or H.264"),
-                Kind::Audio => ("sound", "Opus"),
-            };
-            let name = track.format.codec.name();
-            format!("no {what}: this player takes no {name}. Try another browser, or ask for the stream in {known}")
-        };
-        missing.map(words).collect()
+        left_out.chain(words("warnings").map(str::to_owned)).collect()
     }
 }
