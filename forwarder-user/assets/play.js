@@ -1,169 +1,122 @@
-// The player: a WHEP session that comes back by itself.
+// The page of a stream: the player, and around it what is known of it. `?embed`: the player alone.
 
-import { Refused, Session } from "./session.js";
+import { FLAGS, flag } from "../player.js";
 import { StatsReader } from "./stats.js";
-import { $, Backoff, rows, savedToken, saveToken, show, sleep, table } from "./ui.js";
+import { duration, rows, table } from "./table.js";
+import { $, PATH, nameOf, savedToken, saveToken, show, sleep } from "./ui.js";
 
-/** Without bytes for this long the publisher is taken to be away. */
-const SILENT_MS = 3000;
-/** Between two questions for notes: what a camera sends may turn out later. */
-const NOTES_MS = 5000;
+/** The header's word for a state of the player, and its colour. */
+const WORDS = {
+  idle: ["idle", "Not started"],
+  connecting: ["wait", "Connecting"],
+  live: ["live", "Live"],
+  paused: ["wait", "Paused"],
+  blocked: ["wait", "Tap to play"],
+  waiting: ["wait", "Waiting"],
+  reconnecting: ["wait", "Reconnecting"],
+  refused: ["error", "Refused"],
+  unsupported: ["error", "Cannot play"],
+};
 
-const name = decodeURIComponent(location.pathname.split("/").pop());
-const endpoint = `${location.pathname}/whep`;
-const video = $("video");
-const backoff = new Backoff();
-let token = savedToken("play");
-let session;
+const name = nameOf(PATH);
+const player = $("player");
+const { video } = player;
+// As MediaMTX's player has them, whatever their case.
+const query = new Map([...new URLSearchParams(location.search)].map(([key, value]) => [key.toLowerCase(), value]));
 let reader;
-let connectedSince = 0;
-/** What the server says of the stream: parts that browsers do not play. */
-let notes = [];
-let wake = () => {};
-
-$("stream").textContent = name;
-document.title = `${name} · Penstock`;
+let since = 0;
 
 // For tests and the curious: the connection, its statistics, and the state that is shown.
 window.penstock = {
-  pc: undefined,
+  get pc() {
+    return player.pc;
+  },
   stats: async () => (reader ? reader.read() : {}),
-  restartIce: () => session?.restart(),
+  restartIce: () => player.restartIce(),
   get state() {
     return $("status").dataset.state;
   },
 };
 
-async function play() {
-  const pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
-  pc.addTransceiver("video", { direction: "recvonly" });
-  pc.addTransceiver("audio", { direction: "recvonly" });
-  const media = new MediaStream();
-  pc.addEventListener("track", ({ track }) => {
-    media.addTrack(track);
-    video.srcObject = media;
-    start();
-  });
-  const mine = new Session(pc, endpoint, token);
-  session = mine;
-  reader = new StatsReader(pc);
-  window.penstock.pc = pc;
-  mine.onconnected = () => {
-    connectedSince ||= performance.now();
-    backoff.reset();
-    show("live", "Live");
-    readNotes();
-  };
-  mine.onlost = () => show("wait", "Reconnecting", "The connection is interrupted, looking for another path…");
-  try {
-    await mine.open();
-    return await mine.ended;
-  } finally {
-    mine.close();
-    connectedSince = 0;
+function begin() {
+  $("stream").textContent = name;
+  document.title = `${name} · Penstock`;
+  document.documentElement.classList.toggle("embed", flag(query.get("embed"), false));
+  for (const option of Object.keys(FLAGS)) {
+    if (query.has(option)) player.setAttribute(option, query.get(option));
   }
+  player.setAttribute("aria-label", `Stream ${name}`);
+  const token = savedToken("play");
+  if (token) player.setAttribute("token", token);
+  player.setAttribute("src", `${PATH}/whep`);
+  if (!flag(query.get("autoplay"), true)) show(...WORDS.idle);
 }
 
-async function readNotes() {
-  try {
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
-    const reply = await fetch(`api/v1/streams/${encodeURIComponent(name)}/notes`, { headers });
-    notes = reply.ok ? (await reply.json()).notes : [];
-  } catch {
-    // The picture does not depend on it.
-  }
-}
-
-/** Muted playback is allowed everywhere; sound needs a gesture first. */
-async function start() {
-  try {
-    await video.play();
-    offerSound();
-  } catch {
-    show("wait", "Paused", "This browser does not start videos by itself: press play.");
-  }
-}
-
-function offerSound() {
-  $("unmute").hidden = !video.muted || !video.srcObject?.getAudioTracks().length;
-}
-
-$("unmute").addEventListener("click", () => {
-  video.muted = false;
-  video.play().catch(() => (video.muted = true));
+player.addEventListener("statechange", ({ detail: { state, message, status } }) => {
+  const [colour, word] = WORDS[state];
+  show(colour, status === 401 ? "Token needed" : word, message);
+  $("token-form").hidden = status !== 401;
+  if (state !== "live" && state !== "paused" && state !== "waiting") since = 0;
+  else since ||= performance.now();
 });
-video.addEventListener("volumechange", offerSound);
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value;
-  saveToken("play", token);
-  $("token-form").hidden = true;
-  wake();
+  saveToken("play", $("token").value);
+  player.setAttribute("token", $("token").value);
 });
 
-async function refused(error) {
-  if (error.status === 401) {
-    $("token-form").hidden = false;
-    show("error", "Token needed", error.message);
-    await new Promise((resolve) => (wake = resolve));
-  } else if (error.status === 404) {
-    show("wait", "Waiting", "Nobody publishes this stream yet. It starts by itself.");
-    await backoff.wait();
-  } else if (error.status >= 400 && error.status < 500) {
-    show("error", "Refused", error.message);
-    await sleep(10_000);
-  } else {
-    show("wait", "Reconnecting", error.message);
-    await Promise.all([backoff.wait(), sleep(1000 * error.retryAfter)]);
-  }
+const actions = {
+  pause: () => (video.paused ? player.play() : video.pause()),
+  mute: () => (video.muted = !video.muted),
+  full: () => {
+    if (document.fullscreenElement) return document.exitFullscreen();
+    return player.requestFullscreen ? player.requestFullscreen() : video.webkitEnterFullscreen();
+  },
+  inset: () => (document.pictureInPictureElement ? document.exitPictureInPicture() : video.requestPictureInPicture()),
+};
+
+const KEYS = { k: "pause", " ": "pause", m: "mute", f: "full", p: "inset" };
+
+/** A browser may refuse what it offers; its viewer sees that nothing happens. */
+const act = (what) => Promise.resolve(actions[what]()).catch(() => {});
+
+for (const what of Object.keys(actions)) $(what).addEventListener("click", () => act(what));
+
+document.addEventListener("keydown", (event) => {
+  const what = KEYS[event.key.toLowerCase()];
+  if (!what || event.ctrlKey || event.altKey || event.metaKey || event.repeat || $(what).hidden) return;
+  // Space is the key of whatever has the focus, a video included.
+  if (event.target.closest?.(event.key === " " ? "a, button, input, select, video" : "input, select")) return;
+  event.preventDefault();
+  act(what);
+});
+
+/** Buttons say what they will do, and are there only if that can be done. */
+function label() {
+  $("pause").textContent = video.paused ? "Play" : "Pause";
+  $("mute").textContent = video.muted ? "Sound on" : "Sound off";
+  $("full").hidden = !document.fullscreenEnabled && !video.webkitEnterFullscreen;
+  $("full").textContent = document.fullscreenElement ? "Leave full screen" : "Full screen";
+  $("inset").hidden = !document.pictureInPictureEnabled || video.disablePictureInPicture;
 }
 
-async function run() {
-  for (;;) {
-    show("wait", "Connecting", "Connecting…");
-    try {
-      const reason = await play();
-      show("wait", "Reconnecting", `Connecting again: ${reason}`);
-      await backoff.wait();
-    } catch (error) {
-      await refused(error instanceof Refused ? error : new Refused(0, error.message));
-    }
-  }
-}
+for (const type of ["play", "pause", "volumechange", "emptied", "loadeddata"]) video.addEventListener(type, label);
+document.addEventListener("fullscreenchange", label);
 
 async function watch() {
-  let bytes = 0;
-  let changed = performance.now();
-  let nextNotes = changed + NOTES_MS;
   for (;;) {
     await sleep(1000);
-    if (!connectedSince) {
+    if (reader?.pc !== player.pc) reader = player.pc && new StatsReader(player.pc);
+    if (!since || !reader || document.documentElement.classList.contains("embed")) {
       table([]);
       continue;
     }
-    const stats = await reader.read();
-    table([...rows(stats, connectedSince), ...notes.map((note) => ["Note", note])]);
-    if (performance.now() > nextNotes) {
-      nextNotes = performance.now() + NOTES_MS;
-      readNotes();
-    }
-    const now = (stats.video?.bytes ?? 0) + (stats.audio?.bytes ?? 0);
-    if (now !== bytes) changed = performance.now();
-    bytes = now;
-    const lost = ["disconnected", "failed"].includes(window.penstock.pc.iceConnectionState);
-    if (!connectedSince || lost) continue;
-    if (performance.now() - changed > SILENT_MS) {
-      show("wait", "Waiting", "No media arrives. It goes on by itself when the publisher is back.");
-    } else if (!video.paused) {
-      show("live", "Live");
-    }
+    const connected = ["Connected for", duration(performance.now() - since)];
+    table([...rows(await reader.read()), connected, ...player.notes.map((note) => ["Note", note])]);
   }
 }
 
-window.addEventListener("pagehide", () => session?.close());
-// A page that comes back from the cache has lost its session.
-window.addEventListener("pageshow", (event) => event.persisted && location.reload());
-
-run();
+label();
+begin();
 watch();

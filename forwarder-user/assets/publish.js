@@ -1,11 +1,13 @@
 // Publishing from the browser: a WHIP session with the camera, the microphone or the screen.
 
+import { capture, listCodecs, listDevices, obstacle, send, warning } from "./capture.js";
 import { Refused, Session } from "./session.js";
 import { StatsReader } from "./stats.js";
-import { $, Backoff, rows, savedToken, saveToken, show, sleep, table } from "./ui.js";
+import { $, Backoff, PATH, ROOT, nameOf, savedToken, saveToken, show, sleep } from "./ui.js";
+import { arrivals, duration, rows, table } from "./table.js";
 
-const base = location.pathname.replace(/\/publish$/, "");
-const name = decodeURIComponent(base.split("/").pop());
+const stream = PATH.replace(/\/publish$/, "");
+const name = nameOf(stream);
 const backoff = new Backoff();
 const video = $("video");
 let media;
@@ -13,13 +15,6 @@ let session;
 let reader;
 let connectedSince = 0;
 let wanted = false;
-
-$("stream").textContent = name;
-document.title = `Publish ${name} · Penstock`;
-$("watch").href = base;
-$("watch").textContent = new URL(base, location.href).href;
-$("token").value = savedToken("publish");
-$("token-label").hidden = $("token").value === "";
 
 // For tests and the curious: the connection, its statistics, and the state that is shown.
 window.penstock = {
@@ -31,50 +26,36 @@ window.penstock = {
   },
 };
 
-const REASONS = {
-  NotAllowedError: "This page may not use it: allow it beside the address bar, then start again.",
-  NotFoundError: "No such device is attached.",
-  NotReadableError: "Another program is using the device.",
-  OverconstrainedError: "The device chosen is gone: choose another.",
-  AbortError: "The device stopped working.",
-};
-
-async function capture() {
-  const source = $("source").value;
-  if (!navigator.mediaDevices) {
-    throw new Error(
-      `Browsers allow camera, microphone and screen only on pages from https:// or localhost, and this one is from ${location.origin}.
-      Put a TLS proxy in front of the server, or publish with other software by WHIP.`,
-    );
-  }
-  const chosen = (id) => ($(id).value ? { deviceId: { exact: $(id).value } } : {});
-  const sound = { ...chosen("microphone"), echoCancellation: true, noiseSuppression: true };
-  const picture = { ...chosen("camera"), width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } };
-  try {
-    if (source === "screen") {
-      return await navigator.mediaDevices.getDisplayMedia({ video: { frameRate: { ideal: 30 } }, audio: true });
-    }
-    return await navigator.mediaDevices.getUserMedia({ audio: sound, video: source === "camera" && picture });
-  } catch (error) {
-    throw new Error(REASONS[error.name] ?? error.message);
-  }
+function begin() {
+  $("stream").textContent = name;
+  document.title = `Publish ${name} · Penstock`;
+  $("watch").href = stream;
+  $("watch").textContent = new URL(stream, location.href).href;
+  $("token").value = savedToken("publish");
+  $("token-label").hidden = $("token").value === "";
+  if (!navigator.mediaDevices?.getDisplayMedia) $("source").querySelector("[value=screen]").disabled = true;
+  listCodecs();
+  const why = obstacle();
+  if (!why) return look();
+  $("start").disabled = true;
+  tell(why);
+  show("error", "Cannot publish", "");
 }
 
-async function listDevices() {
-  const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
-  for (const [id, kind] of [["camera", "videoinput"], ["microphone", "audioinput"]]) {
-    const found = devices.filter((device) => device.kind === kind && device.deviceId);
-    const before = $(id).value;
-    const options = found.map((device, place) => new Option(device.label || `${id} ${place + 1}`, device.deviceId));
-    $(id).replaceChildren(new Option("Default", ""), ...options);
-    $(id).value = found.some((device) => device.deviceId === before) ? before : "";
-  }
+function tell(why) {
+  $("why-not").textContent = why;
+  $("why-not").hidden = !why;
+}
+
+/** What there is, and what will be missing. */
+function look() {
+  listDevices();
+  warning().then(tell, () => tell(""));
 }
 
 async function publish() {
   const pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
-  for (const track of media.getTracks()) pc.addTransceiver(track, { direction: "sendonly", streams: [media] });
-  const mine = new Session(pc, `${base}/whip`, $("token").value);
+  const mine = new Session(pc, `${stream}/whip`, $("token").value);
   session = mine;
   reader = new StatsReader(pc);
   window.penstock.pc = pc;
@@ -85,6 +66,7 @@ async function publish() {
   };
   mine.onlost = () => show("wait", "Reconnecting", "The connection is interrupted, looking for another path…");
   try {
+    send(pc, media);
     await mine.open();
     return await mine.ended;
   } finally {
@@ -94,11 +76,11 @@ async function publish() {
 }
 
 async function refused(error) {
-  if (error.status === 401) {
+  if (error.status === 401 || error.status === 403) {
     $("token-label").hidden = false;
+    stop("error", error.status === 401 ? "Token needed" : "Not allowed", error.message);
     $("token").focus();
-    stop("error", "Token needed", error.message);
-  } else if (error.status >= 400 && error.status < 500 && error.status !== 409) {
+  } else if (error.status >= 400 && error.status < 500 && ![408, 409, 429].includes(error.status)) {
     stop("error", "Refused", error.message);
   } else {
     show("wait", "Waiting", `${error.message}\nTrying again…`);
@@ -112,7 +94,7 @@ async function run() {
     try {
       const reason = await publish();
       if (!wanted) break;
-      show("wait", "Reconnecting", `Connecting again: ${reason}`);
+      show("wait", "Reconnecting", `${reason} Connecting again…`);
       await backoff.wait();
     } catch (error) {
       if (wanted) await refused(error instanceof Refused ? error : new Refused(0, error.message));
@@ -129,6 +111,7 @@ async function start() {
     stop("error", "Not publishing", error.message);
     return;
   }
+  tell("");
   listDevices();
   saveToken("publish", $("token").value);
   // "Stop sharing" of the browser, or an unplugged camera.
@@ -140,7 +123,7 @@ async function start() {
   backoff.reset();
   $("start").hidden = true;
   $("stop").hidden = false;
-  for (const id of ["source", "camera", "microphone", "token"]) $(id).disabled = true;
+  $("choices").disabled = true;
   run();
 }
 
@@ -152,14 +135,27 @@ function stop(state, word, message) {
   $("start").hidden = false;
   $("start").disabled = false;
   $("stop").hidden = true;
-  for (const id of ["source", "camera", "microphone", "token"]) $(id).disabled = false;
+  $("choices").disabled = false;
   show(state, word, message);
+}
+
+/** What the server gets of it; it may know nothing yet. */
+async function arrived() {
+  const id = session?.resource.split("/").pop();
+  if (!id) return [];
+  const reply = await fetch(`${ROOT}api/v1/own-session/${id}`).catch(() => undefined);
+  return reply?.ok ? arrivals(await reply.json()) : [];
 }
 
 async function watch() {
   for (;;) {
     await sleep(1000);
-    table(connectedSince ? rows(await reader.read(), connectedSince) : []);
+    if (!connectedSince) {
+      table([]);
+      continue;
+    }
+    const [here, there] = await Promise.all([reader.read(), arrived()]);
+    table([...rows(here), ...there, ["Connected for", duration(performance.now() - connectedSince)]]);
   }
 }
 
@@ -169,12 +165,14 @@ $("controls").addEventListener("submit", (event) => {
 });
 $("stop").addEventListener("click", () => stop("idle", "Not publishing", "Stopped."));
 $("source").addEventListener("change", () => {
-  $("camera-label").hidden = $("source").value !== "camera";
-  $("microphone-label").hidden = $("source").value === "screen";
+  $("camera-label").hidden = !["camera", "picture"].includes($("source").value);
+  $("microphone-label").hidden = !["camera", "microphone"].includes($("source").value);
+  $("more").hidden = $("source").value === "microphone";
+  look();
 });
-navigator.mediaDevices?.addEventListener("devicechange", listDevices);
+navigator.mediaDevices?.addEventListener?.("devicechange", look);
 window.addEventListener("pagehide", () => session?.close());
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-listDevices();
+begin();
 watch();

@@ -1,189 +1,225 @@
-// A WHIP or WHEP session (RFC 9725): offer by POST, ICE restart by PATCH, end by DELETE.
+// A WHIP or WHEP session (RFC 9725), with this server or any other.
 
-import { sleep } from "./ui.js";
-
-/** How long candidates are gathered before the offer goes out. The server is ICE-lite at a public
- *  address and learns ours from our checks, so none is needed. */
+/** The server needs no candidate of ours, it learns our addresses from our checks: none is waited for. */
 const GATHER_MS = 150;
-/** A path that is lost for this long is looked for anew. */
-const DISCONNECTED_MS = 2000;
-/** An ICE restart, or the first connection, that takes longer is given up. */
+/** A path that is lost for so long is looked for anew. */
+const LOST_MS = 2000;
+/** Without a connection by now, relays are tried, if the server has named some. */
+const RELAY_MS = 3000;
+/** A first connection, or an ICE restart, that takes longer is given up; so is a request. */
 const CONNECT_MS = 10_000;
-const REQUEST_MS = 15_000;
 
-/** A refusal by the server: `status` 0 if it could not be reached. */
+export const sleep = (time) => new Promise((done) => setTimeout(done, time));
+const find = (text, what) => text.match(what) ?? [];
+
+/** The server said no; `status` is 0 if it was not reached. The message is for people. */
 export class Refused extends Error {
-  constructor(status, reason, retryAfter = 0) {
-    super(reason);
-    this.status = status;
-    this.retryAfter = retryAfter;
+  constructor(status, message, retryAfter = 0) {
+    super(message);
+    Object.assign(this, { status, retryAfter });
   }
 }
 
+/** A refusal is plain text, or a problem by RFC 9457; a proxy's HTML says nothing to a viewer. */
+export async function refusal(reply) {
+  const type = reply.headers.get("Content-Type");
+  let text = (await reply.text()).trim();
+  if (/json/.test(type)) {
+    const { title, detail } = await new Response(text).json().catch(() => ({}));
+    // A title in capitals only repeats the status ("Not Acceptable"): that is for engineers.
+    const repeats = detail && /^([A-Z][\w'-]* ?)+$/.test(title);
+    text = [!repeats && title, detail].filter(Boolean).join("\n");
+  }
+  const words = /html/.test(type) ? "" : text.slice(0, 600);
+  const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
+  return new Refused(reply.status, words || `The server answers ${reply.status} ${reply.statusText}`, retryAfter);
+}
+
+/** Offer by POST, ICE restart by PATCH, end by DELETE. */
 export class Session {
   #pc;
   #endpoint;
   #token;
-  #resource = "";
-  #timer = 0;
-  #restarting = false;
+  #timer;
   #end;
-
+  #restarting = false;
+  #over = new AbortController();
+  /** Its URL, while it is there and the server has told one. */
+  resource = "";
+  /** What this browser cannot play of the stream, and what to do about it, by the server. */
+  note = "";
   /** Resolves with a reason once the session is over. */
-  ended;
+  ended = new Promise((end) => (this.#end = end));
   onconnected = () => {};
   /** The path is lost and being looked for. */
   onlost = () => {};
 
-  constructor(pc, endpoint, token) {
-    this.#pc = pc;
-    this.#endpoint = endpoint;
-    this.#token = token;
-    this.ended = new Promise((resolve) => (this.#end = resolve));
-    pc.addEventListener("iceconnectionstatechange", () => this.#iceChanged());
-    pc.addEventListener("connectionstatechange", () => this.#connectionChanged());
+  constructor(pc, endpoint, token = "") {
+    [this.#pc, this.#endpoint, this.#token] = [pc, new URL(endpoint, document.baseURI).href, token];
+    for (const type of ["iceconnectionstatechange", "connectionstatechange"]) {
+      pc.addEventListener(type, () => this.#changed());
+    }
+    addEventListener("online", () => this.restart(), { signal: this.#over.signal });
   }
 
-  /** Opens the session. Throws `Refused`. */
+  /** Opens it. Throws `Refused`. */
   async open() {
-    await this.#pc.setLocalDescription(await this.#pc.createOffer());
-    await this.#gather();
-    const reply = await this.#send("POST", this.#endpoint, "application/sdp", this.#pc.localDescription.sdp);
-    // The last segment, so that a proxy may serve us under another path.
-    const id = (reply.headers.get("Location") ?? "").split("/").pop();
-    this.#resource = `${this.#endpoint}/${id}`;
+    const pc = this.#pc;
+    const offer = await pc.createOffer();
+    await pc.setLocalDescription({ type: "offer", sdp: stereo(offer.sdp) }).catch(() => pc.setLocalDescription(offer));
+    const reply = await this.#send("POST", this.#endpoint, "application/sdp", (sdp) => sdp);
+    this.note = reply.headers.get("Penstock-Note") ?? "";
+    const location = reply.headers.get("Location");
+    if (location) this.resource = resourceAt(location, this.#endpoint);
     try {
-      await this.#pc.setRemoteDescription({ type: "answer", sdp: await reply.text() });
+      const sdp = await reply.text();
+      if (reply.status === 406) await this.#accept(sdp);
+      else await pc.setRemoteDescription({ type: "answer", sdp });
     } catch (error) {
       this.close();
+      if (error instanceof Refused) throw error;
       throw new Refused(0, `This browser cannot use the server's answer: ${error.message}`);
     }
-    this.#watch(CONNECT_MS, "no connection: is the server's UDP port reachable from here?");
-    for (const { transport } of [...this.#pc.getReceivers(), ...this.#pc.getSenders()]) {
+    this.#giveUpLater();
+    const iceServers = relays(reply.headers.get("Link") ?? "");
+    if (iceServers.length) {
+      pc.setConfiguration({ ...pc.getConfiguration(), iceServers });
+      this.#after(RELAY_MS, () => this.restart());
+    }
+    for (const { transport } of [...pc.getReceivers(), ...pc.getSenders()]) {
       transport?.addEventListener("statechange", () => {
-        if (transport.state === "closed" || transport.state === "failed") this.#over("closed by the server");
+        if (/closed|failed/.test(transport.state)) this.#finish("The server has closed the connection.");
       });
     }
   }
 
-  /** Ends the session here and at the server; safe while the page is being left. */
-  close(reason = "closed") {
-    if (this.#resource) {
-      fetch(this.#resource, { method: "DELETE", headers: this.#headers(), keepalive: true }).catch(() => {});
-      this.#resource = "";
-    }
-    this.#over(reason);
+  /** A counter-offer: the server would rather ask (draft-ietf-wish-whep-04). */
+  async #accept(sdp) {
+    const pc = this.#pc;
+    await pc.setLocalDescription({ type: "rollback" });
+    await pc.setRemoteDescription({ type: "offer", sdp });
+    await pc.setLocalDescription(await pc.createAnswer());
+    await this.#send("PATCH", this.resource, "application/sdp", (answer) => answer);
   }
 
-  #over(reason) {
+  /** Ends the session here and at the server; safe while the page is being left. */
+  close(reason = "Closed.") {
+    if (this.resource) {
+      fetch(this.resource, { method: "DELETE", headers: this.#headers(), keepalive: true }).catch(() => {});
+    }
+    this.#finish(reason);
+  }
+
+  #finish(reason) {
+    this.resource = "";
     clearTimeout(this.#timer);
+    this.#over.abort();
     this.#pc.close();
     this.#end(reason);
   }
 
-  /** Ends the session unless the connection comes up in time. */
-  #watch(time, reason) {
+  #after(time, act) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.close(reason), time);
+    this.#timer = setTimeout(act, time);
   }
 
-  #connectionChanged() {
-    if (this.#pc.connectionState === "connected") {
+  #giveUpLater() {
+    this.#after(CONNECT_MS, () => {
+      const candidates = this.#pc.remoteDescription?.sdp.matchAll(/^a=candidate:\S+ 1 (\S+) \d+ (\S+) (\d+)/gm) ?? [];
+      const ways = new Set([...candidates].map(([, how, to, port]) => `${how.toUpperCase()} to ${to} port ${port}`));
+      const allow = `If it goes on, ask whoever runs your network to allow ${[...ways].join(", or ")}.`;
+      this.close(`No media gets through. ${ways.size ? allow : ""}`);
+    });
+  }
+
+  #changed() {
+    const { connectionState, iceConnectionState } = this.#pc;
+    if (/disconnected|failed/.test(iceConnectionState)) {
+      this.onlost();
+      this.#after(iceConnectionState === "failed" ? 0 : LOST_MS, () => this.restart());
+    } else if (connectionState === "connected") {
       clearTimeout(this.#timer);
       this.onconnected();
     }
   }
 
-  #iceChanged() {
-    const state = this.#pc.iceConnectionState;
-    if (state === "connected" || state === "completed") {
-      clearTimeout(this.#timer);
-      if (this.#pc.connectionState === "connected") this.onconnected();
-    } else if (state === "disconnected") {
-      this.onlost();
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.restart(), DISCONNECTED_MS);
-    } else if (state === "failed") {
-      this.onlost();
-      this.restart();
-    }
-  }
-
   /** Looks for a new path with the same keys; without success the session ends. */
   async restart() {
-    if (this.#restarting || !this.#resource) return;
+    if (this.#restarting || !this.resource) return;
     this.#restarting = true;
+    const pc = this.#pc;
     // A restart of a path that works changes no state by which its success could be seen.
-    if (this.#pc.iceConnectionState !== "connected") this.#watch(CONNECT_MS, "the connection was lost");
+    if (!/^(connected|completed)$/.test(pc.iceConnectionState)) this.#giveUpLater();
     try {
-      await this.#pc.setLocalDescription(await this.#pc.createOffer({ iceRestart: true }));
-      await this.#gather();
-      const fragment = toFragment(this.#pc.localDescription.sdp);
-      const reply = await this.#send("PATCH", this.#resource, "application/trickle-ice-sdpfrag", fragment, "*");
-      const sdp = withIce(this.#pc.currentRemoteDescription.sdp, await reply.text());
-      await this.#pc.setRemoteDescription({ type: "answer", sdp });
+      await pc.setLocalDescription(await pc.createOffer({ iceRestart: true }));
+      const reply = await this.#send("PATCH", this.resource, "application/trickle-ice-sdpfrag", fragmentOf);
+      const sdp = withIce(pc.currentRemoteDescription.sdp, await reply.text());
+      await pc.setRemoteDescription({ type: "answer", sdp });
     } catch (error) {
-      this.close(`the connection was lost: ${error.message}`);
+      this.close(`The connection was lost. ${error.message}`);
     }
     this.#restarting = false;
-  }
-
-  async #gather() {
-    const complete = new Promise((resolve) => {
-      const check = () => this.#pc.iceGatheringState === "complete" && resolve();
-      this.#pc.addEventListener("icegatheringstatechange", check);
-      check();
-    });
-    await Promise.race([complete, sleep(GATHER_MS)]);
   }
 
   #headers(more = {}) {
     return this.#token ? { ...more, Authorization: `Bearer ${this.#token}` } : more;
   }
 
-  async #send(method, url, type, body, ifMatch) {
-    const headers = this.#headers({ "Content-Type": type });
-    if (ifMatch) headers["If-Match"] = ifMatch;
-    let reply;
-    try {
-      reply = await fetch(url, { method, headers, body, signal: AbortSignal.timeout(REQUEST_MS) });
-    } catch {
+  /** Sends a part of the local description. */
+  async #send(method, url, type, part) {
+    const pc = this.#pc;
+    for (let waited = 0; pc.iceGatheringState !== "complete" && waited < GATHER_MS; waited += 25) await sleep(25);
+    const headers = this.#headers({ "Content-Type": type, ...(method === "PATCH" && { "If-Match": "*" }) });
+    const body = part(pc.localDescription.sdp);
+    const signal = AbortSignal.timeout?.(CONNECT_MS);
+    const reply = await fetch(url, { method, headers, signal, body }).catch(() => {
       throw new Refused(0, "The server cannot be reached.");
-    }
-    if (reply.ok) return reply;
-    const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
-    throw new Refused(reply.status, (await reply.text()).trim() || reply.statusText, retryAfter);
+    });
+    const counterOffer = reply.status === 406 && /^application\/sdp/.test(reply.headers.get("Content-Type"));
+    if (!reply.ok && !counterOffer) throw await refusal(reply);
+    return reply;
   }
 }
 
-const lines = (sdp) => sdp.split(/\r?\n/).filter((line) => line !== "");
-
-/** The ICE part of an offer as an SDP fragment (RFC 8840 §9): bundled, so of the first section. */
-export function toFragment(sdp) {
-  const all = lines(sdp);
-  const group = all.find((line) => line.startsWith("a=group:BUNDLE"));
-  const from = all.findIndex((line) => line.startsWith("m="));
-  const rest = all.slice(from + 1);
-  const next = rest.findIndex((line) => line.startsWith("m="));
-  const section = next < 0 ? rest : rest.slice(0, next);
-  const kept = section.filter((line) => /^a=(mid|ice-ufrag|ice-pwd|candidate|end-of-candidates)/.test(line));
-  return [group, all[from], ...kept, ""].filter((line) => line !== undefined).join("\r\n");
+/** Both channels of Opus (RFC 7587 §6.1): a browser asks for one. */
+function stereo(sdp) {
+  if (!/^a=recvonly/m.test(sdp)) return sdp;
+  const [, opus] = find(sdp, /^a=rtpmap:(\d+) opus\/48000\/2/im);
+  return sdp.replace(new RegExp(`^a=fmtp:${opus} (?!.*\\bstereo=).+`, "m"), "$&;stereo=1");
 }
 
-/** A former answer with the credentials and candidates of the server's fragment. */
-export function withIce(answer, fragment) {
-  const given = lines(fragment);
-  const find = (prefix) => given.find((line) => line.startsWith(prefix));
-  const [ufrag, pwd] = [find("a=ice-ufrag:"), find("a=ice-pwd:")];
-  if (!ufrag || !pwd) throw new Error("the server's answer has no ICE credentials");
-  const candidates = given.filter((line) => line.startsWith("a=candidate:"));
-  const result = [];
-  for (const line of lines(answer)) {
-    if (line.startsWith("a=ice-ufrag:")) result.push(ufrag);
-    else if (line.startsWith("a=ice-pwd:")) result.push(pwd);
-    else if (line.startsWith("a=candidate:") && candidates.length) continue;
-    else result.push(line);
-    if (line.startsWith("a=mid:")) result.push(...candidates);
-  }
-  return [...result, ""].join("\r\n");
+/** The session is below its endpoint, also where a proxy serves that under a path unknown to the server. */
+function resourceAt(location, endpoint) {
+  const [given, base] = [new URL(location, endpoint), new URL(endpoint)];
+  const at = given.pathname.lastIndexOf("/");
+  const below = at > 0 && base.pathname.endsWith(given.pathname.slice(0, at));
+  return below ? base.origin + base.pathname + given.pathname.slice(at) : given.href;
+}
+
+/** Servers of `Link: <turn:…>; rel="ice-server"; username="…"; credential="…"` (RFC 9725 §4.6). */
+function relays(links) {
+  return [...links.matchAll(/<([^>]+)>([^<]*)/g)]
+    .filter(([, , rest]) => /rel="?ice-server/.test(rest))
+    .map(([, urls, rest]) => ({
+      urls,
+      username: find(rest, /username="([^"]*)"/)[1],
+      credential: find(rest, /credential="([^"]*)"/)[1],
+    }));
+}
+
+/** The ICE part of an offer (RFC 8840 §9): bundled, so that of the first section. */
+function fragmentOf(sdp) {
+  const [session, first] = sdp.split(/^(?=m=)/m);
+  const ice = first.match(/^(m=|a=(mid|ice-ufrag|ice-pwd|candidate|end-of-candidates)).*/gm);
+  return [...find(session, /^a=group:BUNDLE.*/m), ...ice, ""].join("\r\n");
+}
+
+/** A former answer with credentials and candidates of the server's fragment. */
+function withIce(answer, fragment) {
+  if (!/^a=ice-ufrag:/m.test(fragment)) throw new Error("The server does not restart ICE.");
+  const candidates = find(fragment, /^a=candidate:.*/gm);
+  if (candidates.length) answer = answer.replace(/^a=candidate:.*\r\n/gm, "");
+  return answer
+    .replace(/^a=(ice-ufrag|ice-pwd):.*/gm, (line, key) => find(fragment, new RegExp(`^a=${key}:.*`, "m"))[0] ?? line)
+    .replace(/^a=mid:.*/gm, (line) => [line, ...candidates].join("\r\n"));
 }

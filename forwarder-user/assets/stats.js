@@ -2,11 +2,11 @@
 
 /** Reads one connection. Bit rates are those since the previous reading. */
 export class StatsReader {
-  #pc;
   #before = new Map();
+  pc;
 
   constructor(pc) {
-    this.#pc = pc;
+    this.pc = pc;
   }
 
   /**
@@ -15,7 +15,7 @@ export class StatsReader {
    */
   async read() {
     const report = new Map();
-    (await this.#pc.getStats()).forEach((entry) => report.set(entry.id, entry));
+    (await this.pc.getStats()).forEach((entry) => report.set(entry.id, entry));
     const result = {};
     for (const entry of report.values()) {
       if (entry.type === "inbound-rtp") this.#add(result, this.#inbound(entry, report));
@@ -23,8 +23,11 @@ export class StatsReader {
       if (entry.type === "transport" && entry.srtpCipher) {
         result.srtpCipher = entry.srtpCipher;
         result.dtlsCipher = entry.dtlsCipher;
-        const pair = report.get(entry.selectedCandidatePairId);
-        if (pair?.currentRoundTripTime !== undefined) result.roundTripMs = pair.currentRoundTripTime * 1000;
+      }
+      // Firefox marks the pair, others name it in the transport.
+      const selected = entry.selected || report.get(entry.transportId)?.selectedCandidatePairId === entry.id;
+      if (entry.type === "candidate-pair" && selected && entry.currentRoundTripTime !== undefined) {
+        result.roundTripMs = entry.currentRoundTripTime * 1000;
       }
     }
     return result;

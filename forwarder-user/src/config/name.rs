@@ -1,7 +1,8 @@
 //! What a stream may be called.
 
 /// First path segments that are ours, or that clients ask for by themselves.
-const RESERVED: [&str; 7] = ["api", "assets", "debug", "favicon.ico", "healthz", "metrics", "robots.txt"];
+const RESERVED: [&str; 9] =
+    ["api", "assets", "debug", "favicon.ico", "healthz", "metrics", "player.d.ts", "player.js", "robots.txt"];
 
 /// Longest name, in characters.
 const MAX_LEN: usize = forwarder_common::maps::NAME_LEN;

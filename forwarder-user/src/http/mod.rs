@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
-//! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
+//! | `/{stream}`, `/{stream}/publish`, `/`, with or without a slash at the end; `/player.js` | GET | pages |
 //! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
+//! | `/api/v1/own-session/{session}` | GET | a session, for whoever has it |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;
@@ -15,6 +16,7 @@ mod client;
 mod cors;
 mod metrics;
 mod name;
+mod own;
 mod pages;
 mod patient;
 mod profiles;
@@ -113,6 +115,7 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
     Ok(Router::new()
         .merge(signalling::routes())
         .merge(api::public())
+        .merge(own::routes())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
         .merge(api::management())

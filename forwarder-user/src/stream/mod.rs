@@ -181,6 +181,13 @@ pub enum Command {
         /// Answered when the engine has been told to stop.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// One session, for whoever has it.
+    View {
+        /// Last segment of the `Location`.
+        session: String,
+        /// `None`: there is no such session.
+        reply: oneshot::Sender<Option<serde_json::Value>>,
+    },
     /// State of all streams and sessions, as the API shows it.
     Snapshot {
         /// Of one moment: nothing changes while it is made.
@@ -269,6 +276,11 @@ impl Control {
     /// [`Refusal::NotFound`].
     pub async fn delete(&self, role: Role, stream: String, session: String) -> Result<(), Refusal> {
         self.ask(|reply| Command::Delete { session, role, stream, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// What the owner of a session may know of it; `None`: there is none, or all are ending.
+    pub async fn view(&self, session: String) -> Option<serde_json::Value> {
+        self.ask(|reply| Command::View { session, reply }).await.flatten()
     }
 
     /// Since the control task last went round its loop, which it does once a second at least. `None`: it has stopped.

@@ -91,6 +91,25 @@ fn both_sides_go_on_through_an_ice_restart() -> Result<()> {
     })())
 }
 
+/// Both hosts lose their address and get another one. The pages find it out by themselves.
+#[test]
+fn both_sides_go_on_after_a_change_of_network() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.stage.explain((|| {
+        let publisher = scene.publish("roaming")?;
+        let viewer = scene.play("roaming")?;
+        plays(&viewer)?;
+        for (host, address) in [(scene.stage.viewers(), "10.61.0.9/24"), (&scene.stage.near, "10.60.0.9/24")] {
+            host.ip(["-4", "addr", "flush", "dev", "eth0"])?;
+            host.add_addresses("eth0", &[address])?;
+            plays_again(&viewer)?;
+            viewer.wait_for("penstock.state === 'live'", START)?;
+            publisher.wait_for("penstock.state === 'live'", START)?;
+        }
+        Ok(())
+    })())
+}
+
 fn selected_pair(page: &Page) -> Result<serde_json::Value> {
     Ok(page.stats()?.selected_pair()["id"].clone())
 }

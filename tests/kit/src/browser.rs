@@ -1,13 +1,15 @@
-//! Headless Chromium for the tests: one browser process per peer, each in its own network namespace, driven by the
-//! DevTools protocol over a pipe.
+//! Headless browsers for the tests: one process per peer, each in its own network namespace. Chromium is driven by the
+//! DevTools protocol, Firefox by WebDriver BiDi.
 
-mod cdp;
+mod chromium;
+mod connection;
+mod firefox;
 mod page;
 mod stats;
 pub mod watch;
+mod websocket;
 
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,41 +19,35 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::netns::NetNs;
-use cdp::Connection;
+use connection::Connection;
+use page::Tab;
 pub use page::{Page, Picture, contrast, difference};
 pub use stats::{KINDS, Stats, count};
 
-/// A DevTools call that does no work of its own answers within this time, even on a busy machine.
+/// A call that does no work of its own answers within this time, even on a busy machine.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Flags that make Chromium quiet and scriptable.
-const FLAGS: &[&str] = &[
-    "--headless=new",
-    // The tests run as root in namespaces of their own; the sandbox needs namespaces that it cannot have there.
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-sync",
-    "--disable-quic",
-    "--disable-breakpad",
-    // A page behind another one must run at full speed.
-    "--disable-background-timer-throttling",
-    "--disable-backgrounding-occluded-windows",
-    "--disable-renderer-backgrounding",
-    "--autoplay-policy=no-user-gesture-required",
-    "--remote-debugging-pipe",
-];
+/// What plays before its viewer has touched the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Autoplay {
+    /// Everything, as for a page that its viewer likes.
+    All,
+    /// Only what makes no sound, as for a page that he has never seen.
+    Muted,
+}
 
-/// Flags that give it a fake camera and microphone, and every page leave to use them.
-const CAMERA: &[&str] = &["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+/// Of which make a browser is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Make {
+    Chromium,
+    Firefox,
+}
 
 /// A running browser. Dropping it closes it.
 #[derive(Debug)]
 pub struct Browser {
     name: String,
+    make: Make,
     child: Child,
     connection: Arc<Connection>,
     stderr: Arc<Mutex<String>>,
@@ -60,50 +56,66 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts Chromium in a namespace, with an empty profile. With `camera_for` it has a fake camera and microphone, and that origin (`http://ip:port`)
-    /// counts as secure, so that its pages may use them; without, it is a mere viewer, who hides its addresses behind
-    /// mDNS names. `PENSTOCK_CHROMIUM` names another executable than `chromium`.
+    /// Starts Chromium in a namespace, with an empty profile. With `camera_for` it has a fake camera and microphone, and
+    /// that origin (`http://ip:port`) counts as secure, so that its pages may use them; without, it is a mere viewer, who
+    /// hides its addresses behind mDNS names. `PENSTOCK_CHROMIUM` names another executable than `chromium`.
     ///
     /// # Errors
     /// There is no Chromium, it does not start, or it does not answer within 30 s.
     pub fn launch(name: &str, place: &NetNs, camera_for: Option<&str>) -> Result<Self> {
-        let executable = std::env::var_os("PENSTOCK_CHROMIUM").unwrap_or_else(|| "chromium".into());
-        let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
-        let (commands, to_browser) = std::io::pipe()?;
-        let (from_browser, answers) = std::io::pipe()?;
-        let mut command = place.command(&executable);
+        Self::launch_chromium(name, place, camera_for, Autoplay::All)
+    }
+
+    /// As [`launch`](Self::launch), and whether videos begin by themselves.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn launch_chromium(name: &str, place: &NetNs, camera_for: Option<&str>, autoplay: Autoplay) -> Result<Self> {
+        let policy = match autoplay {
+            Autoplay::All => "no-user-gesture-required",
+            Autoplay::Muted => "user-gesture-required",
+        };
+        let mut arguments = vec![format!("--autoplay-policy={policy}")];
         if let Some(origin) = camera_for {
-            command.args(CAMERA).arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
+            arguments.extend(chromium::CAMERA.iter().map(|flag| (*flag).to_owned()));
+            arguments.push(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
         }
-        command
-            .args(FLAGS)
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg("about:blank")
-            // Proxies of the machine have no business in the test network.
-            .env_remove("http_proxy")
-            .env_remove("https_proxy")
-            .env_remove("HTTP_PROXY")
-            .env_remove("HTTPS_PROXY")
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        hand_over(&mut command, commands.into(), answers.into());
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", executable.display()))?;
-        // Closes our copies of the child's ends, so that each side notices when the other one is gone.
-        drop(command);
-        let stderr = Arc::new(Mutex::new(String::new()));
-        if let Some(pipe) = child.stderr.take() {
-            let stderr = Arc::clone(&stderr);
-            std::thread::spawn(move || collect(pipe, &stderr));
-        }
-        let connection = Arc::new(Connection::new(to_browser, from_browser));
-        let browser = Self { name: name.to_owned(), child, connection, stderr, _profile: profile };
+        Self::launch_with(name, place, &arguments)
+    }
+
+    fn launch_with(name: &str, place: &NetNs, arguments: &[String]) -> Result<Self> {
+        let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
+        let (command, connection) = chromium::prepare(place, profile.path(), arguments)?;
+        let (child, stderr) = start(command)?;
+        let connection = Arc::new(connection);
+        let browser =
+            Self { name: name.to_owned(), make: Make::Chromium, child, connection, stderr, _profile: profile };
         browser
             .connection
             .call("", "Browser.getVersion", json!({}), CALL)
             .with_context(|| format!("browser {name} does not start; it wrote:\n{}", browser.log()))?;
         Ok(browser)
+    }
+
+    /// Starts Firefox likewise. Its camera is always a fake one.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), within 60 s.
+    pub fn launch_firefox(name: &str, place: &NetNs, camera_for: Option<&str>, autoplay: Autoplay) -> Result<Self> {
+        let profile = tempfile::Builder::new().prefix("penstock-firefox-").tempdir()?;
+        let (mut child, stderr) = start(firefox::prepare(place, profile.path(), camera_for, autoplay)?)?;
+        let log = || lock(&stderr).clone();
+        match firefox::connect(place, log) {
+            Ok(connection) => {
+                let connection = Arc::new(connection);
+                Ok(Self { name: name.to_owned(), make: Make::Firefox, child, connection, stderr, _profile: profile })
+            }
+            Err(error) => {
+                kill_group(&child);
+                let _ = child.wait();
+                Err(error.context(format!("browser {name} does not start; it wrote:\n{}", log())))
+            }
+        }
     }
 
     /// Name given at launch, for messages.
@@ -125,26 +137,23 @@ impl Browser {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(&self, url: &str, script: &str) -> Result<Page> {
-        Page::open(&self.name, Arc::clone(&self.connection), url, script)
+        let connection = Arc::clone(&self.connection);
+        let tab = match self.make {
+            Make::Chromium => Tab::Chromium(chromium::Tab::new(connection, script)?),
+            Make::Firefox => Tab::Firefox(firefox::Tab::new(connection, script)?),
+        };
+        Page::open(&self.name, tab, url)
     }
 
     /// What the browser wrote to stderr (its last 64 KB).
     #[must_use]
     pub fn log(&self) -> String {
-        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.stderr).clone()
     }
 
     /// Kills the browser at once, as a crash or a closed laptop would: pages get no chance to say goodbye.
     pub fn kill(self) {
-        self.kill_group();
-    }
-
-    fn kill_group(&self) {
-        if let Ok(pid) = libc::pid_t::try_from(self.child.id()) {
-            // SAFETY: plain system call. The group was made for this child (`process_group(0)`), which has not been
-            // waited for, so the id cannot belong to anybody else.
-            unsafe { libc::kill(-pid, libc::SIGKILL) };
-        }
+        kill_group(&self.child);
     }
 
     /// Waits for the browser's end; `false` when it still runs after `patience`.
@@ -164,47 +173,56 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.connection.call("", "Browser.close", json!({}), Duration::from_secs(3));
+        let method = if self.make == Make::Chromium { "Browser.close" } else { "browser.close" };
+        let _ = self.connection.call("", method, json!({}), Duration::from_secs(3));
         if !self.ended(Duration::from_secs(3)) {
-            self.kill_group();
+            kill_group(&self.child);
             let _ = self.child.wait();
         }
     }
 }
 
-/// Makes `commands` and `answers` the child's descriptors 3 and 4.
-fn hand_over(command: &mut Command, commands: OwnedFd, answers: OwnedFd) {
-    let set_up = move || {
-        // Both may sit on 3 or 4 already: move them out of the way before the numbers are taken.
-        let (commands, answers) = (above(commands.as_raw_fd())?, above(answers.as_raw_fd())?);
-        place(commands, 3)?;
-        place(answers, 4)
-    };
-    // SAFETY: between fork and exec the closure only calls fcntl and dup2, which are async-signal-safe.
-    unsafe { command.pre_exec(set_up) };
+/// Starts a browser, of which the log is kept.
+fn start(mut command: Command) -> Result<(Child, Arc<Mutex<String>>)> {
+    command
+        // Proxies of the machine have no business in the test network.
+        .env_remove("http_proxy")
+        .env_remove("https_proxy")
+        .env_remove("HTTP_PROXY")
+        .env_remove("HTTPS_PROXY")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let executable = command.get_program().to_owned();
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", executable.display()))?;
+    // Closes our copies of the child's ends, so that each side notices when the other one is gone.
+    drop(command);
+    let stderr = Arc::new(Mutex::new(String::new()));
+    if let Some(pipe) = child.stderr.take() {
+        let stderr = Arc::clone(&stderr);
+        std::thread::spawn(move || collect(pipe, &stderr));
+    }
+    Ok((child, stderr))
 }
 
-/// A copy of `fd` with a number of at least 10, closed on exec.
-fn above(fd: RawFd) -> std::io::Result<RawFd> {
-    // SAFETY: plain system call on a descriptor that the caller owns.
-    check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10) })
+fn kill_group(child: &Child) {
+    if let Ok(pid) = libc::pid_t::try_from(child.id()) {
+        // SAFETY: plain system call. The group was made for this child (`process_group(0)`), which has not been
+        // waited for, so the id cannot belong to anybody else.
+        unsafe { libc::kill(-pid, libc::SIGKILL) };
+    }
 }
 
-/// Makes `to` a copy of `fd` that survives exec.
-fn place(fd: RawFd, to: RawFd) -> std::io::Result<()> {
-    // SAFETY: plain system call; in the forked child nothing else uses descriptor `to`.
-    check(unsafe { libc::dup2(fd, to) }).map(drop)
-}
-
-fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
-    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+fn lock(text: &Mutex<String>) -> std::sync::MutexGuard<'_, String> {
+    text.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the last 64 KB of what comes out of `pipe`.
 fn collect(mut pipe: impl Read, into: &Mutex<String>) {
     let mut buffer = [0u8; 4096];
     while let Ok(read @ 1..) = pipe.read(&mut buffer) {
-        let mut text = into.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = lock(into);
         text.push_str(&String::from_utf8_lossy(&buffer[..read]));
         if text.len() > 64 << 10 {
             let cut = (text.len() - (64 << 10)..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(0);

@@ -16,6 +16,7 @@ pub mod place;
 pub mod python;
 pub mod received;
 pub mod server;
+pub mod site;
 pub mod srtp;
 pub mod stage;
 pub mod whip;

@@ -13,6 +13,7 @@
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
+//! | `view` | one session, for whoever has it |
 
 mod asking;
 mod attach;
@@ -25,6 +26,7 @@ pub(in crate::stream) mod silence;
 mod snapshot;
 mod sources;
 mod stray;
+mod view;
 
 use std::collections::HashMap;
 use std::io;

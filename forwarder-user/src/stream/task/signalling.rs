@@ -56,6 +56,9 @@ impl Task {
                 let deleted = self.find(&session, role, &stream);
                 let _ = reply.send(deleted.map(|key| self.close(key, "deleted by its owner")));
             }
+            Command::View { session, reply } => {
+                let _ = reply.send(self.view(&session, now));
+            }
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(now));
             }

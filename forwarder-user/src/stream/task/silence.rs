@@ -18,7 +18,7 @@ const SILENT_PUBLISHER: &str = "connected, and for 5 s no media of it has arrive
                                 (rtp_other_payload_type, rtp_auth_failed)";
 const LEFT_OUT: &str = "connected, and for 5 s nothing was sent to it though its publisher sends: see the drops by reason \
                         (penstock_drops_total, penstock sessions)";
-const UNHEARD: &str = "copies leave for it, and its receiver reports tell of none: a firewall, a translation of addresses \
+pub(super) const UNHEARD: &str = "copies leave for it, and its receiver reports tell of none: a firewall, a translation of addresses \
                        (NAT) on this host, or a path that is too narrow for its packets (MTU) is in the way";
 
 /// What a session was seen to do.
@@ -44,7 +44,8 @@ impl Silence {
         now.saturating_duration_since(self.changed.unwrap_or(connected))
     }
 
-    fn moves(&self, now: Instant) -> bool {
+    /// Does anything pass?
+    pub(super) fn moves(&self, now: Instant) -> bool {
         self.changed.is_some_and(|changed| now.saturating_duration_since(changed) < PATIENCE / 2)
     }
 }

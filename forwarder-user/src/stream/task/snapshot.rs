@@ -88,7 +88,7 @@ fn age(session: &Session, now: Instant) -> f64 {
     now.duration_since(session.created).as_secs_f64()
 }
 
-fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
+pub(super) fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
     let source = track.source.as_ref();
     let stats = source.and_then(|source| engine.publisher_stats(source.id)).unwrap_or_default();
     let reception = source.map(|source| &source.reception);
@@ -113,7 +113,7 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
     })
 }
 
-fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {
+pub(super) fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {
     let (state, stats) = match track.attachment {
         Attachment::Idle => ("waiting", None),
         Attachment::Stopping { .. } => ("stopping", None),

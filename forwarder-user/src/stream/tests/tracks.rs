@@ -127,6 +127,24 @@ async fn whoever_is_connected_while_nothing_arrives_is_named() {
     assert_eq!(lab.counters()["silent_publishers"], 1, "once");
 }
 
+/// What a player with nothing to show is told, and a publisher that nothing arrives of.
+#[tokio::test]
+async fn whoever_has_a_session_is_told_why_nothing_comes() {
+    let mut lab = lab().await;
+    let publisher = lab.publish("room");
+    let viewer = lab.play("room");
+    lab.pass(4 * SECOND);
+    let state = |lab: &Lab, of: &Remote| lab.task.view(&of.answer.session, lab.now).map(|view| view["state"].clone());
+    assert_eq!(state(&lab, &viewer).unwrap(), "silent");
+    assert_eq!(state(&lab, &publisher).unwrap(), "silent");
+    let view = lab.task.view(&publisher.answer.session, lab.now).unwrap();
+    assert!(view["role"] == "publisher" && view["tracks"].as_array().unwrap().len() == 2, "{view}");
+    lab.task.close(publisher.key, "it leaves");
+    assert_eq!(state(&lab, &viewer).unwrap(), "away");
+    assert_eq!(state(&lab, &publisher), None);
+    assert_eq!(lab.task.view("", lab.now), None);
+}
+
 #[tokio::test]
 async fn authentication_of_unknown_rtp_is_rationed() {
     let mut lab = lab().await;

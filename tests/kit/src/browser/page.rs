@@ -1,39 +1,33 @@
 //! One tab of a browser.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::Value;
 
-use super::cdp::{Connection, exception_text};
-use super::{CALL, Stats, wait_until};
+use super::{CALL, Stats, chromium, firefox, wait_until};
 
-/// A tab, with a DevTools session attached to it. Dropping it leaves the tab open; [`Page::close`] closes it.
+/// A tab of either browser.
+#[derive(Debug)]
+pub(super) enum Tab {
+    Chromium(chromium::Tab),
+    Firefox(firefox::Tab),
+}
+
+/// A tab. Dropping it leaves it open; [`Page::close`] closes it.
 #[derive(Debug)]
 pub struct Page {
     name: String,
-    connection: Arc<Connection>,
-    target: String,
-    session: String,
+    tab: Tab,
 }
 
 /// Mean colour (red, green, blue; 0–255) of each cell of an 8×6 grid over the video.
 pub type Picture = Vec<[f64; 3]>;
 
 impl Page {
-    pub(super) fn open(browser: &str, connection: Arc<Connection>, url: &str, script: &str) -> Result<Self> {
-        let text = |value: &Value| value.as_str().map(str::to_owned).context("DevTools answer without an id");
-        let target = connection.call("", "Target.createTarget", json!({ "url": "about:blank" }), CALL)?;
-        let target = text(&target["targetId"])?;
-        let attach = json!({ "targetId": target, "flatten": true });
-        let session = text(&connection.call("", "Target.attachToTarget", attach, CALL)?["sessionId"])?;
-        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
-            connection.call(&session, domain, json!({}), CALL)?;
-        }
-        connection.call(&session, "Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }), CALL)?;
-        let page = Self { name: format!("{browser} {url}"), connection, target, session };
+    pub(super) fn open(browser: &str, tab: Tab, url: &str) -> Result<Self> {
+        let page = Self { name: format!("{browser} {url}"), tab };
         page.navigate(url)?;
         Ok(page)
     }
@@ -43,15 +37,12 @@ impl Page {
     /// # Errors
     /// The page cannot be fetched, or is not loaded within 30 s.
     pub fn navigate(&self, url: &str) -> Result<()> {
-        let answer = self.call("Page.navigate", json!({ "url": url }), CALL)?;
-        if let Some(error) = answer["errorText"].as_str() {
-            bail!("{}: {error}", self.name);
+        match &self.tab {
+            Tab::Chromium(tab) => tab.navigate(url),
+            Tab::Firefox(tab) => tab.navigate(url),
         }
+        .with_context(|| self.name.clone())?;
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'", CALL).map(drop)
-    }
-
-    fn call(&self, method: &str, params: Value, timeout: Duration) -> Result<Value> {
-        self.connection.call(&self.session, method, params, timeout).with_context(|| self.name.clone())
     }
 
     /// Evaluates a JavaScript expression in the page; a promise is awaited. The value must be JSON.
@@ -59,12 +50,47 @@ impl Page {
     /// # Errors
     /// The expression throws, or has no value within 30 s.
     pub fn evaluate(&self, expression: &str) -> Result<Value> {
-        let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let mut answer = self.call("Runtime.evaluate", params, CALL)?;
-        if let Some(details) = answer.get("exceptionDetails") {
-            bail!("{}: `{expression}` throws {}", self.name, exception_text(details));
+        self.run(expression, false)
+    }
+
+    /// Clicks what the selector names, as a person does: the browser takes it for a gesture.
+    ///
+    /// # Errors
+    /// There is no such element, or as [`evaluate`](Self::evaluate).
+    pub fn tap(&self, selector: &str) -> Result<()> {
+        self.run(&format!("document.querySelector({selector:?}).click()"), true).map(drop)
+    }
+
+    fn run(&self, expression: &str, gesture: bool) -> Result<Value> {
+        match &self.tab {
+            Tab::Chromium(tab) => tab.evaluate(expression, gesture),
+            Tab::Firefox(tab) => tab.evaluate(expression, gesture),
         }
-        Ok(answer["result"]["value"].take())
+        .with_context(|| self.name.clone())
+    }
+
+    /// Presses a key that has a character.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn press(&self, key: &str) -> Result<()> {
+        match &self.tab {
+            Tab::Chromium(tab) => tab.press(key),
+            Tab::Firefox(tab) => tab.press(key),
+        }
+        .with_context(|| self.name.clone())
+    }
+
+    /// Gives the page the size of a device; in Chromium also a phone's ways, and light or dark colours.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn be_like(&self, width: u32, height: u32, phone: bool, light: bool) -> Result<()> {
+        match &self.tab {
+            Tab::Chromium(tab) => tab.be_like(width, height, phone, light),
+            Tab::Firefox(tab) => tab.be_like(width, height),
+        }
+        .with_context(|| self.name.clone())
     }
 
     /// Waits until `expression` is truthy and returns its value.
@@ -124,8 +150,12 @@ impl Page {
     /// # Errors
     /// The browser makes no picture, or the file cannot be written.
     pub fn screenshot(&self, path: &Path) -> Result<()> {
-        let answer = self.call("Page.captureScreenshot", json!({ "format": "png" }), CALL)?;
-        let png = base64(answer["data"].as_str().context("no picture")?).context("picture is not base64")?;
+        let data = match &self.tab {
+            Tab::Chromium(tab) => tab.screenshot(),
+            Tab::Firefox(tab) => tab.screenshot(),
+        }
+        .with_context(|| self.name.clone())?;
+        let png = base64(data.as_str().context("no picture")?).context("picture is not base64")?;
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
@@ -137,25 +167,20 @@ impl Page {
     /// # Errors
     /// The tab is still there after 10 s.
     pub fn close(self) -> Result<()> {
-        self.call("Page.close", json!({}), CALL)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < deadline {
-            let targets = self.connection.call("", "Target.getTargets", json!({}), CALL)?;
-            let open = targets["targetInfos"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|info| info["targetId"].as_str() == Some(&self.target)));
-            if !open {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        match &self.tab {
+            Tab::Chromium(tab) => tab.close(),
+            Tab::Firefox(tab) => tab.close(),
         }
-        bail!("{}: the tab does not close", self.name)
+        .with_context(|| self.name.clone())
     }
 
     /// Console lines and uncaught exceptions so far.
     #[must_use]
     pub fn console(&self) -> Vec<String> {
-        self.connection.console(&self.session)
+        match &self.tab {
+            Tab::Chromium(tab) => tab.console(),
+            Tab::Firefox(tab) => tab.console(),
+        }
     }
 
     /// Name and console, for the message of a failure.

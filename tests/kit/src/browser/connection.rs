@@ -1,9 +1,8 @@
-//! The Chrome DevTools Protocol over `--remote-debugging-pipe`: JSON messages that end with a NUL byte, which
-//! Chromium reads from descriptor 3 and writes to descriptor 4. No port, no HTTP, no WebSocket, and it works from
-//! any network namespace.
+//! The conversation with a browser: JSON messages with numbers, by the DevTools protocol (Chromium) or by WebDriver BiDi
+//! (Firefox). How they travel is the caller's: pipes, a WebSocket.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -14,19 +13,27 @@ use serde_json::{Value, json};
 /// How many console lines are kept for the report of a failed test.
 const CONSOLE_LINES: usize = 500;
 
-/// The driver's end of the two pipes.
-#[derive(Debug)]
+/// Sends one message.
+pub type Send = Box<dyn FnMut(&[u8]) -> io::Result<()> + std::marker::Send>;
+
+/// The driver's end.
 pub struct Connection {
-    to_browser: Mutex<PipeWriter>,
+    to_browser: Mutex<Send>,
     next_id: AtomicU64,
     shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Connection").field("shared", &self.shared).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     /// Who waits for which answer. `None` once the browser has closed its end.
     waiting: Mutex<Waiting>,
-    /// What pages wrote to their consoles, exceptions included, oldest first: (session, text).
+    /// What pages wrote to their consoles, exceptions included, oldest first: (page, text).
     console: Mutex<Vec<(String, String)>>,
 }
 
@@ -37,16 +44,16 @@ struct Waiting {
 }
 
 impl Connection {
-    /// Starts the reader thread; it ends when the browser closes its end.
+    /// Starts the reader thread; it ends with the messages, when the browser closes its end.
     #[must_use]
-    pub fn new(to_browser: PipeWriter, from_browser: PipeReader) -> Self {
+    pub fn new(to_browser: Send, messages: impl Iterator<Item = Vec<u8>> + std::marker::Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let reader = Arc::clone(&shared);
-        std::thread::spawn(move || reader.read(from_browser));
+        std::thread::spawn(move || reader.read(messages));
         Self { to_browser: Mutex::new(to_browser), next_id: AtomicU64::new(1), shared }
     }
 
-    /// Calls `method` and waits for its result. `session` is a target session, or empty for the browser itself.
+    /// Calls `method` and waits for its result. `session` is a target session of DevTools, or empty.
     ///
     /// # Errors
     /// The browser is gone, answers with an error, or does not answer within `timeout`.
@@ -64,9 +71,8 @@ impl Connection {
             }
             waiting.calls.insert(id, sender);
         }
-        let mut bytes = serde_json::to_vec(&message)?;
-        bytes.push(0);
-        lock(&self.to_browser).write_all(&bytes).with_context(|| format!("{method}: the browser is gone"))?;
+        let bytes = serde_json::to_vec(&message)?;
+        (lock(&self.to_browser))(&bytes).with_context(|| format!("{method}: the browser is gone"))?;
         let answer = answer.recv_timeout(timeout);
         lock(&self.shared.waiting).calls.remove(&id);
         let mut answer = match answer {
@@ -75,31 +81,25 @@ impl Connection {
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("{method}: the browser is gone"),
         };
         if let Some(error) = answer.get("error") {
-            bail!("{method}: {error}");
+            bail!("{method}: {error} {}", answer["message"].as_str().unwrap_or_default());
         }
         Ok(answer["result"].take())
     }
 
-    /// Console lines and exceptions of one page so far, oldest first.
+    /// Console lines and exceptions of one page so far, oldest first: a target session of DevTools, a context of BiDi.
     #[must_use]
-    pub fn console(&self, session: &str) -> Vec<String> {
+    pub fn console(&self, page: &str) -> Vec<String> {
         let console = lock(&self.shared.console);
-        console.iter().filter(|(of, _)| of == session).map(|(_, text)| text.clone()).collect()
+        console.iter().filter(|(of, _)| of == page).map(|(_, text)| text.clone()).collect()
     }
 }
 
 impl Shared {
-    fn read(&self, from_browser: PipeReader) {
-        let mut from_browser = BufReader::new(from_browser);
-        let mut message = Vec::new();
-        while from_browser.read_until(0, &mut message).is_ok_and(|read| read > 0) {
-            if message.last() == Some(&0) {
-                message.pop();
-            }
+    fn read(&self, messages: impl Iterator<Item = Vec<u8>>) {
+        for message in messages {
             if let Ok(message) = serde_json::from_slice::<Value>(&message) {
                 self.take(message);
             }
-            message.clear();
         }
         let mut waiting = lock(&self.waiting);
         waiting.closed = true;
@@ -117,7 +117,8 @@ impl Shared {
         if let Some(text) = console_text(&message) {
             let mut console = lock(&self.console);
             if console.len() < CONSOLE_LINES {
-                console.push((message["sessionId"].as_str().unwrap_or_default().to_owned(), text));
+                let page = message["sessionId"].as_str().or(message["params"]["source"]["context"].as_str());
+                console.push((page.unwrap_or_default().to_owned(), text));
             }
         }
     }
@@ -137,6 +138,7 @@ fn console_text(message: &Value) -> Option<String> {
         }
         "Runtime.exceptionThrown" => Some(format!("uncaught: {}", exception_text(&params["exceptionDetails"]))),
         "Log.entryAdded" => Some(format!("{}: {}", params["entry"]["level"].as_str()?, params["entry"]["text"])),
+        "log.entryAdded" => Some(format!("{}: {}", params["level"].as_str()?, params["text"].as_str()?)),
         _ => None,
     }
 }
