@@ -12,5 +12,7 @@ pub mod ingest;
 pub mod inspect;
 mod log_queue;
 mod memory;
+mod outbound;
+pub mod rights;
 pub mod stream;
 pub mod verify;

@@ -80,6 +80,7 @@ impl Reload {
 fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.http.index = wanted.http.index;
+    config.http.open_management = wanted.http.open_management;
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
@@ -87,6 +88,8 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let (nack, nack_kb) = (running.rtcp.nack, running.rtcp.nack_kb);
     config.rtcp = Rtcp { nack, nack_kb, ..wanted.rtcp.clone() };
     config.auth = wanted.auth.clone();
+    config.jwt = wanted.jwt.clone();
+    config.auth_http = wanted.auth_http.clone();
     config.debug = wanted.debug.clone();
     config.streams = wanted.streams.clone();
     config.log.level = wanted.log.level.clone();
@@ -108,12 +111,14 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
     let changed = names.into_iter().filter(|name| a.streams.get(*name) != b.streams.get(*name));
     keys.extend(changed.map(|name| format!("streams.{name}")));
     // Secrets are written as "(redacted)".
-    for (key, old, new) in [
-        ("auth.publish_token", &a.auth.publish_token, &b.auth.publish_token),
-        ("auth.play_token", &a.auth.play_token, &b.auth.play_token),
-        ("auth.api_token", &a.auth.api_token, &b.auth.api_token),
+    for (key, differs) in [
+        ("auth.publish_token", a.auth.publish_token != b.auth.publish_token),
+        ("auth.play_token", a.auth.play_token != b.auth.play_token),
+        ("auth.api_token", a.auth.api_token != b.auth.api_token),
+        ("auth.users", a.auth.users != b.auth.users),
+        ("jwt.secret", a.jwt.secret != b.jwt.secret),
     ] {
-        if old != new && !keys.iter().any(|known| known == key) {
+        if differs && !keys.iter().any(|known| known == key) {
             keys.push(key.into());
         }
     }
@@ -183,6 +188,7 @@ mod tests {
             ("rtsp", "certificate" | "key") => "\"file.pem\"",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
+            ("http", "open_management") => "true",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
@@ -195,7 +201,13 @@ mod tests {
             ("rtsp", "keyframe_cache") => "true",
             ("rtcp", "nack") => "false",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
+            ("auth", "token_in_query") => "false",
+            ("auth", "users") => "[{ name = \"any\", permissions = [] }]",
             ("auth", _) => "\"x\"",
+            ("jwt", "single_use") => "true",
+            ("jwt", "jwks" | "public_key" | "audience" | "issuer" | "claim" | "secret") => "\"x\"",
+            ("auth_http", "url") => "\"x\"",
+            ("auth_http", "actions") => "[\"publish\"]",
             ("log", "level") => "\"debug\"",
             ("log", "format") => "\"json\"",
             ("rtcp", "interval_ms") => "1234",

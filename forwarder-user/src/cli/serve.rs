@@ -34,6 +34,7 @@ use penstock_engine::{
 use crate::{
     config::{Config, EngineChoice, TransmitterChoice},
     doctor, http, ingest, memory,
+    rights::Rights,
     stream::{self, Control, MediaAddress, StreamConfig},
 };
 
@@ -185,10 +186,11 @@ async fn start(config: &Config, listening: Listening) -> anyhow::Result<Running>
     let (events, received) = mpsc::unbounded_channel();
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
-    let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
-        .context("cannot open the media sockets and start the sources")?;
-    announce::print(config, engine.as_ref(), &addresses, &listens);
     let settings = http::Settings::new(config);
+    let (control, task) =
+        stream::spawn(stream_settings(config, &addresses, settings.rights()), engine.clone(), received)
+            .context("cannot open the media sockets and start the sources")?;
+    announce::print(config, engine.as_ref(), &addresses, &listens);
     let http = http.serve(http::router(config, settings.clone(), control.clone())?);
     Ok(Running { engine, control, settings, task, http, chosen })
 }
@@ -287,7 +289,7 @@ async fn prepare(
 }
 
 /// The control task's part of the configuration.
-fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
+fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> StreamConfig {
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         nack: config.repair().1 > 0,
@@ -295,7 +297,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         ingest: ingest::Settings {
             streams: config.streams.clone(),
             rtsp: config.rtsp.clone(),
-            publish_token: config.auth.publish_token.clone(),
+            rights: rights.clone(),
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),

@@ -15,6 +15,8 @@ pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
 pub const ENV_PLAY_TOKEN: &str = "PENSTOCK_PLAY_TOKEN";
 /// Overrides `auth.api_token`.
 pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
+/// Overrides `jwt.secret`.
+pub const ENV_JWT_SECRET: &str = "PENSTOCK_JWT_SECRET";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +80,12 @@ impl Config {
     }
 
     fn override_secrets(&mut self, get: impl Fn(&str) -> Option<String>) {
-        let auth = &mut self.auth;
+        let (auth, jwt) = (&mut self.auth, &mut self.jwt);
         for (name, secret) in [
             (ENV_PUBLISH_TOKEN, &mut auth.publish_token),
             (ENV_PLAY_TOKEN, &mut auth.play_token),
             (ENV_API_TOKEN, &mut auth.api_token),
+            (ENV_JWT_SECRET, &mut jwt.secret),
         ] {
             if let Some(value) = get(name) {
                 *secret = Secret::new(value);
@@ -105,6 +108,9 @@ impl Config {
         self.address_problem()
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
+            .or_else(|| self.auth.problem())
+            .or_else(|| self.jwt.problem())
+            .or_else(|| self.auth_http.problem())
             .or_else(|| self.rtsp_problem())
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
@@ -145,7 +151,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 23] = [
+        let ranges: [(&'static str, u64, u64, u64); 28] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -169,6 +175,11 @@ impl Config {
             ("rtcp.nack_kb", self.rtcp.nack_kb as u64, 16, 1 << 16),
             ("repair.memory_mb", self.repair.memory_mb as u64, 0, 1 << 20),
             ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
+            ("jwt.jwks_refresh_s", self.jwt.jwks_refresh_s, 1, 86_400),
+            ("jwt.leeway_s", self.jwt.leeway_s, 0, 300),
+            ("auth_http.timeout_ms", self.auth_http.timeout_ms, 10, 60_000),
+            ("auth_http.cache_ms", self.auth_http.cache_ms, 0, 600_000),
+            ("auth_http.recheck_ms", self.auth_http.recheck_ms, 0, 3_600_000),
         ];
         ranges
             .into_iter()

@@ -5,7 +5,9 @@ mod load;
 pub mod mediamtx;
 mod name;
 mod network;
+mod pattern;
 mod public;
+mod rights;
 mod secret;
 mod source;
 
@@ -19,10 +21,12 @@ use std::{
 use forwarder_common::maps::MAX_COPIES;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use load::{ConfigError, ENV_API_TOKEN, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
 pub use network::Network;
+pub use pattern::Pattern;
 pub use public::Public;
+pub use rights::{Action, Auth, AuthHttp, Jwt, Permission, User};
 pub use secret::Secret;
 pub use source::{RtspTransport, SourceUrl, Stream};
 
@@ -46,6 +50,10 @@ pub struct Config {
     pub ingest: Ingest,
     /// `[auth]`, which the environment overrides.
     pub auth: Auth,
+    /// `[jwt]`: off unless there is a key.
+    pub jwt: Jwt,
+    /// `[auth_http]`: off unless there is a URL.
+    pub auth_http: AuthHttp,
     /// `[log]`.
     pub log: Log,
     /// `[rtsp]`: nobody is let in unless there is an address.
@@ -72,6 +80,8 @@ pub struct Http {
     pub trusted_proxies: Vec<Network>,
     /// Whether `/` and `/api/v1/streams` list the live streams.
     pub index: bool,
+    /// Whether everybody may use `/api/`, `/metrics` and `/debug/` while nobody has a right to it.
+    pub open_management: bool,
 }
 
 /// The UDP side: STUN, DTLS, SRTP, SRTCP.
@@ -266,18 +276,6 @@ impl Rtsp {
     }
 }
 
-/// Bearer tokens (RFC 6750). An empty token asks for none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    /// For WHIP, and the password of those who publish by RTSP.
-    pub publish_token: Secret,
-    /// For WHEP.
-    pub play_token: Secret,
-    /// For `/api/v1/state`, `/metrics` and profiles.
-    pub api_token: Secret,
-}
-
 /// Profiles of the running process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -318,6 +316,7 @@ impl Default for Http {
             request_timeout_ms: 10_000,
             trusted_proxies: Vec::new(),
             index: true,
+            open_management: false,
         }
     }
 }

@@ -9,12 +9,17 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     routing::get,
 };
 use serde_json::{Value, json};
 
-use super::{App, auth, reply::Failure};
+use super::{
+    App,
+    auth::{self, Shown},
+    reply::Failure,
+};
+use crate::config::Action;
 
 /// A control task that does not answer for this long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -73,8 +78,8 @@ fn complaints(snapshot: &Value) -> Vec<String> {
 }
 
 /// All streams and sessions.
-async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
-    auth::require(&app.settings.current().auth.api_token, &headers)?;
+async fn state(State(app): State<Arc<App>>, shown: Shown) -> Result<Json<Value>, Failure> {
+    auth::permit_management(&app, Action::Api, &shown).await?;
     let mut state = Value::clone(&*snapshot(&app).await?);
     // Tells `penstock sessions` whether this is the server whose maps it reads.
     if let Some(fields) = state.as_object_mut() {
@@ -98,12 +103,8 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 
 /// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
 /// they play badly. For the player, and for whoever may play.
-async fn notes(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Failure> {
-    auth::require(&app.settings.current().auth.play_token, &headers)?;
+async fn notes(State(app): State<Arc<App>>, Path(name): Path<String>, shown: Shown) -> Result<Json<Value>, Failure> {
+    auth::permit(&app, Action::Play, &name, &shown, false).await?;
     let snapshot = snapshot(&app).await?;
     let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
     let source = list.find(|stream| stream.get("name") == Some(&json!(name))).and_then(|stream| stream.get("source"));

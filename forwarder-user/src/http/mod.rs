@@ -35,7 +35,8 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Debug, Network},
+    config::{Config, Debug, Network},
+    rights::Rights,
     stream::Control,
 };
 
@@ -44,12 +45,16 @@ pub use server::{Running, Server};
 
 /// What a reload of the configuration may change, for requests that come later.
 #[derive(Clone, Debug)]
-pub struct Settings(Arc<RwLock<Arc<Current>>>);
+pub struct Settings {
+    current: Arc<RwLock<Arc<Current>>>,
+    rights: Rights,
+}
 
 /// Settings at one moment.
 #[derive(Debug)]
 struct Current {
-    auth: Auth,
+    has_api_token: bool,
+    open_management: bool,
     debug: Debug,
     index: bool,
     body_bytes: usize,
@@ -59,23 +64,30 @@ struct Current {
 impl Settings {
     /// Those of a configuration.
     pub fn new(config: &Config) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(Current::new(config)))))
+        Self { current: Arc::new(RwLock::new(Arc::new(Current::new(config)))), rights: Rights::new(config) }
     }
 
     /// Takes over those of another one.
     pub fn set(&self, config: &Config) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+        self.rights.set(config);
+    }
+
+    /// Who may do what.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Current {
     fn new(config: &Config) -> Self {
         Self {
-            auth: config.auth.clone(),
+            has_api_token: !config.auth.api_token.is_empty(),
+            open_management: config.http.open_management,
             debug: config.debug.clone(),
             index: config.http.index,
             body_bytes: config.limits.http_body_bytes,

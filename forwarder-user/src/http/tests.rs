@@ -40,6 +40,7 @@ fn scripted() -> Control {
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
+                Command::Kick { reply, .. } => drop(reply.send(true)),
                 Command::Configure { reply, .. } | Command::Addresses { reply, .. } | Command::Drain { reply } => {
                     let _ = reply.send(());
                 }
@@ -86,6 +87,8 @@ async fn ask(router: Router, method: &str, path: &str, headers: &[(&str, &str)],
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
+    // From this host, as `server` says of a connection.
+    let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([127, 0, 0, 1], 9))));
     let response = router.oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();

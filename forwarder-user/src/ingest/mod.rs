@@ -47,7 +47,7 @@ pub use totals::Totals;
 use penstock_engine::{Engine, PublisherTrackId, Sources};
 use penstock_media::codec::Format;
 
-use crate::config::{self, Secret};
+use crate::{config, rights::Rights};
 
 /// What sources report to the control task.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ pub struct Settings {
     pub streams: BTreeMap<String, config::Stream>,
     /// The RTSP server, for those who publish here.
     pub rtsp: config::Rtsp,
-    /// The password for those who publish; empty: none is needed.
-    pub publish_token: Secret,
+    /// Who may publish.
+    pub rights: Rights,
     /// Most that one source may send.
     pub source_max_kbps: u64,
     /// What each video track keeps of its last packets, for viewers that lost some.

@@ -31,6 +31,7 @@ pub use config::{LiveConfig, MediaAddress, StreamConfig};
 use pulse::Pulse;
 
 use crate::block::Block;
+use crate::rights::Grant;
 use penstock_engine::{Engine, Event, Role};
 use penstock_webrtc::sdp::{Fragment, Offer};
 
@@ -131,6 +132,22 @@ pub enum Request {
     },
 }
 
+/// Who opens a session.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    /// Whose share of the half-open sessions it takes.
+    pub from: Block,
+    /// By what right.
+    pub grant: Grant,
+}
+
+impl From<Block> for Visitor {
+    /// Where nobody needs a right.
+    fn from(from: Block) -> Self {
+        Self { from, grant: Grant::everybody() }
+    }
+}
+
 /// Commands to the control task.
 #[derive(Debug)]
 pub enum Command {
@@ -147,8 +164,8 @@ pub enum Command {
         role: Role,
         /// From the URL, checked already.
         stream: String,
-        /// Who shares its part of the half-open sessions.
-        from: Block,
+        /// Who opens it.
+        visitor: Visitor,
         /// Read by whoever took it.
         offer: Result<Box<Offer>, String>,
         /// Answered when the session is there, or why it is not.
@@ -179,6 +196,15 @@ pub enum Command {
         stream: String,
         /// Answered when the engine has been told to stop.
         reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Somebody else than its client ends a session.
+    Kick {
+        /// Its name, or its whole id.
+        session: String,
+        /// In words, for the log.
+        why: String,
+        /// Whether there was one.
+        reply: oneshot::Sender<bool>,
     },
     /// State of all streams and sessions, as the API shows it.
     Snapshot {
@@ -232,15 +258,21 @@ impl Control {
         answer.await.ok()
     }
 
-    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP. `from`: whose share of what is not
-    /// connected yet it takes.
+    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP.
     ///
     /// # Errors
     /// [`Refusal`], with a reason for people.
-    pub async fn offer(&self, role: Role, stream: String, from: Block, sdp: String) -> Result<Answer, Refusal> {
+    pub async fn offer(
+        &self,
+        role: Role,
+        stream: String,
+        visitor: impl Into<Visitor>,
+        sdp: String,
+    ) -> Result<Answer, Refusal> {
+        let visitor = visitor.into();
         self.admit(Request::Open { role, stream: stream.clone() }).await?;
         let offer = apart(sdp, |sdp| Offer::parse(sdp).map(Box::new)).await;
-        self.ask(|reply| Command::Offer { role, stream, from, offer, reply }).await.unwrap_or_else(stopped)
+        self.ask(|reply| Command::Offer { role, stream, visitor, offer, reply }).await.unwrap_or_else(stopped)
     }
 
     /// Trickle or ICE restart. `if_match` is the entity tag without quotes, or `*`.
@@ -268,6 +300,11 @@ impl Control {
     /// [`Refusal::NotFound`].
     pub async fn delete(&self, role: Role, stream: String, session: String) -> Result<(), Refusal> {
         self.ask(|reply| Command::Delete { session, role, stream, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// Ends somebody's session, which is named as log and API do, or by its whole id. `false`: there is none.
+    pub async fn kick(&self, session: String, why: String) -> bool {
+        self.ask(|reply| Command::Kick { session, why, reply }).await.unwrap_or(false)
     }
 
     /// Since the control task last went round its loop, which it does once a second at least. `None`: it has stopped.

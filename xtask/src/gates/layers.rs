@@ -30,15 +30,17 @@ const CRATES: [Layer; 9] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 12] = [
+const SERVER: [Layer; 14] = [
     ("block", &[]),
     ("build_info", &[]),
     ("config", &[]),
     ("log_queue", &[]),
     ("memory", &[]),
-    ("ingest", &["block", "config"]),
-    ("stream", &["block", "config", "ingest", "memory"]),
-    ("http", &["block", "build_info", "config", "log_queue", "stream"]),
+    ("outbound", &[]),
+    ("rights", &["config", "outbound"]),
+    ("ingest", &["block", "config", "rights"]),
+    ("stream", &["block", "config", "ingest", "memory", "rights"]),
+    ("http", &["block", "build_info", "config", "log_queue", "rights", "stream"]),
     ("doctor", &["config"]),
     ("inspect", &[]),
     ("verify", &[]),
@@ -54,6 +56,7 @@ const SERVER: [Layer; 12] = [
             "inspect",
             "log_queue",
             "memory",
+            "rights",
             "stream",
             "verify",
         ],

@@ -36,6 +36,9 @@ impl Task {
         self.turnover.count(now);
         let Some(engine) = self.carry(key, &keys, pair) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Some(ends) = session.grant.ends_ns {
+            self.engine.end_session_at(engine, ends);
+        }
         session.media = Some(Media {
             engine,
             profile: keys.incoming.rtp.profile,

@@ -197,6 +197,10 @@ impl Task {
     fn due(&mut self, key: Key, now: Instant) {
         let (used, pool) = (self.sessions.half_open(), self.half_open_pool());
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.grant.left().is_some_and(|left| left.is_zero()) {
+            self.counters.sessions_right_ended += 1;
+            return self.close(key, "its right to be here has ended");
+        }
         let life = half_open::life(self.config.connect_timeout, used, pool, session.has_begun());
         if session.media.is_none() && now >= session.connect_within(life) {
             self.counters.sessions_timed_out += 1;
@@ -237,6 +241,8 @@ impl Task {
                 next.min(session.peer_deadline)
             }
         };
+        // Media has stopped by then, by the lease in the engine.
+        let wanted = session.grant.left().map_or(wanted, |left| wanted.min(now + left));
         self.sessions.arm(key, wanted, now);
     }
 

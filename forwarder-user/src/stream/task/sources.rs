@@ -6,15 +6,14 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Task;
-use crate::block::Block;
 use crate::config;
 use crate::ingest::{Event, Handle, SourceTrack, State};
-use crate::stream::Refusal;
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
 use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
+use crate::stream::{Refusal, Visitor};
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
 
@@ -23,7 +22,7 @@ const MAX_WAITING: usize = 256;
 
 impl Task {
     /// Keeps an offer until the source is described, or fails.
-    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, from: Block, reply: Reply) {
+    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, visitor: Visitor, reply: Reply) {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
         sourced.waiting.retain(|(_, _, reply)| !reply.is_closed());
@@ -40,7 +39,7 @@ impl Task {
                 self.counters.refused_offers += 1;
                 let _ = reply.send(Err(Refusal::Unavailable(text)));
             }
-            None => sourced.waiting.push((offer, from, reply)),
+            None => sourced.waiting.push((offer, visitor, reply)),
         }
         self.update_demand(stream);
     }
@@ -176,8 +175,8 @@ impl Task {
         for kind in kinds {
             self.attach_viewers(stream, kind, now);
         }
-        for (offer, from, reply) in waiting {
-            self.answer(Role::Subscriber, stream.to_owned(), from, Ok(offer), reply, now);
+        for (offer, visitor, reply) in waiting {
+            self.answer(Role::Subscriber, stream.to_owned(), visitor, Ok(offer), reply, now);
         }
         self.update_demand(stream);
     }

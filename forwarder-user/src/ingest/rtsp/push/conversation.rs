@@ -1,6 +1,7 @@
 //! One connection of a publisher: OPTIONS, ANNOUNCE, SETUP, RECORD, and then its media.
 
 use std::{
+    future::pending,
     net::SocketAddr,
     pin::pin,
     rc::Rc,
@@ -17,6 +18,7 @@ use tokio::time::timeout_at;
 use url::Url;
 
 use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
+use crate::config::{Action, Secret};
 use crate::ingest::{
     error::SourceError,
     handle::gone,
@@ -27,6 +29,7 @@ use crate::ingest::{
     },
     udp::Ports,
 };
+use crate::rights::{Asker, Credentials, Denied, Grant, Watch};
 
 /// From the begin of a connection to its RECORD.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,8 +59,9 @@ struct Conversation<'a> {
     server: &'a Rc<Server>,
     connection: Connection,
     ends: Ends,
-    door: Door<'a>,
-    admitted: bool,
+    door: Door,
+    /// By what right it publishes.
+    grant: Option<Grant>,
     guesses: u32,
     session: String,
     announced: Option<Announced>,
@@ -77,8 +81,8 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         server,
         connection: Connection::new(stream, Rc::clone(&server.place.scratch)),
         ends,
-        door: Door::new(&server.settings.publish_token),
-        admitted: false,
+        door: Door::new(),
+        grant: None,
         guesses: 0,
         session: random_hex(),
         announced: None,
@@ -125,8 +129,18 @@ impl Conversation<'_> {
         let Some(announced) = &mut self.announced else { return Ok(()) };
         let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
         let (name, peer) = (announced.claim.name.clone(), self.ends.peer);
-        tracing::info!(stream = name, %peer, "RTSP publisher records");
-        let played = published.media.play(self, pin!(gone(&mut published.wanted))).await;
+        let by = self.grant.as_ref().map(|grant| grant.by.to_string());
+        tracing::info!(stream = name, %peer, by, "RTSP publisher records");
+        let watch = self.grant.as_ref().and_then(|grant| self.server.settings.rights.watch(grant));
+        let over = async {
+            tokio::select! {
+                () = gone(&mut published.wanted) => {}
+                () = taken_away(watch) => {
+                    tracing::info!(stream = name, %peer, "RTSP publisher's right to be here was taken away");
+                }
+            }
+        };
+        let played = published.media.play(self, pin!(over)).await;
         if let Some(announced) = &mut self.announced {
             announced.claim.published = Some(published);
         }
@@ -169,7 +183,8 @@ impl Conversation<'_> {
         tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
         let mut answer = Response::builder(Version::V1_0, StatusCode::from(status)).reason_phrase(words);
         if status == 401 {
-            for challenge in self.door.challenges() {
+            let digest = self.server.settings.rights.takes_digest();
+            for challenge in self.door.challenges(digest) {
                 answer = answer.header(WWW_AUTHENTICATE, challenge);
             }
         }
@@ -211,7 +226,8 @@ impl Conversation<'_> {
     async fn announce(&mut self, request: &Request<Vec<u8>>) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
         let url = request.request_uri().ok_or_else(|| bad("ANNOUNCE needs a URL"))?;
-        self.admit(request, url)?;
+        let name = url.path().trim_matches('/');
+        let grant = self.admit(request, url, name).await?;
         if self.announced.is_some() {
             return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
         }
@@ -223,7 +239,6 @@ impl Conversation<'_> {
             DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
-        let name = url.path().trim_matches('/');
         let claim = self.server.claim(name, self.ends.peer).await;
         let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
         if let Some(published) = &mut claim.published {
@@ -233,21 +248,37 @@ impl Conversation<'_> {
             })?;
         }
         self.announced = Some(Announced { claim, description });
+        self.grant = Some(grant);
         Ok(())
     }
 
-    fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url) -> Result<(), Refusal> {
+    async fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url, stream: &str) -> Result<Grant, Refusal> {
+        let rights = &self.server.settings.rights;
         let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
-        if self.admitted || self.door.admits(request.method().into(), url, given) {
-            self.admitted = true;
-            return Ok(());
-        }
+        let in_query = || Credentials::of_query(url.query()?).filter(|_| rights.reads_query());
+        let credentials = match given {
+            "" => in_query().unwrap_or(Credentials::None),
+            _ => self.door.credentials(request.method().into(), url, given),
+        };
+        let asker = Asker {
+            action: Action::Publish,
+            stream: stream.to_owned(),
+            address: self.ends.peer.ip().to_canonical(),
+            protocol: "rtsp",
+            query: Secret::new(url.query().unwrap_or_default()),
+            credentials,
+        };
+        let denied = match rights.ask(asker, true).await {
+            Ok(grant) => return Ok(grant),
+            Err(denied) => denied,
+        };
         self.guesses += 1;
-        Err(if given.is_empty() {
+        Err(match denied {
             // The first request of every client that waits to be asked.
-            Refusal("asked_for_password", 401, "a password is needed".into())
-        } else {
-            Refusal("refused_password", 401, "this is not the password".into())
+            Denied::Nothing => Refusal("asked_for_password", 401, "a password is needed".into()),
+            Denied::Wrong(_) => Refusal("refused_password", 401, "this is not the password".into()),
+            Denied::NotAllowed(why) => Refusal("refused_right", 403, why),
+            Denied::Unknown(why) => Refusal("refused_undecided", 503, why.into()),
         })
     }
 
@@ -300,6 +331,10 @@ impl Packets for Conversation<'_> {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
+        // Looked at with each batch, so that nothing is forwarded that came after the end.
+        if self.grant.as_ref().and_then(Grant::left).is_some_and(|left| left.is_zero()) {
+            return Poll::Ready(Err(SourceError::RightEnded));
+        }
         let requests = &mut self.requests;
         track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
             if let Message::Request(request) = message {
@@ -321,6 +356,17 @@ impl Packets for Conversation<'_> {
 
     fn is_unordered(&self, index: usize) -> bool {
         track::is_unordered(&self.tracks, index)
+    }
+}
+
+/// For ever, where a right cannot be taken away.
+async fn taken_away(watch: Option<Watch>) {
+    let taken = match watch {
+        Some(watch) => watch.is_taken_away().await,
+        None => false,
+    };
+    if !taken {
+        pending().await
     }
 }
 
