@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
+    edit,
     logging::{self, Level},
     options::Options,
 };
 use crate::{
     config::{Config, Rtcp, SrtpProfiles},
-    http,
+    http::{self, Change},
     stream::{Control, LiveConfig},
 };
 
@@ -50,8 +51,18 @@ impl Reload {
             }
         };
         let config = with_live_keys(&self.config, &wanted);
-        let changed = differences(&self.config, &config);
         let waiting = differences(&config, &wanted);
+        let changed = self.take(config).await;
+        if !waiting.is_empty() {
+            tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
+        }
+        let changed = if changed.is_empty() { "nothing".into() } else { changed.join(", ") };
+        tracing::info!("SIGHUP: read the configuration, changed: {changed}");
+    }
+
+    /// Takes over a configuration that differs in live keys alone. Which ones.
+    async fn take(&mut self, config: Config) -> Vec<String> {
+        let changed = differences(&self.config, &config);
         if self.config.log.level != config.log.level
             && let Err(error) = self.level.set(&config.log.level)
         {
@@ -63,21 +74,51 @@ impl Reload {
         let more = self.config.streams.len().saturating_sub(self.sources);
         if more > 0 {
             tracing::warn!(
-                "SIGHUP: {more} streams with a source more than at the start: until a restart their tracks take room of \
+                "{more} streams with a source more than at the start: until a restart their tracks take room of \
                  limits.publisher_tracks, which is {}",
                 self.config.limits.publisher_tracks
             );
         }
-        if !waiting.is_empty() {
-            tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
+        changed
+    }
+
+    /// Does what the API asks for.
+    pub(super) async fn change(&mut self, change: Change) {
+        match change {
+            Change::Show { reply } => drop(reply.send(shown(&self.config))),
+            Change::Patch { patch, reply } => {
+                let patched = match edit::patched(&self.config, &patch) {
+                    Ok(config) => Ok(self.take_by_api(config).await),
+                    Err(refused) => Err(refused),
+                };
+                let _ = reply.send(patched.map(|()| shown(&self.config)));
+            }
+            Change::Stream { name, edit, persist, reply } => {
+                let edited = match edit::stream(&self.config, &name, edit, persist).await {
+                    Ok((config, new)) => {
+                        self.take_by_api(config).await;
+                        Ok(new)
+                    }
+                    Err(refused) => Err(refused),
+                };
+                let _ = reply.send(edited);
+            }
         }
-        let changed = if changed.is_empty() { "nothing".into() } else { changed.join(", ") };
-        tracing::info!("SIGHUP: read the configuration, changed: {changed}");
+    }
+
+    async fn take_by_api(&mut self, config: Config) {
+        let changed = self.take(config).await;
+        tracing::info!("by the API changed: {}", changed.join(", "));
     }
 }
 
+/// Without secrets.
+fn shown(config: &Config) -> serde_json::Value {
+    serde_json::to_value(config).unwrap_or_default()
+}
+
 /// `running` with the live keys of `wanted`.
-fn with_live_keys(running: &Config, wanted: &Config) -> Config {
+pub(super) fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.http.index = wanted.http.index;
     config.http.open_management = wanted.http.open_management;
@@ -97,7 +138,7 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
 }
 
 /// Keys that differ.
-fn differences(a: &Config, b: &Config) -> Vec<String> {
+pub(super) fn differences(a: &Config, b: &Config) -> Vec<String> {
     let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
     let (left, right) = (table(a), table(b));
     let mut keys = Vec::new();
@@ -117,6 +158,7 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
         ("auth.api_token", a.auth.api_token != b.auth.api_token),
         ("auth.users", a.auth.users != b.auth.users),
         ("jwt.secret", a.jwt.secret != b.jwt.secret),
+        ("hooks.secret", a.hooks.secret != b.hooks.secret),
     ] {
         if differs && !keys.iter().any(|known| known == key) {
             keys.push(key.into());
@@ -184,8 +226,9 @@ mod tests {
     /// Whether a change of this key is taken over.
     fn is_live(section: &str, key: &str) -> bool {
         let text = match (section, key) {
-            ("http" | "rtsp", "listen") | ("rtsp", "listen_tls") => "[\"127.0.0.1:1\"]",
-            ("rtsp", "certificate" | "key") => "\"file.pem\"",
+            ("http" | "rtsp", "listen" | "listen_tls" | "health_listen") => "[\"127.0.0.1:1\"]",
+            ("http" | "rtsp", "certificate" | "key") => "\"file.pem\"",
+            ("http", "redirect_to_https" | "proxy_protocol") => "true",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
             ("http", "open_management") => "true",
@@ -208,6 +251,10 @@ mod tests {
             ("jwt", "jwks" | "public_key" | "audience" | "issuer" | "claim" | "secret") => "\"x\"",
             ("auth_http", "url") => "\"x\"",
             ("auth_http", "actions") => "[\"publish\"]",
+            ("api", "streams_file") => "\"/x\"",
+            ("hooks", "events") => "[\"stream_gone\"]",
+            ("hooks", "timeout_ms" | "queue" | "give_up_s") => "2345",
+            ("hooks", _) => "\"x\"",
             ("log", "level") => "\"debug\"",
             ("log", "format") => "\"json\"",
             ("rtcp", "interval_ms") => "1234",

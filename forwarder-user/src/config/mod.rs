@@ -1,6 +1,7 @@
 //! The configuration file. `config/penstock.toml` explains every key; a test holds it equal to the
 //! defaults here. Units are part of a key's name.
 
+mod hooks;
 mod load;
 pub mod mediamtx;
 mod name;
@@ -8,6 +9,7 @@ mod network;
 mod pattern;
 mod public;
 mod rights;
+pub mod saved;
 mod secret;
 mod source;
 
@@ -21,7 +23,8 @@ use std::{
 use forwarder_common::maps::MAX_COPIES;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, ENV_API_TOKEN, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use hooks::Hooks;
+pub use load::{ConfigError, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
 pub use network::Network;
 pub use pattern::Pattern;
@@ -54,6 +57,10 @@ pub struct Config {
     pub jwt: Jwt,
     /// `[auth_http]`: off unless there is a URL.
     pub auth_http: AuthHttp,
+    /// `[api]`.
+    pub api: Api,
+    /// `[hooks]`: nobody is told anything unless there is somebody.
+    pub hooks: Hooks,
     /// `[log]`.
     pub log: Log,
     /// `[rtsp]`: nobody is let in unless there is an address.
@@ -70,6 +77,16 @@ pub struct Config {
 pub struct Http {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Same for HTTPS.
+    pub listen_tls: Vec<SocketAddr>,
+    /// PEM file of the certificate, those that lead to its issuer behind it.
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// Addresses for `/healthz` alone.
+    pub health_listen: Vec<SocketAddr>,
+    /// Whether others than this host are sent from HTTP to HTTPS.
+    pub redirect_to_https: bool,
     /// Web origins whose pages may use WHIP and WHEP (CORS); `*` is any.
     pub allowed_origins: Vec<String>,
     /// Longest wait for a complete request header, and for the next request on an idle connection.
@@ -78,6 +95,8 @@ pub struct Http {
     pub request_timeout_ms: u64,
     /// Proxies whose word is taken for whom they ask: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
     pub trusted_proxies: Vec<Network>,
+    /// Whether trusted proxies begin their connections with the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Whether `/` and `/api/v1/streams` list the live streams.
     pub index: bool,
     /// Whether everybody may use `/api/`, `/metrics` and `/debug/` while nobody has a right to it.
@@ -252,9 +271,9 @@ pub struct Rtsp {
     pub listen: Vec<SocketAddr>,
     /// Same with TLS (RTSPS).
     pub listen_tls: Vec<SocketAddr>,
-    /// PEM files for TLS: the chain of certificates, our own first, and its key.
+    /// PEM files for TLS: the chain of certificates, our own first, and its key. Empty: those of `http`.
     pub certificate: PathBuf,
-    /// PEM file of the private key; needed with `listen_tls` only.
+    /// PEM file of the private key.
     pub key: PathBuf,
     /// Open connections.
     pub connections: usize,
@@ -274,6 +293,14 @@ impl Rtsp {
     pub fn kept_bytes(&self) -> usize {
         if self.keyframe_cache { self.keyframe_cache_kb * 1024 } else { 0 }
     }
+}
+
+/// What is changed by the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Where streams are kept that outlive the process; empty: nowhere.
+    pub streams_file: PathBuf,
 }
 
 /// Profiles of the running process.
@@ -311,10 +338,16 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080))],
+            listen_tls: Vec::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            health_listen: Vec::new(),
+            redirect_to_https: false,
             allowed_origins: vec!["*".into()],
             header_timeout_ms: 10_000,
             request_timeout_ms: 10_000,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             index: true,
             open_management: false,
         }
@@ -322,6 +355,11 @@ impl Default for Http {
 }
 
 impl Http {
+    /// Where HTTPS is, as the first of its addresses says.
+    pub fn https_port(&self) -> Option<u16> {
+        self.listen_tls.first().map(SocketAddr::port)
+    }
+
     /// [`header_timeout_ms`](Self::header_timeout_ms) as a duration.
     pub fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)

@@ -59,8 +59,8 @@ impl Action {
     }
 }
 
-/// Tokens and users. As long as nobody is named here, in `[jwt]` or in `[auth_http]`, an empty token asks for none;
-/// else what nobody is allowed is refused.
+/// Tokens and users. As long as nobody is named for an action, here, in `[jwt]` or in `[auth_http]`, an empty token lets
+/// everybody do it (the server itself: this host); else who is not named is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {

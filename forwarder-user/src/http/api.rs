@@ -1,4 +1,5 @@
-//! Read-only API. Everything in it comes from one snapshot of the control task.
+//! What may be asked without running the server: health, and what players need. Everything in it, and in `manage`, comes
+//! from one snapshot of the control task.
 
 use std::{
     collections::BTreeMap,
@@ -33,9 +34,9 @@ const KEPT: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Snapshot(tokio::sync::Mutex<Option<(Instant, Arc<Value>)>>);
 
-/// What is for those who run the server, and for no web page of others.
-pub(super) fn management() -> Router<Arc<App>> {
-    Router::new().route("/healthz", get(healthz)).route("/api/v1/state", get(state))
+/// For whoever starts and stops the server.
+pub(super) fn health() -> Router<Arc<App>> {
+    Router::new().route("/healthz", get(healthz))
 }
 
 /// What players of other origins may ask.
@@ -50,6 +51,7 @@ async fn healthz(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Resu
     match app.control.silence() {
         None => return Err(Failure::busy("the server is stopping")),
         Some(silence) if silence > PATIENCE => return Err(Failure::busy("the control task does not answer")),
+        Some(_) if app.control.is_draining() => return Err(Failure::busy("the server is being drained")),
         Some(_) if !app.control.is_reachable() => {
             return Err(Failure::busy("this host has no address for media at the moment"));
         }
@@ -75,17 +77,6 @@ fn complaints(snapshot: &Value) -> Vec<String> {
         }
     }
     counts.into_iter().map(|((role, warning), count)| format!("{count} of role {role}: {warning}")).collect()
-}
-
-/// All streams and sessions.
-async fn state(State(app): State<Arc<App>>, shown: Shown) -> Result<Json<Value>, Failure> {
-    auth::permit_management(&app, Action::Api, &shown).await?;
-    let mut state = Value::clone(&*snapshot(&app).await?);
-    // Tells `penstock sessions` whether this is the server whose maps it reads.
-    if let Some(fields) = state.as_object_mut() {
-        fields.insert("pid".into(), std::process::id().into());
-    }
-    Ok(Json(state))
 }
 
 /// Names of the live streams and nothing that concerns their peers, for the index page.

@@ -8,10 +8,10 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request},
-    http::{Extensions, HeaderMap, StatusCode, Uri, header, request::Parts},
+    http::{Extensions, HeaderMap, StatusCode, Uri, header, request::Parts, uri::Authority},
 };
 
-use super::{App, client, reply::Failure};
+use super::{App, client, reply::Failure, server::Link};
 use crate::{
     config::{Action, Secret},
     rights::{Asker, Credentials, Denied, Grant},
@@ -37,7 +37,9 @@ impl Shown {
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         Self {
             address: client::address_of(extensions).or(peer).unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
-            local: peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !is_forwarded(headers),
+            local: extensions.get::<Link>().is_some_and(|link| link.local)
+                && !is_forwarded(headers)
+                && !names_another(headers),
             // Of a scheme that is not known here: wrong, whatever it is.
             header: authorization
                 .map(|value| Credentials::of_header(value).unwrap_or_else(|| Credentials::Token(Secret::default()))),
@@ -70,6 +72,17 @@ impl<S: Sync> FromRequestParts<S> for Shown {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self::new(&parts.headers, &parts.uri, &parts.extensions))
     }
+}
+
+/// A page whose own name leads here (DNS rebinding) is asked for as that name; this host has none that counts, but its
+/// addresses.
+fn names_another(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return false };
+    let host: Option<Authority> = host.to_str().ok().and_then(|host| host.parse().ok());
+    host.is_none_or(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        name != "localhost" && name.parse::<IpAddr>().is_err()
+    })
 }
 
 /// Behind a proxy on this host everybody would be local.

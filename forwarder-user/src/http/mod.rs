@@ -5,21 +5,26 @@
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
-//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
+//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/healthz`, `/metrics` | GET | observe |
+//! | `/api/v1/…` | all | run the server: see `manage` |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;
 mod auth;
 mod body;
+mod change;
 mod client;
 mod cors;
+mod events;
+mod manage;
 mod metrics;
 mod name;
 mod pages;
 mod patient;
-#[cfg_attr(not(test), expect(dead_code, reason = "the API and signalling come to it next"))]
 mod problem;
 mod profiles;
+mod proxied;
+mod redirect;
 mod reply;
 mod server;
 mod signalling;
@@ -40,8 +45,9 @@ use crate::{
     stream::Control,
 };
 
+pub use change::{Change, Changes, Edit, QUEUE, Refused, merge};
 pub use reply::Failure;
-pub use server::{Running, Server};
+pub use server::{Routers, Running, Server};
 
 /// What a reload of the configuration may change, for requests that come later.
 #[derive(Clone, Debug)]
@@ -100,10 +106,14 @@ impl Current {
 struct App {
     control: Control,
     settings: Settings,
+    /// To whoever keeps the configuration.
+    changes: Changes,
     /// Signalling requests that may still begin.
     requests: Semaphore,
     /// Proxies that are believed.
     trusted: Vec<Network>,
+    /// Port of HTTPS, if others are sent there who come without.
+    https: Option<u16>,
     guesses: client::Guesses,
     snapshot: api::Snapshot,
     /// Counts of requests.
@@ -114,39 +124,46 @@ struct App {
 ///
 /// # Errors
 /// None: the names of its metrics are good ones.
-pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::Result<Router> {
+pub fn router(config: &Config, settings: Settings, control: Control, changes: Changes) -> anyhow::Result<Routers> {
     let app = Arc::new(App {
         control,
         settings,
+        changes,
         requests: Semaphore::new(config.limits.http_requests),
         trusted: config.http.trusted_proxies.clone(),
+        https: config.http.https_port().filter(|_| config.http.redirect_to_https),
         guesses: client::Guesses::default(),
         snapshot: api::Snapshot::default(),
         observed: metrics::Requests::new()?,
     });
-    Ok(Router::new()
+    let health = Router::new().merge(api::health()).with_state(Arc::clone(&app));
+    let all = Router::new()
         .merge(signalling::routes())
         .merge(api::public())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
-        .merge(api::management())
+        .merge(api::health())
+        .merge(manage::routes(&app))
         .merge(metrics::routes())
         .merge(profiles::routes())
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), redirect::to_https))
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
-        .with_state(app))
+        .with_state(app);
+    Ok(Routers { all, health })
 }
 
 /// What is answered before the server can serve: not healthy, and why. On connections that do not stay.
-pub fn waiting(why: &'static str) -> Router {
+pub fn waiting(why: &'static str) -> Routers {
     let answer = move || async move {
         let close = (axum::http::header::CONNECTION, "close");
         (StatusCode::SERVICE_UNAVAILABLE, [close], format!("{why}\n"))
     };
-    Router::new().fallback(answer)
+    let all = Router::new().fallback(answer);
+    Routers { health: all.clone(), all }
 }
 
 async fn not_found() -> Failure {

@@ -38,6 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::Handle;
@@ -113,6 +114,8 @@ pub struct Settings {
     pub streams: BTreeMap<String, config::Stream>,
     /// The RTSP server, for those who publish here.
     pub rtsp: config::Rtsp,
+    /// Certificates for RTSPS, where it has none of its own.
+    pub identity: Option<Arc<dyn ResolvesServerCert>>,
     /// Who may publish.
     pub rights: Rights,
     /// Most that one source may send.
@@ -194,7 +197,7 @@ impl Ingest {
         let work = thread::Work {
             engine: Arc::clone(engine),
             feeder,
-            listeners: rtsp::push::bind(&self.settings.rtsp)?,
+            listeners: rtsp::push::bind(&self.settings.rtsp, self.settings.identity.clone())?,
             settings: self.settings.clone(),
             counted: self.rtsp.clone(),
             totals: self.totals.clone(),

@@ -31,7 +31,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch as channel};
 
-use crate::config::{Action, Auth, AuthHttp, Config, Jwt, Secret};
+use crate::config::{Action, Auth, AuthHttp, Config, Jwt, Secret, User};
 
 pub use asker::{Asker, Credentials, DigestCheck};
 pub use watch::Watch;
@@ -132,6 +132,12 @@ impl Grant {
         Self::new(By::Everybody, None, None)
     }
 
+    /// To whoever has a token that ends then.
+    #[cfg(test)]
+    pub(crate) fn until(ends_ns: u64) -> Self {
+        Self::new(By::Jwt("test".into()), Some(ends_ns), None)
+    }
+
     fn new(by: By, ends_ns: Option<u64>, asker: Option<Asker>) -> Self {
         let alive = asker.is_some().then(|| Arc::new(channel::Sender::new(())));
         Self { by, ends_ns, asker: asker.map(Arc::new), alive }
@@ -172,18 +178,18 @@ impl Rights {
     /// Whether everybody may.
     pub fn is_open(&self, action: Action) -> bool {
         let current = self.current();
-        let anybody = |user: &crate::config::User| {
+        let anybody = |user: &User| {
             user.is_anybody()
                 && user.addresses.is_empty()
                 && user.permissions.iter().any(|permission| permission.action == action)
         };
-        (!current.names_somebody() && current.token(action).is_empty()) || current.auth.users.iter().any(anybody)
+        (!current.names_somebody(action) && current.token(action).is_empty()) || current.auth.users.iter().any(anybody)
     }
 
     /// Whether `[auth]`, `[jwt]` or `[auth_http]` say anything about who may do this.
     pub fn is_decided(&self, action: Action) -> bool {
         let current = self.current();
-        current.names_somebody() || !current.token(action).is_empty()
+        current.names_somebody(action) || !current.token(action).is_empty()
     }
 
     /// Whether a client of RTSP may keep its password to itself (Digest): only where this server knows all of them.
@@ -206,13 +212,15 @@ impl Rights {
     pub async fn ask(&self, asker: Asker, opens: bool) -> Result<Grant, Denied> {
         let current = self.current();
         let token = current.token(asker.action);
-        if token.is_empty() && !current.names_somebody() {
-            return Ok(Grant::everybody());
+        let named = current.names_somebody(asker.action);
+        if token.is_empty() && !named {
+            let open = asker.action.is_of_a_stream();
+            return if open { Ok(Grant::everybody()) } else { Err(Denied::NotAllowed("nobody may do this".into())) };
         }
         if !token.is_empty() && asker.credentials.is_token(token) {
             return Ok(Grant::new(By::Token, None, None));
         }
-        if !current.names_somebody() {
+        if !named {
             return Err(match asker.credentials {
                 Credentials::None => Denied::Nothing,
                 _ => Denied::Wrong("this is not the bearer token for it"),
@@ -277,9 +285,10 @@ impl Current {
         Self { auth: config.auth.clone(), jwt: config.jwt.clone(), http: config.auth_http.clone(), public_key }
     }
 
-    /// Whether there is anybody who has rights of his own.
-    fn names_somebody(&self) -> bool {
-        !self.auth.users.is_empty() || self.jwt.is_on() || !self.http.url.is_empty()
+    /// Whether somebody may do this who has shown who he is.
+    fn names_somebody(&self, action: Action) -> bool {
+        let may = |user: &User| user.permissions.iter().any(|permission| permission.action == action);
+        self.auth.users.iter().any(may) || self.jwt.is_on() || self.http.decides(action)
     }
 
     fn token(&self, action: Action) -> &Secret {

@@ -114,7 +114,7 @@ async fn users_have_what_they_are_given_and_no_more() {
     wrong(publish(digest("x")).await, "name and password");
     let api = rights.ask(asker(Action::Api, "", password("plain", "s3cret")), true).await;
     assert!(matches!(api, Err(Denied::NotAllowed(_))), "nobody has it, so it is not open: {api:?}");
-    assert!(!rights.takes_digest() && !rights.is_open(Action::Publish) && rights.is_decided(Action::Api));
+    assert!(!rights.takes_digest() && !rights.is_open(Action::Publish) && !rights.is_decided(Action::Api));
 }
 
 #[tokio::test]

@@ -30,17 +30,19 @@ const CRATES: [Layer; 9] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 14] = [
+const SERVER: [Layer; 16] = [
     ("block", &[]),
     ("build_info", &[]),
     ("config", &[]),
     ("log_queue", &[]),
     ("memory", &[]),
     ("outbound", &[]),
+    ("tls", &[]),
     ("rights", &["config", "outbound"]),
-    ("ingest", &["block", "config", "rights"]),
+    ("ingest", &["block", "config", "rights", "tls"]),
     ("stream", &["block", "config", "ingest", "memory", "rights"]),
-    ("http", &["block", "build_info", "config", "log_queue", "rights", "stream"]),
+    ("http", &["block", "build_info", "config", "log_queue", "rights", "stream", "tls"]),
+    ("hooks", &["config", "outbound", "stream"]),
     ("doctor", &["config"]),
     ("inspect", &[]),
     ("verify", &[]),
@@ -51,6 +53,7 @@ const SERVER: [Layer; 14] = [
             "build_info",
             "config",
             "doctor",
+            "hooks",
             "http",
             "ingest",
             "inspect",
@@ -58,6 +61,7 @@ const SERVER: [Layer; 14] = [
             "memory",
             "rights",
             "stream",
+            "tls",
             "verify",
         ],
     ),

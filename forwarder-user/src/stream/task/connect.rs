@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use crate::stream::What;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
@@ -62,8 +63,12 @@ impl Task {
         let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));
         let (name, stream, role) = (&session.name, session.stream.clone(), session.role);
         tracing::info!(session = name, stream, ?role, peer = %pair.peer, profile, engine = by, "session connected");
+        self.notices.tell(&stream, What::SessionConnected { session: session.name.clone(), role });
         match role {
-            Role::Publisher => self.close_mismatched(&stream),
+            Role::Publisher => {
+                self.tell_ready(&stream, true);
+                self.close_mismatched(&stream);
+            }
             Role::Subscriber => self.attach_all_of(key, now),
         }
     }

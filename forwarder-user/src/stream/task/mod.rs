@@ -25,7 +25,7 @@ mod snapshot;
 mod sources;
 mod stray;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,9 +41,10 @@ use super::clock::NtpClock;
 use super::counters::Counters;
 use super::half_open;
 use super::ids::Key;
+use super::notice::{Notices, What};
 use super::owners::Owners;
 use super::pulse::{BEAT, Pulse};
-use super::session::{Media, PublisherTrack};
+use super::session::{Media, PublisherTrack, Session};
 use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
@@ -93,6 +94,12 @@ pub(super) struct Task {
     refusals: Lines,
     turnover: Turnover,
     asking: Asking,
+    /// Whom what happens is told.
+    pub(in crate::stream) notices: Notices,
+    /// Streams of which it was told that they can be watched.
+    ready: BTreeSet<String>,
+    /// New sessions are refused.
+    draining: bool,
 }
 
 impl Task {
@@ -115,6 +122,9 @@ impl Task {
             refusals: Lines::new(Instant::now()),
             turnover: Turnover::default(),
             asking: Asking::default(),
+            notices: Notices::new(),
+            ready: BTreeSet::new(),
+            draining: false,
         })
     }
 
@@ -139,6 +149,7 @@ impl Task {
             };
             // Before anything is done that looks at the clock.
             self.notice_standstill(deadline, Instant::now());
+            self.draining = pulse.is_draining();
             match turn {
                 Turn::Command(None) => return self.close_all(),
                 Turn::Command(Some(Command::Drain { reply })) => {
@@ -395,11 +406,24 @@ impl Task {
                 self.send(datagram.socket, datagram.peer, &datagram.bytes);
             }
         }
+        if self.streams.publisher(&session.stream) == Some(key) {
+            self.tell_ready(&session.stream, false);
+        }
         self.streams.leave(&session.stream, key);
         self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
         self.turnover.count(Instant::now());
         tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
+        let Session { name, role, stream, .. } = *session;
+        self.notices.tell(&stream, What::SessionClosed { session: name, role, reason: why.into() });
+    }
+
+    /// A stream can be watched from now on, or not any more.
+    pub(super) fn tell_ready(&mut self, stream: &str, ready: bool) {
+        let news = if ready { self.ready.insert(stream.to_owned()) } else { self.ready.remove(stream) };
+        if news {
+            self.notices.tell(stream, if ready { What::StreamReady } else { What::StreamGone });
+        }
     }
 
     /// A connected session's name and media.

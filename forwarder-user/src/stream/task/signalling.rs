@@ -15,7 +15,7 @@ use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
-use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Visitor};
+use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Visitor, What};
 use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -69,6 +69,9 @@ impl Task {
                 }
                 let _ = reply.send(key.is_some());
             }
+            Command::EndPublisher { stream, reply } => {
+                let _ = reply.send(self.end_publisher(&stream));
+            }
             Command::Configure { live, sources, reply } => {
                 self.config.set(live);
                 self.set_sources(sources);
@@ -82,6 +85,20 @@ impl Task {
                 let _ = reply.send(());
             }
         }
+    }
+
+    fn end_publisher(&mut self, stream: &str) -> bool {
+        let pushed = self.ingest.sources.get(stream).is_some_and(|source| source.pushed);
+        if let Some(key) = self.streams.publisher(stream) {
+            self.counters.sessions_kicked += 1;
+            self.close(key, "ended by the API");
+            return true;
+        }
+        if pushed {
+            tracing::info!(stream, "RTSP publisher ended by the API");
+            self.release(stream);
+        }
+        pushed
     }
 
     fn change_addresses(&mut self, media: &[MediaAddress]) {
@@ -282,6 +299,8 @@ impl Task {
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
         }
+        let opened = What::SessionOpened { session: name.clone(), role, by: visitor.grant.by.to_string() };
+        self.notices.tell(&stream, opened);
         let session = Session {
             id: id.clone(),
             name,

@@ -13,7 +13,7 @@ use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
 use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
-use crate::stream::{Refusal, Visitor};
+use crate::stream::{DRAINING, Refusal, Visitor};
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
 
@@ -59,6 +59,7 @@ impl Task {
             Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
+                self.tell_ready(&stream, false);
                 let Some(sourced) = self.streams.source_mut(&stream) else { return };
                 for (_, _, reply) in std::mem::take(&mut sourced.waiting) {
                     self.counters.refused_offers += 1;
@@ -113,6 +114,7 @@ impl Task {
 
     /// Takes what a source sends out of the engine; whoever waits for it is told why in vain.
     fn forget_source(&mut self, name: &str, why: String) {
+        self.tell_ready(name, false);
         let Some(sourced) = self.streams.end_source(name) else { return };
         for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, name);
@@ -125,6 +127,9 @@ impl Task {
 
     /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
     fn publish(&mut self, stream: &str, handle: Handle, now: Instant) -> Result<(), String> {
+        if self.draining {
+            return Err(DRAINING.into());
+        }
         self.make_way(stream, now).map_err(|refusal| refusal.to_string())?;
         handle.want(self.streams.is_watched(stream));
         self.ingest.sources.insert(stream.to_owned(), handle);
@@ -166,11 +171,13 @@ impl Task {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         let former = std::mem::replace(&mut sourced.tracks, new.collect());
         sourced.clock = None;
+        let is_ready = !sourced.tracks.is_empty();
         let kinds: Vec<_> = sourced.tracks.iter().map(PublisherTrack::kind).collect();
         let waiting = std::mem::take(&mut sourced.waiting);
         for source in former.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, stream);
         }
+        self.tell_ready(stream, is_ready);
         self.close_mismatched(stream);
         for kind in kinds {
             self.attach_viewers(stream, kind, now);
