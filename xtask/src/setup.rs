@@ -26,7 +26,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
 const TO_MEASURE: [(&str, &[&str]); 3] = [("ip", &["iproute2"]), ("ethtool", &["ethtool"]), ("mount", &["mount"])];
-const TO_TEST: [(&str, &[&str]); 11] = [
+const TO_TEST: [(&str, &[&str]); 12] = [
     ("bpftool", &["bpftool"]),
     ("chromium", &["chromium"]),
     ("ffmpeg", &["ffmpeg"]),
@@ -35,6 +35,8 @@ const TO_TEST: [(&str, &[&str]); 11] = [
     // Hosts that translate.
     ("iptables", &["iptables"]),
     ("systemd-analyze", &["systemd"]),
+    // A proxy in front, for HTTP and for connections.
+    ("nginx", &["nginx-light", "libnginx-mod-stream"]),
     // Containers, without recommended packages: none of them is needed to run on the host's network.
     ("podman", &["podman"]),
     ("crun", &["crun"]),

@@ -67,15 +67,35 @@ impl Browser {
     /// # Errors
     /// There is no Chromium, it does not start, or it does not answer within 30 s.
     pub fn launch(name: &str, place: &NetNs, camera_for: Option<&str>) -> Result<Self> {
+        let camera = camera_for.map(|origin| format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
+        let mut arguments: Vec<String> = vec![];
+        if camera.is_some() {
+            arguments.extend(CAMERA.iter().map(|flag| (*flag).to_owned()));
+        }
+        arguments.extend(camera);
+        Self::launch_with(name, place, &arguments)
+    }
+
+    /// Starts Chromium with a fake camera, which knows `host` by `address`, and believes in a certificate whose public key
+    /// has this SHA-256 in Base64. No origin counts as secure for any other reason.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn launch_for_https(name: &str, place: &NetNs, host: &str, address: &str, key_hash: &str) -> Result<Self> {
+        let mut arguments: Vec<String> = CAMERA.iter().map(|flag| (*flag).to_owned()).collect();
+        arguments.push(format!("--host-resolver-rules=MAP {host} {address}"));
+        arguments.push(format!("--ignore-certificate-errors-spki-list={key_hash}"));
+        Self::launch_with(name, place, &arguments)
+    }
+
+    fn launch_with(name: &str, place: &NetNs, arguments: &[String]) -> Result<Self> {
         let executable = std::env::var_os("PENSTOCK_CHROMIUM").unwrap_or_else(|| "chromium".into());
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
         let (commands, to_browser) = std::io::pipe()?;
         let (from_browser, answers) = std::io::pipe()?;
         let mut command = place.command(&executable);
-        if let Some(origin) = camera_for {
-            command.args(CAMERA).arg(format!("--unsafely-treat-insecure-origin-as-secure={origin}"));
-        }
         command
+            .args(arguments)
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
