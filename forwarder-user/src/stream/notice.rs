@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use penstock_engine::Role;
 
 /// Notices that a listener may be behind; what is older is lost to it, and it is told how many.
-const BEHIND: usize = 1024;
+const BEHIND: usize = 256;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize)]
