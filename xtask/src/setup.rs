@@ -36,6 +36,8 @@ const TO_TEST: [(&str, &[&str]); 12] = [
     // Hosts that translate.
     ("iptables", &["iptables"]),
     ("systemd-analyze", &["systemd"]),
+    // A proxy in front, for HTTP and for connections.
+    ("nginx", &["nginx-light", "libnginx-mod-stream"]),
     // Containers, without recommended packages: none of them is needed to run on the host's network.
     ("podman", &["podman"]),
     ("crun", &["crun"]),

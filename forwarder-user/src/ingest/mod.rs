@@ -40,6 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::Handle;
@@ -49,7 +50,7 @@ pub use totals::Totals;
 use penstock_engine::{Engine, PublisherTrackId, Sources};
 use penstock_media::codec::Format;
 
-use crate::config::{self, Secret};
+use crate::{config, rights::Rights};
 
 /// What sources report to the control task.
 #[derive(Debug)]
@@ -122,10 +123,10 @@ pub struct Settings {
     pub streams: BTreeMap<String, config::Stream>,
     /// The RTSP server, for those who publish here.
     pub rtsp: config::Rtsp,
-    /// The password for those who publish; empty: none is needed.
-    pub publish_token: Secret,
-    /// The password for those who play; empty: none is needed.
-    pub play_token: Secret,
+    /// Certificates for RTSPS, where it has none of its own.
+    pub identity: Option<Arc<dyn ResolvesServerCert>>,
+    /// Who may publish and play.
+    pub rights: Rights,
     /// Most that one source may send.
     pub source_max_kbps: u64,
     /// What each video track keeps of its last packets, for viewers that lost some.
@@ -205,7 +206,7 @@ impl Ingest {
         let work = thread::Work {
             engine: Arc::clone(engine),
             feeder,
-            listeners: rtsp::push::bind(&self.settings.rtsp)?,
+            listeners: rtsp::push::bind(&self.settings.rtsp, self.settings.identity.clone())?,
             settings: self.settings.clone(),
             counted: self.rtsp.clone(),
             totals: self.totals.clone(),

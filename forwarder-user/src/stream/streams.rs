@@ -10,8 +10,7 @@ use super::ids::Key;
 use super::report::SenderClock;
 use super::session::{PublisherTrack, Session};
 use super::sessions::Sessions;
-use super::{Answer, Refusal};
-use crate::block::Block;
+use super::{Answer, Refusal, Visitor};
 use crate::ingest::play::PlayerId;
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
@@ -42,7 +41,7 @@ pub(super) struct Sourced {
     /// Its wall clock against ours, from the first SR of its present connection.
     pub(super) clock: Option<SenderClock>,
     /// Offers that wait until it is known what it sends.
-    pub(super) waiting: Vec<(Box<Offer>, Block, Reply)>,
+    pub(super) waiting: Vec<(Box<Offer>, Visitor, Reply)>,
 }
 
 impl Streams {

@@ -57,6 +57,10 @@ pub trait Engine: Send + Sync {
     /// Also the moment at which the engine checks that its route to the peer still holds.
     fn refresh_session(&self, session: SessionId);
 
+    /// The session's right to be here ends at `at_ns`, in ns of CLOCK_BOOTTIME: its media stops then, whether or not this
+    /// process runs at that moment, however fresh its consent is. Counts until it is called again.
+    fn end_session_at(&self, session: SessionId, at_ns: u64);
+
     /// Stops the session's media at once, removes its tracks and wipes its key.
     fn remove_session(&self, session: SessionId);
 

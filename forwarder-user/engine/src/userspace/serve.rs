@@ -52,6 +52,7 @@ impl Engine for UserspaceEngine {
             socket,
             path: Err(self.0.why_no_path()),
             expires: Arc::new(AtomicU64::new(boottime_ns() + self.0.config.lease.as_nanos() as u64)),
+            ends_ns: u64::MAX,
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
         };
@@ -103,9 +104,17 @@ impl Engine for UserspaceEngine {
 
     fn refresh_session(&self, session: SessionId) {
         if let Some(session) = self.0.read().sessions.get(session.0) {
-            session.expires.store(boottime_ns() + self.0.config.lease.as_nanos() as u64, Relaxed);
+            let lease = boottime_ns() + self.0.config.lease.as_nanos() as u64;
+            session.expires.store(lease.min(session.ends_ns), Relaxed);
         }
         self.0.look_for_path(session.0);
+    }
+
+    fn end_session_at(&self, session: SessionId, at_ns: u64) {
+        if let Some(session) = self.0.write().sessions.get_mut(session.0) {
+            session.ends_ns = at_ns;
+            session.expires.fetch_min(at_ns, Relaxed);
+        }
     }
 
     fn remove_session(&self, session: SessionId) {

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub path: Result<Path, String>,
     /// When the session's lease ends, ns of CLOCK_BOOTTIME.
     pub expires: Arc<AtomicU64>,
+    /// When its right to be here ends: no lease is longer.
+    pub ends_ns: u64,
     pub publisher_tracks: BTreeSet<u32>,
     pub subscriber_tracks: BTreeSet<u32>,
 }

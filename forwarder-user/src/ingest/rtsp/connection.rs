@@ -16,6 +16,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_openssl::SslStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::ingest::{error::SourceError, place::Scratch};
 
@@ -35,6 +36,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl Stream for TcpStream {}
 impl Stream for SslStream<TcpStream> {}
+impl Stream for TlsStream<TcpStream> {}
 #[cfg(test)]
 impl Stream for tokio::io::DuplexStream {}
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits for a TLS handshake. `Err`: why there is none.
-async fn handshake(shaking: impl Future<Output = Result<(), openssl::ssl::Error>>) -> Result<(), String> {
+async fn handshake<T, E: std::fmt::Display>(shaking: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match timeout(PATIENCE, shaking).await {
         Ok(shaken) => shaken.map_err(|error| error.to_string()),
         Err(_) => Err("no answer in time".into()),

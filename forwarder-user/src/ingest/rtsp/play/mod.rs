@@ -8,6 +8,7 @@ mod outgoing;
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -15,9 +16,7 @@ use std::{
 use penstock_engine::{Ear, Heard};
 use rtsp_types::{
     HeaderName, Message, Method, Request, Response, StatusCode, Version,
-    headers::{
-        AUTHORIZATION, CONTENT_BASE, CONTENT_TYPE, CSEQ, PUBLIC, RANGE, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE,
-    },
+    headers::{CONTENT_BASE, CONTENT_TYPE, CSEQ, PUBLIC, RANGE, SERVER, SESSION, TRANSPORT},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -31,16 +30,17 @@ use self::{
 };
 use super::{
     connection::{Connection, Incoming},
-    push::{Door, Ends, Refusal, Server, Wanted, random_hex},
+    push::{Door, Ends, Refusal, Server, Wanted, random_hex, taken_away},
 };
 use crate::{
-    config::stream_name_problem,
+    config::{Action, stream_name_problem},
     ingest::{
         Event,
         error::SourceError,
         play::{Asked, Listening, PlayerId, Reference, Unplayable, Watching},
         udp::Ports,
     },
+    rights::Grant,
 };
 
 /// From DESCRIBE to PLAY.
@@ -77,14 +77,12 @@ pub(super) async fn run(
     ends: Ends,
     first: &Request<Vec<u8>>,
 ) -> Result<(), SourceError> {
-    let door = Door::new(&server.settings.play_token);
     let now = Instant::now();
     let mut conversation = Conversation {
         server,
         connection,
         ends,
-        door,
-        admitted: false,
+        door: Door::new(),
         guesses: 0,
         session: random_hex(),
         player: None,
@@ -102,8 +100,7 @@ struct Conversation<'a> {
     server: &'a Rc<Server>,
     connection: Connection,
     ends: Ends,
-    door: Door<'a>,
-    admitted: bool,
+    door: Door,
     guesses: u32,
     session: String,
     player: Option<Player>,
@@ -122,6 +119,8 @@ struct Player {
     tracks: Vec<Track>,
     ear: Ear,
     heard: mpsc::Receiver<Heard>,
+    /// Ends with the right to play.
+    over: Pin<Box<dyn Future<Output = ()>>>,
     /// Its packets flow.
     listens: bool,
     /// Packets that found no room, as counted.
@@ -174,10 +173,11 @@ impl Conversation<'_> {
                 received = self.connection.receive(&mut take) => received.map(|()| Turn::Read)?,
                 () = sleep_until(tick) => Turn::Tick,
             },
-            Some(Player { watching, heard, .. }) => tokio::select! {
+            Some(Player { watching, heard, over, .. }) => tokio::select! {
                 received = self.connection.receive(&mut take) => received.map(|()| Turn::Read)?,
                 Some(heard) = heard.recv() => Turn::Heard(heard),
                 why = &mut watching.ended => Turn::Ended(why.unwrap_or("the stream has ended")),
+                () = over => Turn::Ended("the right to play was taken away, or has ended"),
                 () = sleep_until(tick) => Turn::Tick,
             },
         };
@@ -248,7 +248,7 @@ impl Conversation<'_> {
                 let answer = Response::builder(Version::V1_0, StatusCode::Ok);
                 headers.into_iter().fold(answer, |answer, (name, value)| answer.header(name, value)).build(body)
             }
-            Err(refusal) => self.refuse(request, refusal),
+            Err(refusal) => self.refuse(request, &refusal),
         };
         if let Some(cseq) = request.header(&CSEQ) {
             answer.insert_header(CSEQ, cseq.clone());
@@ -262,10 +262,8 @@ impl Conversation<'_> {
         }
     }
 
-    fn refuse(&self, request: &Request<Vec<u8>>, refusal: Refusal) -> Response<Vec<u8>> {
-        let answer = self.server.refuse(self.ends.peer, request, &refusal);
-        let challenges = if refusal.1 == 401 { self.door.challenges().to_vec() } else { vec![] };
-        challenges.into_iter().fold(answer, |answer, one| answer.header(WWW_AUTHENTICATE, one)).build(vec![])
+    fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
+        self.server.refuse(self.ends.peer, request, refusal, &self.door)
     }
 
     /// Headers and body of the answer.
@@ -304,7 +302,6 @@ impl Conversation<'_> {
     /// Watches the stream that a request is about, if that is not so already.
     async fn watch(&mut self, request: &Request<Vec<u8>>) -> Result<&mut Player, Refusal> {
         let url = request.request_uri().ok_or_else(no_url)?;
-        self.admit(request, url)?;
         let name = name_of(url.path());
         if let Some(problem) = stream_name_problem(name) {
             return Err(Refusal("refused_stream", 404, problem));
@@ -313,24 +310,14 @@ impl Conversation<'_> {
             if self.playing {
                 return Err(Refusal("refused_state", 455, "a connection plays one stream".into()));
             }
-            self.player = Some(Player::new(self.server, name, self.ends.peer).await?);
+            let asked = (Action::Play, name, self.ends.peer);
+            let admitted = self.door.admit(&self.server.settings.rights, request, url, asked).await;
+            self.guesses += u32::from(admitted.is_err());
+            let grant = admitted?;
+            self.player = Some(Player::new(self.server, name, self.ends.peer, grant).await?);
             self.deadline = Instant::now() + PATIENCE;
         }
         self.player.as_mut().ok_or_else(|| Refusal("refused_state", 455, "nothing is watched".into()))
-    }
-
-    fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url) -> Result<(), Refusal> {
-        let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
-        if self.admitted || self.door.admits(request.method().into(), url, given) {
-            self.admitted = true;
-            return Ok(());
-        }
-        if given.is_empty() {
-            // The first request of every client that waits to be asked.
-            return Err(Refusal("asked_for_password", 401, "a password is needed".into()));
-        }
-        self.guesses += 1;
-        Err(Refusal("refused_password", 401, "this is not the password".into()))
     }
 
     /// The answer's `Transport`.
@@ -418,7 +405,14 @@ fn random_ssrc() -> u32 {
 }
 
 impl Player {
-    async fn new(server: &Rc<Server>, name: &str, peer: SocketAddr) -> Result<Self, Refusal> {
+    async fn new(server: &Rc<Server>, name: &str, peer: SocketAddr, grant: Grant) -> Result<Self, Refusal> {
+        let watch = server.settings.rights.watch(&grant);
+        let over = Box::pin(async move {
+            tokio::select! {
+                () = grant.expired() => {}
+                () = taken_away(watch) => {}
+            }
+        });
         let hold = Hold { server: Rc::clone(server), id: server.next_player() };
         let (reply, answer) = oneshot::channel();
         hold.ask(Asked::Watch { stream: name.to_owned(), peer, reply });
@@ -429,7 +423,7 @@ impl Player {
             Unplayable::Unavailable(why) => Refusal("refused_stream", 503, why),
         })?;
         let (ear, heard) = Ear::new(ROOM);
-        Ok(Self { hold, name: name.to_owned(), watching, tracks: vec![], ear, heard, listens: false, missed: 0 })
+        Ok(Self { hold, name: name.to_owned(), watching, tracks: vec![], ear, heard, over, listens: false, missed: 0 })
     }
 
     fn listen(&self) {

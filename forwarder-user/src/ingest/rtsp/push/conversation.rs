@@ -11,12 +11,18 @@ use std::{
 use penstock_rtp::description::{Description, DescriptionError};
 use rtsp_types::{
     Message, Method, Request, Response, StatusCode, Version,
-    headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
+    headers::{CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT},
 };
 use tokio::time::timeout_at;
 use url::Url;
 
-use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
+use super::{
+    Claim, Server,
+    auth::{Door, taken_away},
+    random_hex,
+    transport::Wanted,
+};
+use crate::config::Action;
 use crate::ingest::{
     error::SourceError,
     handle::gone,
@@ -28,6 +34,7 @@ use crate::ingest::{
     },
     udp::Ports,
 };
+use crate::rights::Grant;
 
 /// From the begin of a connection to its RECORD.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,8 +66,9 @@ struct Conversation<'a> {
     server: &'a Rc<Server>,
     connection: Connection,
     ends: Ends,
-    door: Door<'a>,
-    admitted: bool,
+    door: Door,
+    /// By what right it publishes.
+    grant: Option<Grant>,
     guesses: u32,
     session: String,
     announced: Option<Announced>,
@@ -80,8 +88,8 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         server,
         connection: Connection::new(stream, Rc::clone(&server.place.scratch)),
         ends,
-        door: Door::new(&server.settings.publish_token),
-        admitted: false,
+        door: Door::new(),
+        grant: None,
         guesses: 0,
         session: random_hex(),
         announced: None,
@@ -138,8 +146,18 @@ impl Conversation<'_> {
         let Some(announced) = &mut self.announced else { return Ok(()) };
         let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
         let (name, peer) = (announced.claim.name.clone(), self.ends.peer);
-        tracing::info!(stream = name, %peer, "RTSP publisher records");
-        let played = published.media.play(self, pin!(gone(&mut published.wanted))).await;
+        let by = self.grant.as_ref().map(|grant| grant.by.to_string());
+        tracing::info!(stream = name, %peer, by, "RTSP publisher records");
+        let watch = self.grant.as_ref().and_then(|grant| self.server.settings.rights.watch(grant));
+        let over = async {
+            tokio::select! {
+                () = gone(&mut published.wanted) => {}
+                () = taken_away(watch) => {
+                    tracing::info!(stream = name, %peer, "RTSP publisher's right to be here was taken away");
+                }
+            }
+        };
+        let played = published.media.play(self, pin!(over)).await;
         if let Some(announced) = &mut self.announced {
             announced.claim.published = Some(published);
         }
@@ -176,9 +194,7 @@ impl Conversation<'_> {
     }
 
     fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
-        let answer = self.server.refuse(self.ends.peer, request, refusal);
-        let challenges = if refusal.1 == 401 { self.door.challenges().to_vec() } else { vec![] };
-        challenges.into_iter().fold(answer, |answer, one| answer.header(WWW_AUTHENTICATE, one)).build(vec![])
+        self.server.refuse(self.ends.peer, request, refusal, &self.door)
     }
 
     /// Headers of the answer.
@@ -216,7 +232,8 @@ impl Conversation<'_> {
     async fn announce(&mut self, request: &Request<Vec<u8>>) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
         let url = request.request_uri().ok_or_else(|| bad("ANNOUNCE needs a URL"))?;
-        self.admit(request, url)?;
+        let name = url.path().trim_matches('/');
+        let grant = self.admit(request, url, name).await?;
         if self.announced.is_some() {
             return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
         }
@@ -228,7 +245,6 @@ impl Conversation<'_> {
             DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
-        let name = url.path().trim_matches('/');
         let claim = self.server.claim(name, self.ends.peer).await;
         let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
         if let Some(published) = &mut claim.published {
@@ -238,22 +254,15 @@ impl Conversation<'_> {
             })?;
         }
         self.announced = Some(Announced { claim, description });
+        self.grant = Some(grant);
         Ok(())
     }
 
-    fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url) -> Result<(), Refusal> {
-        let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
-        if self.admitted || self.door.admits(request.method().into(), url, given) {
-            self.admitted = true;
-            return Ok(());
-        }
-        self.guesses += 1;
-        Err(if given.is_empty() {
-            // The first request of every client that waits to be asked.
-            Refusal("asked_for_password", 401, "a password is needed".into())
-        } else {
-            Refusal("refused_password", 401, "this is not the password".into())
-        })
+    async fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url, stream: &str) -> Result<Grant, Refusal> {
+        let asked = (Action::Publish, stream, self.ends.peer);
+        let admitted = self.door.admit(&self.server.settings.rights, request, url, asked).await;
+        self.guesses += u32::from(admitted.is_err());
+        admitted
     }
 
     /// The answer's `Transport`.
@@ -305,6 +314,10 @@ impl Packets for Conversation<'_> {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
+        // Looked at with each batch, so that nothing is forwarded that came after the end.
+        if self.grant.as_ref().and_then(Grant::left).is_some_and(|left| left.is_zero()) {
+            return Poll::Ready(Err(SourceError::RightEnded));
+        }
         let requests = &mut self.requests;
         track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
             if let Message::Request(request) = message {
