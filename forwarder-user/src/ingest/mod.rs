@@ -9,6 +9,7 @@
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
 //! | `pace` | how fast a source may send |
+//! | `lookout`, `reason` | why viewers may see nothing, while it plays |
 //! | `feed` | into the engine, in batches |
 //! | `thread` | the thread on which all of them live |
 //! | `handle` | the control task's end of one |
@@ -19,10 +20,12 @@
 mod error;
 mod feed;
 mod handle;
+mod lookout;
 mod media;
 mod pace;
 mod place;
 mod plain;
+mod reason;
 mod rtsp;
 mod source;
 mod status;

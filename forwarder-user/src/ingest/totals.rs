@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use penstock_rtp::Unfit;
 
-use super::error::SourceError;
+use super::{error::SourceError, reason::Reason};
 
 /// As they are now.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -18,6 +18,8 @@ pub struct Figures {
     pub failures: BTreeMap<&'static str, u64>,
     /// Packets that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Times that viewers of a source began to see nothing, or less than they should, by reason.
+    pub reasons: BTreeMap<&'static str, u64>,
 }
 
 /// Written by the thread of the sources, read by the control task.
@@ -29,8 +31,13 @@ impl Totals {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).failures.entry(error.name()).or_default() += 1;
     }
 
-    pub(super) fn dropped(&self, why: Unfit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped.entry(why.name()).or_default() += 1;
+    pub(super) fn dropped(&self, why: Unfit, count: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped.entry(why.name()).or_default() += count;
+    }
+
+    /// A reason has begun to hold for some source.
+    pub(super) fn explained(&self, reason: Reason) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).reasons.entry(reason.name()).or_default() += 1;
     }
 
     /// A copy; counters never fall.

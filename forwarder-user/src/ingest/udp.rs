@@ -1,12 +1,15 @@
 //! A track's two UDP ports: RTP on the even one, RTCP on the next (RFC 3550 §11), unless told otherwise.
 
 use std::{
+    cell::RefCell,
     io,
     net::{IpAddr, SocketAddr},
     task::{Context, Poll},
 };
 
 use tokio::{io::ReadBuf, net::UdpSocket};
+
+use penstock_rtp::Unfit;
 
 use super::media::Packet;
 
@@ -25,8 +28,13 @@ pub(super) struct Ports {
     first: u16,
     /// Who may send; `None`: everybody.
     peer: Option<IpAddr>,
-    buffer: Box<[u8; 2048]>,
 }
+
+thread_local!(
+    /// Room for the longest datagram that there can be. All sources live on one thread, and what is in it does not
+    /// outlive one packet.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; 1 << 16].into());
+);
 
 impl Ports {
     /// Binds a pair on the address by which the camera is reached.
@@ -52,7 +60,7 @@ impl Ports {
 
     /// Takes sockets that are bound already. `peer`: who may send.
     pub(super) fn new(rtp: UdpSocket, rtcp: Option<UdpSocket>, first: u16, peer: Option<IpAddr>) -> Self {
-        Self { rtp, rtcp, first, peer, buffer: Box::new([0; 2048]) }
+        Self { rtp, rtcp, first, peer }
     }
 
     /// The RTP port.
@@ -85,6 +93,16 @@ impl Ports {
         track: usize,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> io::Result<bool> {
+        ROOM.with_borrow_mut(|room| self.read(room, context, track, take))
+    }
+
+    fn read(
+        &self,
+        room: &mut [u8],
+        context: &mut Context<'_>,
+        track: usize,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> io::Result<bool> {
         let mut any = false;
         for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
             for turn in 0..=BATCH {
@@ -92,7 +110,7 @@ impl Ports {
                     context.waker().wake_by_ref();
                     break;
                 }
-                let mut room = ReadBuf::new(&mut self.buffer[..]);
+                let mut room = ReadBuf::new(room);
                 let from = match socket.poll_recv_from(context, &mut room) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(from)) => from,
@@ -101,6 +119,7 @@ impl Ports {
                     Poll::Ready(Err(error)) => return Err(error),
                 };
                 if self.peer.is_some_and(|peer| from.ip().to_canonical() != peer.to_canonical()) {
+                    take(Packet::Unfit(track, Unfit::WrongSender));
                     continue;
                 }
                 any = true;
