@@ -2,7 +2,9 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `description` | the SDP of a source |
+//! | `rtsp` | messages and frames of a connection, as the field writes them |
+//! | `sdp` | lines of a description |
+//! | `description` | what they say that a source sends |
 //! | `sender_report` | its clock |
 //! | `reorder` | puts packets of UDP in order |
 //! | `timeline` | one continuous line of sequence numbers and timestamps |
@@ -17,6 +19,8 @@ mod h265;
 mod keyframe;
 mod nal;
 mod reorder;
+pub mod rtsp;
+mod sdp;
 pub mod sender_report;
 mod timeline;
 mod vp8;
