@@ -18,6 +18,10 @@ pub struct Figures {
     pub failures: BTreeMap<&'static str, u64>,
     /// Packets that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Bytes of RTSP connections that were neither a frame nor a message.
+    pub stray_bytes: u64,
+    /// Frames of interleaved channels that no track has.
+    pub other_frames: u64,
 }
 
 /// Written by the thread of the sources, read by the control task.
@@ -31,6 +35,12 @@ impl Totals {
 
     pub(super) fn dropped(&self, why: Unfit) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped.entry(why.name()).or_default() += 1;
+    }
+
+    pub(super) fn skipped(&self, bytes: u64, frames: u64) {
+        let mut figures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.stray_bytes += bytes;
+        figures.other_frames += frames;
     }
 
     /// A copy; counters never fall.
