@@ -2,7 +2,9 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `description` | the SDP of a source |
+//! | `rtsp` | messages and frames of a connection, as the field writes them |
+//! | `sdp` | lines of a description |
+//! | `description` | what they say that a source sends |
 //! | `sender_report` | its clock |
 //! | `reorder` | puts packets of UDP in order |
 //! | `sequence` | what its sequence numbers say: lost, late, begun anew |
@@ -23,6 +25,8 @@ mod h265;
 mod keyframe;
 mod nal;
 mod reorder;
+pub mod rtsp;
+mod sdp;
 pub mod sender_report;
 mod sequence;
 mod sps;

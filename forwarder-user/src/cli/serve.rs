@@ -299,6 +299,7 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),
+            retry_max: config.ingest.retry_max(),
         },
         ..StreamConfig::new(media(config, addresses))
     };

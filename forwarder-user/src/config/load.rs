@@ -145,7 +145,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 23] = [
+        let ranges: [(&'static str, u64, u64, u64); 24] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -169,6 +169,7 @@ impl Config {
             ("rtcp.nack_kb", self.rtcp.nack_kb as u64, 16, 1 << 16),
             ("repair.memory_mb", self.repair.memory_mb as u64, 0, 1 << 20),
             ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
+            ("ingest.retry_max_s", self.ingest.retry_max_s, 1, 3600),
         ];
         ranges
             .into_iter()

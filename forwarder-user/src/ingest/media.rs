@@ -34,6 +34,15 @@ pub(super) enum Packet<'a> {
     Unfit(usize, Unfit),
 }
 
+/// What a connection has brought that is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Bytes that are neither a frame nor a message.
+    pub(super) bytes: u64,
+    /// Frames of a channel that no track has.
+    pub(super) frames: u64,
+}
+
 /// How often a connection that brings media is asked for anything else.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
@@ -57,6 +66,11 @@ pub(super) trait Packets {
     /// Says what keeps packets coming: signs of life, answers.
     async fn attend(&mut self) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    /// What was skipped since this was asked last.
+    fn take_skipped(&mut self) -> Skipped {
+        Skipped::default()
     }
 
     /// Whether packets of a track may overtake each other on their way.
@@ -283,7 +297,26 @@ impl Media {
         };
         let read = read();
         self.tell(heard);
+        self.skipped(from.take_skipped());
         read
+    }
+
+    /// What is neither of a track nor a message is counted, and said once.
+    fn skipped(&self, Skipped { bytes, frames }: Skipped) {
+        if bytes == 0 && frames == 0 {
+            return;
+        }
+        self.place.totals.skipped(bytes, frames);
+        let mut status = self.status.lock();
+        if bytes > 0 && status.stray_bytes == 0 {
+            tracing::warn!(
+                stream = self.name,
+                source = self.origin,
+                "{bytes} stray bytes between frames were skipped; they are counted as `stray_bytes`"
+            );
+        }
+        status.stray_bytes += bytes;
+        status.other_frames += frames;
     }
 
     /// Adds what has come to what is known of the source, once for all that came together.
@@ -345,6 +378,7 @@ impl Media {
         if !std::mem::replace(&mut heard.playing, true) {
             let mut status = self.status.lock();
             status.state = State::Playing;
+            status.advice = None;
             status.connections += 1;
             tracing::info!(stream = self.name, source = self.origin, "media comes");
         }

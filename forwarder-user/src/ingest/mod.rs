@@ -124,6 +124,8 @@ pub struct Settings {
     pub recent_bytes: usize,
     /// What comes within this time is read, sealed and sent together.
     pub gather: Duration,
+    /// Longest wait between two attempts to reach a source that fails.
+    pub retry_max: Duration,
 }
 
 /// All sources. Dropping it ends them.

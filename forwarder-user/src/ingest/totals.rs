@@ -20,6 +20,10 @@ pub struct Figures {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Times that viewers of a source began to see nothing, or less than they should, by reason.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Bytes of RTSP connections that were neither a frame nor a message.
+    pub stray_bytes: u64,
+    /// Frames of interleaved channels that no track has.
+    pub other_frames: u64,
 }
 
 /// Written by the thread of the sources, read by the control task.
@@ -38,6 +42,12 @@ impl Totals {
     /// A reason has begun to hold for some source.
     pub(super) fn explained(&self, reason: Reason) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).reasons.entry(reason.name()).or_default() += 1;
+    }
+
+    pub(super) fn skipped(&self, bytes: u64, frames: u64) {
+        let mut figures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.stray_bytes += bytes;
+        figures.other_frames += frames;
     }
 
     /// A copy; counters never fall.

@@ -68,21 +68,21 @@ impl Ports {
         self.first
     }
 
-    /// The server's ports are known: something goes there, so that a firewall or NAT on the way lets the
-    /// answers in.
-    pub(super) fn connect(&mut self, server_ports: Option<&str>) {
-        let mut ports = server_ports.unwrap_or_default().split('-').filter_map(|port| port.trim().parse::<u16>().ok());
-        let Some(peer) = self.peer else { return };
-        for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
-            if let Some(port) = ports.next().filter(|port| *port != 0) {
-                // An empty RTP packet resp. receiver report; lost ones do no harm.
-                let hello: &[u8] = if std::ptr::eq(socket, &self.rtp) {
-                    &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-                } else {
-                    &[0x80, 201, 0, 1, 0, 0, 0, 0]
-                };
-                let _ = socket.try_send_to(hello, SocketAddr::new(peer, port));
-            }
+    /// The server's ports are known, and `source`, if it sends from another address (RFC 2326 §12.39): something
+    /// goes there, so that a firewall or NAT on the way lets the answers in.
+    pub(super) fn connect(&mut self, ports: Option<(u16, u16)>, source: Option<IpAddr>) {
+        // An address of none is what some write who do not know their own.
+        if let Some(source) = source.filter(|source| !source.is_unspecified()) {
+            self.peer = Some(source);
+        }
+        let (Some(peer), Some((rtp, rtcp))) = (self.peer, ports) else { return };
+        // An empty RTP packet resp. receiver report; lost ones do no harm.
+        let hello = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        if rtp != 0 {
+            let _ = self.rtp.try_send_to(&hello, SocketAddr::new(peer, rtp));
+        }
+        if let Some(socket) = self.rtcp.as_ref().filter(|_| rtcp != 0) {
+            let _ = socket.try_send_to(&[0x80, 201, 0, 1, 0, 0, 0, 0], SocketAddr::new(peer, rtcp));
         }
     }
 

@@ -36,6 +36,8 @@ struct Totals {
     failures: BTreeMap<String, u64>,
     dropped: BTreeMap<String, u64>,
     reasons: BTreeMap<String, u64>,
+    stray_bytes: u64,
+    other_frames: u64,
 }
 
 const STATES: [&str; 4] = ["idle", "connecting", "playing", "waiting"];
@@ -58,4 +60,6 @@ pub(super) fn add(page: &mut Page, snapshot: &Snapshot) {
     counters(&names::SOURCE_DROPPED, &snapshot.sources.dropped);
     counters(&names::SOURCE_REASONS_BEGUN, &snapshot.sources.reasons);
     counters(&names::RTSP, &snapshot.rtsp);
+    page.counter(&names::SOURCE_STRAY, [(vec![], snapshot.sources.stray_bytes as f64)]);
+    page.counter(&names::SOURCE_OTHER, [(vec![], snapshot.sources.other_frames as f64)]);
 }

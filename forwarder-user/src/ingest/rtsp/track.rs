@@ -2,10 +2,14 @@
 
 use std::task::{Context, Poll};
 
-use rtsp_types::Message;
+use penstock_rtp::rtsp::message::Message;
 
 use super::connection::{Connection, Incoming};
-use crate::ingest::{error::SourceError, media::Packet, udp::Ports};
+use crate::ingest::{
+    error::SourceError,
+    media::{Packet, Skipped},
+    udp::Ports,
+};
 
 /// A track that was set up.
 pub(super) struct Track {
@@ -32,6 +36,15 @@ impl Track {
     }
 }
 
+/// Lowest channel that no track has.
+pub(super) fn channels(tracks: &[Track]) -> usize {
+    let first = |track: &Track| match track.way {
+        Way::Channel(first) => Some(usize::from(first) + 2),
+        Way::Ports(_) => None,
+    };
+    tracks.iter().filter_map(first).max().unwrap_or(0)
+}
+
 /// Reads once from all ports and from the connection; hands out packets, and what else is said.
 ///
 /// # Errors
@@ -41,7 +54,8 @@ pub(super) fn poll_packets(
     tracks: &mut [Track],
     connection: &mut Connection,
     take: &mut dyn FnMut(Packet<'_>),
-    said: &mut dyn FnMut(Message<Vec<u8>>),
+    skipped: &mut Skipped,
+    said: &mut dyn FnMut(Message),
 ) -> Poll<Result<(), SourceError>> {
     let mut ready = false;
     for track in &mut *tracks {
@@ -50,13 +64,13 @@ pub(super) fn poll_packets(
         }
     }
     let read = connection.poll_receive(context, &mut |incoming| match incoming {
-        Incoming::Frame(channel, frame) => {
-            if let Some(packet) = tracks.iter().find_map(|track| track.packet(channel, frame)) {
-                take(packet);
-            }
-        }
+        Incoming::Frame(channel, frame) => match tracks.iter().find_map(|track| track.packet(channel, frame)) {
+            Some(packet) => take(packet),
+            None => skipped.frames += 1,
+        },
         Incoming::Message(message) => said(message),
     });
+    skipped.bytes += connection.take_skipped();
     if read.is_pending() && ready { Poll::Ready(Ok(())) } else { read }
 }
 

@@ -2,11 +2,10 @@
 //! know it). The user's name is of no importance.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http_auth::ChallengeRef;
 use openssl::hash::{MessageDigest, hash};
-use url::Url;
+use penstock_rtp::rtsp::{challenge::Challenge, url::Url};
 
-use super::random_hex;
+use crate::ingest::rtsp::random_hex;
 use crate::config::Secret;
 
 const REALM: &str = "penstock";
@@ -32,32 +31,31 @@ impl<'a> Door<'a> {
         ]
     }
 
-    /// Whether a request with this `Authorization` may come in.
-    pub(super) fn admits(&self, method: &str, url: &Url, authorization: &str) -> bool {
+    /// Whether a request with this `Authorization` may come in. `uri`: as the request has it.
+    pub(super) fn admits(&self, method: &str, uri: &str, authorization: &str) -> bool {
         if self.password.is_empty() {
             return true;
         }
-        let Some((scheme, rest)) = authorization.trim().split_once(' ') else { return false };
+        let given = authorization.trim();
+        let Some((scheme, rest)) = given.split_once(|letter: char| letter.is_ascii_whitespace()) else { return false };
         match scheme.to_ascii_lowercase().as_str() {
             "basic" => {
                 let given = STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
                 given.and_then(|given| Some(self.password.matches(given.split_once(':')?.1))).unwrap_or(false)
             }
             "digest" => {
-                let parsed = http_auth::parse_challenges(authorization);
-                parsed.is_ok_and(|parsed| parsed.first().is_some_and(|given| self.is_right(method, url, given)))
+                let parsed = Challenge::parse(authorization.as_bytes());
+                parsed.first().is_some_and(|given| self.is_right(method, uri, given))
             }
             _ => false,
         }
     }
 
-    fn is_right(&self, method: &str, url: &Url, given: &ChallengeRef<'_>) -> bool {
-        let value = |name: &str| {
-            let found = given.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_unescaped()).unwrap_or_default()
-        };
+    fn is_right(&self, method: &str, requested: &str, given: &Challenge) -> bool {
+        let value = |name: &str| String::from_utf8_lossy(given.get(name).unwrap_or_default()).into_owned();
         let uri = value("uri");
-        let same = Url::parse(&uri).is_ok_and(|given| given == *url) || uri == url.path();
+        let path = Url::parse(requested).map(|(url, _)| url.path().to_owned()).unwrap_or_default();
+        let same = uri == requested || uri == path || means_the_same(&uri, requested);
         if !same || value("realm") != REALM || value("nonce") != self.nonce || self.nonce.is_empty() {
             return false;
         }
@@ -68,8 +66,17 @@ impl<'a> Door<'a> {
             "" => md5(&format!("{secret}:{nonce}:{request}")),
             qop => md5(&format!("{secret}:{nonce}:{}:{}:{qop}:{request}", value("nc"), value("cnonce"))),
         };
-        Secret::new(right).matches(&value("response"))
+        !right.is_empty() && Secret::new(right).matches(&value("response"))
     }
+}
+
+/// Whether two URLs differ in how they are written only: in user and password, a port that need not be named.
+fn means_the_same(one: &str, other: &str) -> bool {
+    let parts = |text: &str| {
+        let (url, _) = Url::parse(text).ok()?;
+        Some((url.host().to_ascii_lowercase(), url.port(), url.path().to_owned(), url.query().map(str::to_owned)))
+    };
+    parts(one).is_some_and(|parts_of_one| Some(parts_of_one) == parts(other))
 }
 
 /// In hexadecimal. An empty text, which nothing matches, where MD5 is forbidden.
@@ -93,36 +100,36 @@ mod tests {
 
     #[test]
     fn the_right_password_opens_by_both_schemes() {
-        let (password, url) = (Secret::new("s3cret"), Url::parse("rtsp://host:8554/cam").unwrap());
+        let (password, url) = (Secret::new("s3cret"), "rtsp://host:8554/cam");
         let door = Door::new(&password);
         for challenge in door.challenges() {
-            let right = answer(&challenge, "s3cret", "ANNOUNCE", url.as_str());
-            assert!(door.admits("ANNOUNCE", &url, &right), "{right}");
-            let wrong = answer(&challenge, "s3cre", "ANNOUNCE", url.as_str());
-            assert!(!door.admits("ANNOUNCE", &url, &wrong), "{wrong}");
+            let right = answer(&challenge, "s3cret", "ANNOUNCE", url);
+            assert!(door.admits("ANNOUNCE", url, &right), "{right}");
+            let wrong = answer(&challenge, "s3cre", "ANNOUNCE", url);
+            assert!(!door.admits("ANNOUNCE", url, &wrong), "{wrong}");
         }
-        let digest = answer(&door.challenges()[0], "s3cret", "ANNOUNCE", url.as_str());
-        assert!(!door.admits("RECORD", &url, &digest), "of another method");
-        assert!(!door.admits("ANNOUNCE", &Url::parse("rtsp://host:8554/other").unwrap(), &digest));
-        assert!(!Door::new(&password).admits("ANNOUNCE", &url, &digest), "of another connection");
+        let digest = answer(&door.challenges()[0], "s3cret", "ANNOUNCE", url);
+        assert!(!door.admits("RECORD", url, &digest), "of another method");
+        assert!(!door.admits("ANNOUNCE", "rtsp://host:8554/other", &digest));
+        assert!(!Door::new(&password).admits("ANNOUNCE", url, &digest), "of another connection");
     }
 
     #[test]
     fn qop_is_understood() {
-        let (password, url) = (Secret::new("s3cret"), Url::parse("rtsp://host/cam").unwrap());
+        let (password, url) = (Secret::new("s3cret"), "rtsp://host/cam");
         let door = Door::new(&password);
         let challenge = format!("{}, qop=\"auth\"", door.challenges()[0]);
-        assert!(door.admits("ANNOUNCE", &url, &answer(&challenge, "s3cret", "ANNOUNCE", url.as_str())));
+        assert!(door.admits("ANNOUNCE", url, &answer(&challenge, "s3cret", "ANNOUNCE", url)));
     }
 
     #[test]
     fn nonsense_opens_nothing() {
-        let (password, url) = (Secret::new("s3cret"), Url::parse("rtsp://host/cam").unwrap());
+        let (password, url) = (Secret::new("s3cret"), "rtsp://host/cam");
         let door = Door::new(&password);
         for text in ["", "Basic", "Basic !!!", "Basic czNjcmV0", "Digest", "Digest a=b", "Digest ,,,", "Bearer s3cret"]
         {
-            assert!(!door.admits("ANNOUNCE", &url, text), "{text}");
+            assert!(!door.admits("ANNOUNCE", url, text), "{text}");
         }
-        assert!(Door::new(&Secret::default()).admits("ANNOUNCE", &url, ""), "no password is set");
+        assert!(Door::new(&Secret::default()).admits("ANNOUNCE", url, ""), "no password is set");
     }
 }

@@ -1,13 +1,13 @@
 //! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). It plays
 //! nothing: viewers come by WHEP.
 //!
-//! `conversation` is one connection, `auth` its password, `transport` how a track comes, `tls` what RTSPS adds.
+//! `conversation` is one connection, `auth` its password, `name` what its URLs mean, `tls` what RTSPS adds.
 //! Here: the listening, and which streams are being published.
 
 mod auth;
 mod conversation;
+mod name;
 mod tls;
-mod transport;
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -243,15 +242,6 @@ impl Server {
         let keep = self.settings.rtsp.kept_bytes();
         let media = Media::new(name.to_owned(), String::new(), status, self.place.clone(), keep);
         Ok(Published { media, wanted })
-    }
-}
-
-/// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
-fn random_hex() -> String {
-    let mut bytes = [0u8; 16];
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        Err(_) => String::new(),
     }
 }
 
