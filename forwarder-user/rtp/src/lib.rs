@@ -78,11 +78,13 @@ pub enum Unfit {
     TooLong,
     /// From an address that is not the source's.
     WrongSender,
+    /// SRTP that the key which was described does not open.
+    AuthFailed,
 }
 
 impl Unfit {
     /// Every reason once, for a table of counters that begins with zeros.
-    pub const ALL: [Unfit; 13] = [
+    pub const ALL: [Unfit; 14] = [
         Unfit::Malformed,
         Unfit::Empty,
         Unfit::PayloadType,
@@ -96,6 +98,7 @@ impl Unfit {
         Unfit::TooFast,
         Unfit::TooLong,
         Unfit::WrongSender,
+        Unfit::AuthFailed,
     ];
 
     /// Name of its counter.
@@ -114,6 +117,7 @@ impl Unfit {
             Unfit::TooFast => "too_fast",
             Unfit::TooLong => "too_long",
             Unfit::WrongSender => "wrong_sender",
+            Unfit::AuthFailed => "srtp_auth_failed",
         }
     }
 }

@@ -170,7 +170,7 @@ mod tests {
         bench.seen.keyframes += 1;
         bench.play(44, 40);
         bench.look();
-        bench.play(90, 40);
+        bench.play(140, 40);
         assert_eq!(bench.look(), ["no_keyframe"]);
     }
 

@@ -395,6 +395,7 @@ impl Media {
             Unfit::TooFast => Some(Reason::TooFast),
             Unfit::WrongSender => Some(Reason::WrongSender),
             Unfit::OtherSender => Some(Reason::OtherSsrc),
+            Unfit::AuthFailed => Some(Reason::SrtpKey),
             _ => None,
         };
         if let Some(reason) = reason {

@@ -6,6 +6,7 @@
 //! | `source` | one source of the configuration: connects, tries again |
 //! | `rtsp` | the conversation with a camera; the server for those that publish |
 //! | `plain` | the ports for plain RTP |
+//! | `secure` | SRTP of sources |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
 //! | `pace` | how fast a source may send |
@@ -27,6 +28,7 @@ mod place;
 mod plain;
 mod reason;
 mod rtsp;
+mod secure;
 mod source;
 mod status;
 mod thread;

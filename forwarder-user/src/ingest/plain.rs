@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use super::{
     error::SourceError,
     media::{Packet, Packets},
+    secure::Srtp,
     udp::{self, Ports},
 };
 use crate::config;
@@ -24,7 +25,7 @@ const MAX_SDP: u64 = 64 << 10;
 /// The ports of one source.
 pub(super) struct Listener {
     /// In the order of the tracks.
-    tracks: Vec<Ports>,
+    tracks: Vec<(Ports, Option<Box<Srtp>>)>,
 }
 
 impl Listener {
@@ -49,7 +50,9 @@ impl Listener {
             let Target { port, rtcp_port, .. } = track.target;
             let rtp = bind(source, &track.target, port)?;
             let rtcp = if rtcp_port == port { None } else { Some(bind(source, &track.target, rtcp_port)?) };
-            Ok::<_, SourceError>(Ports::new(rtp, rtcp, port, source.sender))
+            let keys = track.security.as_ref().map(|keys| Srtp::new(keys, None));
+            let srtp = keys.transpose().map_err(|error| SourceError::NoMedia(format!("SRTP: {error}")))?;
+            Ok::<_, SourceError>((Ports::new(rtp, rtcp, port, source.sender), srtp))
         };
         let tracks = description.tracks.iter().map(open).collect::<Result<_, _>>()?;
         Ok((Self { tracks }, description))
@@ -63,8 +66,11 @@ impl Packets for Listener {
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
         let mut any = false;
-        for (index, ports) in self.tracks.iter_mut().enumerate() {
-            any |= ports.poll(context, index, take)?;
+        for (index, (ports, srtp)) in self.tracks.iter_mut().enumerate() {
+            any |= match srtp {
+                Some(srtp) => ports.poll(context, index, &mut |packet| srtp.open(packet, take))?,
+                None => ports.poll(context, index, take)?,
+            };
         }
         if any { Poll::Ready(Ok(())) } else { Poll::Pending }
     }

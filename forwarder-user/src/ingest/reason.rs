@@ -15,11 +15,12 @@ pub(crate) enum Reason {
     VideoSilent,
     AudioSilent,
     TooFast,
+    SrtpKey,
 }
 
 impl Reason {
     /// Every reason once.
-    pub(crate) const ALL: [Reason; 12] = [
+    pub(crate) const ALL: [Reason; 13] = [
         Reason::NoKeyframe,
         Reason::NoParameterSets,
         Reason::VideoCodec,
@@ -32,6 +33,7 @@ impl Reason {
         Reason::VideoSilent,
         Reason::AudioSilent,
         Reason::TooFast,
+        Reason::SrtpKey,
     ];
 
     /// For programs.
@@ -49,6 +51,7 @@ impl Reason {
             Reason::VideoSilent => "video_silent",
             Reason::AudioSilent => "audio_silent",
             Reason::TooFast => "too_fast",
+            Reason::SrtpKey => "srtp_key",
         }
     }
 
@@ -95,6 +98,10 @@ impl Reason {
                 "sound has stopped while video goes on: the microphone is switched off, or the camera's encoder hangs"
             }
             Reason::TooFast => "it sends more than `limits.source_max_kbps` allows: what is beyond is dropped",
+            Reason::SrtpKey => {
+                "its packets are not encrypted by the key that it has described: begin anew at its end, and see that \
+                 no other sender uses its ports"
+            }
         }
     }
 }

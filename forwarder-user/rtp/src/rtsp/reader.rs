@@ -318,7 +318,8 @@ fn body_len(head: &[u8]) -> Result<Option<usize>, ReadError> {
                 _ => return Err(ReadError::LongBody),
             }
         }
-        description |= name.eq_ignore_ascii_case("Content-Type") && value.to_ascii_lowercase().starts_with(b"application/sdp");
+        description |=
+            name.eq_ignore_ascii_case("Content-Type") && value.to_ascii_lowercase().starts_with(b"application/sdp");
     }
     let is_ok = Message::parse_head(message::lines(head).next().unwrap_or_default());
     let is_ok = is_ok.is_some_and(|message| matches!(message.start, Start::Answer { status: 200, .. }));

@@ -476,7 +476,9 @@ impl Packets for Client {
         let now = Instant::now();
         let is_late = |pending: &Pending| pending.deadline <= now;
         // Media is answer enough.
-        if !self.plays && self.pending.iter().any(|pending| is_late(pending) && matches!(pending.what, What::Play { .. })) {
+        if !self.plays
+            && self.pending.iter().any(|pending| is_late(pending) && matches!(pending.what, What::Play { .. }))
+        {
             return Err(SourceError::Timeout("PLAY"));
         }
         self.pending.retain(|pending| !is_late(pending));

@@ -1,8 +1,9 @@
 //! SETUP of a camera's tracks (RFC 2326 §10.4). One that is refused costs its track and not the others.
 
 use penstock_rtp::{
-    description::{Description, Track},
+    description::{Description, Security, Track},
     rtsp::{
+        message::Message,
         transport::{Lower, Transport},
         url::Url,
     },
@@ -11,7 +12,11 @@ use penstock_rtp::{
 use super::{client::Client, track, track::Way};
 use crate::{
     config::RtspTransport,
-    ingest::{error::SourceError, udp::Ports},
+    ingest::{
+        error::SourceError,
+        secure::{self, Srtp},
+        udp::Ports,
+    },
 };
 
 impl Client {
@@ -42,15 +47,19 @@ impl Client {
         let url = self.base.control(&track.control);
         let url = url.ok_or_else(|| SourceError::MalformedSdp("a control URL".into()))?;
         if self.by_udp {
-            return self.by_udp(index, &url).await;
+            return self.by_udp(index, &url, track.security.as_ref()).await;
         }
-        match self.by_tcp(index, &url).await {
+        match self.by_tcp(index, &url, None).await {
+            // Within TLS it is encrypted already, and most take it so; others insist.
+            Err(error) if track.security.is_some() && error.is_refusal() => {
+                self.by_tcp(index, &url, track.security.as_ref()).await
+            }
             Err(error) if self.may_be_udp(&error) => {
                 // Whatever session the refusal has left behind would have half of a transport.
                 if self.tracks.is_empty() {
                     self.give_up_session().await;
                 }
-                self.by_udp(index, &url).await?;
+                self.by_udp(index, &url, None).await?;
                 self.by_udp = true;
                 Ok(())
             }
@@ -70,10 +79,13 @@ impl Client {
             }
     }
 
-    async fn by_tcp(&mut self, index: usize, url: &Url) -> Result<(), SourceError> {
+    /// With keys by SRTP.
+    async fn by_tcp(&mut self, index: usize, url: &Url, keys: Option<&Security>) -> Result<(), SourceError> {
         let wanted = u8::try_from(2 * index).map_err(|_| SourceError::Transport)?;
-        let transport = format!("RTP/AVP/TCP;unicast;interleaved={wanted}-{}", wanted + 1);
-        let answer = self.request("SETUP", url, &[("Transport", &transport)]).await?;
+        let profile = if keys.is_some() { "SAVP" } else { "AVP" };
+        let transport = format!("RTP/{profile}/TCP;unicast;interleaved={wanted}-{}", wanted + 1);
+        let answer = self.ask_for(&transport, url, keys).await?;
+        let srtp = opener(keys, &answer)?;
         let granted = Transport::parse(&answer.text("Transport")).next();
         if let Some(granted) = &granted
             && granted.lower != Lower::Tcp
@@ -82,23 +94,26 @@ impl Client {
         {
             return Err(SourceError::Transport);
         }
-        self.take_channel(index, granted.and_then(|granted| granted.channel), wanted);
+        self.take_channel(index, granted.and_then(|granted| granted.channel), wanted, srtp);
         Ok(())
     }
 
     /// The server may choose other channels, but not those of another track.
-    fn take_channel(&mut self, index: usize, chosen: Option<u16>, wanted: u8) {
+    fn take_channel(&mut self, index: usize, chosen: Option<u16>, wanted: u8, srtp: Option<Box<Srtp>>) {
         let chosen = chosen.and_then(|chosen| u8::try_from(chosen).ok()).unwrap_or(wanted);
         let taken = |track: &track::Track| matches!(track.way, Way::Channel(other) if other == chosen);
         let channel = if self.tracks.iter().any(taken) { wanted } else { chosen };
-        self.tracks.push(track::Track { index, way: Way::Channel(channel) });
+        self.tracks.push(track::Track { index, way: Way::Channel(channel), srtp });
     }
 
-    async fn by_udp(&mut self, index: usize, url: &Url) -> Result<(), SourceError> {
+    /// With keys by SRTP.
+    async fn by_udp(&mut self, index: usize, url: &Url, keys: Option<&Security>) -> Result<(), SourceError> {
         let (local, peer) = self.dialled;
         let mut ports = Ports::bind(local.ip(), peer.ip())?;
-        let transport = format!("RTP/AVP;unicast;client_port={}-{}", ports.first(), ports.first() + 1);
-        let answer = self.request("SETUP", url, &[("Transport", &transport)]).await?;
+        let profile = if keys.is_some() { "SAVP" } else { "AVP" };
+        let transport = format!("RTP/{profile};unicast;client_port={}-{}", ports.first(), ports.first() + 1);
+        let answer = self.ask_for(&transport, url, keys).await?;
+        let srtp = opener(keys, &answer)?;
         let granted = Transport::parse(&answer.text("Transport")).next();
         match granted {
             Some(Transport { lower: Lower::Multicast, .. }) => Err(SourceError::Transport),
@@ -106,15 +121,31 @@ impl Client {
                 if self.source.transport == RtspTransport::Udp {
                     return Err(SourceError::Transport);
                 }
-                self.take_channel(index, channel, u8::try_from(2 * index).unwrap_or(u8::MAX - 1));
+                self.take_channel(index, channel, u8::try_from(2 * index).unwrap_or(u8::MAX - 1), srtp);
                 Ok(())
             }
             granted => {
                 let (to, source) = granted.map_or((None, None), |granted| (granted.server_ports, granted.source));
                 ports.connect(to, source);
-                self.tracks.push(track::Track { index, way: Way::Ports(ports) });
+                self.tracks.push(track::Track { index, way: Way::Ports(ports), srtp });
                 Ok(())
             }
         }
     }
+
+    /// SETUP. By SRTP, some servers want a key of ours as well (RFC 4567 §3.2).
+    async fn ask_for(&mut self, transport: &str, url: &Url, keys: Option<&Security>) -> Result<Message, SourceError> {
+        let ours = keys.and_then(|_| secure::key_mgmt(url.as_str()));
+        let mut fields = vec![("Transport", transport)];
+        fields.extend(ours.as_deref().map(|ours| ("KeyMgmt", ours)));
+        self.request("SETUP", url, &fields).await
+    }
+}
+
+/// What opens the packets of a track, by what the answer says of its key, or else the description.
+fn opener(keys: Option<&Security>, answer: &Message) -> Result<Option<Box<Srtp>>, SourceError> {
+    let Some(keys) = keys else { return Ok(None) };
+    let field = answer.get("KeyMgmt");
+    let srtp = Srtp::new(keys, field.as_deref());
+    srtp.map(Some).map_err(|error| SourceError::NoMedia(format!("{}: {error}", keys.protocol)))
 }

@@ -8,6 +8,7 @@ use super::connection::{Connection, Incoming};
 use crate::ingest::{
     error::SourceError,
     media::{Packet, Skipped},
+    secure::Srtp,
     udp::Ports,
 };
 
@@ -16,6 +17,8 @@ pub(super) struct Track {
     /// Its place in the description. That of one that was left out belongs to none.
     pub index: usize,
     pub way: Way,
+    /// What opens its packets, if they are sealed.
+    pub srtp: Option<Box<Srtp>>,
 }
 
 /// How a track's packets come.
@@ -60,14 +63,21 @@ pub(super) fn poll_packets(
     let mut ready = false;
     for track in &mut *tracks {
         if let Way::Ports(ports) = &mut track.way {
-            ready |= ports.poll(context, track.index, take)?;
+            ready |= match &mut track.srtp {
+                Some(srtp) => ports.poll(context, track.index, &mut |packet| srtp.open(packet, take))?,
+                None => ports.poll(context, track.index, take)?,
+            };
         }
     }
     let read = connection.poll_receive(context, &mut |incoming| match incoming {
-        Incoming::Frame(channel, frame) => match tracks.iter().find_map(|track| track.packet(channel, frame)) {
-            Some(packet) => take(packet),
-            None => skipped.frames += 1,
-        },
+        Incoming::Frame(channel, frame) => {
+            let found = tracks.iter_mut().find_map(|track| Some((track.packet(channel, frame)?, &mut track.srtp)));
+            match found {
+                Some((packet, None)) => take(packet),
+                Some((packet, Some(srtp))) => srtp.open(packet, take),
+                None => skipped.frames += 1,
+            }
+        }
         Incoming::Message(message) => said(message),
     });
     skipped.bytes += connection.take_skipped();

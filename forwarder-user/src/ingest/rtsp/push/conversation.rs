@@ -27,6 +27,7 @@ use crate::ingest::{
         random_hex,
         track::{self, Track, Way},
     },
+    secure::{self, Srtp},
     udp::Ports,
 };
 
@@ -169,7 +170,12 @@ impl Conversation<'_> {
         self.server.counters.add(name);
         let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
         let method: String = method.chars().filter(|c| !c.is_control()).take(24).collect();
-        tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
+        // Clients ask without a password first, and wait to be asked for it.
+        if name == "asked_for_password" {
+            tracing::debug!(peer = %self.ends.peer, method, "an RTSP publisher is asked for its password");
+        } else {
+            tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
+        }
         let mut answer = Message::answer(status, &words);
         if status == 401 {
             for challenge in self.door.challenges() {
@@ -180,7 +186,12 @@ impl Conversation<'_> {
     }
 
     /// Fields of the answer.
-    async fn act(&mut self, request: &Message, method: &str, uri: &str) -> Result<Vec<(&'static str, String)>, Refusal> {
+    async fn act(
+        &mut self,
+        request: &Message,
+        method: &str,
+        uri: &str,
+    ) -> Result<Vec<(&'static str, String)>, Refusal> {
         let given = request.get("Session");
         if given.is_some_and(|given| given.split(';').next().unwrap_or_default().trim() != self.session) {
             return Err(Refusal("refused_session", 454, "there is no such session".into()));
@@ -194,8 +205,8 @@ impl Conversation<'_> {
                 Ok(vec![session])
             }
             "SETUP" => {
-                let transport = self.setup(request, uri)?;
-                Ok(vec![session, ("Transport", transport)])
+                let fields = self.setup(request, uri)?;
+                Ok([vec![session], fields].concat())
             }
             "RECORD" if self.tracks.is_empty() => {
                 Err(Refusal("refused_state", 455, "RECORD comes after ANNOUNCE and SETUP".into()))
@@ -258,8 +269,8 @@ impl Conversation<'_> {
         })
     }
 
-    /// The answer's `Transport`.
-    fn setup(&mut self, request: &Message, uri: &str) -> Result<String, Refusal> {
+    /// The answer's `Transport`, and its `KeyMgmt`.
+    fn setup(&mut self, request: &Message, uri: &str) -> Result<Vec<(&'static str, String)>, Refusal> {
         let Some(Announced { description, .. }) = &self.announced else {
             return Err(Refusal("refused_state", 455, "SETUP comes after ANNOUNCE".into()));
         };
@@ -270,8 +281,11 @@ impl Conversation<'_> {
             .ok_or_else(|| Refusal("refused_track", 404, "the description has no such track".into()))?;
         let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
         let field = request.text("Transport");
+        // By TLS the key is told to nobody else, and what comes beside it is as safe.
+        let keys = description.tracks.get(index).and_then(|track| track.security.clone());
+        let keys = keys.filter(|_| self.ends.encrypted);
         let can_be_had = |wanted: &Transport| match wanted.lower {
-            _ if wanted.secure => false,
+            _ if wanted.secure && keys.is_none() => false,
             // RTCP needs the next one.
             Lower::Tcp => wanted.channel.is_none_or(|channel| channel < u16::from(u8::MAX)),
             Lower::Udp => wanted.client_port.is_some_and(|port| port != 0),
@@ -279,8 +293,15 @@ impl Conversation<'_> {
         };
         // The first of the alternatives that can be had.
         let wanted = Transport::parse(&field).find(can_be_had).ok_or_else(refused)?;
+        let field = request.get("KeyMgmt");
+        let srtp = match keys.filter(|_| wanted.secure).map(|keys| Srtp::new(&keys, field.as_deref())) {
+            Some(Ok(srtp)) => Some(srtp),
+            Some(Err(error)) => return Err(Refusal("refused_key", 463, error.to_string())),
+            None => None,
+        };
+        let profile = if srtp.is_some() { "SAVP" } else { "AVP" };
         let (way, answer) = match (wanted.lower, wanted.client_port) {
-            (Lower::Udp, Some(client)) => self.by_udp(client)?,
+            (Lower::Udp, Some(client)) => self.by_udp(client, profile)?,
             (_, _) => {
                 let wanted = wanted.channel.and_then(|channel| u8::try_from(channel).ok());
                 let channel = wanted.or_else(|| u8::try_from(2 * self.tracks.len()).ok()).ok_or_else(refused)?;
@@ -288,25 +309,29 @@ impl Conversation<'_> {
                 if self.tracks.iter().any(taken) {
                     return Err(refused());
                 }
-                let answer = format!("RTP/AVP/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
+                let answer = format!("RTP/{profile}/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
                 (Way::Channel(channel), answer)
             }
         };
-        self.tracks.push(Track { index, way });
-        Ok(answer)
+        let mut fields = vec![("Transport", answer)];
+        if srtp.is_some() {
+            fields.extend(secure::key_mgmt(uri).map(|ours| ("KeyMgmt", ours)));
+        }
+        self.tracks.push(Track { index, way, srtp });
+        Ok(fields)
     }
 
     /// A track beside the connection, from this port.
-    fn by_udp(&self, client: u16) -> Result<(Way, String), Refusal> {
-        if self.ends.encrypted {
-            let words = "by TCP, please: what comes by UDP would not be encrypted";
+    fn by_udp(&self, client: u16, profile: &str) -> Result<(Way, String), Refusal> {
+        if self.ends.encrypted && profile == "AVP" {
+            let words = "by TCP, or as RTP/SAVP, please: what comes by UDP would not be encrypted";
             return Err(Refusal("refused_transport", 461, words.into()));
         }
         let ports = Ports::bind(self.ends.local.ip(), self.ends.peer.ip());
         let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
         let (first, last) = (ports.first(), client.saturating_add(1));
         let answer =
-            format!("RTP/AVP;unicast;client_port={client}-{last};server_port={first}-{};mode=record", first + 1);
+            format!("RTP/{profile};unicast;client_port={client}-{last};server_port={first}-{};mode=record", first + 1);
         Ok((Way::Ports(ports), answer))
     }
 }

@@ -31,7 +31,8 @@ pub(super) fn track(description: &Description, uri: &str) -> Option<usize> {
 fn means(uri: &str, control: &str) -> bool {
     let is_end = |text: &str, end: &str| {
         let before = text.strip_suffix(end);
-        !end.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('/') || end.starts_with(['?', '/']))
+        !end.is_empty()
+            && before.is_some_and(|before| before.is_empty() || before.ends_with('/') || end.starts_with(['?', '/']))
     };
     if matches!(control, "" | "*") {
         return false;
@@ -42,7 +43,9 @@ fn means(uri: &str, control: &str) -> bool {
     let Some(asked) = path(uri) else { return false };
     match path(control).filter(|_| control.contains("://")) {
         Some(said) => asked.trim_end_matches('/') == said.trim_end_matches('/') || is_end(uri, tail(control)),
-        None => is_end(asked.trim_end_matches('/'), control.split('?').next().unwrap_or_default().trim_end_matches('/')),
+        None => {
+            is_end(asked.trim_end_matches('/'), control.split('?').next().unwrap_or_default().trim_end_matches('/'))
+        }
     }
 }
 
