@@ -57,7 +57,7 @@ pub(super) const KEYFRAME_CACHE_KB: (u64, u64) = (64, 1 << 20);
 
 impl Stream {
     /// What is wrong with it.
-    pub(super) fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let given = [!self.source.is_absent(), !self.sdp.is_empty(), !self.sdp_file.as_os_str().is_empty()];
         if given.iter().filter(|given| **given).count() != 1 {
             return Some("it needs one of `source`, `sdp` and `sdp_file`, and no more than one".into());

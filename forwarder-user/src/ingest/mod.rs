@@ -6,6 +6,7 @@
 //! | `source` | one source of the configuration: connects, tries again |
 //! | `rtsp` | the conversation with a camera; the server for those that publish |
 //! | `plain` | the ports for plain RTP |
+//! | `probe` | a camera looked at without a server |
 //! | `secure` | SRTP of sources |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
@@ -26,6 +27,7 @@ mod media;
 mod pace;
 mod place;
 mod plain;
+pub mod probe;
 mod reason;
 mod rtsp;
 mod secure;
