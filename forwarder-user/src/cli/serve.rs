@@ -327,6 +327,7 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),
+            retry_max: config.ingest.retry_max(),
         },
         ..StreamConfig::new(media(config, addresses))
     };

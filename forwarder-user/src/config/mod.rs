@@ -449,11 +449,13 @@ impl Rtcp {
 pub struct Ingest {
     /// What comes from all sources within this time is read, sealed and sent together.
     pub gather_ms: u64,
+    /// Longest wait between two attempts to reach a source that fails.
+    pub retry_max_s: u64,
 }
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { gather_ms: 5 }
+        Self { gather_ms: 5, retry_max_s: 30 }
     }
 }
 
@@ -461,6 +463,11 @@ impl Ingest {
     /// [`gather_ms`](Self::gather_ms) as a duration; 0: nothing waits for company.
     pub fn gather(&self) -> Duration {
         Duration::from_millis(self.gather_ms)
+    }
+
+    /// [`retry_max_s`](Self::retry_max_s) as a duration.
+    pub fn retry_max(&self) -> Duration {
+        Duration::from_secs(self.retry_max_s)
     }
 }
 

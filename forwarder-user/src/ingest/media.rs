@@ -3,6 +3,7 @@
 //! Tracks outlive connections, so that viewers do.
 
 use std::{
+    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -17,19 +18,29 @@ use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, s
 use super::{
     Event, SourceTrack,
     error::SourceError,
+    lookout,
     pace::Pace,
     place::Place,
+    reason::{Reason, Reasons},
     status::{Shared, State},
 };
-
-/// Without media for so long, the connection is given up.
-const STALLED: Duration = Duration::from_secs(10);
 
 /// RTP or RTCP of a track, by its place in the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packet<'a> {
     Rtp(usize, &'a [u8]),
     Rtcp(usize, &'a [u8]),
+    /// One that is not even looked at.
+    Unfit(usize, Unfit),
+}
+
+/// What a connection has brought that is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Bytes that are neither a frame nor a message.
+    pub(super) bytes: u64,
+    /// Frames of a channel that no track has.
+    pub(super) frames: u64,
 }
 
 /// How often a connection that brings media is asked for anything else.
@@ -57,6 +68,11 @@ pub(super) trait Packets {
         Ok(())
     }
 
+    /// What was skipped since this was asked last.
+    fn take_skipped(&mut self) -> Skipped {
+        Skipped::default()
+    }
+
     /// Whether packets of a track may overtake each other on their way.
     fn is_unordered(&self, track: usize) -> bool;
 }
@@ -72,7 +88,22 @@ pub(super) struct Media {
     pace: Pace,
     /// Bytes of its keyframe cache, or 0.
     keep: usize,
+    /// What the log, the API and the metrics have been told.
+    told: Told,
 }
+
+/// Why viewers may see nothing, as it was told.
+#[derive(Default)]
+struct Told {
+    /// What follows from the description.
+    described: Reasons,
+    now: Reasons,
+    /// When each was logged last.
+    logged: BTreeMap<&'static str, Instant>,
+}
+
+/// A reason that comes and goes is logged no more often than so.
+const LOG_AGAIN: Duration = Duration::from_secs(600);
 
 struct Track {
     format: Format,
@@ -82,13 +113,13 @@ struct Track {
     reorder: Option<Reorder>,
     /// Packets of it are kept.
     kept: bool,
-    warned: bool,
+    watch: lookout::Track,
 }
 
 impl Media {
     pub(super) fn new(name: String, origin: String, status: Shared, place: Place, keep: usize) -> Self {
         let pace = Pace::new(place.bytes_per_second);
-        Self { name, origin, status, place, tracks: vec![], pace, keep }
+        Self { name, origin, status, place, tracks: vec![], pace, keep, told: Told::default() }
     }
 
     /// It has failed: the API and whoever waits for it are told.
@@ -107,6 +138,10 @@ impl Media {
             }
             status.left_out.clone_from(&description.left_out);
         }
+        self.told.described = Reasons::default();
+        let shows = description.tracks.iter().any(|track| track.format.codec.kind() == Kind::Video);
+        let lacks = !shows && description.left_out.iter().any(|what| what.starts_with("video"));
+        self.told.described.insert_if(Reason::VideoCodec, lacks);
         let same = self.tracks.len() == description.tracks.len()
             && self.tracks.iter().zip(&description.tracks).all(|(old, new)| old.format.matches(&new.format));
         if same {
@@ -137,15 +172,22 @@ impl Media {
                     return Err(error.into());
                 }
             };
-            let mut pipeline = Pipeline::new(track.format.codec, track.payload_type, &track.sets, last);
+            let (codec, now) = (track.format.codec, Instant::now());
+            let mut pipeline = Pipeline::new(codec, track.payload_type, &track.sets, last, now);
             let (kind, kept) = (track.format.codec.kind(), keep != Keep::default());
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
             }
-            tracks.push(Track { format: track.format.clone(), id, pipeline, reorder: None, kept, warned: false });
+            tracks.push(Track {
+                format: track.format.clone(),
+                id,
+                pipeline,
+                reorder: None,
+                kept,
+                watch: lookout::Track::new(now),
+            });
         }
         self.tracks = tracks;
-        self.status.lock().warnings.clear();
         let tracks = self.tracks.iter().map(|track| SourceTrack { format: track.format.clone(), id: track.id });
         let _ = self.place.events.send(Event::Described { stream: self.name.clone(), tracks: tracks.collect() });
         Ok(())
@@ -158,9 +200,14 @@ impl Media {
         gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), SourceError> {
         let played = self.take(from, gone).await;
+        let mut feed = self.place.feed.borrow_mut();
+        for track in &mut self.tracks {
+            track.pipeline.end(&mut |index, header, payload| feed.push(track.id, index, header, payload, false));
+        }
         // Whoever comes later must not be shown what was before.
-        let feed = self.place.feed.borrow();
         self.tracks.iter().filter(|track| track.kept).for_each(|track| feed.forget(track.id));
+        drop(feed);
+        self.tell_reasons(Reasons::default(), Instant::now());
         played
     }
 
@@ -169,10 +216,12 @@ impl Media {
         from: &mut impl Packets,
         mut gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), SourceError> {
+        let mut heard = Heard::new(Instant::now());
         for (index, track) in self.tracks.iter_mut().enumerate() {
             track.reorder = from.is_unordered(index).then(Reorder::default);
+            track.pipeline.set_ordered(track.reorder.is_none());
+            track.watch.begin(heard.now, &track.pipeline.seen());
         }
-        let mut heard = Heard::new(Instant::now());
         // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
         // costs as much as a packet.
         let alarm = tokio::time::sleep_until(heard.next_look(from).into());
@@ -185,7 +234,10 @@ impl Media {
                 }
                 // While media comes, the other two are asked once a second, since a question costs as much as a
                 // packet. Whatever rang together with media is heard then; what rings without media, at once.
-                if heard.came && heard.now < ask_at {
+                let held = self.tracks.iter().filter_map(|track| track.pipeline.deadline()).min();
+                if let Some(held) = held.filter(|held| *held < alarm.deadline().into_std()) {
+                    alarm.as_mut().reset(held.into());
+                } else if heard.came && heard.now < ask_at {
                     return Poll::Pending;
                 }
                 ask_at = heard.now + ASK_EVERY;
@@ -197,7 +249,13 @@ impl Media {
             if over.await? {
                 return Ok(());
             }
-            if heard.at.elapsed() >= STALLED {
+            let now = Instant::now();
+            self.release(now);
+            if now >= heard.look_at {
+                heard.look_at = now + lookout::EVERY;
+                self.look(&heard, now);
+            }
+            if now.saturating_duration_since(heard.at) >= self.patience() {
                 let seconds = heard.at.elapsed().as_secs();
                 return Err(SourceError::Stalled { seconds, why: heard.last_drop.map(Unfit::name) });
             }
@@ -239,7 +297,26 @@ impl Media {
         };
         let read = read();
         self.tell(heard);
+        self.skipped(from.take_skipped());
         read
+    }
+
+    /// What is neither of a track nor a message is counted, and said once.
+    fn skipped(&self, Skipped { bytes, frames }: Skipped) {
+        if bytes == 0 && frames == 0 {
+            return;
+        }
+        self.place.totals.skipped(bytes, frames);
+        let mut status = self.status.lock();
+        if bytes > 0 && status.stray_bytes == 0 {
+            tracing::warn!(
+                stream = self.name,
+                source = self.origin,
+                "{bytes} stray bytes between frames were skipped; they are counted as `stray_bytes`"
+            );
+        }
+        status.stray_bytes += bytes;
+        status.other_frames += frames;
     }
 
     /// Adds what has come to what is known of the source, once for all that came together.
@@ -256,28 +333,19 @@ impl Media {
         let (index, bytes) = match packet {
             Packet::Rtp(index, bytes) => (index, bytes),
             Packet::Rtcp(index, bytes) => return self.report(index, bytes, heard),
+            Packet::Unfit(_, why) => return self.dropped(why, 1, heard),
         };
+        // No viewer could take it, and the thread has other sources to serve.
         if !self.pace.admits(bytes.len(), heard.now) {
-            return self.too_fast(heard);
+            return self.dropped(Unfit::TooFast, 1, heard);
         }
         let Some(track) = self.tracks.get_mut(index) else { return };
+        let payload_type = track.pipeline.payload_type();
+        track.watch.packet(heard.now);
         let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, heard) };
-        reorder.push(bytes, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
+        reorder.push(bytes, payload_type, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
         if let Some(track) = self.tracks.get_mut(index) {
             track.reorder = Some(reorder);
-        }
-    }
-
-    /// No viewer could take it, and the thread has other sources to serve.
-    fn too_fast(&self, heard: &mut Heard) {
-        heard.last_drop = Some(Unfit::TooFast);
-        let mut status = self.status.lock();
-        status.drop_packet(Unfit::TooFast);
-        self.place.totals.dropped(Unfit::TooFast);
-        if !std::mem::replace(&mut heard.too_fast, true) {
-            let warning = "it sends more than `limits.source_max_kbps` allows: what is beyond is dropped";
-            tracing::warn!(stream = self.name, source = self.origin, "{warning}");
-            status.warn(warning);
         }
     }
 
@@ -294,40 +362,93 @@ impl Media {
         heard.packets += 1;
         heard.bytes += bytes.len() as u64;
         heard.lost += track.pipeline.take_lost();
+        let bad = track.pipeline.take_bad();
         match result {
-            Ok(()) => self.came(index, heard),
-            Err(why) => self.dropped(why, heard),
+            Ok(()) => self.came(heard),
+            Err(why) => self.dropped(why, 1, heard),
+        }
+        if bad > 0 {
+            self.dropped(Unfit::BadUnit, bad, heard);
         }
     }
 
     /// A packet has gone on.
-    fn came(&mut self, index: usize, heard: &mut Heard) {
+    fn came(&mut self, heard: &mut Heard) {
         heard.at = heard.now;
         if !std::mem::replace(&mut heard.playing, true) {
             let mut status = self.status.lock();
             status.state = State::Playing;
+            status.advice = None;
             status.connections += 1;
             tracing::info!(stream = self.name, source = self.origin, "media comes");
         }
-        let Some(track) = self.tracks.get_mut(index) else { return };
-        if !track.warned && track.pipeline.b_frames() {
-            track.warned = true;
-            let warning = "it sends B-frames, which browsers show in the wrong order: \
-                           choose a profile without them (Baseline, or \"B-frames: 0\")";
-            tracing::warn!(stream = self.name, "{warning}");
-            self.status.lock().warn(warning);
-        }
     }
 
-    /// A packet has not.
-    fn dropped(&mut self, why: Unfit, heard: &mut Heard) {
+    /// Packets have not.
+    fn dropped(&mut self, why: Unfit, count: u64, heard: &mut Heard) {
         // A long GOP is no stall.
         if why == Unfit::BeforeKeyframe {
             heard.at = heard.now;
         }
         heard.last_drop = Some(why);
-        self.status.lock().drop_packet(why);
-        self.place.totals.dropped(why);
+        let reason = match why {
+            Unfit::TooFast => Some(Reason::TooFast),
+            Unfit::WrongSender => Some(Reason::WrongSender),
+            Unfit::OtherSender => Some(Reason::OtherSsrc),
+            Unfit::AuthFailed => Some(Reason::SrtpKey),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            heard.drops.insert(reason);
+        }
+        self.status.lock().drop_packets(why, count);
+        self.place.totals.dropped(why, count);
+    }
+
+    /// What waits for the end of its frame leaves, if its time has come.
+    fn release(&mut self, now: Instant) {
+        let mut feed = self.place.feed.borrow_mut();
+        for track in self.tracks.iter_mut().filter(|track| track.pipeline.deadline().is_some()) {
+            let (id, codec, kept) = (track.id, track.format.codec, track.kept);
+            track.pipeline.release(now, &mut |index, header, payload| {
+                feed.push(id, index, header, payload, kept && is_key(codec, payload));
+            });
+        }
+    }
+
+    /// How long nothing need come: a source's frames may be far apart.
+    fn patience(&self) -> Duration {
+        let patience = self.tracks.iter().map(|track| track.watch.patience());
+        patience.min().unwrap_or(lookout::STALLED)
+    }
+
+    /// Looks at each track, and says what is wrong.
+    fn look(&mut self, heard: &Heard, now: Instant) {
+        let mut reasons = self.told.described.join(heard.drops);
+        for at in 0..self.tracks.len() {
+            let others = self.tracks.iter().enumerate().filter(|(other, _)| *other != at);
+            let others = others.map(|(_, track)| track.watch.heard).max();
+            let Some(track) = self.tracks.get_mut(at) else { continue };
+            let seen = track.pipeline.seen();
+            reasons = reasons.join(track.watch.look(track.format.codec, &seen, others, now));
+        }
+        self.tell_reasons(reasons, now);
+    }
+
+    fn tell_reasons(&mut self, reasons: Reasons, now: Instant) {
+        let before = std::mem::replace(&mut self.told.now, reasons);
+        if before == reasons {
+            return;
+        }
+        self.status.lock().explain(before, reasons);
+        for reason in reasons.iter().filter(|reason| !before.contains(*reason)) {
+            self.place.totals.explained(reason);
+            let last = self.told.logged.get(reason.name());
+            if last.is_none_or(|last| now.saturating_duration_since(*last) >= LOG_AGAIN) {
+                self.told.logged.insert(reason.name(), now);
+                tracing::warn!(stream = self.name, source = self.origin, reason = reason.name(), "{}", reason.text());
+            }
+        }
     }
 
     /// The source's own clock, by which audio and video stay together.
@@ -359,8 +480,10 @@ struct Heard {
     last_drop: Option<Unfit>,
     /// The next report is the connection's first.
     first_reports: bool,
-    /// Whether it was said that it sends too much.
-    too_fast: bool,
+    /// Why packets were dropped, where viewers notice.
+    drops: Reasons,
+    /// When the tracks are looked at.
+    look_at: Instant,
     /// Packets, their bytes, and those that were missing, not yet added to the source's status.
     packets: u64,
     bytes: u64,
@@ -376,7 +499,8 @@ impl Heard {
             playing: false,
             last_drop: None,
             first_reports: true,
-            too_fast: false,
+            drops: Reasons::default(),
+            look_at: now + lookout::EVERY,
             packets: 0,
             bytes: 0,
             lost: 0,
@@ -385,8 +509,7 @@ impl Heard {
 
     /// When something may be due: the end of patience, or words of the connection's own.
     fn next_look(&self, from: &impl Packets) -> Instant {
-        let stalled = self.at + STALLED;
-        from.attend_at().map_or(stalled, |attend| attend.min(stalled))
+        from.attend_at().map_or(self.look_at, |attend| attend.min(self.look_at))
     }
 }
 
