@@ -76,7 +76,7 @@ fn text(report: &Report) -> String {
     }
     if !report.tracks.is_empty() {
         let mut table = Table::new();
-        table.load_preset(NOTHING).set_header([
+        table.load_style(NOTHING).set_header([
             "",
             "codec",
             "size",
