@@ -251,10 +251,7 @@ impl Frames {
 
     fn judge(&mut self, right: bool) {
         self.trust = match self.trust {
-            Trust::Probing(frames) if right && frames + 1 >= PROOF => {
-                self.room = vec![];
-                Trust::Given
-            }
+            Trust::Probing(frames) if right && frames + 1 >= PROOF => Trust::Given,
             Trust::Probing(frames) if right => Trust::Probing(frames + 1),
             trust if right => trust,
             _ => Trust::Never,
@@ -267,7 +264,7 @@ impl Frames {
             if marker {
                 self.state = State::Ended;
             }
-            self.room = held.bytes;
+            self.room = if self.trust == Trust::Given { vec![] } else { held.bytes };
         }
     }
 

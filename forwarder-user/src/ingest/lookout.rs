@@ -30,7 +30,7 @@ pub(super) struct Track {
     /// When a packet came last, whatever became of it.
     pub(super) heard: Instant,
     /// Whether one came at all on this connection.
-    any: bool,
+    pub(super) any: bool,
     /// The longest time between two.
     longest: Duration,
     /// Keyframes when looked last, when the last one was seen, and the longest time between two.

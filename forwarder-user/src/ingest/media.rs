@@ -2,8 +2,10 @@
 //!
 //! Tracks outlive connections, so that viewers do.
 
+mod packets;
+mod told;
+
 use std::{
-    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -25,57 +27,14 @@ use super::{
     status::{Shared, State},
 };
 
-/// RTP or RTCP of a track, by its place in the description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packet<'a> {
-    Rtp(usize, &'a [u8]),
-    Rtcp(usize, &'a [u8]),
-    /// One that is not even looked at.
-    Unfit(usize, Unfit),
-}
-
-/// What a connection has brought that is nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Skipped {
-    /// Bytes that are neither a frame nor a message.
-    pub(super) bytes: u64,
-    /// Frames of a channel that no track has.
-    pub(super) frames: u64,
-}
+pub(super) use packets::{Packet, Packets, Skipped};
+use told::Told;
 
 /// How often a connection that brings media is asked for anything else.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads of one connection in a row before others have their turn.
 const READS: usize = 16;
-
-/// A connection that brings packets.
-pub(super) trait Packets {
-    /// Reads once, and hands out what came. `Ready`: there may be more.
-    fn poll_packets(
-        &mut self,
-        context: &mut Context<'_>,
-        take: &mut dyn FnMut(Packet<'_>),
-    ) -> Poll<Result<(), SourceError>>;
-
-    /// When [`attend`](Self::attend) shall be called; a time that has passed means at once.
-    fn attend_at(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Says what keeps packets coming: signs of life, answers.
-    async fn attend(&mut self) -> Result<(), SourceError> {
-        Ok(())
-    }
-
-    /// What was skipped since this was asked last.
-    fn take_skipped(&mut self) -> Skipped {
-        Skipped::default()
-    }
-
-    /// Whether packets of a track may overtake each other on their way.
-    fn is_unordered(&self, track: usize) -> bool;
-}
 
 /// See the module.
 pub(super) struct Media {
@@ -91,19 +50,6 @@ pub(super) struct Media {
     /// What the log, the API and the metrics have been told.
     told: Told,
 }
-
-/// Why viewers may see nothing, as it was told.
-#[derive(Default)]
-struct Told {
-    /// What follows from the description.
-    described: Reasons,
-    now: Reasons,
-    /// When each was logged last.
-    logged: BTreeMap<&'static str, Instant>,
-}
-
-/// A reason that comes and goes is logged no more often than so.
-const LOG_AGAIN: Duration = Duration::from_secs(600);
 
 struct Track {
     format: Format,
@@ -413,41 +359,6 @@ impl Media {
             track.pipeline.release(now, &mut |index, header, payload| {
                 feed.push(id, index, header, payload, kept && is_key(codec, payload));
             });
-        }
-    }
-
-    /// How long nothing need come: a source's frames may be far apart.
-    fn patience(&self) -> Duration {
-        let patience = self.tracks.iter().map(|track| track.watch.patience());
-        patience.min().unwrap_or(lookout::STALLED)
-    }
-
-    /// Looks at each track, and says what is wrong.
-    fn look(&mut self, heard: &Heard, now: Instant) {
-        let mut reasons = self.told.described.join(heard.drops);
-        for at in 0..self.tracks.len() {
-            let others = self.tracks.iter().enumerate().filter(|(other, _)| *other != at);
-            let others = others.map(|(_, track)| track.watch.heard).max();
-            let Some(track) = self.tracks.get_mut(at) else { continue };
-            let seen = track.pipeline.seen();
-            reasons = reasons.join(track.watch.look(track.format.codec, &seen, others, now));
-        }
-        self.tell_reasons(reasons, now);
-    }
-
-    fn tell_reasons(&mut self, reasons: Reasons, now: Instant) {
-        let before = std::mem::replace(&mut self.told.now, reasons);
-        if before == reasons {
-            return;
-        }
-        self.status.lock().explain(before, reasons);
-        for reason in reasons.iter().filter(|reason| !before.contains(*reason)) {
-            self.place.totals.explained(reason);
-            let last = self.told.logged.get(reason.name());
-            if last.is_none_or(|last| now.saturating_duration_since(*last) >= LOG_AGAIN) {
-                self.told.logged.insert(reason.name(), now);
-                tracing::warn!(stream = self.name, source = self.origin, reason = reason.name(), "{}", reason.text());
-            }
         }
     }
 
