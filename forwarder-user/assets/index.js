@@ -8,13 +8,18 @@ $("whip").textContent = new URL("NAME/whip", location.href).href;
 
 $("publish").addEventListener("submit", (event) => {
   event.preventDefault();
-  location.href = `${encodeURIComponent($("name").value)}/publish`;
+  location.href = `${path($("name").value)}/publish`;
 });
+
+// A name's slashes are the URL's.
+function path(name) {
+  return name.split("/").map(encodeURIComponent).join("/");
+}
 
 function item({ name, live, viewers }) {
   const entry = document.createElement("li");
   const link = document.createElement("a");
-  link.href = encodeURIComponent(name);
+  link.href = path(name);
   const title = document.createElement("strong");
   title.textContent = name;
   title.className = live === false ? "" : "live";

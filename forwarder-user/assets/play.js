@@ -9,8 +9,9 @@ const SILENT_MS = 3000;
 /** Between two questions for notes: what a camera sends may turn out later. */
 const NOTES_MS = 5000;
 
-const name = decodeURIComponent(location.pathname.split("/").pop());
-const endpoint = `${location.pathname}/whep`;
+const base = location.pathname.replace(/\/+$/, "");
+const name = decodeURIComponent(base.replace(/^\/+/, ""));
+const endpoint = `${base}/whep`;
 const video = $("video");
 const backoff = new Backoff();
 let token = savedToken("play");

@@ -4,8 +4,8 @@ import { Refused, Session } from "./session.js";
 import { StatsReader } from "./stats.js";
 import { $, Backoff, rows, savedToken, saveToken, show, sleep, table } from "./ui.js";
 
-const base = location.pathname.replace(/\/publish$/, "");
-const name = decodeURIComponent(base.split("/").pop());
+const base = location.pathname.replace(/\/publish\/?$/, "");
+const name = decodeURIComponent(base.replace(/^\/+/, ""));
 const backoff = new Backoff();
 const video = $("video");
 let media;

@@ -20,7 +20,7 @@ use forwarder_common::maps::MAX_COPIES;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
-pub use name::stream_name_problem;
+pub use name::{MAX_NAME_PARTS, stream_name_problem};
 pub use network::Network;
 pub use public::Public;
 pub use secret::Secret;

@@ -1,5 +1,7 @@
 //! WHIP (RFC 9725), WHEP (draft-ietf-wish-whep), the API and the web pages.
 //!
+//! A name may have slashes (`name`).
+//!
 //! | path | methods | |
 //! | --- | --- | --- |
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
@@ -110,7 +112,7 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         snapshot: api::Snapshot::default(),
         observed: metrics::Requests::new()?,
     });
-    Ok(Router::new()
+    let routes = Router::new()
         .merge(signalling::routes())
         .merge(api::public())
         .layer(cors::layer(&config.http.allowed_origins))
@@ -123,7 +125,8 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
-        .with_state(app))
+        .with_state(app);
+    Ok(Router::new().fallback_service(routes).layer(middleware::map_request(name::fold)))
 }
 
 /// What is answered before the server can serve: not healthy, and why. On connections that do not stay.

@@ -20,6 +20,7 @@ use super::{
     pace::Pace,
     place::Place,
     status::{Shared, State},
+    totals::OTHER_CHANNEL,
 };
 
 /// Without media for so long, the connection is given up.
@@ -272,7 +273,9 @@ impl Media {
             );
         }
         status.stray_bytes += bytes;
-        status.other_frames += frames;
+        if frames > 0 {
+            *status.dropped.entry(OTHER_CHANNEL).or_default() += frames;
+        }
     }
 
     /// Adds what has come to what is known of the source, once for all that came together.

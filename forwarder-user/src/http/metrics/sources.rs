@@ -34,7 +34,6 @@ struct Totals {
     failures: BTreeMap<String, u64>,
     dropped: BTreeMap<String, u64>,
     stray_bytes: u64,
-    other_frames: u64,
 }
 
 const STATES: [&str; 4] = ["idle", "connecting", "playing", "waiting"];
@@ -51,5 +50,4 @@ pub(super) fn add(page: &mut Page, snapshot: &Snapshot) {
     counters(&names::SOURCE_DROPPED, &snapshot.sources.dropped);
     counters(&names::RTSP, &snapshot.rtsp);
     page.counter(&names::SOURCE_STRAY, [(vec![], snapshot.sources.stray_bytes as f64)]);
-    page.counter(&names::SOURCE_OTHER, [(vec![], snapshot.sources.other_frames as f64)]);
 }
