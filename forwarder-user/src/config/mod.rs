@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use hooks::Hooks;
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
-pub use name::stream_name_problem;
+pub use name::{MAX_NAME_PARTS, stream_name_problem};
 pub use network::Network;
 pub use pattern::Pattern;
 pub use public::Public;

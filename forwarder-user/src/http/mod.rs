@@ -1,5 +1,7 @@
 //! WHIP (RFC 9725), WHEP (draft-ietf-wish-whep), the API and the web pages.
 //!
+//! A name may have slashes (`name`).
+//!
 //! | path | methods | |
 //! | --- | --- | --- |
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
@@ -156,6 +158,8 @@ pub fn router(config: &Config, settings: Settings, control: Control, changes: Ch
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
         .with_state(app);
+    // Names with slashes are one segment for the routes.
+    let all = Router::new().fallback_service(all).layer(middleware::map_request(name::fold));
     Ok(Routers { all, health })
 }
 

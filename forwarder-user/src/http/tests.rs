@@ -350,7 +350,22 @@ async fn stream_names() {
     refused(&post("/metrics/whep", "application/sdp", OFFER).await, 400, "reserved");
     refused(&post(&format!("/{}/whip", "x".repeat(65)), "application/sdp", OFFER).await, 400, "64");
     refused(&ask(open_server(), "GET", "/api", &[], "").await, 400, "reserved");
-    refused(&ask(open_server(), "GET", "/a/b/c/d", &[], "").await, 404, "/NAME/publish");
+    refused(&ask(open_server(), "GET", "/a/b/c/d/e", &[], "").await, 404, "/NAME/publish");
+}
+
+#[tokio::test]
+async fn names_with_slashes() {
+    let opened = post("/site/door/whep", "application/sdp", OFFER).await;
+    assert_eq!((opened.status, opened.header("location")), (StatusCode::CREATED, "/site/door/whep/s1"));
+    let closed = ask(open_server(), "DELETE", "/site/door/whep/known", &[], "").await;
+    assert_eq!(closed.status, StatusCode::OK);
+    for page in ["/site/door", "/site/door/", "/site/door/publish", "/site%2Fdoor", "/site/door?x=1"] {
+        assert_eq!(ask(open_server(), "GET", page, &[], "").await.status, StatusCode::OK, "{page}");
+    }
+    assert_eq!(ask(open_server(), "GET", "/site/assets/play.js", &[], "").await.status, StatusCode::OK);
+    assert_eq!(ask(open_server(), "GET", "/api/v1/streams/a/b/notes", &[], "").await.status, StatusCode::OK);
+    refused(&post("/site/publish/whep", "application/sdp", OFFER).await, 400, "reserved");
+    refused(&post("/site//whep", "application/sdp", OFFER).await, 400, "slashes");
 }
 
 #[tokio::test]

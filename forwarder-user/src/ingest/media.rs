@@ -25,6 +25,7 @@ use super::{
     place::Place,
     reason::{Reason, Reasons},
     status::{Shared, State},
+    totals::OTHER_CHANNEL,
 };
 
 pub(super) use packets::{Packet, Packets, Skipped};
@@ -262,7 +263,9 @@ impl Media {
             );
         }
         status.stray_bytes += bytes;
-        status.other_frames += frames;
+        if frames > 0 {
+            *status.dropped.entry(OTHER_CHANNEL).or_default() += frames;
+        }
     }
 
     /// Adds what has come to what is known of the source, once for all that came together.

@@ -59,8 +59,6 @@ pub struct Status {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Bytes of the RTSP connection that were neither a frame nor a message.
     pub stray_bytes: u64,
-    /// Frames of interleaved channels that no track has.
-    pub other_frames: u64,
     /// What to change, if the same failure has come several times in a row.
     pub advice: Option<&'static str>,
 }

@@ -11,6 +11,9 @@ use penstock_rtp::Unfit;
 
 use super::{error::SourceError, reason::Reason};
 
+/// Reason for what is dropped by its interleaved channel, which no track has.
+pub(super) const OTHER_CHANNEL: &str = "other_channel";
+
 /// As they are now.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -22,8 +25,6 @@ pub struct Figures {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Bytes of RTSP connections that were neither a frame nor a message.
     pub stray_bytes: u64,
-    /// Frames of interleaved channels that no track has.
-    pub other_frames: u64,
 }
 
 /// Written by the thread of the sources, read by the control task.
@@ -47,7 +48,9 @@ impl Totals {
     pub(super) fn skipped(&self, bytes: u64, frames: u64) {
         let mut figures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         figures.stray_bytes += bytes;
-        figures.other_frames += frames;
+        if frames > 0 {
+            *figures.dropped.entry(OTHER_CHANNEL).or_default() += frames;
+        }
     }
 
     /// A copy; counters never fall.

@@ -59,8 +59,6 @@ metrics! {
         "Times that such a reason began to hold for a source.";
     SOURCE_STRAY = "penstock_source_stray_bytes_total" []
         "Bytes of RTSP connections that were neither a frame nor a message and were skipped.";
-    SOURCE_OTHER = "penstock_source_other_frames_total" []
-        "Frames of interleaved channels that no track has, which were dropped.";
     RTSP = "penstock_rtsp_events_total" ["event"]
         "What the RTSP server counts: connections, refusals, and how connections ended.";
 

@@ -37,7 +37,6 @@ struct Totals {
     dropped: BTreeMap<String, u64>,
     reasons: BTreeMap<String, u64>,
     stray_bytes: u64,
-    other_frames: u64,
 }
 
 const STATES: [&str; 4] = ["idle", "connecting", "playing", "waiting"];
@@ -61,5 +60,4 @@ pub(super) fn add(page: &mut Page, snapshot: &Snapshot) {
     counters(&names::SOURCE_REASONS_BEGUN, &snapshot.sources.reasons);
     counters(&names::RTSP, &snapshot.rtsp);
     page.counter(&names::SOURCE_STRAY, [(vec![], snapshot.sources.stray_bytes as f64)]);
-    page.counter(&names::SOURCE_OTHER, [(vec![], snapshot.sources.other_frames as f64)]);
 }

@@ -14,38 +14,32 @@ pub(super) fn stream(uri: &str) -> Option<String> {
 
 /// Which track a URL means. That of one that was left out is beyond all: clients set up all that they announced.
 pub(super) fn track(description: &Description, uri: &str) -> Option<usize> {
-    let mut ours = description.tracks.iter().map(|track| track.control.as_str());
-    let is_meant = |control: &str| means(uri, control);
-    if let Some(index) = ours.position(is_meant) {
-        return Some(index);
-    }
-    if description.left_out_controls.iter().any(|control| is_meant(control)) {
-        return Some(usize::MAX);
+    for is_meant in [is_named, is_meant] {
+        if let Some(index) = description.tracks.iter().position(|track| is_meant(uri, &track.control)) {
+            return Some(index);
+        }
+        if description.left_out_controls.iter().any(|control| is_meant(uri, control)) {
+            return Some(usize::MAX);
+        }
     }
     // Who sends one track need not name it.
     let lone = description.tracks.len() == 1 && matches!(description.tracks[0].control.as_str(), "" | "*");
     lone.then_some(0)
 }
 
-/// `a=control` is the whole of the URL or its end, whichever host it names and wherever a query stands.
-fn means(uri: &str, control: &str) -> bool {
-    let is_end = |text: &str, end: &str| {
-        let before = text.strip_suffix(end);
-        !end.is_empty()
-            && before.is_some_and(|before| before.is_empty() || before.ends_with('/') || end.starts_with(['?', '/']))
-    };
-    if matches!(control, "" | "*") {
-        return false;
-    }
-    if is_end(uri, control) {
-        return true;
-    }
+/// `a=control` is the whole of the URL, or its end.
+fn is_named(uri: &str, control: &str) -> bool {
+    let before = uri.strip_suffix(control).filter(|_| !matches!(control, "" | "*"));
+    before.is_some_and(|before| before.is_empty() || before.ends_with('/') || control.starts_with(['?', '/']))
+}
+
+/// So it is but for the host that it names, and for a query or a slash behind.
+fn is_meant(uri: &str, control: &str) -> bool {
     let Some(asked) = path(uri) else { return false };
+    let asked = asked.trim_end_matches('/');
     match path(control).filter(|_| control.contains("://")) {
-        Some(said) => asked.trim_end_matches('/') == said.trim_end_matches('/') || is_end(uri, tail(control)),
-        None => {
-            is_end(asked.trim_end_matches('/'), control.split('?').next().unwrap_or_default().trim_end_matches('/'))
-        }
+        Some(said) => is_named(uri, tail(control)) || asked == said.trim_end_matches('/'),
+        None => is_named(asked, control.split('?').next().unwrap_or_default().trim_end_matches('/')),
     }
 }
 
