@@ -31,6 +31,7 @@ pub(super) fn live(config: &Config) -> LiveConfig {
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
         counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),
+        codecs: config.media.codecs.clone(),
     }
 }
 
@@ -83,6 +84,7 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
+    config.media.codecs = wanted.media.codecs.clone();
     // What tracks keep is decided when they begin.
     let (nack, nack_kb) = (running.rtcp.nack, running.rtcp.nack_kb);
     config.rtcp = Rtcp { nack, nack_kb, ..wanted.rtcp.clone() };
@@ -187,6 +189,7 @@ mod tests {
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
             ("media", "srtp_profiles") => "[\"gcm\"]",
+            ("media", "codecs") => "[\"AV1\"]",
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",

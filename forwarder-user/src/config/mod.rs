@@ -17,6 +17,7 @@ use std::{
 };
 
 use forwarder_common::maps::MAX_COPIES;
+use penstock_media::codec::Codec;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
@@ -88,6 +89,8 @@ pub struct Media {
     pub transmitter: TransmitterChoice,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
+    /// Codecs that publishers are asked for, the best first; empty: what every browser decodes.
+    pub codecs: Vec<Codec>,
     /// Receive and send buffer of each media socket, as far as the system grants it.
     pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
@@ -342,6 +345,7 @@ impl Default for Media {
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
+            codecs: Vec::new(),
             socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }

@@ -10,7 +10,7 @@ use axum::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE};
+use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE};
 
 /// Answers preflight requests and marks answers as readable by pages of the allowed origins.
 pub(super) fn layer(origins: &[String]) -> CorsLayer {
@@ -23,7 +23,7 @@ pub(super) fn layer(origins: &[String]) -> CorsLayer {
         .allow_origin(origin)
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH])
-        .expose_headers([header::LOCATION, header::ETAG, header::LINK, header::RETRY_AFTER, ACCEPT_PATCH])
+        .expose_headers([header::LOCATION, header::ETAG, header::LINK, header::RETRY_AFTER, ACCEPT_PATCH, ACCEPT_POST, NOTE])
         .max_age(Duration::from_secs(86_400))
 }
 

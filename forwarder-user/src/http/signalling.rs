@@ -12,7 +12,7 @@ use axum::{
 
 use super::{
     App, auth,
-    body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE},
+    body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE},
     client, name,
     reply::Failure,
 };
@@ -73,7 +73,7 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
     let _permit = admit(app, role, &stream, request.headers())?;
     let from = client::block(&request);
     let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
-    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), from, offer)).await?;
+    let Answer { session, sdp, etag, note } = within(app, app.control.offer(role, stream.clone(), from, offer)).await?;
     let headers = [
         (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
         (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),
@@ -81,7 +81,11 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
         (ACCEPT_PATCH, header_value(FRAGMENT_TYPE)?),
         (header::CACHE_CONTROL, header_value("no-store")?),
     ];
-    Ok((StatusCode::CREATED, headers, sdp).into_response())
+    let mut response = (StatusCode::CREATED, headers, sdp).into_response();
+    if let Some(note) = note {
+        response.headers_mut().insert(NOTE, header_value(&visible(&note))?);
+    }
+    Ok(response)
 }
 
 /// PATCH (RFC 9725 §4.3): 204 for candidates, 200 with our fragment for an ICE restart.
@@ -171,6 +175,11 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 
 fn bad_path(rejection: PathRejection) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, rejection.body_text())
+}
+
+/// A text as a header can have it.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {

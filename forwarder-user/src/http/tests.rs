@@ -55,7 +55,7 @@ fn offer(role: Role, stream: &str) -> Result<Answer, Refusal> {
         "odd" => Err(Refusal::NotAcceptable("no codec in common".into())),
         "full" => Err(Refusal::Unavailable("all sessions are in use".into())),
         "bad" => Err(Refusal::Malformed("line 1 is not SDP".into())),
-        _ => Ok(Answer { session: "s1".into(), sdp: format!("{role:?} {OFFER}"), etag: "e1".into() }),
+        _ => Ok(Answer { session: "s1".into(), sdp: format!("{role:?} {OFFER}"), etag: "e1".into(), note: Some("no picture: caf\u{e9}".into()) }),
     }
 }
 

@@ -37,6 +37,10 @@ counters! {
     refused_srtp_profile;
     /// Offers refused by what they contain.
     refused_offers;
+    /// Viewers that cannot decode one kind of what their stream has, and have the other.
+    viewers_without_a_kind;
+    /// Times that a publisher sent in another of the formats of its offer than before, or than was chosen.
+    codecs_learnt;
     /// Sessions or tracks that the engine refused.
     refused_by_engine;
 

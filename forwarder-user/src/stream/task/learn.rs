@@ -63,7 +63,7 @@ impl Task {
             return;
         };
         let tracks = session.publisher_tracks();
-        let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
+        let track = tracks.iter().position(|track| track.accepts(header.payload_type()));
         match track {
             Some(track) => self.learn(key, track, &header, index, now),
             None => self.counters.rtp_other_payload_type += 1,
@@ -166,9 +166,12 @@ impl Task {
             self.counters.rtp_known_ssrc += 1;
             return;
         }
+        let nack = self.config.nack;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
         let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
+        let other = entry.adopt(header.payload_type());
+        entry.nack = nack && penstock_webrtc::sdp::asks_again(&entry.format);
         let codec = entry.format.codec;
         let new = NewPublisherTrack {
             ssrc: header.ssrc(),
@@ -199,6 +202,10 @@ impl Task {
                 let (name, stream) = (&session.name, session.stream.clone());
                 tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
                 self.sessions.sends_under(key, header.ssrc());
+                if other {
+                    self.counters.codecs_learnt += 1;
+                    self.close_mismatched(&stream);
+                }
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }

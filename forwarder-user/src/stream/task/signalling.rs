@@ -19,7 +19,7 @@ use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request};
 use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
-use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
+use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan, Sent};
 
 /// Least room for sessions that are not connected yet.
 const LEAST_POOL: usize = 16;
@@ -187,23 +187,27 @@ impl Task {
         offer: &Offer,
         now: Instant,
     ) -> Result<Answer, Refusal> {
-        let plans = match role {
-            Role::Publisher => sdp::negotiate_publisher(offer).map_err(Refusal::NotAcceptable)?,
+        let (plans, without) = match role {
+            Role::Publisher => {
+                let plans = sdp::negotiate_publisher(offer, &self.config.codecs);
+                (plans.map_err(Refusal::NotAcceptable)?, None)
+            }
             Role::Subscriber => {
-                let formats = self.stream_formats(&stream)?;
-                let any_profile = self.streams.has_source(&stream);
-                sdp::negotiate_viewer(offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
+                let sent = self.stream_formats(&stream)?;
+                let played = sdp::negotiate_viewer(offer, &sent);
+                let played = played.map_err(|unplayable| Refusal::NotAcceptable(unplayable.to_string()))?;
+                (played.plans, played.without)
             }
         };
         if role == Role::Publisher {
             self.in_the_way(&stream, now)?;
         }
         self.make_room(from, now)?;
-        self.open(role, stream, from, offer, &plans, now)
+        self.open((role, stream, from), offer, (&plans, without), now)
     }
 
     /// What the stream's publisher sends, or will: a viewer may come while it connects.
-    fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
+    fn stream_formats(&self, stream: &str) -> Result<Vec<Sent>, Refusal> {
         let mut sent = self.streams.sent(stream, &self.sessions);
         if sent.is_empty() {
             sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
@@ -211,7 +215,7 @@ impl Task {
         if sent.is_empty() {
             return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
         }
-        Ok(sent.iter().map(|track| track.format.clone()).collect())
+        Ok(sent.iter().map(PublisherTrack::sent).collect())
     }
 
     /// Ends a publisher that is no longer there, so that a new one can take its place.
@@ -247,11 +251,9 @@ impl Task {
 
     fn open(
         &mut self,
-        role: Role,
-        stream: String,
-        from: Block,
+        (role, stream, from): (Role, String, Block),
         offer: &Offer,
-        plans: &[Plan],
+        (plans, without): (&[Plan], Option<String>),
         now: Instant,
     ) -> Result<Answer, Refusal> {
         if self.sockets.advertised().iter().flatten().next().is_none() {
@@ -261,7 +263,7 @@ impl Task {
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.nack;
-        let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
+        let (tracks, sources) = tracks(role, offer, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
         let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
@@ -271,6 +273,10 @@ impl Task {
         tracing::info!(session = name, stream, ?role, tracks = %describe(&tracks), "session opened");
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
+        }
+        if let Some(without) = &without {
+            self.counters.viewers_without_a_kind += 1;
+            tracing::warn!(session = name, stream, "the viewer gets {without}");
         }
         let session = Session {
             id: id.clone(),
@@ -292,6 +298,7 @@ impl Task {
             silence: Silence::default(),
             media: None,
             cname,
+            without: without.clone(),
         };
         let key = self.sessions.add(session);
         // A publisher's name is taken when DTLS is done.
@@ -301,7 +308,7 @@ impl Task {
         self.update_demand(&stream);
         self.counters.sessions_opened += 1;
         self.flush(key, now);
-        Ok(Answer { session: id, sdp, etag })
+        Ok(Answer { session: id, sdp, etag, note: without })
     }
 
     /// RFC 9725 §4.3: candidates need no tag here, since we use none of them; a restart names the
@@ -337,16 +344,21 @@ impl Task {
 }
 
 /// `retransmits`: what is lost is sent again from now on.
-fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
-    let active = plans.iter().enumerate().filter_map(|(section, plan)| match plan {
-        Plan::Active(format) => Some((section, format.clone())),
+fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
+    let sections = offer.sections.iter().zip(plans).enumerate();
+    let active = sections.filter_map(|(place, (section, plan))| match plan {
+        Plan::Active(format) => {
+            let others = sdp::others(section, format, role == Role::Subscriber);
+            Some((place, format.clone(), others.into_iter().cloned().collect::<Vec<Format>>()))
+        }
         Plan::Inactive(_) | Plan::Rejected => None,
     });
     match role {
         Role::Publisher => {
-            let track = |(_, format)| PublisherTrack {
+            let track = |(_, format, others)| PublisherTrack {
                 nack: retransmits.is_some() && sdp::asks_again(&format),
                 format,
+                others,
                 source: None,
                 keyframes: Keyframes::default(),
                 any_profile: false,
@@ -356,7 +368,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
         Role::Subscriber => {
             // Of just the size that is needed, as they are kept.
             let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
-            for (section, format) in active {
+            for (section, format, others) in active {
                 // One key seals all of a viewer's tracks: under one SSRC nonces would repeat (RFC 3711 §9.1).
                 let ssrc = unlike(random_ssrc, &sources);
                 sources.push(OutgoingSource { section, ssrc, rtx: None });
@@ -371,6 +383,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                 let resend = retransmits.map(|now| Resend::new(now, rtx));
                 tracks.push(ViewerTrack {
                     format,
+                    others,
                     ssrc,
                     next_out: first_index(),
                     attachment: Attachment::Idle,
@@ -434,8 +447,8 @@ mod tests {
     #[test]
     fn a_viewers_ssrcs_are_drawn_until_they_differ() {
         let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
-        let plans = sdp::negotiate_publisher(&offer).unwrap();
-        let (_, mut sources) = tracks(Role::Subscriber, &plans, None);
+        let plans = sdp::negotiate_publisher(&offer, &[]).unwrap();
+        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, None);
         assert_ne!(sources[0].ssrc, sources[1].ssrc);
         sources[1].rtx = Some(77);
         let mut drawn = [sources[0].ssrc, sources[1].ssrc, 77, sources[0].ssrc, 5].into_iter();

@@ -77,6 +77,7 @@ impl Task {
             "profile": media.map(|media| media.profile),
             "tracks": publishing.chain(viewing).collect::<Vec<_>>(),
             "warning": session.silence.warning,
+            "without": session.without,
             "age_s": age(session, now),
             "consent_age_s": session.peer.consent().map(|at| now.duration_since(at).as_secs_f64()),
         })

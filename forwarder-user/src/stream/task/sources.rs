@@ -150,6 +150,7 @@ impl Task {
         }
         let new = tracks.into_iter().enumerate().map(|(index, SourceTrack { format, id })| PublisherTrack {
             format,
+            others: vec![],
             source: Some(Source {
                 ssrc: index as u32,
                 id,
