@@ -51,7 +51,8 @@ async function play() {
   mine.onconnected = () => {
     connectedSince ||= performance.now();
     backoff.reset();
-    show("live", "Live");
+    // Over a picture it would stand in the way.
+    show("live", "Live", mine.note.startsWith("no picture") ? mine.note : "");
     readNotes();
   };
   mine.onlost = () => show("wait", "Reconnecting", "The connection is interrupted, looking for another path…");
@@ -143,7 +144,7 @@ async function watch() {
       continue;
     }
     const stats = await reader.read();
-    table([...rows(stats, connectedSince), ...notes.map((note) => ["Note", note])]);
+    table([...rows(stats, connectedSince), ...[session?.note, ...notes].map((note) => ["Note", note])]);
     if (performance.now() > nextNotes) {
       nextNotes = performance.now() + NOTES_MS;
       readNotes();

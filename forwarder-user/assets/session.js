@@ -31,6 +31,8 @@ export class Session {
 
   /** Resolves with a reason once the session is over. */
   ended;
+  /** What this browser cannot play of the stream, and what to do about it; the rest plays. */
+  note = "";
   onconnected = () => {};
   /** The path is lost and being looked for. */
   onlost = () => {};
@@ -49,6 +51,7 @@ export class Session {
     await this.#pc.setLocalDescription(await this.#pc.createOffer());
     await this.#gather();
     const reply = await this.#send("POST", this.#endpoint, "application/sdp", this.#pc.localDescription.sdp);
+    this.note = reply.headers.get("Penstock-Note") ?? "";
     // The last segment, so that a proxy may serve us under another path.
     const id = (reply.headers.get("Location") ?? "").split("/").pop();
     this.#resource = `${this.#endpoint}/${id}`;
@@ -152,7 +155,18 @@ export class Session {
     }
     if (reply.ok) return reply;
     const retryAfter = Number(reply.headers.get("Retry-After")) || 0;
-    throw new Refused(reply.status, (await reply.text()).trim() || reply.statusText, retryAfter);
+    throw new Refused(reply.status, (await words(reply)) || reply.statusText, retryAfter);
+  }
+}
+
+/** What a refusal says: a text, or problem details (RFC 9457). */
+async function words(reply) {
+  const text = (await reply.text()).trim();
+  if (!(reply.headers.get("Content-Type") ?? "").includes("json")) return text;
+  try {
+    return JSON.parse(text).detail ?? "";
+  } catch {
+    return text;
   }
 }
 

@@ -139,10 +139,14 @@ impl Format {
     pub fn decodes(&self, sent: &Format) -> bool {
         self.codec == sent.codec
             && match self.codec {
-                Codec::H264 => self.unpacks(sent) && (sent.is_usual_h264() || self.h264_profile() == sent.h264_profile()),
+                Codec::H264 => {
+                    self.unpacks(sent) && (sent.is_usual_h264() || self.h264_profile() == sent.h264_profile())
+                }
                 Codec::H265 => self.decodes_h265(sent),
                 // 8 bits, 4:2:0 is what decoders of the other profiles begin with.
-                Codec::Vp9 => matches!(sent.number("profile-id", 0), profile if profile == 0 || profile == self.number("profile-id", 0)),
+                Codec::Vp9 => {
+                    matches!(sent.number("profile-id", 0), profile if profile == 0 || profile == self.number("profile-id", 0))
+                }
                 // AV1 specification, annex A.2: each profile's decoders decode those below.
                 Codec::Av1 => sent.number("profile", 0) <= self.number("profile", 0),
                 Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
@@ -344,7 +348,8 @@ mod tests {
         for id in ["42e01f", "42c01f", "42E034", "4d8028", "58c01f", "42401f"] {
             assert!(format(Codec::H264, &format!("{other}{id}")).is_universal(), "{id}");
         }
-        for fmtp in ["profile-level-id=42e01f", "packetization-mode=1;profile-level-id=640c1f", "packetization-mode=1"] {
+        for fmtp in ["profile-level-id=42e01f", "packetization-mode=1;profile-level-id=640c1f", "packetization-mode=1"]
+        {
             assert!(!format(Codec::H264, fmtp).is_universal(), "{fmtp}");
         }
     }

@@ -81,6 +81,7 @@ impl Reload {
 fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.http.index = wanted.http.index;
+    config.http.ice_servers = wanted.http.ice_servers.clone();
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
@@ -185,11 +186,13 @@ mod tests {
             ("rtsp", "certificate" | "key") => "\"file.pem\"",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
+            ("http", "ice_servers") => "[{ url = \"stun:a.example\" }]",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
             ("media", "srtp_profiles") => "[\"gcm\"]",
             ("media", "codecs") => "[\"AV1\"]",
+            ("media", "dtls") => "\"str0m\"",
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",

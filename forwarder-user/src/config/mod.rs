@@ -1,6 +1,7 @@
 //! The configuration file. `config/penstock.toml` explains every key; a test holds it equal to the
 //! defaults here. Units are part of a key's name.
 
+mod ice;
 mod load;
 pub mod mediamtx;
 mod name;
@@ -18,8 +19,10 @@ use std::{
 
 use forwarder_common::maps::MAX_COPIES;
 use penstock_media::codec::Codec;
+use penstock_webrtc::dtls::Stack;
 use serde::{Deserialize, Serialize};
 
+pub use ice::IceServer;
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
 pub use network::Network;
@@ -73,6 +76,8 @@ pub struct Http {
     pub trusted_proxies: Vec<Network>,
     /// Whether `/` and `/api/v1/streams` list the live streams.
     pub index: bool,
+    /// STUN and TURN servers that clients are told of (RFC 9725 §4.6).
+    pub ice_servers: Vec<IceServer>,
 }
 
 /// The UDP side: STUN, DTLS, SRTP, SRTCP.
@@ -91,6 +96,8 @@ pub struct Media {
     pub srtp_profiles: Vec<SrtpProfiles>,
     /// Codecs that publishers are asked for, the best first; empty: what every browser decodes.
     pub codecs: Vec<Codec>,
+    /// Who makes DTLS handshakes.
+    pub dtls: Stack,
     /// Receive and send buffer of each media socket, as far as the system grants it.
     pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
@@ -321,6 +328,7 @@ impl Default for Http {
             request_timeout_ms: 10_000,
             trusted_proxies: Vec::new(),
             index: true,
+            ice_servers: Vec::new(),
         }
     }
 }
@@ -346,6 +354,7 @@ impl Default for Media {
             transmitter: TransmitterChoice::Auto,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
             codecs: Vec::new(),
+            dtls: Stack::default(),
             socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }

@@ -2,9 +2,14 @@
 //!
 //! | path | methods | |
 //! | --- | --- | --- |
-//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
+//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS; of WHEP also HEAD | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/` | GET | pages |
+//!
+//! A slash behind an address of signalling changes nothing; behind that of a page it leads to the page.
+//!
+//! | path | methods | |
+//! | --- | --- | --- |
 //! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
@@ -13,6 +18,8 @@ mod auth;
 mod body;
 mod client;
 mod cors;
+mod ice_servers;
+mod location;
 mod metrics;
 mod name;
 mod pages;
@@ -33,7 +40,7 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Debug, Network},
+    config::{Auth, Config, Debug, IceServer, Network},
     stream::Control,
 };
 
@@ -50,6 +57,7 @@ struct Current {
     auth: Auth,
     debug: Debug,
     index: bool,
+    ice_servers: Vec<IceServer>,
     body_bytes: usize,
     timeout: Duration,
 }
@@ -76,6 +84,7 @@ impl Current {
             auth: config.auth.clone(),
             debug: config.debug.clone(),
             index: config.http.index,
+            ice_servers: config.http.ice_servers.clone(),
             body_bytes: config.limits.http_body_bytes,
             timeout: config.http.request_timeout(),
         }
@@ -121,6 +130,7 @@ pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(reply::shape))
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
         .with_state(app))

@@ -47,8 +47,22 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/", get(|| async { file("index.html") }))
         .route("/{stream}", get(|stream| page(stream, "play.html")))
         .route("/{stream}/publish", get(|stream| page(stream, "publish.html")))
+        .route("/{stream}/", get(|stream| without_slash(stream, "..", "")))
+        .route("/{stream}/publish/", get(|stream| without_slash(stream, "../..", "/publish")))
         .route("/assets/{file}", get(|Path(name): Path<String>| async move { file(&name) }))
         .route("/favicon.ico", get(|| async { file("icon.svg") }))
+}
+
+/// The same without the slash at the end, from which the page's own relative addresses are right. Relative, so that it is
+/// right behind a proxy that takes a part of the path away.
+async fn without_slash(
+    stream: Result<Path<String>, PathRejection>,
+    up: &'static str,
+    page: &'static str,
+) -> Result<Response, Failure> {
+    let Path(stream) = stream.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    name::check(&stream)?;
+    Ok((StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("{up}/{stream}{page}"))]).into_response())
 }
 
 async fn page(stream: Result<Path<String>, PathRejection>, file_name: &str) -> Result<Response, Failure> {

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Router,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, patch, post},
 };
@@ -13,7 +13,9 @@ use axum::{
 use super::{
     App, auth,
     body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE},
-    client, name,
+    client, ice_servers,
+    location::Location,
+    name,
     reply::Failure,
 };
 use penstock_media::Role;
@@ -28,9 +30,13 @@ type Shared = State<Arc<App>>;
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/{stream}/whip", endpoint(Role::Publisher))
+        .route("/{stream}/whip/", endpoint(Role::Publisher))
         .route("/{stream}/whep", endpoint(Role::Subscriber))
+        .route("/{stream}/whep/", endpoint(Role::Subscriber))
         .route("/{stream}/whip/{session}", resource(Role::Publisher))
+        .route("/{stream}/whip/{session}/", resource(Role::Publisher))
         .route("/{stream}/whep/{session}", resource(Role::Subscriber))
+        .route("/{stream}/whep/{session}/", resource(Role::Subscriber))
 }
 
 fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
@@ -38,14 +44,41 @@ fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
         let Path(stream) = path.map_err(bad_path)?;
         open(&app, role, stream, request).await
     })
-    .fallback(|| async {
-        Failure::new(
+    .fallback(move |State(app): Shared, path: Result<Path<String>, PathRejection>, request: Request| async move {
+        let probes = request.method() == Method::HEAD && role == Role::Subscriber;
+        if probes {
+            let Path(stream) = path.map_err(bad_path)?;
+            return probe(&app, &stream, request.headers());
+        }
+        Err(Failure::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "a session is opened by POST with an SDP offer; this address knows only POST and OPTIONS",
+            "a session is opened by POST with an SDP offer; of other methods this address knows only those of Allow",
         )
-        .with(header::ALLOW, "POST, OPTIONS")
-        .with(ACCEPT_POST, SDP_TYPE)
+        .with(header::ALLOW, allowed(role))
+        .with(ACCEPT_POST, SDP_TYPE))
     })
+}
+
+/// Methods of an endpoint. RFC 9725 §4.2 keeps HEAD for later; WHEP has it.
+pub(super) fn allowed(role: Role) -> &'static str {
+    match role {
+        Role::Publisher => "POST, OPTIONS",
+        Role::Subscriber => "HEAD, POST, OPTIONS",
+    }
+}
+
+/// HEAD (WHEP): what a POST must have. Whether somebody publishes only that tells.
+fn probe(app: &App, stream: &str, headers: &HeaderMap) -> Result<Response, Failure> {
+    name::check(stream)?;
+    auth::require(token(&app.settings.current().auth, Role::Subscriber), headers)?;
+    let headers = [
+        (header::ALLOW, header_value(allowed(Role::Subscriber))?),
+        (ACCEPT_POST, header_value(SDP_TYPE)?),
+        (header::CACHE_CONTROL, header_value("no-store")?),
+    ];
+    let mut response = (StatusCode::OK, headers).into_response();
+    ice_servers::link(response.headers_mut(), &app.settings.current().ice_servers);
+    Ok(response)
 }
 
 fn resource(role: Role) -> MethodRouter<Arc<App>> {
@@ -72,11 +105,12 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
 async fn open(app: &App, role: Role, stream: String, request: Request) -> Result<Response, Failure> {
     let _permit = admit(app, role, &stream, request.headers())?;
     let from = client::block(&request);
+    let location = Location::of(app, &request);
     let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
     let Answer { session, sdp, etag, note } = within(app, app.control.offer(role, stream.clone(), from, offer)).await?;
     let headers = [
         (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
-        (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),
+        (header::LOCATION, header_value(&location.of_session(&stream, segment(role), &session))?),
         (header::ETAG, header_value(&format!("\"{etag}\""))?),
         (ACCEPT_PATCH, header_value(FRAGMENT_TYPE)?),
         (header::CACHE_CONTROL, header_value("no-store")?),
@@ -85,6 +119,7 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
     if let Some(note) = note {
         response.headers_mut().insert(NOTE, header_value(&visible(&note))?);
     }
+    ice_servers::link(response.headers_mut(), &app.settings.current().ice_servers);
     Ok(response)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::Public;
 use crate::ingest;
 use penstock_media::codec::Codec;
+use penstock_webrtc::dtls::Stack;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct StreamConfig {
     pub counter_mode: bool,
     /// Codecs that publishers are asked for, the best first. Default none: what every browser decodes.
     pub codecs: Vec<Codec>,
+    /// Who makes DTLS handshakes. Default OpenSSL.
+    pub dtls: Stack,
     /// How often a session with fresh consent renews its lease in the engine, and its route is looked
     /// at. The lease lasts 30 s, counted from here, so media never outlives consent by more. Default 6 s.
     pub refresh_interval: Duration,
@@ -83,6 +86,7 @@ impl StreamConfig {
             nack: true,
             counter_mode: true,
             codecs: vec![],
+            dtls: Stack::default(),
             refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,
             ingest: ingest::Settings::default(),

@@ -138,6 +138,10 @@ pub(super) struct Media {
     pub(super) reference: Option<(u32, u32, Instant)>,
     /// SSRCs that the publisher used before: they may come back.
     pub(super) former: HashMap<u32, Former>,
+    /// SSRCs that are not forwarded, since another one of the same track is: how far they are.
+    pub(super) heard: HashMap<u32, ExtendedSeq>,
+    /// Packets of unknown SSRCs for which every ROC is tried.
+    pub(super) searches: Budget,
 }
 
 /// An SSRC that was taken out of the engine.
@@ -210,6 +214,18 @@ pub(super) struct Source {
     pub(super) reception: ReceptionHistory,
     /// What is missing, from the first look on.
     pub(super) gaps: Option<Gaps>,
+    /// What came with other payload types.
+    pub(super) others: Others,
+}
+
+/// Packets of an SSRC with another payload type than its track's, of which copies are empty.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// When they were looked for, and how many packets there were by then, in all and of these.
+    pub(super) looked: Option<Instant>,
+    pub(super) packets: u64,
+    pub(super) others: u64,
+    pub(super) told: bool,
 }
 
 impl Source {

@@ -53,8 +53,15 @@ impl Task {
                 let _ = reply.send(patched);
             }
             Command::Delete { session, role, stream, reply } => {
-                let deleted = self.find(&session, role, &stream);
-                let _ = reply.send(deleted.map(|key| self.close(key, "deleted by its owner")));
+                let deleted = match self.find(&session, role, &stream) {
+                    Ok(key) => {
+                        self.close(key, "deleted by its owner");
+                        Ok(())
+                    }
+                    Err(_) if self.sessions.has_ended(&session, role, &stream) => Ok(()),
+                    Err(refusal) => Err(refusal),
+                };
+                let _ = reply.send(deleted);
             }
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(now));
@@ -260,7 +267,7 @@ impl Task {
             return Err(Refusal::Unavailable(NO_ADDRESS.into()));
         }
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
-        let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
+        let mut peer = Peer::new(now, (self.config.dtls, self.certificate.clone()), self.sockets.advertised());
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.nack;
         let (tracks, sources) = tracks(role, offer, plans, retransmits.then_some(now));

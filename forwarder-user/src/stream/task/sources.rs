@@ -12,7 +12,7 @@ use crate::ingest::{Event, Handle, SourceTrack, State};
 use crate::stream::Refusal;
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
-use crate::stream::session::{PublisherTrack, Source};
+use crate::stream::session::{Others, PublisherTrack, Source};
 use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
 use penstock_engine::Role;
@@ -160,6 +160,7 @@ impl Task {
                 strays: Strays::default(),
                 reception: ReceptionHistory::default(),
                 gaps: None,
+                others: Others::default(),
             }),
             keyframes: Keyframes::default(),
             nack: false,

@@ -115,11 +115,7 @@ impl Sent {
 }
 
 /// As [`Sent::place`].
-pub fn place<'a>(
-    sent: &Format,
-    any_profile: bool,
-    own: impl Iterator<Item = &'a Format> + Clone,
-) -> Option<usize> {
+pub fn place<'a>(sent: &Format, any_profile: bool, own: impl Iterator<Item = &'a Format> + Clone) -> Option<usize> {
     let same = own.clone().position(|format| format.matches(sent));
     same.or_else(|| own.clone().position(|format| format.decodes(sent)))
         .or_else(|| own.clone().position(|format| any_profile && format.plays(sent)))

@@ -257,7 +257,8 @@ fn every_publisher_reaches_every_browser() {
     let bare = FFMPEG_PUBLISH.lines().filter(|line| !line.starts_with("a=fmtp")).map(|line| format!("{line}\n"));
     let bare = bare.collect::<String>();
     let lone = FFMPEG_PUBLISH.replace("opus/48000/2", "OPUS/48000").replace("H264/", "h264/");
-    for publisher in [SAFARI_PUBLISH, IOS_PUBLISH, PION_PUBLISH, FFMPEG_PUBLISH, FIREFOX_PUBLISH, &mode_0, &bare, &lone] {
+    for publisher in [SAFARI_PUBLISH, IOS_PUBLISH, PION_PUBLISH, FFMPEG_PUBLISH, FIREFOX_PUBLISH, &mode_0, &bare, &lone]
+    {
         for viewer in [CHROMIUM_PLAY, FIREFOX_PLAY] {
             let played = played(publisher, viewer).unwrap();
             assert_eq!((actives(&played.plans).len(), played.without), (2, None), "{publisher}");

@@ -51,9 +51,9 @@ fn to_do(sent: &Sent, section: &Section) -> String {
 }
 
 fn compared(refused: &[(&Sent, &Section)]) -> String {
-    let each = refused.iter().map(|(sent, section)| {
-        format!("the stream has {}, the offer takes {}", sent.format, names(&[section]))
-    });
+    let each = refused
+        .iter()
+        .map(|(sent, section)| format!("the stream has {}, the offer takes {}", sent.format, names(&[section])));
     format!("no codec in common: {}", each.collect::<Vec<_>>().join("; "))
 }
 
