@@ -132,6 +132,9 @@ impl Config {
                 ));
             }
         }
+        if let Some(problem) = self.http.ice_servers.iter().find_map(super::IceServer::problem) {
+            return Some(("http.ice_servers", problem));
+        }
         if let Some(bad) = self.media.addresses.iter().find(|a| a.is_unspecified() || a.is_multicast()) {
             return Some(("media.addresses", format!("{bad} is not the address of an interface")));
         }
