@@ -9,6 +9,7 @@
 //! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
 //! | `vp8` | size |
 //! | `keyframe` | where decoding can start |
+//! | `picture` | how large the picture is |
 //! | here | the way of a packet |
 
 pub mod description;
@@ -16,6 +17,7 @@ mod h264;
 mod h265;
 mod keyframe;
 mod nal;
+pub mod picture;
 mod reorder;
 pub mod sender_report;
 mod timeline;

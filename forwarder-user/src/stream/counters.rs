@@ -91,6 +91,10 @@ counters! {
     silent_viewers;
     /// RTP with a payload type that was not negotiated.
     rtp_other_payload_type;
+    /// RTP of a picture in several layers that does not say of which.
+    rtp_unknown_layer;
+    /// Times that another layer of a picture went to the viewers than before.
+    layers_changed;
     /// RTP with a wrong tag, or malformed.
     rtp_auth_failed;
     /// RTP of unknown SSRCs beyond what a session may have checked in a second.

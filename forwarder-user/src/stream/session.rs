@@ -18,9 +18,11 @@ use penstock_engine::{
     Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
 };
 use penstock_media::codec::Format;
+use penstock_rtp::picture::Size;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::estimate::{Arrived, Estimate};
 use penstock_webrtc::gaps::Gaps;
+use penstock_webrtc::layers::Choice;
 use penstock_webrtc::peer::{Pair, Peer};
 
 /// One WHIP or WHEP session.
@@ -129,6 +131,11 @@ pub(super) struct Media {
     pub(super) strays: Budget,
     /// Which RTP of unknown SSRCs is authenticated.
     pub(super) unknown: Unknown,
+    /// Packets of layers of which no keyframe has been seen that are looked into.
+    pub(super) unseen: Budget,
+    /// Of a publisher with layers: which one goes to the viewers, and when that is looked at again.
+    pub(super) choice: Choice,
+    pub(super) next_layers: Option<Instant>,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
     /// Of a viewer: the last reference time that it sent, its SSRC, and when it came.
@@ -139,6 +146,8 @@ pub(super) struct Media {
 
 /// An SSRC that was taken out of the engine.
 pub(super) struct Former {
+    /// Place of its track in the session.
+    pub(super) track: usize,
     /// The track that it had.
     pub(super) id: PublisherTrackId,
     /// The highest index that is known to have been accepted of it.
@@ -156,11 +165,37 @@ pub(super) struct PublisherTrack {
     pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
+    /// It is one of several layers of a picture.
+    pub(super) layer: Option<Layer>,
+}
+
+/// One of several layers of a picture (simulcast). Each is a track; one goes to the viewers.
+pub(super) struct Layer {
+    /// As packets name it.
+    pub(super) name: String,
+    /// Number of the header extension by which they do.
+    pub(super) extension: u8,
+    /// By its last keyframe that came up to us.
+    pub(super) size: Option<Size>,
+    /// Its SSRC, and since when, while no keyframe has been seen: its packets come up until one has.
+    pub(super) unseen: Option<(u32, Instant)>,
+    pub(super) is_forwarded: bool,
 }
 
 impl PublisherTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Does it go to the viewers?
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.layer.as_ref().is_none_or(|layer| layer.is_forwarded)
+    }
+
+    /// The SSRC under which it comes, be it one of which the engine knows nothing yet.
+    pub(super) fn ssrc(&self) -> Option<u32> {
+        let unseen = self.layer.as_ref().and_then(|layer| layer.unseen);
+        self.source.as_ref().map(|source| source.ssrc).or(unseen.map(|(ssrc, _)| ssrc))
     }
 
     /// Asks for a keyframe, with the next report.

@@ -11,6 +11,7 @@ pub mod estimate;
 pub mod gaps;
 mod ice;
 pub mod keys;
+pub mod layers;
 mod openssl;
 pub mod peer;
 mod records;

@@ -68,7 +68,7 @@ impl Task {
         let session = self.sessions.get_mut(publisher)?;
         let our_ssrc = session.media.as_ref()?.ssrc;
         let (mut feedback, mut waiting, mut keyframe) = (vec![], false, false);
-        for track in session.publisher_tracks_mut().iter_mut().filter(|track| track.nack) {
+        for track in session.publisher_tracks_mut().iter_mut().filter(|track| track.nack && track.is_forwarded()) {
             let is_video = track.kind() == Kind::Video;
             let Some(source) = track.source.as_mut() else { continue };
             let from = source.gaps.as_ref().map_or(u64::MAX, Gaps::from);

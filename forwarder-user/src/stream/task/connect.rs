@@ -14,10 +14,13 @@ use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
 use penstock_webrtc::estimate::Estimate;
 use penstock_webrtc::keys;
+use penstock_webrtc::layers::Choice;
 use penstock_webrtc::peer::Pair;
 
 /// Packets with a session's SSRC, from addresses that no session has, that are authenticated in a second.
 const STRAYS_PER_SECOND: u32 = 20;
+/// Packets of layers of unknown size that are looked into in a second: a large keyframe of each of three layers.
+const UNSEEN_PER_SECOND: u32 = 1000;
 
 impl Task {
     /// DTLS is complete: keys go to the engine now, and not before.
@@ -51,6 +54,9 @@ impl Task {
             estimate: Estimate::new(self.config.remb_start),
             strays: Budget::new(now, STRAYS_PER_SECOND),
             unknown: Unknown::new(now),
+            unseen: Budget::new(now, UNSEEN_PER_SECOND),
+            choice: Choice::default(),
+            next_layers: None,
             clock: None,
             reference: None,
             former: HashMap::new(),

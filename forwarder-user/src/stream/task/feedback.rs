@@ -21,9 +21,10 @@ impl Session {
         if self.role == Role::Subscriber {
             return Some(media.next_report);
         }
-        let keyframes = self.publisher_tracks().iter().filter(|track| track.source.is_some());
+        let keyframes = self.publisher_tracks().iter().filter(|track| track.ssrc().is_some());
         let keyframe = keyframes.filter_map(|track| track.keyframes.due(now, config.keyframe_interval)).min();
-        Some(keyframe.into_iter().fold(media.next_report.min(media.next_remb), Instant::min))
+        let others = keyframe.into_iter().chain(media.next_layers);
+        Some(others.fold(media.next_report.min(media.next_remb), Instant::min))
     }
 
     /// BYE for what we sent, sealed.
@@ -246,6 +247,17 @@ fn publisher_report(
     let mut keyframes = 0;
     for track in session.publisher_tracks_mut() {
         let kind = track.kind();
+        if kind == Kind::Video
+            && let Some(ssrc) = track.ssrc()
+            && track.keyframes.take(now, config.keyframe_interval)
+        {
+            keyframes += 1;
+            let only_fir = track.format.offers("ccm fir") && !track.format.offers("nack pli");
+            feedback.push(match only_fir {
+                true => Feedback::Fir { ssrc, seq: track.keyframes.seq },
+                false => Feedback::Pli { ssrc },
+            });
+        }
         let Some(source) = track.source.as_mut() else { continue };
         let stats = (report_due || remb_due).then(|| engine.publisher_stats(source.id)).flatten();
         if let Some(mut stats) = stats.filter(|stats| stats.packets > 0) {
@@ -255,18 +267,8 @@ fn publisher_report(
                 receptions.extend(source.reception.report(source.ssrc, &stats, now));
             }
         }
-        if kind != Kind::Video {
-            continue;
-        }
-        video.push(source.ssrc);
-        if track.keyframes.take(now, config.keyframe_interval) {
-            keyframes += 1;
-            let ssrc = source.ssrc;
-            let only_fir = track.format.offers("ccm fir") && !track.format.offers("nack pli");
-            feedback.push(match only_fir {
-                true => Feedback::Fir { ssrc, seq: track.keyframes.seq },
-                false => Feedback::Pli { ssrc },
-            });
+        if kind == Kind::Video {
+            video.push(source.ssrc);
         }
     }
     if remb_due

@@ -6,6 +6,7 @@ use forwarder_common::ExtendedSeq;
 use forwarder_common::rtp::RtpHeader;
 
 use super::Task;
+use super::layers::{Found, track_of};
 use crate::stream::ids::Key;
 use crate::stream::report::ReceptionHistory;
 use crate::stream::session::{Attachment, Former, PublisherTrack, Session, Source, Tracks};
@@ -41,13 +42,20 @@ impl Task {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        if !media.unknown.admits(header.ssrc(), now) {
+        let Tracks::Publisher(tracks) = &session.tracks else { return };
+        let unseen = |track: &PublisherTrack| track.source.is_none() && track.ssrc() == Some(header.ssrc());
+        let admitted = match tracks.iter().any(unseen) {
+            true => media.unseen.take(now),
+            false => media.unknown.admits(header.ssrc(), now),
+        };
+        if !admitted {
             self.counters.rtp_rate_limited += 1;
             return;
         }
-        let former = media.former.get(&header.ssrc()).map(|former| (former.stopped, former.highest));
+        let former = media.former.get(&header.ssrc());
+        let was = former.map(|former| former.track);
+        let former = former.map(|former| (former.stopped, former.highest));
         let is_it = |track: &PublisherTrack| track.source.as_ref().is_some_and(|known| known.ssrc == header.ssrc());
-        let Tracks::Publisher(tracks) = &session.tracks else { return };
         if let Some(track) = tracks.iter().position(is_it) {
             return self.astray(key, track, &header, packet, now);
         }
@@ -57,16 +65,19 @@ impl Task {
             return;
         }
         let highest = former.map(|(_, highest)| highest);
-        let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, highest));
-        let Some(index) = index else {
+        let opened = media.rtp.as_ref().and_then(|rtp| open(rtp, header.seq(), packet, highest));
+        let Some((index, plain, payload)) = opened else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        let tracks = session.publisher_tracks();
-        let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
-        match track {
-            Some(track) => self.learn(key, track, &header, index, now),
-            None => self.counters.rtp_other_payload_type += 1,
+        match track_of(tracks, packet, &header, was) {
+            Found::Track(track) => {
+                if self.is_seen(key, track, header.ssrc(), plain.get(payload..).unwrap_or_default(), now) {
+                    self.learn(key, track, &header, index, now);
+                }
+            }
+            Found::OtherPayloadType => self.counters.rtp_other_payload_type += 1,
+            Found::UnknownLayer => self.counters.rtp_unknown_layer += 1,
         }
     }
 
@@ -139,7 +150,7 @@ impl Task {
             }
             let highest = media.former.get(&ssrc).map_or(ExtendedSeq(0), |former| former.highest);
             let highest = stats.highest.max(stats.highest_accepted).max(highest);
-            media.former.insert(ssrc, Former { id, highest, stopped: false });
+            media.former.insert(ssrc, Former { track, id, highest, stopped: false });
             // Before the engine is told: it may answer at once.
             self.stopping.insert(id, key);
         }
@@ -194,11 +205,16 @@ impl Task {
                     self.asking.begin(key, now);
                 }
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
-                entry.keyframes.want();
+                if entry.is_forwarded() {
+                    entry.keyframes.want();
+                }
+                let layer = entry.layer.as_ref().map(|layer| layer.name.clone());
                 self.counters.ssrcs_learnt += 1;
                 let (name, stream) = (&session.name, session.stream.clone());
-                tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
+                let ssrc = header.ssrc();
+                tracing::info!(session = name, stream, ssrc, layer, codec = codec.name(), "track started");
                 self.sessions.sends_under(key, header.ssrc());
+                self.look_at_layers(key, now);
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }
@@ -258,14 +274,22 @@ impl Task {
     }
 }
 
-/// The index under which a packet of an SSRC that the engine does not know is authentic. A new
-/// SSRC starts with ROC 0; its first packet may be lost and the sequence number wrap before the
+/// The packet in the clear, where its payload begins, and the index under which it is authentic, of an SSRC that the engine
+/// does not know. A new SSRC starts with ROC 0; its first packet may be lost and the sequence number wrap before the
 /// first one that we see. An SSRC that was learnt before goes on above its `former` highest index:
 /// whoever plays back what it sent until then must not be believed again.
-fn authenticate(opener: &RtpOpener, seq: u16, packet: &[u8], former: Option<ExtendedSeq>) -> Option<ExtendedSeq> {
+fn open(
+    opener: &RtpOpener,
+    seq: u16,
+    packet: &[u8],
+    former: Option<ExtendedSeq>,
+) -> Option<(ExtendedSeq, Vec<u8>, usize)> {
     let first = ExtendedSeq(u64::from(seq));
     let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
     let guesses = [former.and_then(|highest| highest.estimate(seq)), Some(first), wrapped];
     let new = |index: &ExtendedSeq| former.is_none_or(|highest| *index > highest);
-    guesses.into_iter().flatten().filter(new).find(|index| opener.authenticate(packet, *index))
+    guesses.into_iter().flatten().filter(new).find_map(|index| {
+        let (plain, payload) = opener.open(packet, index)?;
+        Some((index, plain, payload))
+    })
 }

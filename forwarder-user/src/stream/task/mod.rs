@@ -6,7 +6,8 @@
 //! | `signalling` | commands of HTTP: offers, ICE fragments, deletion |
 //! | `connect` | keys into the engine and out of it, consent, peers that move |
 //! | `learn` | which SSRCs a publisher sends |
-//! | `attach` | which of them viewers get |
+//! | `layers` | which layer of a picture that comes in several viewers get |
+//! | `attach` | which tracks viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
 //! | `asking` | what publishers' packets lack, asked for |
@@ -18,6 +19,7 @@ mod asking;
 mod attach;
 mod connect;
 mod feedback;
+mod layers;
 mod learn;
 mod signalling;
 pub(in crate::stream) mod silence;
@@ -219,6 +221,7 @@ impl Task {
             return self.failed(key, &error);
         }
         self.look_whether_back(key);
+        self.look_at_layers_in_time(key, now);
         self.look_for_silence(key, now);
         self.report(key, now);
         self.flush(key, now);

@@ -33,7 +33,8 @@ impl Task {
     fn stream(&self, name: &str, stream: &Stream, now: Instant) -> Value {
         let publisher = stream.session(&self.sessions).map(|session| {
             let tracks = session.publisher_tracks();
-            let codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
+            let mut codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
+            codecs.dedup();
             let sources = tracks.iter().filter_map(|track| track.source.as_ref());
             let bitrate: u64 = sources.clone().map(|source| source.reception.bitrate).sum();
             let lost: i64 = sources.clone().map(|source| source.reception.cumulative_lost).sum();
@@ -95,6 +96,12 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
     json!({
         "kind": track.kind(),
         "codec": track.format.to_string(),
+        "layer": track.layer.as_ref().map(|layer| json!({
+            "name": layer.name,
+            "width": layer.size.map(|(width, _)| width),
+            "height": layer.size.map(|(_, height)| height),
+            "forwarded": layer.is_forwarded,
+        })),
         "payload_type": track.format.payload_type,
         "ssrc": source.map(|source| source.ssrc),
         "packets": stats.packets,

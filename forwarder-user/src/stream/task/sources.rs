@@ -163,6 +163,7 @@ impl Task {
             keyframes: Keyframes::default(),
             nack: false,
             any_profile: true,
+            layer: None,
         });
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         let former = std::mem::replace(&mut sourced.tracks, new.collect());

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use super::extension::Extension;
 use super::negotiate::Plan;
 use super::offer::{Offer, Section};
 use super::simulcast;
@@ -131,9 +132,8 @@ impl Answer<'_> {
         if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
-        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
-            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
-            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
+        if active && source.is_none() {
+            write_layers(text, section);
         }
         if section.receiver_rtt && source.is_some() {
             text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
@@ -153,6 +153,15 @@ impl Answer<'_> {
             }
         }
     }
+}
+
+/// All layers of a publisher's picture, as the offer names them (RFC 8853 §5.3.2).
+fn write_layers(text: &mut String, section: &Section) {
+    let Some((_, extension)) = simulcast::layers(section) else { return };
+    let _ = write!(text, "a=extmap:{extension} {}\r\n", Extension::Layer.uri());
+    let names = &section.layers.names;
+    names.iter().for_each(|name| _ = write!(text, "a=rid:{name} recv\r\n"));
+    let _ = write!(text, "a=simulcast:recv {}\r\n", names.join(";"));
 }
 
 /// `a=mid`, where the offer has one.
