@@ -91,7 +91,8 @@ fn h264_size(sps: &[u8]) -> Option<Size> {
     // Frames of fields, and a flag of its own.
     bits.number(fields - 1)?;
     bits.bit()?;
-    let unit = if chroma == 0 || chroma == 3 { (1, fields) } else { (2, if chroma == 1 { 2 * fields } else { fields }) };
+    let unit =
+        if chroma == 0 || chroma == 3 { (1, fields) } else { (2, if chroma == 1 { 2 * fields } else { fields }) };
     cropped(&mut bits, (wide.checked_mul(16)?, high.checked_mul(16)?.checked_mul(fields)?), unit)
 }
 
@@ -318,7 +319,10 @@ mod tests {
         }
 
         fn bytes(self) -> Vec<u8> {
-            self.0.chunks(8).map(|bits| bits.iter().enumerate().map(|(at, bit)| u8::from(*bit) << (7 - at)).sum()).collect()
+            self.0
+                .chunks(8)
+                .map(|bits| bits.iter().enumerate().map(|(at, bit)| u8::from(*bit) << (7 - at)).sum())
+                .collect()
         }
     }
 
@@ -349,7 +353,8 @@ mod tests {
             }
         }
         // Baseline, 30 by 17 macroblocks of fields, cropped by 4 rows: units of two lines.
-        let sps = Writer::default().number(0x67, 8).number(66, 8).number(0xe0_1f, 16).ue(0).ue(0).ue(2).ue(1).number(0, 1);
+        let sps =
+            Writer::default().number(0x67, 8).number(66, 8).number(0xe0_1f, 16).ue(0).ue(0).ue(2).ue(1).number(0, 1);
         let sps = sps.ue(29).ue(8).number(0b00_1, 3).number(1, 1).ue(0).ue(0).ue(0).ue(1).bytes();
         assert_eq!(super::size(Codec::H264, &sps), Some((480, 288 - 4)));
         assert_eq!(super::size(Codec::H264, &[0x65, 0x88, 0x84]), None);
@@ -404,7 +409,10 @@ mod tests {
         let sized = [&[1 << 3 | 2, sequence.len() as u8][..], &sequence].concat();
         assert_eq!(size(Codec::Av1, &[&[0x18][..], &unit].concat()), Some((960, 540)));
         assert_eq!(size(Codec::Av1, &[&[0x28, unit.len() as u8][..], &unit, &[6 << 3, 1]].concat()), Some((960, 540)));
-        assert_eq!(size(Codec::Av1, &[&[0x08, sized.len() as u8][..], &sized, &[1, 6 << 3]].concat()), Some((960, 540)));
+        assert_eq!(
+            size(Codec::Av1, &[&[0x08, sized.len() as u8][..], &sized, &[1, 6 << 3]].concat()),
+            Some((960, 540))
+        );
         assert_eq!(size(Codec::Av1, &[&[0x10][..], &unit].concat()), None, "no new sequence");
         assert_eq!(size(Codec::Av1, &[0x28, 0xff, 0xff, 0xff, 0xff, 0xff]), None);
     }

@@ -84,7 +84,8 @@ impl Task {
         let Some(first) = tracks.iter().position(layered) else { return };
         media.next_layers = Some(now + LOOK);
         // One section has video, so its layers stand side by side.
-        let seen: Vec<_> = tracks.iter().filter(|track| layered(track)).map(|track| seen(track, &*self.engine, now)).collect();
+        let seen: Vec<_> =
+            tracks.iter().filter(|track| layered(track)).map(|track| seen(track, &*self.engine, now)).collect();
         let before = media.choice.current();
         let chosen = media.choice.look(now, &seen);
         if let Some(chosen) = chosen.filter(|_| chosen != before) {
@@ -114,7 +115,8 @@ impl Task {
         self.asking.begin(key, now);
         for viewer in self.streams.viewers(&stream) {
             let tracks = self.sessions.get(viewer).map_or(&[][..], |session| session.viewer_tracks());
-            let of_former = |attachment| matches!(attachment, Attachment::Attached { from, .. } if Some(from) == former);
+            let of_former =
+                |attachment| matches!(attachment, Attachment::Attached { from, .. } if Some(from) == former);
             let leaving: Vec<usize> =
                 tracks.iter().enumerate().filter(|(_, track)| of_former(track.attachment)).map(|(at, _)| at).collect();
             for index in leaving {

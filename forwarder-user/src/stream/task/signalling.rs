@@ -405,7 +405,9 @@ fn tell_layers(session: &str, offer: &Offer, plans: &[Plan]) {
     for (section, _) in offer.sections.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Active(_))) {
         let offered = section.layers.names.join(", ");
         match sdp::layers(section) {
-            Some(_) => tracing::info!(session, "of the simulcast layers {offered} viewers get the largest that is sent"),
+            Some(_) => {
+                tracing::info!(session, "of the simulcast layers {offered} viewers get the largest that is sent")
+            }
             None if section.layers.names.len() > 1 => {
                 tracing::warn!(session, "simulcast layers {offered}, and no header extension to tell them apart");
             }

@@ -3,6 +3,7 @@
 mod client;
 mod fake_engine;
 mod lab;
+mod layers;
 mod limits;
 mod repair;
 mod sessions;

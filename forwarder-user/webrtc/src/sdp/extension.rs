@@ -15,10 +15,7 @@ pub enum Extension {
 const ALL: [(Extension, &str); 3] = [
     (Extension::Layer, "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"),
     (Extension::RepairedLayer, "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"),
-    (
-        Extension::TransportSequence,
-        "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01",
-    ),
+    (Extension::TransportSequence, "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"),
 ];
 
 impl Extension {
