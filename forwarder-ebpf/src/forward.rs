@@ -6,7 +6,7 @@ use forwarder_common::{
 };
 
 use crate::{
-    ahead, counters, fanout,
+    ahead, arrivals, counters, fanout,
     handover::Media,
     maps::{PUBLISHER_STATE, PUBLISHER_TRACKS},
     open,
@@ -38,6 +38,7 @@ fn forward(
     let Media { rtp, slot, fanout, tap, now_ns, .. } = &Media::take().ok_or(Counter::DropInternalIngress)?;
     ahead::wake(*slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, *now_ns);
+    arrivals::note(frame, rtp, track, *slot, *now_ns);
     store::keep(frame, rtp, &track.store, opened.index.0, store::Form::Opened, *now_ns);
     if *tap != 0 {
         tap::copy(frame, rtp, *tap, &opened, *now_ns);

@@ -401,6 +401,13 @@ impl Engine for AutoEngine {
         }
     }
 
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.arrivals(track, each),
+            _ => self.userspace.arrivals(track, each),
+        }
+    }
+
     fn set_sockets(&self, sockets: &Arc<MediaSockets>) {
         self.userspace.set_sockets(sockets);
         if let Err(error) = self.start_reader() {

@@ -125,6 +125,12 @@ counters! {
     packets_repaired;
     /// Packets of publishers that did not come in spite of it, or for which it was too late.
     packets_given_up;
+    /// Reports to publishers on which packets of their transport came, and when.
+    transport_feedback_sent;
+    /// Packets of publishers that were told to have come by such reports.
+    packets_told_received;
+    /// And those told to be missing; some come after all, and are told again.
+    packets_told_missing;
     /// Packets that viewers asked for and that were never sent to them.
     retransmissions_never_sent;
     /// Packets that viewers asked for and of which not what had come was kept: nothing was sent.

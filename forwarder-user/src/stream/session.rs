@@ -12,6 +12,7 @@ use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
 use super::strays::Strays;
+use super::task::arrivals::Reports;
 use super::task::silence::Silence;
 use crate::block::Block;
 use penstock_engine::{
@@ -129,6 +130,8 @@ pub(super) struct Media {
     pub(super) estimate: Estimate,
     /// Packets from unknown addresses that are authenticated.
     pub(super) strays: Budget,
+    /// Of a publisher that is told which packets of its transport have come.
+    pub(super) transport: Option<Reports>,
     /// Which RTP of unknown SSRCs is authenticated.
     pub(super) unknown: Unknown,
     /// Packets of layers of which no keyframe has been seen that are looked into.
@@ -165,6 +168,8 @@ pub(super) struct PublisherTrack {
     pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
+    /// Number of the header extension by which it counts all packets of its transport, if it takes feedback on them.
+    pub(super) sequence: Option<u8>,
     /// It is one of several layers of a picture.
     pub(super) layer: Option<Layer>,
 }

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod allocations;
+pub mod arrivals;
 mod client_hello;
 pub mod dtls;
 pub mod estimate;

@@ -215,6 +215,7 @@ fn add_publisher<E: Engine>(engine: &E, stream: u32) -> Result<PublisherTrackId>
         payload_type: PAYLOAD_TYPE,
         clock_rate: 90_000,
         first: ExtendedSeq(BEFORE_FIRST),
+        sequence_extension: None,
     };
     Ok(engine.add_publisher_track(session, track)?)
 }

@@ -145,6 +145,10 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Which packets of an incoming SSRC have come since this was asked last, those that went to nobody included: their
+    /// numbers by [`NewPublisherTrack::sequence_extension`], and when, ns of CLOCK_BOOTTIME. In no order.
+    fn arrivals(&self, _track: PublisherTrackId, _each: &mut dyn FnMut(u16, u64)) {}
+
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<MediaSockets>) {}
 

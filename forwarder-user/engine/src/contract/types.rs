@@ -46,6 +46,9 @@ pub struct NewPublisherTrack {
     pub clock_rate: u32,
     /// Index of the packet from which the SSRC was learnt; it and all before it are not forwarded.
     pub first: ExtendedSeq,
+    /// Number of the header extension by which its sender counts all packets of the transport, 1 to 14. When they come
+    /// is noted then, for [`Engine::arrivals`](crate::Engine::arrivals).
+    pub sequence_extension: Option<u8>,
 }
 
 /// An outgoing SSRC.

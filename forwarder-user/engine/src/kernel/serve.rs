@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use forwarder_common::{
     Counter, ExtendedSeq,
+    arrivals::Seen,
     maps::{PUBLISHER_DROPS, PublisherState, xdp_mode},
 };
 
@@ -218,8 +219,7 @@ impl Engine for KernelEngine {
         if state.publishers.get(track.0).is_none() {
             return true;
         }
-        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0));
-        seen.map_or(true, |seen| seen.replay.check(index).is_err())
+        state.tables.replay.get(Slots::<()>::slot(track.0)).is_none_or(|replay| replay.check(index).is_err())
     }
 
     fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
@@ -235,8 +235,16 @@ impl Engine for KernelEngine {
     fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
         let state = self.shared.lock();
         state.publishers.get(track.0)?;
-        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?;
-        Some(Received::of(&seen.replay, from))
+        Some(Received::of(state.tables.replay.get(Slots::<()>::slot(track.0))?, from))
+    }
+
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        let mut state = self.shared.lock();
+        let State { tables, publishers, .. } = &mut *state;
+        let heard = publishers.get_mut(track.0).and_then(|publisher| publisher.heard.as_mut());
+        if let (Some(heard), Some(arrivals)) = (heard, tables.arrivals.get(Slots::<()>::slot(track.0))) {
+            arrivals.since(heard, each);
+        }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -316,6 +324,7 @@ impl KernelEngine {
             tap: 0,
             diverted,
             store: None,
+            heard: track.sequence_extension.map(|_| Box::new(Seen::new())),
             stopping: false,
         };
         let limit = state.publishers.limit();

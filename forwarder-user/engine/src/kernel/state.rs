@@ -6,6 +6,7 @@ use std::{
 };
 
 use forwarder_common::{
+    arrivals::Seen,
     maps::{KEY_CHUNK, Path},
     store::Range,
 };
@@ -80,6 +81,8 @@ pub struct PublisherTrack {
     pub diverted: bool,
     /// Where the kernel keeps its packets, once it does.
     pub store: Option<Range>,
+    /// What has been told of `ARRIVALS`, if anything is noted there.
+    pub heard: Option<Box<Seen>>,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }

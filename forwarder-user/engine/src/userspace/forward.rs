@@ -197,6 +197,9 @@ impl Forwarder {
         match authenticate(publisher, packet, self.now_ns) {
             Ok(Authentic { index, header, start, len, gap }) => {
                 inner.count(Counter::Gaps, gap.into());
+                if let Some(heard) = &publisher.heard {
+                    heard.note(packet, self.now_ns);
+                }
                 publisher.account(&header, len, self.now_ns);
                 inner.count(Counter::Opened, 1);
                 inner.count(Counter::OpenedBytes, len as u64);

@@ -15,7 +15,7 @@ use super::{
     UserspaceEngine,
     backlog::Start,
     outgoing,
-    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
+    tables::{Heard, Origin, Publisher, Replay, Session, Subscriber, Tables},
 };
 use crate::{
     Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
@@ -138,6 +138,7 @@ impl Engine for UserspaceEngine {
         };
         let mut publisher = Publisher::new(origin, track.clock_rate, track.first, false);
         publisher.kept = self.0.keeper(self.0.config.repair.last());
+        publisher.heard = track.sequence_extension.map(|number| Box::new(Heard::new(number)));
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;
@@ -226,6 +227,13 @@ impl Engine for UserspaceEngine {
         match &self.0.read().publishers.get(track.0)?.replay {
             Replay::Network(replay) => Some(Received::of(replay, from)),
             Replay::Ordered(replay) => Some(Received::of(replay, from)),
+        }
+    }
+
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        let tables = self.0.read();
+        if let Some(heard) = tables.publishers.get(track.0).and_then(|publisher| publisher.heard.as_ref()) {
+            heard.tell(each);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use super::arrivals::Reports;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
@@ -53,6 +54,7 @@ impl Task {
             next_remb: now,
             estimate: Estimate::new(self.config.remb_start),
             strays: Budget::new(now, STRAYS_PER_SECOND),
+            transport: session.has_transport_feedback().then(|| Reports::new(now)),
             unknown: Unknown::new(now),
             unseen: Budget::new(now, UNSEEN_PER_SECOND),
             choice: Choice::default(),

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Task;
+use super::arrivals::Reports;
 use crate::stream::StreamConfig;
 use crate::stream::ids::Key;
 use crate::stream::report::{LastSr, SenderClock, delay_units};
@@ -23,7 +24,7 @@ impl Session {
         }
         let keyframes = self.publisher_tracks().iter().filter(|track| track.ssrc().is_some());
         let keyframe = keyframes.filter_map(|track| track.keyframes.due(now, config.keyframe_interval)).min();
-        let others = keyframe.into_iter().chain(media.next_layers);
+        let others = keyframe.into_iter().chain(media.next_layers).chain(media.transport.as_ref().map(Reports::due));
         Some(others.fold(media.next_report.min(media.next_remb), Instant::min))
     }
 
@@ -275,7 +276,11 @@ fn publisher_report(
         && !video.is_empty()
         && let Some(media) = session.media.as_mut()
     {
-        let bitrate = media.estimate.update(now, arrived, config.remb_max);
+        // Who is told of each packet needs no estimate of ours; the configuration's bound holds for all.
+        let bitrate = match media.transport {
+            Some(_) => config.remb_max,
+            None => media.estimate.update(now, arrived, config.remb_max),
+        };
         feedback.push(Feedback::Remb { bitrate, ssrcs: video });
     }
     if receptions.is_empty() && feedback.is_empty() {

@@ -57,7 +57,10 @@ impl Task {
         let former = former.map(|former| (former.stopped, former.highest));
         let is_it = |track: &PublisherTrack| track.source.as_ref().is_some_and(|known| known.ssrc == header.ssrc());
         if let Some(track) = tracks.iter().position(is_it) {
-            return self.astray(key, track, &header, packet, now);
+            if self.astray(key, track, &header, packet, now) {
+                self.note_arrival(key, packet);
+            }
+            return;
         }
         if let Some((false, _)) = former {
             // Until nothing of it is in flight any more, nobody knows from where it may go on.
@@ -70,7 +73,9 @@ impl Task {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        match track_of(tracks, packet, &header, was) {
+        let found = track_of(tracks, packet, &header, was);
+        self.note_arrival(key, packet);
+        match found {
             Found::Track(track) => {
                 if self.is_seen(key, track, header.ssrc(), plain.get(payload..).unwrap_or_default(), now) {
                     self.learn(key, track, &header, index, now);
@@ -82,30 +87,30 @@ impl Task {
     }
 
     /// RTP of an SSRC that the engine has, and that came up nevertheless. When that is no coincidence, the track moves
-    /// to where such packets are opened.
-    fn astray(&mut self, key: Key, track: usize, header: &RtpHeader, packet: &[u8], now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    /// to where such packets are opened. Says whether it is authentic.
+    fn astray(&mut self, key: Key, track: usize, header: &RtpHeader, packet: &[u8], now: Instant) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
         let Session { tracks: Tracks::Publisher(tracks), media: Some(media), name, stream, .. } = session else {
-            return;
+            return false;
         };
-        let Some(source) = tracks.get_mut(track).and_then(|track| track.source.as_mut()) else { return };
+        let Some(source) = tracks.get_mut(track).and_then(|track| track.source.as_mut()) else { return false };
         let highest = self.engine.publisher_stats(source.id).unwrap_or_default().highest;
         let index = highest.estimate(header.seq());
         let authentic = |index: &ExtendedSeq| media.rtp.as_ref().is_some_and(|rtp| rtp.authenticate(packet, *index));
         let Some(index) = index.filter(authentic) else {
             self.counters.rtp_auth_failed += 1;
-            return;
+            return false;
         };
         source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
         self.counters.rtp_known_ssrc += 1;
         if now.duration_since(source.learnt) >= FLOW_LOST && self.engine.restore_publisher_track(source.id) {
             self.counters.flows_restored += 1;
             tracing::warn!(session = name, ssrc = source.ssrc, "its packets lead to its track again");
-            return;
+            return true;
         }
         // A copy of what the engine has had, by whatever way, says nothing of it.
         if self.engine.has_accepted(source.id, index) || !source.strays.add(source.learnt, now) {
-            return;
+            return true;
         }
         let ssrc = source.ssrc;
         if self.engine.divert(media.engine, ASTRAY) {
@@ -115,6 +120,7 @@ impl Task {
         } else if source.strays.tell() {
             tracing::error!(session = name, stream, ssrc, "viewers do not get all of this track: {ASTRAY}");
         }
+        true
     }
 
     /// Who was moved to the userspace engine goes back to the kernel engine, if that can serve again.
@@ -187,6 +193,7 @@ impl Task {
             payload_type: header.payload_type(),
             clock_rate: codec.clock_rate(),
             first,
+            sequence_extension: entry.sequence,
         };
         let added = self.engine.add_publisher_track(engine, new);
         match added {

@@ -10,11 +10,13 @@
 //! | `attach` | which tracks viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `arrivals` | which packets of publishers have come and when, told to them |
 //! | `asking` | what publishers' packets lack, asked for |
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 
+pub(in crate::stream) mod arrivals;
 mod asking;
 mod attach;
 mod connect;
@@ -223,6 +225,7 @@ impl Task {
         self.look_whether_back(key);
         self.look_at_layers_in_time(key, now);
         self.look_for_silence(key, now);
+        self.report_arrivals(key, now);
         self.report(key, now);
         self.flush(key, now);
     }

@@ -351,6 +351,7 @@ fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant
                     source: None,
                     keyframes: Keyframes::default(),
                     any_profile: false,
+                    sequence: offer.sections.get(section).and_then(|of| sdp::transport_sequence(of, &format)),
                     layer,
                 };
                 let layers = layers(offer, section);

@@ -110,6 +110,7 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
         "lost": reception.map(|reception| reception.cumulative_lost),
         "loss": reception.map(|reception| f64::from(reception.fraction_lost) / 256.0),
         "nack": track.nack,
+        "feedback": congestion_feedback(track),
         "asked_for": gaps.map(|gaps| gaps.figures().asked),
         "repaired": gaps.map(|gaps| gaps.figures().repaired),
         "given_up": gaps.map(|gaps| gaps.figures().given_up),
@@ -117,6 +118,14 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
         "bitrate": reception.map(|reception| reception.bitrate),
         "jitter_ms": f64::from(stats.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate()),
     })
+}
+
+/// By which its encoder follows the network. `None`: by none.
+fn congestion_feedback(track: &PublisherTrack) -> Option<&'static str> {
+    match track.sequence {
+        Some(_) => Some("transport-cc"),
+        None => track.format.offers("goog-remb").then_some("goog-remb"),
+    }
 }
 
 fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {

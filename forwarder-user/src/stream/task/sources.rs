@@ -163,6 +163,7 @@ impl Task {
             keyframes: Keyframes::default(),
             nack: false,
             any_profile: true,
+            sequence: None,
             layer: None,
         });
         let Some(sourced) = self.streams.source_mut(stream) else { return };

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub kept: BTreeMap<u16, Vec<u8>>,
     /// What of every incoming SSRC has come, and how often something came ahead.
     pub received: Received,
+    /// What has come of every incoming SSRC, until it is asked for.
+    pub arrivals: Vec<(u16, u64)>,
     pub gaps: u64,
 }
 
@@ -206,6 +208,10 @@ impl Engine for FakeEngine {
         let mut received = self.state().received.clone();
         received.missing.retain(|index| *index >= from);
         Some(received)
+    }
+
+    fn arrivals(&self, _: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        self.state().arrivals.drain(..).for_each(|(number, at_ns)| each(number, at_ns));
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

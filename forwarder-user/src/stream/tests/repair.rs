@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forwarder_common::ExtendedSeq;
 
-use super::lab::{Lab, Remote, VP8, count};
+use super::lab::{Lab, PUBLISH, Remote, VP8, count};
 use super::*;
 use penstock_engine::{Kind, PublisherStats, Received, SubscriberStats};
 use penstock_webrtc::rtcp::{Feedback, Incoming, to_publisher};
@@ -27,6 +27,49 @@ async fn playing() -> (Lab, Remote, Remote, u32) {
     // Reports and the first keyframe are behind us.
     lab.pass(Duration::from_millis(1500));
     (lab, publisher, viewer, ssrc)
+}
+
+/// What transport-wide feedback says: the first number and how many packets each tells of, and how many of all came.
+fn told(packets: &[Vec<u8>]) -> (Vec<(u16, u16)>, u64) {
+    let reports: Vec<_> = packets.iter().filter(|packet| packet[1] == 205 && packet[0] & 0x1f == 15).collect();
+    let word = |packet: &[u8], at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    (reports.iter().map(|packet| (word(packet, 12), word(packet, 14))).collect(), reports.len() as u64)
+}
+
+#[tokio::test]
+async fn publishers_are_told_of_each_packet_that_came() {
+    let mut lab = Lab::new(config()).await;
+    let mut publisher = lab.publish("room");
+    assert!(publisher.answer.sdp.contains("a=rtcp-fb:96 transport-cc\r\n"), "{}", publisher.answer.sdp);
+    // What comes up to us counts: of an SSRC that is learnt, and of a type that nobody takes.
+    lab.counted(&publisher, VP8, (SSRC, 1), 500);
+    lab.counted(&publisher, 126, (SSRC + 1, 1), 501);
+    let feeds = lab.engine.state().publisher_tracks.values().next().unwrap().1;
+    assert_eq!((feeds.ssrc, feeds.sequence_extension), (SSRC, Some(3)));
+    lab.engine.state().arrivals = vec![(504, 1_000_000), (503, 2_000_000)];
+    lab.pass(Duration::from_millis(150));
+    assert_eq!(told(&publisher.received().0).0, [(500, 5)]);
+    let counters = lab.counters();
+    let counted = ["transport_feedback_sent", "packets_told_received", "packets_told_missing"];
+    assert_eq!(counted.map(|name| counters[name].as_u64()), [Some(1), Some(4), Some(1)]);
+    // Late, and told with all behind it; and no more while nothing comes.
+    lab.engine.state().arrivals = vec![(502, 9_000_000)];
+    lab.pass(Duration::from_millis(600));
+    assert_eq!(told(&publisher.received().0).0, [(502, 3)]);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(told(&publisher.received().0).0, []);
+}
+
+#[tokio::test]
+async fn publishers_that_take_no_transport_feedback_get_none() {
+    let mut lab = Lab::new(config()).await;
+    let offer = PUBLISH.lines().filter(|line| !line.ends_with("transport-cc")).collect::<Vec<_>>().join("\r\n");
+    let answer = lab.offer(Role::Publisher, "room", &offer).unwrap();
+    let mut publisher = lab.connect(answer);
+    lab.counted(&publisher, VP8, (SSRC, 1), 500);
+    lab.pass(Duration::from_secs(2));
+    let (packets, _) = publisher.received();
+    assert_eq!((told(&packets).1, count(&packets, 206, Some(15)) > 0), (0, true));
 }
 
 fn nack(lab: &mut Lab, viewer: &mut Remote, ssrc: u32, missing: &[u16]) {

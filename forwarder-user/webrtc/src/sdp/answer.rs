@@ -122,9 +122,13 @@ impl Answer<'_> {
         if !fmtp.is_empty() {
             let _ = write!(text, "a=fmtp:{pt} {fmtp}\r\n");
         }
-        // Not `transport-cc`. REMB is what we send to publishers; from viewers it would tell us nothing
-        // that we act upon.
-        for feedback in ["goog-remb", "ccm fir", "nack pli"] {
+        // Congestion feedback goes to publishers only; from viewers it would tell us nothing that we act upon. Beside
+        // the transport-wide one REMB is but a bound.
+        let sequence = transport_sequence(section, format).filter(|_| active && source.is_none());
+        if let Some(number) = sequence {
+            let _ = write!(text, "a=extmap:{number} {}\r\n", Extension::TransportSequence.uri());
+        }
+        for feedback in sequence.map(|_| "transport-cc").into_iter().chain(["goog-remb", "ccm fir", "nack pli"]) {
             if format.offers(feedback) && (feedback != "goog-remb" || source.is_none()) {
                 let _ = write!(text, "a=rtcp-fb:{pt} {feedback}\r\n");
             }
@@ -153,6 +157,12 @@ impl Answer<'_> {
             }
         }
     }
+}
+
+/// Number of the header extension by which a publisher counts all packets of its transport, if it takes the feedback
+/// that tells which of them came (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+pub fn transport_sequence(section: &Section, format: &Format) -> Option<u8> {
+    section.extensions.of(Extension::TransportSequence).filter(|_| format.offers("transport-cc"))
 }
 
 /// All layers of a publisher's picture, as the offer names them (RFC 8853 §5.3.2).

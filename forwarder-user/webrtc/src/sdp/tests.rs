@@ -171,13 +171,28 @@ fn chromium_publishes_one_codec_per_section() {
     assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"), "{answer}");
     assert!(answer.contains("a=group:BUNDLE 0 1\r\n") && answer.contains("a=ice-lite\r\n"));
     assert!(answer.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"));
-    assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\na=rtcp-fb:96 nack pli\r\n"));
-    for absent in ["rtx", "extmap", "transport-cc", "96 nack\r", "ssrc", "simulcast", "H264", "red/"] {
+    assert!(answer.contains("a=rtcp-fb:96 transport-cc\r\na=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\n"));
+    assert!(answer.contains("a=rtcp-fb:96 nack pli\r\n"));
+    let counted = "a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n";
+    assert_eq!((answer.matches(counted).count(), answer.matches("extmap").count()), (2, 2), "sound too: {answer}");
+    assert!(answer.contains("a=rtcp-fb:111 transport-cc\r\n"));
+    for absent in ["rtx", "96 nack\r", "ssrc", "simulcast", "H264", "red/"] {
         assert!(!answer.contains(absent), "{absent} in {answer}");
     }
     assert_eq!(answer.matches("a=recvonly").count(), 2);
     assert_eq!(answer.matches("a=candidate:").count(), 2, "in the first section only");
     assert!(answer.contains(" 2001:db8::1 8189 typ host"));
+}
+
+/// Whoever counts its packets and takes no feedback on them, or the other way round, gets REMB.
+#[test]
+fn without_transport_wide_feedback_remb_is_answered() {
+    for absent in ["transport-cc", "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"] {
+        let text = CHROMIUM_PUBLISH.lines().filter(|line| !line.ends_with(absent)).collect::<Vec<_>>().join("\r\n");
+        let offer = Offer::parse(&text).unwrap();
+        let answer = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+        assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\n") && !answer.contains("extmap"), "{answer}");
+    }
 }
 
 #[test]
