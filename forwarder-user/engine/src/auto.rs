@@ -31,8 +31,8 @@ use self::{
     taps::{Reader, Taps},
 };
 use crate::{
-    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Engine, EngineError, Figures, NewPublisherTrack, NewRepairTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -272,6 +272,21 @@ impl Engine for AutoEngine {
             (_, _, Some(id)) => self.userspace.add_publisher_track(id, track),
             _ => Err(EngineError::Unknown("session")),
         }
+    }
+
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let state = self.lock();
+        let entry = state.sessions.get(session.0).ok_or(EngineError::Unknown("session"))?;
+        // Where the media is.
+        match (&self.kernel, entry.kernel, entry.userspace) {
+            (Some(kernel), Some(id), _) if !is_userspace(track.of.0) => kernel.add_repair_track(id, track),
+            (_, _, Some(id)) => self.userspace.add_repair_track(id, track),
+            _ => Err(EngineError::Unknown("session")),
+        }
+    }
+
+    fn takes_repairs(&self) -> bool {
+        true
     }
 
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {

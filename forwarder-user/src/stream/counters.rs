@@ -121,6 +121,8 @@ counters! {
     retransmissions_awaited;
     /// Packets that publishers were asked for (NACK), those asked for twice included.
     packets_asked_for;
+    /// SSRCs of repairs that the engine did not take: for want of room, as a rule.
+    repairs_not_taken;
     /// Packets that came after publishers had been asked for them.
     packets_repaired;
     /// Packets of publishers that did not come in spite of it, or for which it was too late.

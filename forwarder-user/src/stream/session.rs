@@ -168,10 +168,20 @@ pub(super) struct PublisherTrack {
     pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
+    /// By which it sends again what it is asked for, instead of on the SSRC of the media.
+    pub(super) rtx: Option<Rtx>,
     /// Number of the header extension by which it counts all packets of its transport, if it takes feedback on them.
     pub(super) sequence: Option<u8>,
     /// It is one of several layers of a picture.
     pub(super) layer: Option<Layer>,
+}
+
+/// How a track's repairs are known (RFC 4588).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rtx {
+    pub(super) payload_type: u8,
+    /// Number of the header extension that names the layer that is repaired.
+    pub(super) extension: Option<u8>,
 }
 
 /// One of several layers of a picture (simulcast). Each is a track; one goes to the viewers.
@@ -223,6 +233,8 @@ pub(super) struct Source {
     /// When the SSRC was learnt, and the RTP timestamp of that packet.
     pub(super) learnt: Instant,
     pub(super) first_timestamp: u32,
+    /// The SSRC by which it is repaired, once that is known.
+    pub(super) repairs: Option<(u32, PublisherTrackId)>,
     /// Packets that came up to us between that one and the engine's first. They have arrived, so
     /// reports must not call them lost.
     pub(super) passed_up: u64,

@@ -13,13 +13,14 @@ use super::{
     install::{Path, check_flow, install_publisher, move_flows, refused, restore_flow, session_key, stop_publisher},
     keystream,
     state::{self, Phase, State},
-    wire,
+    taps, wire,
 };
 use crate::{
-    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Received, Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Engine, EngineError, Figures, NewPublisherTrack, NewRepairTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Received, Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
+    repair,
     route::Look,
     slots::Slots,
     tier::{Level, Tier},
@@ -139,7 +140,26 @@ impl Engine for KernelEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        self.add_incoming(session, track, false)
+        self.add_incoming(session, track, Incoming::Media)
+    }
+
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let of = {
+            let state = self.shared.lock();
+            let publisher = state.publishers.get(track.of.0).ok_or(EngineError::Unknown("publisher track"))?;
+            let limit = state.publishers.limit();
+            if !repair::has_room(state.publishers.values().count(), limit) {
+                return Err(EngineError::Full {
+                    table: "the table of incoming tracks",
+                    limit,
+                    key: "publisher_tracks",
+                });
+            }
+            publisher.track
+        };
+        let NewRepairTrack { ssrc, payload_type, first, sequence_extension, .. } = track;
+        let new = NewPublisherTrack { ssrc, payload_type, first, sequence_extension, ..of };
+        self.add_incoming(session, new, Incoming::Repairs(track.of.0))
     }
 
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
@@ -250,6 +270,7 @@ impl Engine for KernelEngine {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), self.counted(*counter))).collect();
         all.push(("sealed_again", self.sent_again.load(Ordering::Relaxed)));
+        all.extend(self.repairs.list());
         if let Some(keystream) = &self.shared.lock().keystream {
             let figures = &keystream.figures;
             all.extend([
@@ -270,6 +291,17 @@ impl Engine for KernelEngine {
         let programs = datapath.as_ref().map(Datapath::programs).unwrap_or_default();
         vec![Figures { engine: "kernel", counters, programs }]
     }
+}
+
+/// What an incoming SSRC is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Incoming {
+    Media,
+    /// To be counted; the userspace engine opens it.
+    Diverted,
+    /// Brings again what was lost of this track. Its packets are opened and go to the reader of the taps: whatever is
+    /// in them then takes the way of what it repairs (`rtx`).
+    Repairs(u32),
 }
 
 impl KernelEngine {
@@ -303,14 +335,14 @@ impl KernelEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        self.add_incoming(session, track, true)
+        self.add_incoming(session, track, Incoming::Diverted)
     }
 
     fn add_incoming(
         &self,
         session: SessionId,
         track: NewPublisherTrack,
-        diverted: bool,
+        incoming: Incoming,
     ) -> Result<PublisherTrackId, EngineError> {
         let mut state = self.shared.lock();
         let state = &mut *state;
@@ -322,7 +354,8 @@ impl KernelEngine {
             side: None,
             keystream: 0,
             tap: 0,
-            diverted,
+            repairs: if let Incoming::Repairs(of) = incoming { Some(of) } else { None },
+            diverted: incoming == Incoming::Diverted,
             store: None,
             heard: track.sequence_extension.map(|_| Box::new(Seen::new())),
             stopping: false,
@@ -330,6 +363,9 @@ impl KernelEngine {
         let limit = state.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = state.publishers.insert(entry).map_err(full)?;
+        if let Some(publisher) = state.publishers.get_mut(handle).filter(|publisher| publisher.repairs.is_some()) {
+            publisher.tap = taps::number(handle);
+        }
         if let Err(error) = install_publisher(state, handle, flow) {
             state.publishers.remove(handle);
             return Err(refused("installing an incoming track")(error));
@@ -337,13 +373,13 @@ impl KernelEngine {
         if let Some(session) = state.sessions.get_mut(session.0) {
             session.publisher_tracks.insert(handle);
             // What is opened elsewhere is kept elsewhere.
-            if self.repair && !diverted {
+            if self.repair && incoming == Incoming::Media {
                 state.work.stores.insert(handle);
                 self.shared.bell.notify_one();
             }
             let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
             let next = ExtendedSeq(track.first.0 + 1);
-            if !diverted {
+            if incoming == Incoming::Media {
                 state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
             }
         }

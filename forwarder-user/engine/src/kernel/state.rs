@@ -77,6 +77,8 @@ pub struct PublisherTrack {
     pub keystream: u32,
     /// Number in the records of `TAPS`, 0: none are wanted.
     pub tap: u32,
+    /// The track of which it brings again what was lost.
+    pub repairs: Option<u32>,
     /// Only counted; the userspace engine opens it.
     pub diverted: bool,
     /// Where the kernel keeps its packets, once it does.

@@ -121,6 +121,8 @@ pub(super) struct Publisher {
     last_arrival_ns: AtomicU64,
     last_timestamp: AtomicU32,
     jitter_q4: AtomicU32,
+    /// The track of which it brings again what was lost.
+    pub repairs: Option<u32>,
     /// When its packets came, if their sender counts them, and by which header extension.
     pub heard: Option<Box<Heard>>,
     /// What it keeps for subscribers to come, if anything.
@@ -168,6 +170,7 @@ impl Publisher {
             last_arrival_ns: AtomicU64::new(0),
             last_timestamp: AtomicU32::new(0),
             jitter_q4: AtomicU32::new(0),
+            repairs: None,
             heard: None,
             kept: None,
             members: Vec::new(),

@@ -63,8 +63,9 @@ impl Task {
     pub(super) fn report_arrivals(&mut self, key: Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let sources = session.publisher_tracks().iter().filter_map(|track| track.source.as_ref());
-        let (ids, ssrc): (Vec<_>, _) =
-            (sources.clone().map(|source| source.id).collect(), sources.map(|s| s.ssrc).next());
+        let repairs = sources.clone().filter_map(|source| source.repairs).map(|(_, id)| id);
+        let ids: Vec<_> = sources.clone().map(|source| source.id).chain(repairs).collect();
+        let ssrc = sources.map(|source| source.ssrc).next();
         let Some(media) = session.media.as_mut() else { return };
         let Some(transport) = media.transport.as_mut().filter(|transport| transport.next <= now) else { return };
         for id in ids {

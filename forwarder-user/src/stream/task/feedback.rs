@@ -6,7 +6,7 @@ use super::Task;
 use super::arrivals::Reports;
 use crate::stream::StreamConfig;
 use crate::stream::ids::Key;
-use crate::stream::report::{LastSr, SenderClock, delay_units};
+use crate::stream::report::{LastSr, SenderClock, delay_units, loss_for_encoder};
 use crate::stream::resend::Refused;
 use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
@@ -159,11 +159,12 @@ impl Task {
 
     /// Sends what is due of a session's reports.
     pub(super) fn report(&mut self, key: Key, now: Instant) {
+        let worst = self.worst_audio_loss(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         let engine = self.engine.as_ref();
         let plain = match session.role {
             Role::Publisher => {
-                let (plain, keyframes) = publisher_report(session, engine, &self.config, now);
+                let (plain, keyframes) = publisher_report(session, engine, &self.config, worst, now);
                 self.counters.keyframe_requests_sent += keyframes;
                 plain
             }
@@ -178,6 +179,17 @@ impl Task {
         if let Some(sealed) = media.sealer.seal(&plain) {
             self.send(pair.socket, pair.peer, &sealed);
         }
+    }
+
+    /// The worst loss of sound, of 256, that a publisher's viewers report; 0 where no report is due.
+    fn worst_audio_loss(&self, key: Key, now: Instant) -> u8 {
+        let Some(session) = self.sessions.get(key).filter(|session| session.role == Role::Publisher) else { return 0 };
+        if session.media.as_ref().is_none_or(|media| media.next_report > now) {
+            return 0;
+        }
+        let viewers = self.streams.viewers(&session.stream).into_iter().filter_map(|viewer| self.sessions.get(viewer));
+        let audio = viewers.flat_map(Session::viewer_tracks).filter(|track| track.kind() == Kind::Audio);
+        audio.map(|track| track.report.loss(now)).max().unwrap_or(0)
     }
 
     /// SR and SDES for what a viewer has been sent.
@@ -231,6 +243,7 @@ fn publisher_report(
     session: &mut Session,
     engine: &dyn Engine,
     config: &StreamConfig,
+    worst_audio_loss: u8,
     now: Instant,
 ) -> (Option<Vec<u8>>, u64) {
     let Some(media) = session.media.as_mut() else { return (None, 0) };
@@ -265,7 +278,13 @@ fn publisher_report(
             stats.packets += source.passed_up;
             source.add_to(&mut arrived, &stats);
             if report_due {
-                receptions.extend(source.reception.report(source.ssrc, &stats, now));
+                let mut reception = source.reception.report(source.ssrc, &stats, now);
+                // Where REMB drives the encoder, it might send less for loss that it does not have.
+                if let Some(reception) = reception.as_mut().filter(|_| kind == Kind::Audio && track.sequence.is_some())
+                {
+                    reception.fraction_lost = loss_for_encoder(reception.fraction_lost, worst_audio_loss);
+                }
+                receptions.extend(reception);
             }
         }
         if kind == Kind::Video {

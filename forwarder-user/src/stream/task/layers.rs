@@ -27,6 +27,8 @@ const UNSEEN: Duration = Duration::from_millis(1500);
 pub(super) enum Found {
     /// Its place in the session.
     Track(usize),
+    /// What it repairs, by its place.
+    Repairs(usize),
     OtherPayloadType,
     /// It does not say of which layer it is.
     UnknownLayer,
@@ -37,7 +39,7 @@ pub(super) enum Found {
 pub(super) fn track_of(tracks: &[PublisherTrack], packet: &[u8], header: &RtpHeader, was: Option<usize>) -> Found {
     let fits = |track: &PublisherTrack| track.format.payload_type == header.payload_type();
     let mut fitting = tracks.iter().enumerate().filter(|(_, track)| fits(track)).peekable();
-    let Some((first, track)) = fitting.peek() else { return Found::OtherPayloadType };
+    let Some((first, track)) = fitting.peek() else { return repaired(tracks, packet, header) };
     let Some(layer) = &track.layer else { return Found::Track(*first) };
     let name = extension(packet, layer.extension);
     let is_it = |(place, track): &(usize, &PublisherTrack)| {
@@ -46,6 +48,19 @@ pub(super) fn track_of(tracks: &[PublisherTrack], packet: &[u8], header: &RtpHea
             || name.is_some_and(|name| track.layer.as_ref().is_some_and(|layer| layer.name.as_bytes() == name))
     };
     fitting.find(is_it).map_or(Found::UnknownLayer, |(place, _)| Found::Track(place))
+}
+
+/// The track that a packet of repairs is for: by its payload type, and by the layer that it names.
+fn repaired(tracks: &[PublisherTrack], packet: &[u8], header: &RtpHeader) -> Found {
+    let fits = |track: &PublisherTrack| track.rtx.is_some_and(|rtx| rtx.payload_type == header.payload_type());
+    let mut fitting = tracks.iter().enumerate().filter(|(_, track)| fits(track)).peekable();
+    let Some((first, track)) = fitting.peek() else { return Found::OtherPayloadType };
+    if track.layer.is_none() {
+        return Found::Repairs(*first);
+    }
+    let name = track.rtx.and_then(|rtx| rtx.extension).and_then(|number| extension(packet, number));
+    let names = |track: &PublisherTrack| track.layer.as_ref().is_some_and(|layer| Some(layer.name.as_bytes()) == name);
+    fitting.find(|(_, track)| names(track)).map_or(Found::UnknownLayer, |(place, _)| Found::Repairs(place))
 }
 
 impl Task {

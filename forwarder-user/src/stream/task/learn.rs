@@ -12,7 +12,7 @@ use crate::stream::report::ReceptionHistory;
 use crate::stream::session::{Attachment, Former, PublisherTrack, Session, Source, Tracks};
 use crate::stream::strays::Strays;
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{NewPublisherTrack, PublisherTrackId, Role};
+use penstock_engine::{NewPublisherTrack, NewRepairTrack, PublisherTrackId, Role};
 use penstock_srtp::srtcp::RtpOpener;
 use penstock_webrtc::peer::Pair;
 
@@ -52,6 +52,11 @@ impl Task {
             self.counters.rtp_rate_limited += 1;
             return;
         }
+        let repairs =
+            |track: &PublisherTrack| track.source.as_ref()?.repairs.filter(|(ssrc, _)| *ssrc == header.ssrc());
+        if let Some((_, id)) = tracks.iter().find_map(repairs) {
+            return self.repair_astray(key, id, &header, packet);
+        }
         let former = media.former.get(&header.ssrc());
         let was = former.map(|former| former.track);
         let former = former.map(|former| (former.stopped, former.highest));
@@ -81,6 +86,7 @@ impl Task {
                     self.learn(key, track, &header, index, now);
                 }
             }
+            Found::Repairs(track) => self.learn_repairs(key, track, &header, index),
             Found::OtherPayloadType => self.counters.rtp_other_payload_type += 1,
             Found::UnknownLayer => self.counters.rtp_unknown_layer += 1,
         }
@@ -203,6 +209,7 @@ impl Task {
                     id,
                     learnt: now,
                     first_timestamp: header.timestamp(),
+                    repairs: None,
                     passed_up: 0,
                     strays: Strays::default(),
                     reception: ReceptionHistory::default(),
@@ -231,6 +238,42 @@ impl Task {
                 tracing::warn!(session = session.name, "the engine refused a track: {error}");
                 self.close(key, "there is no room for its track, or it is another session's");
             }
+        }
+    }
+
+    /// Gives the engine an SSRC by which a track is repaired. One that has changed takes the place of the one before.
+    fn learn_repairs(&mut self, key: Key, track: usize, header: &RtpHeader, first: ExtendedSeq) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
+        let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
+        // Before there is media there is nothing to repair.
+        let (Some(source), Some(rtx)) = (entry.source.as_mut(), entry.rtx) else { return };
+        if let Some((_, former)) = source.repairs.take() {
+            self.engine.remove_publisher_track(former);
+        }
+        let (ssrc, of) = (header.ssrc(), source.id);
+        let new =
+            NewRepairTrack { ssrc, payload_type: rtx.payload_type, of, first, sequence_extension: entry.sequence };
+        match self.engine.add_repair_track(engine, new) {
+            Ok(id) => source.repairs = Some((ssrc, id)),
+            // Without it a keyframe mends what is lost, and media goes on.
+            Err(error) => {
+                self.counters.repairs_not_taken += 1;
+                tracing::debug!(session = session.name, "no repairs: {error}");
+            }
+        }
+        self.sessions.sends_under(key, ssrc);
+    }
+
+    /// A packet of repairs that came up before the engine had its SSRC. It is lost, and has arrived.
+    fn repair_astray(&mut self, key: Key, id: PublisherTrackId, header: &RtpHeader, packet: &[u8]) {
+        self.counters.rtp_known_ssrc += 1;
+        let rtp = self.sessions.get(key).and_then(|session| session.media.as_ref()?.rtp.as_ref());
+        let opened = rtp.and_then(|rtp| open(rtp, header.seq(), packet, None));
+        if let Some((index, ..)) = opened
+            && !self.engine.has_accepted(id, index)
+        {
+            self.note_arrival(key, packet);
         }
     }
 
@@ -276,6 +319,9 @@ impl Task {
                     entry.leave(track, &stats);
                 }
             }
+        }
+        if let Some((_, repairs)) = source.repairs {
+            self.engine.remove_publisher_track(repairs);
         }
         self.engine.remove_publisher_track(source.id);
     }

@@ -13,7 +13,7 @@ use crate::stream::ids::{Key, random, random_hex, random_ssrc};
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
-use crate::stream::session::{Attachment, Layer, PublisherTrack, Session, Tracks, ViewerTrack};
+use crate::stream::session::{Attachment, Layer, PublisherTrack, Rtx, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
 use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request};
 use penstock_engine::{Role, RtxSource};
@@ -261,10 +261,12 @@ impl Task {
         let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.nack;
-        let (tracks, sources) = tracks(role, offer, plans, retransmits.then_some(now));
+        let repairs = self.engine.takes_repairs();
+        let (tracks, sources) = tracks(role, offer, plans, (retransmits.then_some(now), repairs));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
-        let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
+        let sources = &sources[..];
+        let answer = sdp::Answer { offer, plans, local: &local, sources, retransmits, repairs, cname: &cname, sdp_id };
         let sdp = answer.to_text();
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
@@ -336,8 +338,13 @@ impl Task {
     }
 }
 
-/// `retransmits`: what is lost is sent again from now on.
-fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
+/// `retransmits`: what is lost is sent again from now on; `repairs`: by publishers on SSRCs of their own.
+fn tracks(
+    role: Role,
+    offer: &Offer,
+    plans: &[Plan],
+    (retransmits, repairs): (Option<Instant>, bool),
+) -> (Tracks, Vec<OutgoingSource>) {
     let active = plans.iter().enumerate().filter_map(|(section, plan)| match plan {
         Plan::Active(format) => Some((section, format.clone())),
         Plan::Inactive(_) | Plan::Rejected => None,
@@ -345,13 +352,20 @@ fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant
     match role {
         Role::Publisher => {
             let tracks = active.flat_map(|(section, format)| {
+                let of = offer.sections.get(section);
+                let rtx = sdp::publisher_rtx(&format).filter(|_| repairs && retransmits.is_some());
+                let rtx = rtx.map(|payload_type| {
+                    let extension = of.and_then(|of| of.extensions.of(sdp::Extension::RepairedLayer));
+                    Rtx { payload_type, extension }
+                });
                 let track = |layer| PublisherTrack {
                     nack: retransmits.is_some() && sdp::asks_again(&format),
                     format: format.clone(),
                     source: None,
                     keyframes: Keyframes::default(),
                     any_profile: false,
-                    sequence: offer.sections.get(section).and_then(|of| sdp::transport_sequence(of, &format)),
+                    rtx,
+                    sequence: of.and_then(|of| sdp::transport_sequence(of, &format)),
                     layer,
                 };
                 let layers = layers(offer, section);
@@ -452,7 +466,7 @@ mod tests {
     fn a_viewers_ssrcs_are_drawn_until_they_differ() {
         let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
         let plans = sdp::negotiate_publisher(&offer).unwrap();
-        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, None);
+        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, (None, false));
         assert_ne!(sources[0].ssrc, sources[1].ssrc);
         sources[1].rtx = Some(77);
         let mut drawn = [sources[0].ssrc, sources[1].ssrc, 77, sources[0].ssrc, 5].into_iter();

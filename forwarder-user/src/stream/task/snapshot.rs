@@ -110,6 +110,7 @@ fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Value {
         "lost": reception.map(|reception| reception.cumulative_lost),
         "loss": reception.map(|reception| f64::from(reception.fraction_lost) / 256.0),
         "nack": track.nack,
+        "rtx": track.rtx.is_some(),
         "feedback": congestion_feedback(track),
         "asked_for": gaps.map(|gaps| gaps.figures().asked),
         "repaired": gaps.map(|gaps| gaps.figures().repaired),

@@ -155,6 +155,7 @@ impl Task {
                 id,
                 learnt: now,
                 first_timestamp: 0,
+                repairs: None,
                 passed_up: 0,
                 strays: Strays::default(),
                 reception: ReceptionHistory::default(),
@@ -163,6 +164,7 @@ impl Task {
             keyframes: Keyframes::default(),
             nack: false,
             any_profile: true,
+            rtx: None,
             sequence: None,
             layer: None,
         });

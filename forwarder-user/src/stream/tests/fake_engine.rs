@@ -34,6 +34,9 @@ pub(crate) struct State {
     pub kept: BTreeMap<u16, Vec<u8>>,
     /// What of every incoming SSRC has come, and how often something came ahead.
     pub received: Received,
+    /// Whether it takes SSRCs of repairs, and those that it has.
+    pub takes_repairs: bool,
+    pub repairs: Vec<NewRepairTrack>,
     /// What has come of every incoming SSRC, until it is asked for.
     pub arrivals: Vec<(u16, u64)>,
     pub gaps: u64,
@@ -123,6 +126,20 @@ impl Engine for FakeEngine {
         let id = Self::free(&state.publisher_tracks);
         state.publisher_tracks.insert(id, (session, track));
         Ok(PublisherTrackId(id))
+    }
+
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let mut state = self.state();
+        let of = state.publisher_tracks[&track.of.0].1;
+        let id = Self::free(&state.publisher_tracks);
+        let NewRepairTrack { ssrc, payload_type, first, .. } = track;
+        state.publisher_tracks.insert(id, (session, NewPublisherTrack { ssrc, payload_type, first, ..of }));
+        state.repairs.push(track);
+        Ok(PublisherTrackId(id))
+    }
+
+    fn takes_repairs(&self) -> bool {
+        self.state().takes_repairs
     }
 
     fn restore_publisher_track(&self, _: PublisherTrackId) -> bool {

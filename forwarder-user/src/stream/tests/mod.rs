@@ -7,6 +7,7 @@ mod layers;
 mod limits;
 mod repair;
 mod sessions;
+mod simulator;
 mod strangers;
 mod tracks;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use forwarder_common::ExtendedSeq;
 
-use super::lab::{Lab, PUBLISH, Remote, VP8, count};
+use super::lab::{Lab, OPUS, PUBLISH, Remote, VP8, count};
 use super::*;
 use penstock_engine::{Kind, PublisherStats, Received, SubscriberStats};
-use penstock_webrtc::rtcp::{Feedback, Incoming, to_publisher};
+use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, to_publisher};
 
 const SSRC: u32 = 77;
 
@@ -70,6 +70,65 @@ async fn publishers_that_take_no_transport_feedback_get_none() {
     lab.pass(Duration::from_secs(2));
     let (packets, _) = publisher.received();
     assert_eq!((told(&packets).1, count(&packets, 206, Some(15)) > 0), (0, true));
+}
+
+#[tokio::test]
+async fn ssrcs_of_repairs_are_learnt_with_what_they_repair() {
+    const RTX: u8 = 97;
+    let mut lab = Lab::new(config()).await;
+    lab.engine.state().takes_repairs = true;
+    let publisher = lab.publish("room");
+    assert!(publisher.answer.sdp.contains("a=fmtp:97 apt=96\r\n"), "{}", publisher.answer.sdp);
+    // Before there is media there is nothing to repair.
+    lab.rtp(&publisher, RTX, 5, 10, 0);
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+    lab.rtp(&publisher, VP8, SSRC, 1, 0);
+    lab.rtp(&publisher, RTX, 5, 11, 0);
+    let of = *lab.engine.state().publisher_tracks.iter().find(|(_, (_, track))| track.ssrc == SSRC).unwrap().0;
+    let learnt = |lab: &Lab| lab.engine.state().repairs.iter().map(|new| (new.ssrc, new.of.0)).collect::<Vec<_>>();
+    assert_eq!(learnt(&lab), [(5, of)]);
+    // What was on its way is no reason to begin anew; another SSRC is.
+    lab.rtp(&publisher, RTX, 5, 12, 0);
+    lab.rtp(&publisher, RTX, 6, 1, 0);
+    assert_eq!(learnt(&lab), [(5, of), (6, of)]);
+    assert_eq!(lab.engine.state().publisher_tracks.len(), 2, "one for media, one for repairs");
+    // They end with their media.
+    lab.task.close_all();
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+}
+
+/// So that it sends in-band FEC; by the fraction alone, up to a bound, and only where its picture does not suffer for it.
+#[tokio::test]
+async fn a_publisher_of_sound_learns_what_its_viewers_lose() {
+    for (feedback, expected) in [("transport-cc", 38), ("goog-remb", 0)] {
+        let mut lab = Lab::new(config()).await;
+        let kept = |line: &&str| feedback == "transport-cc" || !line.ends_with("transport-cc");
+        let offer = PUBLISH.lines().filter(kept).collect::<Vec<_>>().join("\r\n");
+        let answer = lab.offer(Role::Publisher, "room", &offer).unwrap();
+        assert!(answer.sdp.contains("useinbandfec=1"), "{}", answer.sdp);
+        let mut publisher = lab.connect(answer);
+        lab.rtp(&publisher, OPUS, SSRC, 1, 0);
+        lab.rtp(&publisher, VP8, SSRC + 1, 1, 0);
+        let mut viewer = lab.play("room");
+        let ssrc = {
+            let state = lab.engine.state();
+            state.subscriber_tracks.values().find(|(_, _, track)| track.kind == Kind::Audio).unwrap().2.ssrc
+        };
+        lab.engine.state().publisher_stats =
+            PublisherStats { first: ExtendedSeq(2), highest: ExtendedSeq(100), packets: 99, ..Default::default() };
+        let reception = Reception { ssrc, fraction_lost: 90, cumulative_lost: 500, ..Default::default() };
+        lab.rtcp(&mut viewer, &to_publisher(1, "viewer", &[reception], &[]).unwrap());
+        publisher.received();
+        lab.pass(Duration::from_millis(1100));
+        let (_, read) = publisher.received();
+        let told = |ssrc| {
+            read.iter().find_map(|one| match one {
+                Incoming::Reception(block) if block.ssrc == ssrc => Some((block.fraction_lost, block.cumulative_lost)),
+                _ => None,
+            })
+        };
+        assert_eq!((told(SSRC), told(SSRC + 1)), (Some((expected, 0)), Some((0, 0))), "{feedback}");
+    }
 }
 
 fn nack(lab: &mut Lab, viewer: &mut Remote, ssrc: u32, missing: &[u16]) {

@@ -48,6 +48,8 @@ pub struct Answer<'a> {
     /// Lost packets are sent again to viewers that ask by generic NACK (RFC 4585 §6.2.1), and asked for where
     /// publishers have them.
     pub retransmits: bool,
+    /// Publishers may send again by RTX (RFC 4588), on the payload type that they have offered for it.
+    pub repairs: bool,
     /// Viewers: name of the stream, and of the source in SDES, so that peers play audio and video
     /// of one publisher in step.
     pub cname: &'a str,
@@ -102,7 +104,10 @@ impl Answer<'_> {
         };
         let (pt, codec) = (format.payload_type, format.codec);
         let local = self.local;
-        let rtx = source.and_then(|source| source.rtx).and(format.rtx);
+        let rtx = match source {
+            Some(source) => source.rtx.and(format.rtx),
+            None => publisher_rtx(format).filter(|_| active && self.retransmits && self.repairs),
+        };
         let formats = rtx.map_or_else(|| pt.to_string(), |rtx| format!("{pt} {rtx}"));
         let _ = write!(text, "m={} 9 {} {formats}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol);
         write_mid(text, section);
@@ -137,7 +142,7 @@ impl Answer<'_> {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
         if active && source.is_none() {
-            write_layers(text, section);
+            write_layers(text, section, rtx.is_some());
         }
         if section.receiver_rtt && source.is_some() {
             text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
@@ -159,6 +164,11 @@ impl Answer<'_> {
     }
 }
 
+/// The payload type by which a publisher can send again what it is asked for.
+pub fn publisher_rtx(format: &Format) -> Option<u8> {
+    format.rtx.filter(|_| asks_again(format))
+}
+
 /// Number of the header extension by which a publisher counts all packets of its transport, if it takes the feedback
 /// that tells which of them came (draft-holmer-rmcat-transport-wide-cc-extensions-01).
 pub fn transport_sequence(section: &Section, format: &Format) -> Option<u8> {
@@ -166,9 +176,12 @@ pub fn transport_sequence(section: &Section, format: &Format) -> Option<u8> {
 }
 
 /// All layers of a publisher's picture, as the offer names them (RFC 8853 §5.3.2).
-fn write_layers(text: &mut String, section: &Section) {
+fn write_layers(text: &mut String, section: &Section, rtx: bool) {
     let Some((_, extension)) = simulcast::layers(section) else { return };
     let _ = write!(text, "a=extmap:{extension} {}\r\n", Extension::Layer.uri());
+    if let Some(number) = section.extensions.of(Extension::RepairedLayer).filter(|_| rtx) {
+        let _ = write!(text, "a=extmap:{number} {}\r\n", Extension::RepairedLayer.uri());
+    }
     let names = &section.layers.names;
     names.iter().for_each(|name| _ = write!(text, "a=rid:{name} recv\r\n"));
     let _ = write!(text, "a=simulcast:recv {}\r\n", names.join(";"));

@@ -19,7 +19,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again, transport_sequence};
+pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again, publisher_rtx, transport_sequence};
 pub use extension::{Extension, Numbers};
 pub use fingerprint::{Fingerprint, Hash, is_meant};
 pub use fragment::Fragment;

@@ -20,7 +20,8 @@ fn local() -> LocalDescription {
 
 fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
     let local = local();
-    Answer { offer, plans, local: &local, sources, retransmits: false, cname: "cname", sdp_id: 1 }.to_text()
+    Answer { offer, plans, local: &local, sources, retransmits: false, repairs: false, cname: "cname", sdp_id: 1 }
+        .to_text()
 }
 
 /// Retransmission is offered where it is to be had: to whom asks, by whom sends, on an SSRC of its own where the
@@ -35,7 +36,17 @@ fn viewers_may_ask_again_where_it_is_kept() {
     let text = |retransmits, rtx| {
         let sources = [OutgoingSource { section: 0, ssrc: 5, rtx: None }, OutgoingSource { section: 1, ssrc: 6, rtx }];
         let sources = &sources[..];
-        Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
+        Answer {
+            offer: &offer,
+            plans: &plans,
+            local: &local,
+            sources,
+            retransmits,
+            repairs: false,
+            cname: "c",
+            sdp_id: 1,
+        }
+        .to_text()
     };
     let with_rtx = text(true, Some(7));
     assert_eq!(with_rtx.matches(" nack\r\n").count(), 1, "{with_rtx}");
@@ -62,11 +73,51 @@ fn publishers_are_asked_for_what_is_missing() {
     let plans = negotiate_publisher(&offer).unwrap();
     let local = local();
     let text = |retransmits| {
-        Answer { offer: &offer, plans: &plans, local: &local, sources: &[], retransmits, cname: "c", sdp_id: 1 }
-            .to_text()
+        Answer {
+            offer: &offer,
+            plans: &plans,
+            local: &local,
+            sources: &[],
+            retransmits,
+            repairs: false,
+            cname: "c",
+            sdp_id: 1,
+        }
+        .to_text()
     };
     assert!(text(true).contains("a=rtcp-fb:96 nack\r\n") && !text(true).contains("rtx"), "{}", text(true));
     assert!(!text(false).contains(" nack\r\n"));
+}
+
+/// Those that repair by RTX may, layer by layer where there are layers.
+#[test]
+fn publishers_may_send_again_by_rtx() {
+    let layers = "a=rid:q send\na=rid:f send\na=simulcast:send q;f\n";
+    for (more, named) in [("", 0), (layers, 1)] {
+        let offer = Offer::parse(&format!("{}\n{more}", CHROMIUM_PUBLISH.trim_end())).unwrap();
+        let plans = negotiate_publisher(&offer).unwrap();
+        let local = local();
+        let text = |retransmits, repairs| {
+            Answer {
+                offer: &offer,
+                plans: &plans,
+                local: &local,
+                sources: &[],
+                retransmits,
+                repairs,
+                cname: "c",
+                sdp_id: 1,
+            }
+            .to_text()
+        };
+        let answer = text(true, true);
+        for line in ["m=video 9 UDP/TLS/RTP/SAVPF 96 97", "a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96"] {
+            assert!(answer.contains(&format!("{line}\r\n")), "{line} in {answer}");
+        }
+        assert!(!answer.contains("a=ssrc"), "{answer}");
+        assert_eq!(answer.matches("a=extmap:11 urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id").count(), named);
+        assert!(!text(false, true).contains("rtx") && !text(true, false).contains("rtx"));
+    }
 }
 
 #[test]
