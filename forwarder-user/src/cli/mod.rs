@@ -4,7 +4,6 @@ mod announce;
 mod ask;
 mod check;
 mod doctor;
-mod harden;
 mod healthcheck;
 mod host;
 mod import;
@@ -15,8 +14,10 @@ mod network;
 mod options;
 mod output;
 mod reload;
+mod rights;
 mod serve;
 mod signal;
+mod uplinks;
 mod verify;
 mod version;
 

@@ -41,6 +41,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::Handle;
+pub use rtsp::outside;
 pub use status::{State, Status};
 pub use totals::Totals;
 

@@ -1,9 +1,11 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
-//! `push` is the server for those that publish here; `track` takes the media out of either's connection.
+//! `push` is the server for those that publish here; `track` takes the media out of either's connection; `outside` is
+//! for `tests/fuzz`.
 
 pub(super) mod client;
 pub(super) mod connection;
 mod dial;
+pub mod outside;
 pub(super) mod push;
 mod track;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use crate::stream::allowance::Allowance;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
@@ -49,6 +50,7 @@ impl Task {
             next_report: now + self.config.report_interval,
             next_remb: now,
             estimate: Estimate::new(self.config.remb_start),
+            allowance: Allowance::default(),
             strays: Budget::new(now, STRAYS_PER_SECOND),
             unknown: Unknown::new(now),
             clock: None,

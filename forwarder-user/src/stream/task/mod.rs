@@ -10,10 +10,12 @@
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
 //! | `asking` | what publishers' packets lack, asked for |
+//! | `allowance` | publishers that send more than they may |
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 
+mod allowance;
 mod asking;
 mod attach;
 mod connect;
@@ -118,6 +120,11 @@ impl Task {
         })
     }
 
+    #[cfg(test)]
+    pub(in crate::stream) fn config(&self) -> &StreamConfig {
+        &self.config
+    }
+
     pub(in crate::stream) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -219,6 +226,7 @@ impl Task {
             return self.failed(key, &error);
         }
         self.look_whether_back(key);
+        self.charge(key, now);
         self.look_for_silence(key, now);
         self.report(key, now);
         self.flush(key, now);

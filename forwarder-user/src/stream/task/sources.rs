@@ -157,6 +157,7 @@ impl Task {
                 first_timestamp: 0,
                 passed_up: 0,
                 strays: Strays::default(),
+                charged: 0,
                 reception: ReceptionHistory::default(),
                 gaps: None,
             }),

@@ -18,5 +18,6 @@ mod metrics;
 mod publisher;
 mod refusal;
 mod reload;
+mod rights;
 mod rtcp;
 mod verify;

@@ -45,6 +45,16 @@ const LEAST_SHARE: usize = 64;
 /// For the control task's word.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// See [`outside`](super::outside).
+pub(super) fn can_be_had(header: &str) -> bool {
+    transport::Wanted::parse(header).is_some()
+}
+
+/// See [`outside`](super::outside).
+pub(super) fn is_admitted(password: &config::Secret, url: &url::Url, authorization: &str) -> bool {
+    auth::Door::new(password).admits("ANNOUNCE", url, authorization)
+}
+
 /// What the server has done, by name. Written by its thread, read by the control task.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
