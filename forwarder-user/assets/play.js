@@ -56,8 +56,6 @@ player.addEventListener("statechange", ({ detail: { state, message, status } }) 
   const [colour, word] = WORDS[state];
   show(colour, status === 401 ? "Token needed" : word, message);
   $("token-form").hidden = status !== 401;
-  if (state !== "live" && state !== "paused" && state !== "waiting") since = 0;
-  else since ||= performance.now();
 });
 
 $("token-form").addEventListener("submit", (event) => {
@@ -108,7 +106,8 @@ async function watch() {
   for (;;) {
     await sleep(1000);
     if (reader?.pc !== player.pc) reader = player.pc && new StatsReader(player.pc);
-    if (!since || !reader || document.documentElement.classList.contains("embed")) {
+    since = player.pc?.connectionState === "connected" ? since || performance.now() : 0;
+    if (!since || document.documentElement.classList.contains("embed")) {
       table([]);
       continue;
     }
