@@ -58,6 +58,8 @@ function playOrNot(tile) {
   if (token) fresh.setAttribute("token", token);
   fresh.setAttribute("src", `${pathOf(name)}/whep`);
   tile.querySelector(".stage").append(fresh);
+  // Twenty tiles at once would talk without end.
+  fresh.querySelector("[aria-live]").setAttribute("aria-live", "off");
 }
 
 function tileOf(name) {
@@ -75,6 +77,7 @@ function tileOf(name) {
   play.addEventListener("click", () => {
     chosen.add(name);
     playOrNot(tile);
+    tile.querySelector("a").focus();
   });
   watcher.observe(tile);
   return tile;
