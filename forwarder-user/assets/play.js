@@ -46,6 +46,8 @@ function begin() {
     if (query.has(option)) player.setAttribute(option, query.get(option));
   }
   player.setAttribute("aria-label", `Stream ${name}`);
+  // Names for what the element has made, for tests and for styles.
+  [player.querySelector("p").id, player.querySelector("button").id] = ["message", "unmute"];
   const token = savedToken("play");
   if (token) player.setAttribute("token", token);
   player.setAttribute("src", `${PATH}/whep`);
