@@ -36,6 +36,8 @@ const TO_TEST: [(&str, &[&str]); 12] = [
     // Hosts that translate.
     ("iptables", &["iptables"]),
     ("systemd-analyze", &["systemd"]),
+    // A proxy in front, for HTTP and for connections.
+    ("nginx", &["nginx-light", "libnginx-mod-stream"]),
     // Containers, without recommended packages: none of them is needed to run on the host's network.
     ("podman", &["podman"]),
     ("crun", &["crun"]),
@@ -52,6 +54,7 @@ const GSTREAMER: [&str; 9] = [
     "gstreamer1.0-plugins-base",
     "gstreamer1.0-plugins-good",
     "gstreamer1.0-rtsp",
+    "gstreamer1.0-tools",
     "gir1.2-gst-plugins-bad-1.0",
     "gir1.2-gst-plugins-base-1.0",
     "gir1.2-gst-rtsp-server-1.0",

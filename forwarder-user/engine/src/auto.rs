@@ -31,8 +31,8 @@ use self::{
     taps::{Reader, Taps},
 };
 use crate::{
-    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Ear, Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -74,6 +74,8 @@ struct Session {
     diverted: Option<Diverted>,
     /// How long it waits before it goes back, once it was diverted.
     patience: Option<Duration>,
+    /// When its right to be here ends, in whichever engine.
+    ends_ns: Option<u64>,
 }
 
 impl AutoEngine {
@@ -104,7 +106,12 @@ impl AutoEngine {
             return Ok(session.kernel);
         }
         match self.kernel.as_ref().map(|kernel| kernel.add_session(session.new.clone())) {
-            Some(Ok(id)) => (session.kernel, session.reason) = (Some(id), None),
+            Some(Ok(id)) => {
+                (session.kernel, session.reason) = (Some(id), None);
+                if let (Some(kernel), Some(at)) = (&self.kernel, session.ends_ns) {
+                    kernel.end_session_at(id, at);
+                }
+            }
             Some(Err(EngineError::Profile { profile })) => {
                 session.reason = Some(format!("the peer offered only {profile}"));
             }
@@ -131,6 +138,9 @@ impl AutoEngine {
             return Ok(id);
         }
         let id = self.userspace.add_session(session.new.clone())?;
+        if let Some(at) = session.ends_ns {
+            self.userspace.end_session_at(id, at);
+        }
         session.userspace = Some(id);
         Ok(id)
     }
@@ -201,8 +211,16 @@ impl Engine for AutoEngine {
     fn add_session(&self, new: NewSession) -> Result<SessionId, EngineError> {
         // A source's packets arise in userspace. If its stream ever gets another publisher, see `add_subscriber_track`.
         let of_source = new.of_source;
-        let mut session =
-            Session { new, kernel: None, userspace: None, reason: None, lost: false, diverted: None, patience: None };
+        let mut session = Session {
+            new,
+            kernel: None,
+            userspace: None,
+            reason: None,
+            lost: false,
+            diverted: None,
+            patience: None,
+            ends_ns: None,
+        };
         if of_source || self.in_kernel(&mut session)?.is_none() {
             self.in_userspace(&mut session)?;
         }
@@ -233,6 +251,18 @@ impl Engine for AutoEngine {
         }
         if let Some(id) = entry.userspace {
             self.userspace.refresh_session(id);
+        }
+    }
+
+    fn end_session_at(&self, session: SessionId, at_ns: u64) {
+        let mut state = self.lock();
+        let Some(entry) = state.sessions.get_mut(session.0) else { return };
+        entry.ends_ns = Some(at_ns);
+        if let (Some(kernel), Some(id)) = (&self.kernel, entry.kernel) {
+            kernel.end_session_at(id, at_ns);
+        }
+        if let Some(id) = entry.userspace {
+            self.userspace.end_session_at(id, at_ns);
         }
     }
 
@@ -388,6 +418,26 @@ impl Engine for AutoEngine {
             Some(kernel) if !is_userspace(track.0) => kernel.repair(track, seq, rtx),
             _ => self.userspace.repair(track, seq, rtx),
         }
+    }
+
+    fn listen(&self, from: PublisherTrackId, ear: Ear) -> Result<(), EngineError> {
+        let kernel = self.kernel.as_ref().filter(|_| !is_userspace(from.0));
+        let Some(kernel) = kernel else { return self.userspace.listen(from, ear) };
+        // A tap is made and ended under this lock only.
+        let _state = self.lock();
+        let source = self.tap(kernel, from)?;
+        let listens = self.userspace.listen(source, ear);
+        if listens.is_err() {
+            self.untap(from, false);
+        }
+        listens
+    }
+
+    fn forget_listeners(&self, from: PublisherTrackId) {
+        let _state = self.lock();
+        let source = self.taps.read().unwrap_or_else(PoisonError::into_inner).get(&from).copied();
+        self.userspace.forget_listeners(source.unwrap_or(from));
+        self.untap(from, false);
     }
 
     fn gaps(&self) -> u64 {

@@ -8,10 +8,20 @@ use penstock_engine::{
     tier::Level,
 };
 
-use crate::{config::Config, doctor::Report};
+use crate::{
+    config::{Action, Config},
+    doctor::Report,
+    rights::Rights,
+};
 
 /// Logs the start-up lines.
-pub(super) fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http: &[SocketAddr]) {
+pub(super) fn print(
+    config: &Config,
+    engine: &dyn Engine,
+    media: &[IpAddr],
+    http: &[(SocketAddr, bool)],
+    rights: &Rights,
+) {
     tracing::info!("penstock {}", env!("CARGO_PKG_VERSION"));
     tracing::info!("engine: {}", engine.describe());
     if let Some(tier) = engine.tier() {
@@ -36,12 +46,27 @@ pub(super) fn print(config: &Config, engine: &dyn Engine, media: &[IpAddr], http
     for listen in &config.rtsp.listen_tls {
         tracing::info!("publish: rtsps://{listen}/NAME, for cameras and encoders");
     }
-    if config.auth.publish_token.is_empty() {
+    rights_of_strangers(config, http, rights);
+}
+
+/// Logs what those may do whom nobody knows, loudly where they can come from other hosts.
+fn rights_of_strangers(config: &Config, http: &[(SocketAddr, bool)], rights: &Rights) {
+    let rtsp = config.rtsp.listen.iter().chain(&config.rtsp.listen_tls);
+    let reachable = http.iter().map(|(listen, _)| listen).chain(rtsp).any(|listen| !listen.ip().is_loopback());
+    if rights.is_open(Action::Publish) && reachable {
         let ports = if config.rtsp.is_open() { "HTTP or RTSP" } else { "HTTP" };
-        tracing::info!("everybody who reaches the {ports} port may publish (auth.publish_token is empty)");
+        tracing::warn!(
+            "EVERYBODY who reaches the {ports} port, from any host, may publish here: set `auth.publish_token` \
+             (PENSTOCK_PUBLISH_TOKEN), or name who may in `auth.users`, [jwt] or [auth_http]"
+        );
     }
-    if !config.auth.publish_token.is_empty() && config.auth.api_token.is_empty() {
-        tracing::info!("/api/v1/state shows addresses of peers to everybody (auth.api_token is empty)");
+    if !rights.is_decided(Action::Api) {
+        match config.http.open_management {
+            true => tracing::warn!(
+                "/api/v1/state and /metrics show addresses of peers to everybody (`http.open_management`)"
+            ),
+            false => tracing::info!("/api/, /metrics and /debug/ are for this host alone (`auth.api_token` is empty)"),
+        }
     }
 }
 
@@ -63,21 +88,26 @@ pub(super) fn warn(report: &Report) {
 }
 
 /// Base URLs that can be opened: wildcard addresses stand for the media addresses of their family.
-fn bases(http: &[SocketAddr], media: &[IpAddr]) -> Vec<String> {
+fn bases(http: &[(SocketAddr, bool)], media: &[IpAddr]) -> Vec<String> {
     let mut bases = Vec::new();
-    for listen in http {
+    for (listen, encrypted) in http {
+        let scheme = scheme(*encrypted);
         if !listen.ip().is_unspecified() {
-            bases.push(format!("http://{listen}"));
+            bases.push(format!("{scheme}://{listen}"));
             continue;
         }
         // The wildcard of IPv6 takes IPv4 too.
         let same_family = media.iter().filter(|address| listen.is_ipv6() || address.is_ipv4());
-        bases.extend(same_family.map(|address| format!("http://{}", SocketAddr::new(*address, listen.port()))));
+        bases.extend(same_family.map(|address| format!("{scheme}://{}", SocketAddr::new(*address, listen.port()))));
     }
     if bases.is_empty() {
-        bases.extend(http.iter().map(|listen| format!("http://localhost:{}", listen.port())));
+        bases.extend(http.iter().map(|(listen, tls)| format!("{}://localhost:{}", scheme(*tls), listen.port())));
     }
     bases
+}
+
+fn scheme(encrypted: bool) -> &'static str {
+    if encrypted { "https" } else { "http" }
 }
 
 #[cfg(test)]
@@ -87,7 +117,7 @@ mod tests {
     #[test]
     fn urls_can_be_opened() {
         let media: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
-        let listen = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
+        let listen = |text: &str| vec![(text.parse::<SocketAddr>().unwrap(), false)];
         assert_eq!(bases(&listen("0.0.0.0:80"), &media), ["http://192.0.2.1:80"]);
         assert_eq!(bases(&listen("[::]:80"), &media), ["http://192.0.2.1:80", "http://[2001:db8::1]:80"]);
         assert_eq!(bases(&listen("127.0.0.1:80"), &media), ["http://127.0.0.1:80"]);

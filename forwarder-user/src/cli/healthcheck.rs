@@ -12,7 +12,11 @@ use super::{
 /// # Errors
 /// The server does not answer, or takes no sessions.
 pub(super) fn run(address: &Address) -> anyhow::Result<u8> {
-    let server = address.server(&address.config_as_far_as_it_goes()?)?;
+    let mut config = address.config_as_far_as_it_goes()?;
+    if let Some(own) = config.http.health_listen.first() {
+        config.http.listen = vec![*own];
+    }
+    let server = address.server(&config)?;
     within_patience(server.health()).context("not healthy")?;
     Ok(OK)
 }

@@ -4,6 +4,7 @@ mod announce;
 mod ask;
 mod check;
 mod doctor;
+mod edit;
 mod harden;
 mod healthcheck;
 mod host;
@@ -11,6 +12,7 @@ mod import;
 mod inspect;
 mod limits;
 mod logging;
+mod manage;
 mod network;
 mod options;
 mod output;
@@ -71,6 +73,13 @@ enum Command {
     Verify(Box<verify::Options>),
     /// Exit with 0 if a running server takes sessions: for the health check of a container
     Healthcheck(ask::Address),
+    /// End a session of a running server
+    Kick(manage::Kick),
+    /// Let a running server take no new sessions; those that are there go on
+    Drain(manage::Drain),
+    /// Add or remove a stream of a running server
+    #[command(subcommand)]
+    Stream(manage::Stream),
     /// Make a running server read its configuration again: SIGHUP
     Reload(signal::Options),
     /// Work with configuration files
@@ -99,6 +108,9 @@ pub fn run() -> ExitCode {
         Command::Maps(options) => inspect::maps(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Healthcheck(address) => healthcheck::run(&address),
+        Command::Kick(options) => manage::kick(&options),
+        Command::Drain(options) => manage::drain(&options),
+        Command::Stream(command) => manage::stream(&command),
         Command::Reload(options) => signal::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Config(ConfigCommand::Import(options)) => import::run(&options),

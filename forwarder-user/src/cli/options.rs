@@ -121,7 +121,7 @@ impl Options {
             config.log.level = level.clone();
         }
         config.check("command line")?;
-        Ok(config)
+        Ok(config.with_saved_streams()?)
     }
 }
 

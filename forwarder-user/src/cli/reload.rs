@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
+    edit,
     logging::{self, Level},
     options::Options,
 };
 use crate::{
     config::{Config, Rtcp, SrtpProfiles},
-    http,
+    http::{self, Change},
     stream::{Control, LiveConfig},
 };
 
@@ -50,8 +51,18 @@ impl Reload {
             }
         };
         let config = with_live_keys(&self.config, &wanted);
-        let changed = differences(&self.config, &config);
         let waiting = differences(&config, &wanted);
+        let changed = self.take(config).await;
+        if !waiting.is_empty() {
+            tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
+        }
+        let changed = if changed.is_empty() { "nothing".into() } else { changed.join(", ") };
+        tracing::info!("SIGHUP: read the configuration, changed: {changed}");
+    }
+
+    /// Takes over a configuration that differs in live keys alone. Which ones.
+    async fn take(&mut self, config: Config) -> Vec<String> {
+        let changed = differences(&self.config, &config);
         if self.config.log.level != config.log.level
             && let Err(error) = self.level.set(&config.log.level)
         {
@@ -63,23 +74,54 @@ impl Reload {
         let more = self.config.streams.len().saturating_sub(self.sources);
         if more > 0 {
             tracing::warn!(
-                "SIGHUP: {more} streams with a source more than at the start: until a restart their tracks take room of \
+                "{more} streams with a source more than at the start: until a restart their tracks take room of \
                  limits.publisher_tracks, which is {}",
                 self.config.limits.publisher_tracks
             );
         }
-        if !waiting.is_empty() {
-            tracing::warn!("SIGHUP: these need a restart: {}", waiting.join(", "));
+        changed
+    }
+
+    /// Does what the API asks for.
+    pub(super) async fn change(&mut self, change: Change) {
+        match change {
+            Change::Show { reply } => drop(reply.send(shown(&self.config))),
+            Change::Patch { patch, reply } => {
+                let patched = match edit::patched(&self.config, &patch) {
+                    Ok(config) => Ok(self.take_by_api(config).await),
+                    Err(refused) => Err(refused),
+                };
+                let _ = reply.send(patched.map(|()| shown(&self.config)));
+            }
+            Change::Stream { name, edit, persist, reply } => {
+                let edited = match edit::stream(&self.config, &name, edit, persist).await {
+                    Ok((config, new)) => {
+                        self.take_by_api(config).await;
+                        Ok(new)
+                    }
+                    Err(refused) => Err(refused),
+                };
+                let _ = reply.send(edited);
+            }
         }
-        let changed = if changed.is_empty() { "nothing".into() } else { changed.join(", ") };
-        tracing::info!("SIGHUP: read the configuration, changed: {changed}");
+    }
+
+    async fn take_by_api(&mut self, config: Config) {
+        let changed = self.take(config).await;
+        tracing::info!("by the API changed: {}", changed.join(", "));
     }
 }
 
+/// Without secrets.
+fn shown(config: &Config) -> serde_json::Value {
+    serde_json::to_value(config).unwrap_or_default()
+}
+
 /// `running` with the live keys of `wanted`.
-fn with_live_keys(running: &Config, wanted: &Config) -> Config {
+pub(super) fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.http.index = wanted.http.index;
+    config.http.open_management = wanted.http.open_management;
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
@@ -87,6 +129,8 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let (nack, nack_kb) = (running.rtcp.nack, running.rtcp.nack_kb);
     config.rtcp = Rtcp { nack, nack_kb, ..wanted.rtcp.clone() };
     config.auth = wanted.auth.clone();
+    config.jwt = wanted.jwt.clone();
+    config.auth_http = wanted.auth_http.clone();
     config.debug = wanted.debug.clone();
     config.streams = wanted.streams.clone();
     config.log.level = wanted.log.level.clone();
@@ -94,7 +138,7 @@ fn with_live_keys(running: &Config, wanted: &Config) -> Config {
 }
 
 /// Keys that differ.
-fn differences(a: &Config, b: &Config) -> Vec<String> {
+pub(super) fn differences(a: &Config, b: &Config) -> Vec<String> {
     let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
     let (left, right) = (table(a), table(b));
     let mut keys = Vec::new();
@@ -108,12 +152,15 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
     let changed = names.into_iter().filter(|name| a.streams.get(*name) != b.streams.get(*name));
     keys.extend(changed.map(|name| format!("streams.{name}")));
     // Secrets are written as "(redacted)".
-    for (key, old, new) in [
-        ("auth.publish_token", &a.auth.publish_token, &b.auth.publish_token),
-        ("auth.play_token", &a.auth.play_token, &b.auth.play_token),
-        ("auth.api_token", &a.auth.api_token, &b.auth.api_token),
+    for (key, differs) in [
+        ("auth.publish_token", a.auth.publish_token != b.auth.publish_token),
+        ("auth.play_token", a.auth.play_token != b.auth.play_token),
+        ("auth.api_token", a.auth.api_token != b.auth.api_token),
+        ("auth.users", a.auth.users != b.auth.users),
+        ("jwt.secret", a.jwt.secret != b.jwt.secret),
+        ("hooks.secret", a.hooks.secret != b.hooks.secret),
     ] {
-        if old != new && !keys.iter().any(|known| known == key) {
+        if differs && !keys.iter().any(|known| known == key) {
             keys.push(key.into());
         }
     }
@@ -179,10 +226,12 @@ mod tests {
     /// Whether a change of this key is taken over.
     fn is_live(section: &str, key: &str) -> bool {
         let text = match (section, key) {
-            ("http" | "rtsp", "listen") | ("rtsp", "listen_tls") => "[\"127.0.0.1:1\"]",
-            ("rtsp", "certificate" | "key") => "\"file.pem\"",
+            ("http" | "rtsp", "listen" | "listen_tls" | "health_listen") => "[\"127.0.0.1:1\"]",
+            ("http" | "rtsp", "certificate" | "key") => "\"file.pem\"",
+            ("http", "redirect_to_https" | "proxy_protocol") => "true",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
+            ("http", "open_management") => "true",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
@@ -195,7 +244,17 @@ mod tests {
             ("rtsp", "keyframe_cache") => "true",
             ("rtcp", "nack") => "false",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
+            ("auth", "token_in_query") => "false",
+            ("auth", "users") => "[{ name = \"any\", permissions = [] }]",
             ("auth", _) => "\"x\"",
+            ("jwt", "single_use") => "true",
+            ("jwt", "jwks" | "public_key" | "audience" | "issuer" | "claim" | "secret") => "\"x\"",
+            ("auth_http", "url") => "\"x\"",
+            ("auth_http", "actions") => "[\"publish\"]",
+            ("api", "streams_file") => "\"/x\"",
+            ("hooks", "events") => "[\"stream_gone\"]",
+            ("hooks", "timeout_ms" | "queue" | "give_up_s") => "2345",
+            ("hooks", _) => "\"x\"",
             ("log", "level") => "\"debug\"",
             ("log", "format") => "\"json\"",
             ("rtcp", "interval_ms") => "1234",

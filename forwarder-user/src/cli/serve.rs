@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use rustls::server::ResolvesServerCert;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -33,8 +34,10 @@ use penstock_engine::{
 
 use crate::{
     config::{Config, EngineChoice, TransmitterChoice},
-    doctor, http, ingest, memory,
+    doctor, hooks, http, ingest, memory,
+    rights::Rights,
     stream::{self, Control, MediaAddress, StreamConfig},
+    tls::Identity,
 };
 
 /// Runtime threads: HTTP and the control task, which is one task. A second thread would be woken for every timer
@@ -89,7 +92,8 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     limits::check(config.limits.http_connections)?;
     // Bound first, so that a port in use is found before anything touches the interfaces.
-    let server = http::Server::bind(&config)?;
+    let identity = identity(&config)?;
+    let server = http::Server::bind(&config, identity.clone())?;
     let mut follower = Follower::start()?;
     let listening = tokio::select! {
         listening = listen(&config, server, &mut follower) => listening?,
@@ -98,7 +102,8 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
             return Ok(OK);
         }
     };
-    let mut running = start(&config, listening).await?;
+    let (sender, mut changes) = mpsc::channel(http::QUEUE);
+    let mut running = start(&config, listening, identity, sender).await?;
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
@@ -108,6 +113,7 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         tokio::select! {
             name = signals.next() => break name,
             _ = hangup.recv() => reload.run(options).await,
+            Some(change) = changes.recv() => reload.change(change).await,
             () = follower.changed() => running.follow(&reload.config).await,
             _ = &mut running.task => {
                 tracing::error!("the control task ended by itself, which is a bug: stopping");
@@ -130,11 +136,24 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
     }
 }
 
+type Certificates = Arc<dyn ResolvesServerCert>;
+
+/// The certificate of HTTPS, and of RTSPS where that has none of its own.
+fn identity(config: &Config) -> anyhow::Result<Option<Certificates>> {
+    let wanted = !config.http.listen_tls.is_empty()
+        || (!config.rtsp.listen_tls.is_empty() && config.rtsp.certificate.as_os_str().is_empty());
+    if !wanted {
+        return Ok(None);
+    }
+    let http = &config.http;
+    Ok(Some(Arc::new(Identity::load(["http.certificate", "http.key"], &http.certificate, &http.key)?)))
+}
+
 /// A host that has a network, and what listens there.
 struct Listening {
     host: Host,
     http: Http,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<(SocketAddr, bool)>,
 }
 
 /// HTTP before the server is ready.
@@ -146,7 +165,7 @@ enum Http {
 }
 
 impl Http {
-    fn serve(self, router: axum::Router) -> http::Running {
+    fn serve(self, router: http::Routers) -> http::Running {
         match self {
             Self::Bound(server) => server.serve(router),
             Self::Waiting(running) => {
@@ -169,7 +188,12 @@ async fn listen(config: &Config, server: http::Server, follower: &mut Follower) 
     Ok(Listening { host, http: Http::Waiting(waiting), addresses })
 }
 
-async fn start(config: &Config, listening: Listening) -> anyhow::Result<Running> {
+async fn start(
+    config: &Config,
+    listening: Listening,
+    identity: Option<Certificates>,
+    changes: http::Changes,
+) -> anyhow::Result<Running> {
     let Listening { host, http, addresses: listens } = listening;
     let chosen = network::choose(config, &host)?;
     let others = host.others(&chosen.interfaces);
@@ -185,11 +209,14 @@ async fn start(config: &Config, listening: Listening) -> anyhow::Result<Running>
     let (events, received) = mpsc::unbounded_channel();
     announce::warn(&doctor::glance(&interfaces, &addresses));
     let engine = start_engine(config, interfaces, &addresses, events).await?;
-    let (control, task) = stream::spawn(settings(config, &addresses), engine.clone(), received)
-        .context("cannot open the media sockets and start the sources")?;
-    announce::print(config, engine.as_ref(), &addresses, &listens);
     let settings = http::Settings::new(config);
-    let http = http.serve(http::router(config, settings.clone(), control.clone())?);
+    let mut of_streams = stream_settings(config, &addresses, settings.rights());
+    of_streams.ingest.identity = identity;
+    let (control, task) = stream::spawn(of_streams, engine.clone(), received)
+        .context("cannot open the media sockets and start the sources")?;
+    announce::print(config, engine.as_ref(), &addresses, &listens, settings.rights());
+    hooks::start(&config.hooks, control.listen());
+    let http = http.serve(http::router(config, settings.clone(), control.clone(), changes)?);
     Ok(Running { engine, control, settings, task, http, chosen })
 }
 
@@ -287,7 +314,7 @@ async fn prepare(
 }
 
 /// The control task's part of the configuration.
-fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
+fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> StreamConfig {
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         nack: config.repair().1 > 0,
@@ -295,7 +322,8 @@ fn settings(config: &Config, addresses: &[IpAddr]) -> StreamConfig {
         ingest: ingest::Settings {
             streams: config.streams.clone(),
             rtsp: config.rtsp.clone(),
-            publish_token: config.auth.publish_token.clone(),
+            identity: None,
+            rights: rights.clone(),
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),

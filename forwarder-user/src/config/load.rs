@@ -15,6 +15,10 @@ pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
 pub const ENV_PLAY_TOKEN: &str = "PENSTOCK_PLAY_TOKEN";
 /// Overrides `auth.api_token`.
 pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
+/// Overrides `hooks.secret`.
+pub const ENV_HOOKS_SECRET: &str = "PENSTOCK_HOOKS_SECRET";
+/// Overrides `jwt.secret`.
+pub const ENV_JWT_SECRET: &str = "PENSTOCK_JWT_SECRET";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +82,13 @@ impl Config {
     }
 
     fn override_secrets(&mut self, get: impl Fn(&str) -> Option<String>) {
-        let auth = &mut self.auth;
+        let (auth, jwt, hooks) = (&mut self.auth, &mut self.jwt, &mut self.hooks);
         for (name, secret) in [
             (ENV_PUBLISH_TOKEN, &mut auth.publish_token),
             (ENV_PLAY_TOKEN, &mut auth.play_token),
             (ENV_API_TOKEN, &mut auth.api_token),
+            (ENV_JWT_SECRET, &mut jwt.secret),
+            (ENV_HOOKS_SECRET, &mut hooks.secret),
         ] {
             if let Some(value) = get(name) {
                 *secret = Secret::new(value);
@@ -105,7 +111,11 @@ impl Config {
         self.address_problem()
             .or_else(|| self.range_problem())
             .or_else(|| self.token_problem())
-            .or_else(|| self.rtsp_problem())
+            .or_else(|| self.auth.problem())
+            .or_else(|| self.jwt.problem())
+            .or_else(|| self.auth_http.problem())
+            .or_else(|| self.hooks.problem())
+            .or_else(|| self.certificate_problem())
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
     }
@@ -145,7 +155,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 23] = [
+        let ranges: [(&'static str, u64, u64, u64); 31] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -169,6 +179,14 @@ impl Config {
             ("rtcp.nack_kb", self.rtcp.nack_kb as u64, 16, 1 << 16),
             ("repair.memory_mb", self.repair.memory_mb as u64, 0, 1 << 20),
             ("ingest.gather_ms", self.ingest.gather_ms, 0, 100),
+            ("jwt.jwks_refresh_s", self.jwt.jwks_refresh_s, 1, 86_400),
+            ("jwt.leeway_s", self.jwt.leeway_s, 0, 300),
+            ("auth_http.timeout_ms", self.auth_http.timeout_ms, 10, 60_000),
+            ("auth_http.cache_ms", self.auth_http.cache_ms, 0, 600_000),
+            ("hooks.timeout_ms", self.hooks.timeout_ms, 10, 60_000),
+            ("hooks.queue", self.hooks.queue as u64, 1, 65_536),
+            ("hooks.give_up_s", self.hooks.give_up_s, 1, 86_400),
+            ("auth_http.recheck_ms", self.auth_http.recheck_ms, 0, 3_600_000),
         ];
         ranges
             .into_iter()
@@ -184,10 +202,23 @@ impl Config {
         })
     }
 
-    fn rtsp_problem(&self) -> Option<(&'static str, String)> {
-        let files = [("rtsp.certificate", &self.rtsp.certificate), ("rtsp.key", &self.rtsp.key)];
-        let (key, _) = files.into_iter().find(|(_, file)| file.as_os_str().is_empty())?;
-        (!self.rtsp.listen_tls.is_empty()).then(|| (key, "`rtsp.listen_tls` needs this file, in PEM".into()))
+    /// Who speaks TLS needs a certificate: one of his own, or that of `http`.
+    fn certificate_problem(&self) -> Option<(&'static str, String)> {
+        let missing = |files: [(&'static str, &PathBuf); 2]| {
+            files.into_iter().find(|(_, file)| file.as_os_str().is_empty()).map(|(key, _)| key)
+        };
+        let http = missing([("http.certificate", &self.http.certificate), ("http.key", &self.http.key)]);
+        let rtsp = missing([("rtsp.certificate", &self.rtsp.certificate), ("rtsp.key", &self.rtsp.key)]);
+        let needs = |by: &str| format!("`{by}` needs this file, in PEM");
+        if !self.http.listen_tls.is_empty() && http.is_some() {
+            return http.map(|key| (key, needs("http.listen_tls")));
+        }
+        let none_of_rtsp = self.rtsp.certificate.as_os_str().is_empty() && self.rtsp.key.as_os_str().is_empty();
+        if !self.rtsp.listen_tls.is_empty() && rtsp.is_some() && !(none_of_rtsp && http.is_none()) {
+            return rtsp.map(|key| (key, needs("rtsp.listen_tls")));
+        }
+        (self.http.redirect_to_https && self.http.listen_tls.is_empty())
+            .then(|| ("http.redirect_to_https", "there is no `http.listen_tls` to go to".into()))
     }
 
     fn debug_problem(&self) -> Option<(&'static str, String)> {
@@ -271,6 +302,8 @@ mod tests {
             ("[debug]\nprofiles = true\nremote = true", "debug.remote"),
             ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\nkey = \"key.pem\"", "rtsp.certificate"),
             ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\ncertificate = \"chain.pem\"", "rtsp.key"),
+            ("[http]\nlisten_tls = [\"0.0.0.0:443\"]\nkey = \"key.pem\"", "http.certificate"),
+            ("[http]\nredirect_to_https = true", "http.redirect_to_https"),
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),

@@ -1,11 +1,15 @@
 //! The configuration file. `config/penstock.toml` explains every key; a test holds it equal to the
 //! defaults here. Units are part of a key's name.
 
+mod hooks;
 mod load;
 pub mod mediamtx;
 mod name;
 mod network;
+mod pattern;
 mod public;
+mod rights;
+pub mod saved;
 mod secret;
 mod source;
 
@@ -19,10 +23,13 @@ use std::{
 use forwarder_common::maps::MAX_COPIES;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, ENV_API_TOKEN, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use hooks::Hooks;
+pub use load::{ConfigError, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
 pub use name::stream_name_problem;
 pub use network::Network;
+pub use pattern::Pattern;
 pub use public::Public;
+pub use rights::{Action, Auth, AuthHttp, Jwt, Permission, User};
 pub use secret::Secret;
 pub use source::{RtspTransport, SourceUrl, Stream};
 
@@ -46,6 +53,14 @@ pub struct Config {
     pub ingest: Ingest,
     /// `[auth]`, which the environment overrides.
     pub auth: Auth,
+    /// `[jwt]`: off unless there is a key.
+    pub jwt: Jwt,
+    /// `[auth_http]`: off unless there is a URL.
+    pub auth_http: AuthHttp,
+    /// `[api]`.
+    pub api: Api,
+    /// `[hooks]`: nobody is told anything unless there is somebody.
+    pub hooks: Hooks,
     /// `[log]`.
     pub log: Log,
     /// `[rtsp]`: nobody is let in unless there is an address.
@@ -62,6 +77,16 @@ pub struct Config {
 pub struct Http {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Same for HTTPS.
+    pub listen_tls: Vec<SocketAddr>,
+    /// PEM file of the certificate, those that lead to its issuer behind it.
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// Addresses for `/healthz` alone.
+    pub health_listen: Vec<SocketAddr>,
+    /// Whether others than this host are sent from HTTP to HTTPS.
+    pub redirect_to_https: bool,
     /// Web origins whose pages may use WHIP and WHEP (CORS); `*` is any.
     pub allowed_origins: Vec<String>,
     /// Longest wait for a complete request header, and for the next request on an idle connection.
@@ -70,8 +95,12 @@ pub struct Http {
     pub request_timeout_ms: u64,
     /// Proxies whose word is taken for whom they ask: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
     pub trusted_proxies: Vec<Network>,
+    /// Whether trusted proxies begin their connections with the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Whether `/` and `/api/v1/streams` list the live streams.
     pub index: bool,
+    /// Whether everybody may use `/api/`, `/metrics` and `/debug/` while nobody has a right to it.
+    pub open_management: bool,
 }
 
 /// The UDP side: STUN, DTLS, SRTP, SRTCP.
@@ -242,9 +271,9 @@ pub struct Rtsp {
     pub listen: Vec<SocketAddr>,
     /// Same with TLS (RTSPS).
     pub listen_tls: Vec<SocketAddr>,
-    /// PEM files for TLS: the chain of certificates, our own first, and its key.
+    /// PEM files for TLS: the chain of certificates, our own first, and its key. Empty: those of `http`.
     pub certificate: PathBuf,
-    /// PEM file of the private key; needed with `listen_tls` only.
+    /// PEM file of the private key.
     pub key: PathBuf,
     /// Open connections.
     pub connections: usize,
@@ -266,16 +295,12 @@ impl Rtsp {
     }
 }
 
-/// Bearer tokens (RFC 6750). An empty token asks for none.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What is changed by the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    /// For WHIP, and the password of those who publish by RTSP.
-    pub publish_token: Secret,
-    /// For WHEP.
-    pub play_token: Secret,
-    /// For `/api/v1/state`, `/metrics` and profiles.
-    pub api_token: Secret,
+pub struct Api {
+    /// Where streams are kept that outlive the process; empty: nowhere.
+    pub streams_file: PathBuf,
 }
 
 /// Profiles of the running process.
@@ -313,16 +338,28 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080))],
+            listen_tls: Vec::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            health_listen: Vec::new(),
+            redirect_to_https: false,
             allowed_origins: vec!["*".into()],
             header_timeout_ms: 10_000,
             request_timeout_ms: 10_000,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             index: true,
+            open_management: false,
         }
     }
 }
 
 impl Http {
+    /// Where HTTPS is, as the first of its addresses says.
+    pub fn https_port(&self) -> Option<u16> {
+        self.listen_tls.first().map(SocketAddr::port)
+    }
+
     /// [`header_timeout_ms`](Self::header_timeout_ms) as a duration.
     pub fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)

@@ -25,6 +25,13 @@ impl Secret {
         self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
     }
 
+    /// The Argon2id hash that stands for a password (PHC format). `None`: it is no hash.
+    pub fn hash(&self) -> Option<&str> {
+        // As MediaMTX writes them.
+        let hash = self.0.strip_prefix("argon2:").unwrap_or(&self.0);
+        hash.starts_with("$argon2").then_some(hash)
+    }
+
     /// The value itself, for whoever has to send it.
     pub fn expose(&self) -> &str {
         &self.0

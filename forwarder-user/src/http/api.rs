@@ -1,4 +1,5 @@
-//! Read-only API. Everything in it comes from one snapshot of the control task.
+//! What may be asked without running the server: health, and what players need. Everything in it, and in `manage`, comes
+//! from one snapshot of the control task.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +10,17 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     routing::get,
 };
 use serde_json::{Value, json};
 
-use super::{App, auth, reply::Failure};
+use super::{
+    App,
+    auth::{self, Shown},
+    reply::Failure,
+};
+use crate::config::Action;
 
 /// A control task that does not answer for this long is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -28,9 +34,9 @@ const KEPT: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Snapshot(tokio::sync::Mutex<Option<(Instant, Arc<Value>)>>);
 
-/// What is for those who run the server, and for no web page of others.
-pub(super) fn management() -> Router<Arc<App>> {
-    Router::new().route("/healthz", get(healthz)).route("/api/v1/state", get(state))
+/// For whoever starts and stops the server.
+pub(super) fn health() -> Router<Arc<App>> {
+    Router::new().route("/healthz", get(healthz))
 }
 
 /// What players of other origins may ask.
@@ -45,6 +51,7 @@ async fn healthz(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Resu
     match app.control.silence() {
         None => return Err(Failure::busy("the server is stopping")),
         Some(silence) if silence > PATIENCE => return Err(Failure::busy("the control task does not answer")),
+        Some(_) if app.control.is_draining() => return Err(Failure::busy("the server is being drained")),
         Some(_) if !app.control.is_reachable() => {
             return Err(Failure::busy("this host has no address for media at the moment"));
         }
@@ -72,17 +79,6 @@ fn complaints(snapshot: &Value) -> Vec<String> {
     counts.into_iter().map(|((role, warning), count)| format!("{count} of role {role}: {warning}")).collect()
 }
 
-/// All streams and sessions.
-async fn state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Failure> {
-    auth::require(&app.settings.current().auth.api_token, &headers)?;
-    let mut state = Value::clone(&*snapshot(&app).await?);
-    // Tells `penstock sessions` whether this is the server whose maps it reads.
-    if let Some(fields) = state.as_object_mut() {
-        fields.insert("pid".into(), std::process::id().into());
-    }
-    Ok(Json(state))
-}
-
 /// Names of the live streams and nothing that concerns their peers, for the index page.
 async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
     if !app.settings.current().index {
@@ -98,12 +94,8 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 
 /// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
 /// they play badly. For the player, and for whoever may play.
-async fn notes(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Result<Json<Value>, Failure> {
-    auth::require(&app.settings.current().auth.play_token, &headers)?;
+async fn notes(State(app): State<Arc<App>>, Path(name): Path<String>, shown: Shown) -> Result<Json<Value>, Failure> {
+    auth::permit(&app, Action::Play, &name, &shown, false).await?;
     let snapshot = snapshot(&app).await?;
     let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
     let source = list.find(|stream| stream.get("name") == Some(&json!(name))).and_then(|stream| stream.get("source"));

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, reply::Failure};
+use super::{App, auth, reply::Failure};
 use crate::{block::Block, config::Network};
 
 /// Proxies in a row that are looked through.
@@ -28,19 +28,25 @@ const MAX_BLOCKS: usize = 4096;
 
 /// Whom a request is from.
 #[derive(Clone, Copy, Debug)]
-struct Client(Block);
+struct Client(Block, Option<IpAddr>);
 
 /// Whose share a request takes.
 pub(super) fn block(request: &Request) -> Block {
     request.extensions().get::<Client>().map_or(Block::UNKNOWN, |client| client.0)
 }
 
+/// Where whoever sent a request is, as far as it is known.
+pub(super) fn address_of(extensions: &axum::http::Extensions) -> Option<IpAddr> {
+    extensions.get::<Client>()?.1
+}
+
 /// Finds out whom a request is from, and refuses him who guesses tokens.
 pub(super) async fn identify(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    let client = peer.map_or(Block::UNKNOWN, |peer| address(peer, request.headers(), &app.trusted).into());
-    request.extensions_mut().insert(Client(client));
-    let has_token = request.headers().contains_key(header::AUTHORIZATION);
+    let address = peer.map(|peer| address(peer, request.headers(), &app.trusted));
+    let client = address.map_or(Block::UNKNOWN, Block::from);
+    request.extensions_mut().insert(Client(client, address));
+    let has_token = auth::shows_something(&request);
     if has_token && app.guesses.are_too_many(client, Instant::now()) {
         let reason = "too many wrong tokens from your address: wait a minute";
         return Failure::new(StatusCode::TOO_MANY_REQUESTS, reason).with(header::RETRY_AFTER, "60").into_response();

@@ -5,21 +5,28 @@
 //! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/`, with or without a slash at the end; `/player.js` | GET | pages |
-//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/api/v1/state`, `/healthz`, `/metrics` | GET | observe |
 //! | `/api/v1/own-session/{session}` | GET | a session, for whoever has it |
+//! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/healthz`, `/metrics` | GET | observe |
+//! | `/api/v1/…` | all | run the server: see `manage` |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
 mod api;
 mod auth;
 mod body;
+mod change;
 mod client;
 mod cors;
+mod events;
+mod manage;
 mod metrics;
 mod name;
 mod own;
 mod pages;
 mod patient;
+mod problem;
 mod profiles;
+mod proxied;
+mod redirect;
 mod reply;
 mod server;
 mod signalling;
@@ -35,21 +42,27 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Auth, Config, Debug, Network},
+    config::{Config, Debug, Network},
+    rights::Rights,
     stream::Control,
 };
 
+pub use change::{Change, Changes, Edit, QUEUE, Refused, merge};
 pub use reply::Failure;
-pub use server::{Running, Server};
+pub use server::{Routers, Running, Server};
 
 /// What a reload of the configuration may change, for requests that come later.
 #[derive(Clone, Debug)]
-pub struct Settings(Arc<RwLock<Arc<Current>>>);
+pub struct Settings {
+    current: Arc<RwLock<Arc<Current>>>,
+    rights: Rights,
+}
 
 /// Settings at one moment.
 #[derive(Debug)]
 struct Current {
-    auth: Auth,
+    has_api_token: bool,
+    open_management: bool,
     debug: Debug,
     index: bool,
     body_bytes: usize,
@@ -59,23 +72,30 @@ struct Current {
 impl Settings {
     /// Those of a configuration.
     pub fn new(config: &Config) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(Current::new(config)))))
+        Self { current: Arc::new(RwLock::new(Arc::new(Current::new(config)))), rights: Rights::new(config) }
     }
 
     /// Takes over those of another one.
     pub fn set(&self, config: &Config) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Current::new(config));
+        self.rights.set(config);
+    }
+
+    /// Who may do what.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
     }
 
     fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Current {
     fn new(config: &Config) -> Self {
         Self {
-            auth: config.auth.clone(),
+            has_api_token: !config.auth.api_token.is_empty(),
+            open_management: config.http.open_management,
             debug: config.debug.clone(),
             index: config.http.index,
             body_bytes: config.limits.http_body_bytes,
@@ -88,10 +108,14 @@ impl Current {
 struct App {
     control: Control,
     settings: Settings,
+    /// To whoever keeps the configuration.
+    changes: Changes,
     /// Signalling requests that may still begin.
     requests: Semaphore,
     /// Proxies that are believed.
     trusted: Vec<Network>,
+    /// Port of HTTPS, if others are sent there who come without.
+    https: Option<u16>,
     guesses: client::Guesses,
     snapshot: api::Snapshot,
     /// Counts of requests.
@@ -102,40 +126,47 @@ struct App {
 ///
 /// # Errors
 /// None: the names of its metrics are good ones.
-pub fn router(config: &Config, settings: Settings, control: Control) -> anyhow::Result<Router> {
+pub fn router(config: &Config, settings: Settings, control: Control, changes: Changes) -> anyhow::Result<Routers> {
     let app = Arc::new(App {
         control,
         settings,
+        changes,
         requests: Semaphore::new(config.limits.http_requests),
         trusted: config.http.trusted_proxies.clone(),
+        https: config.http.https_port().filter(|_| config.http.redirect_to_https),
         guesses: client::Guesses::default(),
         snapshot: api::Snapshot::default(),
         observed: metrics::Requests::new()?,
     });
-    Ok(Router::new()
+    let health = Router::new().merge(api::health()).with_state(Arc::clone(&app));
+    let all = Router::new()
         .merge(signalling::routes())
         .merge(api::public())
         .merge(own::routes())
         .layer(cors::layer(&config.http.allowed_origins))
         .layer(middleware::from_fn(cors::describe_options))
-        .merge(api::management())
+        .merge(api::health())
+        .merge(manage::routes(&app))
         .merge(metrics::routes())
         .merge(profiles::routes())
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(app.clone(), redirect::to_https))
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
-        .with_state(app))
+        .with_state(app);
+    Ok(Routers { all, health })
 }
 
 /// What is answered before the server can serve: not healthy, and why. On connections that do not stay.
-pub fn waiting(why: &'static str) -> Router {
+pub fn waiting(why: &'static str) -> Routers {
     let answer = move || async move {
         let close = (axum::http::header::CONNECTION, "close");
         (StatusCode::SERVICE_UNAVAILABLE, [close], format!("{why}\n"))
     };
-    Router::new().fallback(answer)
+    let all = Router::new().fallback(answer);
+    Routers { health: all.clone(), all }
 }
 
 async fn not_found() -> Failure {

@@ -4,7 +4,6 @@
 
 use std::{
     io::Write as _,
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,8 +11,8 @@ use std::{
 use anyhow::Context;
 use axum::{
     Router,
-    extract::{ConnectInfo, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    extract::{Query, Request, State, rejection::QueryRejection},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -21,7 +20,12 @@ use flate2::{Compression, write::GzEncoder};
 use pprof::{Frames, ProfilerGuardBuilder, Symbol, protos::Message as _};
 use serde::Deserialize;
 
-use super::{App, auth, reply::Failure};
+use super::{
+    App,
+    auth::{self, Shown},
+    reply::Failure,
+};
+use crate::config::Action;
 
 /// Samples a second of CPU time. Not 100: what happens every 10 ms would be seen always or never.
 const FREQUENCY: i32 = 99;
@@ -56,7 +60,7 @@ async fn cpu(
     length: Result<Query<Length>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Failure> {
-    admit(&app, &request)?;
+    admit(&app, Shown::of(&request)).await?;
     let Query(Length { seconds }) = length.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !(1..=MOST_SECONDS).contains(&seconds) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, format!("seconds must be 1 to {MOST_SECONDS}")));
@@ -92,7 +96,7 @@ fn without_unwinder(stack: &mut Frames) {
 /// Live memory by who allocated it, of samples since the first request.
 #[cfg(feature = "heap-profile")]
 async fn heap(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
-    admit(&app, &request)?;
+    admit(&app, Shown::of(&request)).await?;
     let dump = || {
         let control = jemalloc_pprof::PROF_CTL.as_ref().context("jemalloc was not told to profile")?;
         let mut control = control.blocking_lock();
@@ -106,7 +110,7 @@ async fn heap(State(app): State<Arc<App>>, request: Request) -> Result<Response,
 
 #[cfg(not(feature = "heap-profile"))]
 async fn heap(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
-    admit(&app, &request)?;
+    admit(&app, Shown::of(&request)).await?;
     Err(Failure::new(
         StatusCode::NOT_IMPLEMENTED,
         "this build has no heap profiles: `cargo build --release --features heap-profile` makes one that has",
@@ -132,23 +136,16 @@ fn answer(
 }
 
 /// Off: as if it did not exist. On: this host, or whoever the configuration says.
-fn admit(app: &App, request: &Request) -> Result<(), Failure> {
+async fn admit(app: &App, shown: Shown) -> Result<(), Failure> {
     let settings = app.settings.current();
     if !settings.debug.profiles {
         return Err(Failure::new(StatusCode::NOT_FOUND, "profiles are off (`debug.profiles` in the configuration)"));
     }
-    auth::require(&settings.auth.api_token, request.headers())?;
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    let local = peer.is_some_and(|peer| peer.is_loopback()) && !forwarded(request.headers());
-    if local || settings.debug.remote {
+    auth::permit_management(app, Action::Debug, &shown).await?;
+    if shown.is_local() || settings.debug.remote {
         return Ok(());
     }
     Err(Failure::new(StatusCode::FORBIDDEN, "profiles are for this host only (`debug.remote` in the configuration)"))
-}
-
-/// Behind a proxy on this host everybody would be local.
-fn forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
 }
 
 #[cfg(test)]

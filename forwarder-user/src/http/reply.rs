@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::problem::Problem;
 use crate::stream::Refusal;
 
 /// An error response. The body is `text/plain`, one or two sentences for the person who reads it.
@@ -30,6 +31,13 @@ impl Failure {
     /// 503: too much to do, or stopping.
     pub fn busy(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason).with(header::RETRY_AFTER, "2")
+    }
+}
+
+impl Failure {
+    /// The same for programs.
+    pub(super) fn into_problem(self) -> Problem {
+        Problem::new(self.status, self.reason).with_all(self.headers)
     }
 }
 

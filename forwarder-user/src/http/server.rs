@@ -3,28 +3,34 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{Router, extract::ConnectInfo};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::{ServerConfig, server::ResolvesServerCert};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
+    time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tower_http::add_extension::AddExtension;
 
-use super::patient::Patient;
+use super::{patient::Patient, proxied};
 use crate::{
     block::{Share, Shares},
     config::{Config, Network},
+    tls,
 };
 
 /// Connections that the kernel completes while we are busy.
@@ -49,22 +55,51 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Connections of one address that are allowed in any case.
 const LEAST_SHARE: usize = 16;
 
+/// Requests at a time on one connection by HTTP/2; so many may a page ask for, and no more work is there for one.
+const STREAMS: u32 = 64;
+/// Connections to a listener for health alone.
+const HEALTH_CONNECTIONS: usize = 64;
+/// How often a connection by HTTP/2 is asked whether its peer is still there.
+const PING: Duration = Duration::from_secs(30);
+
+/// How a request came, as an extension of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Link {
+    /// By TLS.
+    pub(super) encrypted: bool,
+    /// From this host, as far as the connection tells.
+    pub(super) local: bool,
+}
+
 /// Pause after the system ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sockets that are bound but not yet served.
 pub struct Server {
-    listeners: Vec<TcpListener>,
+    /// Those with a configuration speak TLS.
+    listeners: Vec<(TcpListener, Option<Arc<ServerConfig>>)>,
+    /// For `/healthz` and nothing else, with connections of their own.
+    health: Vec<TcpListener>,
+    proxy_protocol: bool,
     header_timeout: Duration,
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
     trusted: Vec<Network>,
 }
 
+/// What answers.
+pub struct Routers {
+    /// Everything.
+    pub all: Router,
+    /// `/healthz` alone.
+    pub health: Router,
+}
+
 /// Sockets in service.
 pub struct Running {
     stop: watch::Sender<bool>,
     router: watch::Sender<Router>,
+    health: watch::Sender<Router>,
     accepting: JoinSet<()>,
 }
 
@@ -72,14 +107,28 @@ impl Server {
     /// Binds all addresses of the configuration on the current tokio runtime.
     ///
     /// # Errors
-    /// The address and why it cannot be bound.
-    pub fn bind(config: &Config) -> io::Result<Self> {
-        let listeners = config.http.listen.iter().map(|address| {
-            listen(*address, &config.http.listen)
-                .map_err(|error| io::Error::new(error.kind(), format!("http.listen {address}: {error}")))
-        });
+    /// The address and why it cannot be bound; the file and why it cannot be used.
+    pub fn bind(config: &Config, identity: Option<Arc<dyn ResolvesServerCert>>) -> io::Result<Self> {
+        let open = |key: &'static str, addresses: &[SocketAddr], tls: Option<Arc<ServerConfig>>| {
+            let open = |address: &SocketAddr| {
+                let listener = listen(*address, addresses)
+                    .map_err(|error| io::Error::new(error.kind(), format!("{key} {address}: {error}")))?;
+                Ok((listener, tls.clone()))
+            };
+            addresses.iter().map(open).collect::<io::Result<Vec<_>>>()
+        };
+        let tls = identity.map(|identity| tls::config(identity, &["h2", "http/1.1"])).transpose()?;
+        let mut listeners = open("http.listen", &config.http.listen, None)?;
+        if tls.is_some() {
+            listeners.extend(open("http.listen_tls", &config.http.listen_tls, tls)?);
+        }
         Ok(Self {
-            listeners: listeners.collect::<io::Result<_>>()?,
+            listeners,
+            health: open("http.health_listen", &config.http.health_listen, None)?
+                .into_iter()
+                .map(|(listener, _)| listener)
+                .collect(),
+            proxy_protocol: config.http.proxy_protocol,
             header_timeout: config.http.header_timeout(),
             connections: Arc::new(Semaphore::new(config.limits.http_connections)),
             shares: Shares::of(config.limits.http_connections, LEAST_SHARE),
@@ -87,20 +136,39 @@ impl Server {
         })
     }
 
-    /// Addresses as bound: with the port that the system chose where 0 was asked for.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    /// Addresses as bound, with the port that the system chose where 0 was asked for, and whether by TLS.
+    pub fn addresses(&self) -> Vec<(SocketAddr, bool)> {
+        let bound = self.listeners.iter();
+        bound.filter_map(|(listener, tls)| Some((listener.local_addr().ok()?, tls.is_some()))).collect()
     }
 
     /// Serves until [`Running::stop`].
-    pub fn serve(self, router: Router) -> Running {
+    pub fn serve(self, routers: Routers) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let (router, routers) = watch::channel(router);
+        let (router, all) = watch::channel(routers.all);
+        let (health, only_health) = watch::channel(routers.health);
         let mut accepting = JoinSet::new();
-        for listener in self.listeners {
+        for listener in self.health {
             let acceptor = Acceptor {
                 listener,
-                router: routers.clone(),
+                tls: None,
+                proxy_protocol: false,
+                router: only_health.clone(),
+                header_timeout: self.header_timeout,
+                connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
+                shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
+                trusted: vec![],
+                told: Instant::now(),
+                stopped: stopped.clone(),
+            };
+            accepting.spawn(acceptor.run());
+        }
+        for (listener, tls) in self.listeners {
+            let acceptor = Acceptor {
+                listener,
+                tls: tls.map(TlsAcceptor::from),
+                proxy_protocol: self.proxy_protocol,
+                router: all.clone(),
                 header_timeout: self.header_timeout,
                 connections: self.connections.clone(),
                 shares: self.shares.clone(),
@@ -110,14 +178,15 @@ impl Server {
             };
             accepting.spawn(acceptor.run());
         }
-        Running { stop, router, accepting }
+        Running { stop, router, health, accepting }
     }
 }
 
 impl Running {
-    /// Connections from now on are answered by another router.
-    pub fn replace(&self, router: Router) {
-        drop(self.router.send_replace(router));
+    /// Connections from now on are answered by other routers.
+    pub fn replace(&self, routers: Routers) {
+        drop(self.router.send_replace(routers.all));
+        drop(self.health.send_replace(routers.health));
     }
 
     /// Accepts nothing more, lets requests in work finish for up to `patience`, closes everything.
@@ -131,6 +200,8 @@ impl Running {
 
 struct Acceptor {
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    proxy_protocol: bool,
     router: watch::Receiver<Router>,
     header_timeout: Duration,
     connections: Arc<Semaphore>,
@@ -168,7 +239,7 @@ impl Acceptor {
 
     /// A part of the connections for whoever comes. `None`: he has his share. Trusted proxies have no limit.
     fn share(&mut self, stream: &TcpStream, peer: SocketAddr) -> Option<Option<Share>> {
-        if self.trusted.iter().any(|network| network.contains(peer.ip())) {
+        if self.is_trusted(peer) {
             return Some(None);
         }
         let share = self.shares.take(peer.ip().into());
@@ -190,34 +261,109 @@ impl Acceptor {
         peer: SocketAddr,
         place: (OwnedSemaphorePermit, Option<Share>),
     ) -> impl Future<Output = ()> + use<> {
-        let service = TowerToHyperService::new(AddExtension::new(self.router.borrow().clone(), ConnectInfo(peer)));
-        let mut stopped = self.stopped.clone();
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service);
+        let (router, stopped) = (self.router.borrow().clone(), self.stopped.clone());
+        let (tls, patience) = (self.tls.clone(), self.header_timeout);
+        // What a stranger would say is not asked for.
+        let proxied = (self.proxy_protocol && self.is_trusted(peer)).then(|| self.shares.clone());
+        let same = stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == peer.ip());
+        let local = same || peer.ip().is_loopback();
         async move {
             let _place = place;
-            let mut connection = std::pin::pin!(connection);
-            let ended = async {
-                tokio::select! {
-                    () = raised(&mut stopped) => {}
-                    () = tokio::time::sleep(LIFE) => {}
+            let mut stream = stream;
+            let mut from = (peer, None);
+            if let Some(shares) = proxied {
+                match told(&mut stream, peer, &shares, patience).await {
+                    Ok(told) => from = told,
+                    Err(error) => return tracing::debug!(%peer, "HTTP connection refused: {error}"),
                 }
-            };
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = ended => {
-                    connection.as_mut().graceful_shutdown();
-                    // The request that is in work is the last one.
-                    tokio::time::timeout(LIFE, connection).await.unwrap_or(Ok(()))
+            }
+            let link = Link { encrypted: tls.is_some(), local: local && from.0 == peer };
+            let service = AddExtension::new(AddExtension::new(router, ConnectInfo(from.0)), link);
+            let stream = Patient::new(stream, WRITE_PATIENCE);
+            let Some(tls) = tls else { return by_http1(stream, service, patience, stopped).await };
+            match timeout(patience, tls.accept(stream)).await {
+                Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                    by_http2(stream, service, stopped).await;
                 }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "HTTP connection ended");
+                Ok(Ok(stream)) => by_http1(stream, service, patience, stopped).await,
+                Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
+                Err(_) => tracing::debug!(%peer, "no TLS in time"),
             }
         }
+    }
+
+    fn is_trusted(&self, peer: SocketAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(peer.ip()))
+    }
+}
+
+/// Whom a trusted proxy connects, and his share of the connections.
+async fn told(
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    shares: &Arc<Shares>,
+    patience: Duration,
+) -> io::Result<(SocketAddr, Option<Share>)> {
+    let header = timeout(patience, proxied::read(stream)).await;
+    match header.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+        None => Ok((peer, None)),
+        Some(client) => match shares.take(client.ip().into()) {
+            Some(share) => Ok((client, Some(share))),
+            None => Err(io::Error::other(format!("{client} has its share of `limits.http_connections`"))),
+        },
+    }
+}
+
+type Service = AddExtension<AddExtension<Router, ConnectInfo<SocketAddr>>, Link>;
+
+async fn by_http1<S>(stream: S, service: Service, header_timeout: Duration, stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    drive(connection, |connection| connection.graceful_shutdown(), stopped).await;
+}
+
+async fn by_http2<S>(stream: S, service: Service, stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(WRITE_PATIENCE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    drive(connection, |connection| connection.graceful_shutdown(), stopped).await;
+}
+
+/// Serves a connection to its end, to the end of its life, or of the server's.
+async fn drive<C>(connection: C, shut_down: fn(Pin<&mut C>), mut stopped: watch::Receiver<bool>)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let ended = async {
+        tokio::select! {
+            () = raised(&mut stopped) => {}
+            () = tokio::time::sleep(LIFE) => {}
+        }
+    };
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = ended => {
+            shut_down(connection.as_mut());
+            // The request that is in work is the last one.
+            timeout(LIFE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "HTTP connection ended");
     }
 }
 

@@ -11,7 +11,8 @@ use axum::{
 };
 
 use super::{
-    App, auth,
+    App,
+    auth::{self, Shown},
     body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE},
     client, name,
     reply::Failure,
@@ -19,8 +20,9 @@ use super::{
 use penstock_media::Role;
 
 use crate::{
-    config::{Auth, Secret},
-    stream::{Answer, Patched, Refusal},
+    config::Action,
+    rights::{Grant, Watch},
+    stream::{Answer, Control, Patched, Refusal, Visitor},
 };
 
 type Shared = State<Arc<App>>;
@@ -54,9 +56,9 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
         let Path((stream, session)) = path.map_err(bad_path)?;
         change(&app, role, stream, session, request).await
     })
-    .delete(move |State(app): Shared, path: Session, headers: HeaderMap| async move {
+    .delete(move |State(app): Shared, path: Session, shown: Shown| async move {
         let Path((stream, session)) = path.map_err(bad_path)?;
-        close(&app, role, stream, session, &headers).await
+        close(&app, role, stream, session, &shown).await
     })
     .fallback(|| async {
         Failure::new(
@@ -70,10 +72,14 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
 
 /// POST (RFC 9725 §4.2): 201 with the answer and the address of the session.
 async fn open(app: &App, role: Role, stream: String, request: Request) -> Result<Response, Failure> {
-    let _permit = admit(app, role, &stream, request.headers())?;
-    let from = client::block(&request);
+    let (_permit, grant) = admit(app, role, &stream, &Shown::of(&request), true).await?;
+    let watch = app.settings.rights().watch(&grant);
+    let visitor = Visitor { from: client::block(&request), grant };
     let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
-    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), from, offer)).await?;
+    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), visitor, offer)).await?;
+    if let Some(watch) = watch {
+        tokio::spawn(end_with(watch, app.control.clone(), session.clone()));
+    }
     let headers = [
         (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
         (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),
@@ -86,7 +92,7 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
 
 /// PATCH (RFC 9725 §4.3): 204 for candidates, 200 with our fragment for an ICE restart.
 async fn change(app: &App, role: Role, stream: String, session: String, request: Request) -> Result<Response, Failure> {
-    let _permit = admit(app, role, &stream, request.headers())?;
+    let (_permit, _) = admit(app, role, &stream, &Shown::of(&request), false).await?;
     let if_match = if_match(request.headers())?;
     let fragment = body::text(app, request, FRAGMENT_TYPE, ACCEPT_PATCH).await?;
     match within(app, app.control.patch(role, stream, session, if_match, fragment)).await? {
@@ -103,30 +109,32 @@ async fn change(app: &App, role: Role, stream: String, session: String, request:
 }
 
 /// DELETE (RFC 9725 §4.2): 200 once no more media is sent.
-async fn close(
-    app: &App,
-    role: Role,
-    stream: String,
-    session: String,
-    headers: &HeaderMap,
-) -> Result<StatusCode, Failure> {
-    let _permit = admit(app, role, &stream, headers)?;
+async fn close(app: &App, role: Role, stream: String, session: String, shown: &Shown) -> Result<StatusCode, Failure> {
+    let (_permit, _) = admit(app, role, &stream, shown, false).await?;
     within(app, app.control.delete(role, stream, session)).await?;
     Ok(StatusCode::OK)
 }
 
-/// What every signalling request must pass before its body is read.
-fn admit<'a>(
+/// What every signalling request must pass before its body is read. `opens`: for a session that is to be.
+async fn admit<'a>(
     app: &'a App,
     role: Role,
     stream: &str,
-    headers: &HeaderMap,
-) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
+    shown: &Shown,
+    opens: bool,
+) -> Result<(tokio::sync::SemaphorePermit<'a>, Grant), Failure> {
     name::check(stream)?;
-    auth::require(token(&app.settings.current().auth, role), headers)?;
-    app.requests.try_acquire().map_err(|_| {
+    let permit = app.requests.try_acquire().map_err(|_| {
         Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
-    })
+    })?;
+    Ok((permit, auth::permit(app, action(role), stream, shown, opens).await?))
+}
+
+/// Ends a session when its right is taken away, and itself when the session ends.
+async fn end_with(watch: Watch, control: Control, session: String) {
+    if watch.is_taken_away().await {
+        control.kick(session, "its right to be here was taken away".into()).await;
+    }
 }
 
 /// Bounds the wait for the control task.
@@ -137,10 +145,10 @@ async fn within<T>(app: &App, answer: impl Future<Output = Result<T, Refusal>>) 
     }
 }
 
-fn token(auth: &Auth, role: Role) -> &Secret {
+fn action(role: Role) -> Action {
     match role {
-        Role::Publisher => &auth.publish_token,
-        Role::Subscriber => &auth.play_token,
+        Role::Publisher => Action::Publish,
+        Role::Subscriber => Action::Play,
     }
 }
 

@@ -19,7 +19,12 @@ use crate::{
 };
 
 fn router(config: &Config, control: Control) -> Router {
-    super::router(config, super::Settings::new(config), control).expect("a router")
+    super::router(config, super::Settings::new(config), control, changes()).expect("a router").all
+}
+
+/// Nobody keeps a configuration here.
+fn changes() -> super::Changes {
+    mpsc::channel(1).0
 }
 
 const OFFER: &str = "v=0\r\n";
@@ -45,6 +50,8 @@ fn scripted() -> Control {
                     "streams": [{ "name": "cam", "viewers": 2, "publisher": { "peer": "192.0.2.1:5" } }],
                     "sessions": [{ "peer": "192.0.2.1:5" }],
                 }))),
+                Command::Kick { session, reply, .. } => drop(reply.send(session == "known")),
+                Command::EndPublisher { stream, reply } => drop(reply.send(stream == "cam")),
                 Command::Configure { reply, .. } | Command::Addresses { reply, .. } | Command::Drain { reply } => {
                     let _ = reply.send(());
                 }
@@ -91,6 +98,9 @@ async fn ask(router: Router, method: &str, path: &str, headers: &[(&str, &str)],
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
+    // From this host, as `server` says of a connection.
+    let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([127, 0, 0, 1], 9))));
+    let request = request.extension(super::server::Link { encrypted: false, local: true });
     let response = router.oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
@@ -328,7 +338,8 @@ async fn tokens() {
     assert_eq!(wrong.header("www-authenticate"), "Bearer error=\"invalid_token\"");
     refused(&status("DELETE", "/cam/whep/known", "pub").await, 401, "token");
     refused(&status("PATCH", "/cam/whep/known", "").await, 401, "token");
-    refused(&status("GET", "/api/v1/state", "").await, 401, "token");
+    let api = status("GET", "/api/v1/state", "").await;
+    assert_eq!((api.status, api.header("content-type")), (StatusCode::UNAUTHORIZED, "application/problem+json"));
 }
 
 #[tokio::test]
@@ -427,4 +438,122 @@ async fn guessing_is_slowed_by_address() {
     }
     assert_eq!(post("198.51.100.1", "Bearer right").await, 429);
     assert_eq!(post("198.51.100.2", "Bearer right").await, 201);
+}
+
+/// The document describes what is there, no less and no more.
+#[tokio::test]
+async fn the_document_describes_the_router() {
+    let reply = ask(open_server(), "GET", "/api/v1/openapi.json", &[], "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+    let document: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let described: std::collections::BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+    let public = ["/api/v1/streams", "/api/v1/streams/{stream}/notes"];
+    let there = super::manage::table().into_iter().map(|(path, _)| path).chain(public).collect();
+    assert_eq!(described, there);
+    for (path, item) in paths {
+        let at = path.replace("{stream}", "cam").replace("{session}", "known");
+        for method in ["GET", "PUT", "POST", "PATCH", "DELETE"] {
+            if path == "/api/v1/events" && method == "GET" {
+                continue;
+            }
+            let reply = ask(open_server(), method, &at, &[("content-type", "application/json")], "{}").await;
+            let known = item.get(method.to_ascii_lowercase());
+            assert_eq!(reply.status != StatusCode::METHOD_NOT_ALLOWED, known.is_some(), "{method} {path}");
+            let Some(known) = known else { continue };
+            let answers = known["responses"].as_object().unwrap();
+            assert!(answers.contains_key(reply.status.as_str()), "{method} {path}: {} {}", reply.status, reply.body);
+            if !reply.status.is_success() {
+                assert_eq!(reply.header("content-type"), "application/problem+json", "{method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_shown_and_ended() {
+    let status = async |method: &str, path: &str| ask(open_server(), method, path, &[], "").await.status.as_u16();
+    assert_eq!(status("DELETE", "/api/v1/sessions/known").await, 204);
+    assert_eq!(status("DELETE", "/api/v1/sessions/none").await, 404);
+    assert_eq!(status("GET", "/api/v1/sessions/none").await, 404);
+    assert_eq!(status("DELETE", "/api/v1/streams/cam/publisher").await, 204);
+    assert_eq!(status("DELETE", "/api/v1/streams/none/publisher").await, 404);
+    let list = ask(open_server(), "GET", "/api/v1/sessions", &[], "").await;
+    assert_eq!(list.body, r#"{"sessions":[{"peer":"192.0.2.1:5"}]}"#);
+    let figures = ask(open_server(), "GET", "/api/v1/statistics", &[], "").await;
+    assert!(figures.body.contains(r#""sessions":1"#) && !figures.body.contains("192.0.2.1"), "{}", figures.body);
+}
+
+#[tokio::test]
+async fn a_drained_server_says_so() {
+    let router = open_server();
+    let json = [("content-type", "application/json")];
+    let form = ask(router.clone(), "POST", "/api/v1/drain", &[("content-type", "text/plain")], "{}").await;
+    assert_eq!(form.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "a page of another site could send it");
+    let drained = ask(router.clone(), "POST", "/api/v1/drain", &json, "{}").await;
+    assert_eq!(drained.body, r#"{"draining":true,"sessions":1}"#);
+    refused(&ask(router.clone(), "GET", "/healthz", &[], "").await, 503, "drained");
+    refused(
+        &ask(router.clone(), "POST", "/cam/whip", &[("content-type", "application/sdp")], OFFER).await,
+        503,
+        "drained",
+    );
+    assert_eq!(ask(router.clone(), "DELETE", "/api/v1/drain", &[], "").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(ask(router, "GET", "/healthz", &[], "").await.body, "ok\n");
+}
+
+/// Without a token for it, it is for this host, asked by its own name, by nobody's proxy.
+#[tokio::test]
+async fn management_is_for_this_host_unless_somebody_has_the_right() {
+    let from = async |config: &Config, peer: [u8; 4], headers: &[(&str, &str)], path: &str| {
+        let mut request = Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let local = peer[0] == 127;
+        let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from((peer, 9))));
+        let request = request.extension(super::server::Link { encrypted: false, local });
+        let answer = router(config, scripted()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        // The scripted control task has no figures to show.
+        if answer.status() == StatusCode::INTERNAL_SERVER_ERROR { 200 } else { answer.status().as_u16() }
+    };
+    let (near, far) = ([127, 0, 0, 1], [198, 51, 100, 7]);
+    let closed = Config::default();
+    for path in ["/api/v1/state", "/api/v1/sessions", "/metrics", "/api/v1/openapi.json"] {
+        assert_eq!(from(&closed, near, &[], path).await, 200, "{path}");
+        assert_eq!(from(&closed, near, &[("host", "localhost:8080")], path).await, 200, "{path}");
+        assert_eq!(from(&closed, near, &[("host", "[::1]:8080")], path).await, 200, "{path}");
+        assert_eq!(from(&closed, far, &[], path).await, 403, "{path}");
+        assert_eq!(from(&closed, near, &[("x-forwarded-for", "127.0.0.1")], path).await, 403, "{path}");
+        assert_eq!(from(&closed, near, &[("host", "rebound.example")], path).await, 403, "{path}");
+    }
+    assert_eq!(from(&closed, far, &[], "/healthz").await, 200);
+    let mut open = Config::default();
+    open.http.open_management = true;
+    assert_eq!(from(&open, far, &[], "/metrics").await, 200);
+    let some =
+        "[[auth.users]]\nname = \"any\"\naddresses = [\"198.51.100.0/24\"]\npermissions = [{ action = \"metrics\" }]";
+    let some = Config::parse(some, "t").unwrap();
+    assert_eq!(from(&some, far, &[], "/metrics").await, 200);
+    assert_eq!(from(&some, far, &[], "/api/v1/state").await, 403);
+    assert_eq!(from(&some, [203, 0, 113, 1], &[], "/metrics").await, 401);
+    let mut token = Config::default();
+    token.auth.api_token = Secret::new("t");
+    assert_eq!(from(&token, near, &[], "/metrics").await, 401);
+    assert_eq!(from(&token, far, &[("authorization", "Bearer t")], "/metrics").await, 200);
+    assert_eq!(from(&token, far, &[("authorization", "Basic eDp0")], "/metrics").await, 200, "a browser's way");
+}
+
+#[tokio::test]
+async fn tokens_may_come_in_the_url_unless_the_configuration_says_no() {
+    let mut config = Config::default();
+    config.auth.play_token = Secret::new("play");
+    let headers = [("content-type", "application/sdp")];
+    let post =
+        async |config: &Config, path: &str| ask(router(config, scripted()), "POST", path, &headers, OFFER).await.status;
+    assert_eq!(post(&config, "/cam/whep?token=play").await, StatusCode::CREATED);
+    assert_eq!(post(&config, "/cam/whep?jwt=play").await, StatusCode::CREATED);
+    assert_eq!(post(&config, "/cam/whep?token=other").await, StatusCode::UNAUTHORIZED);
+    config.auth.token_in_query = false;
+    assert_eq!(post(&config, "/cam/whep?token=play").await, StatusCode::UNAUTHORIZED);
 }

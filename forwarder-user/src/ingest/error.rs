@@ -39,6 +39,8 @@ pub(super) enum SourceError {
     Stalled { seconds: u64, why: Option<&'static str> },
     #[error("the publisher ended its session")]
     Ended,
+    #[error("the publisher's right to be here has ended")]
+    RightEnded,
     #[error("the publisher knows no password that is right")]
     WrongPassword,
     #[error("{} cannot be read: {error}", path.display())]
@@ -82,6 +84,7 @@ impl SourceError {
             Self::Timeout(_) => "timeout",
             Self::Stalled { .. } => "stalled",
             Self::Ended => "ended",
+            Self::RightEnded => "right_ended",
             Self::WrongPassword => "wrong_password",
             Self::SdpFile { .. } => "sdp_file",
             Self::Port { .. } => "port",

@@ -8,6 +8,7 @@
 //! | `plain` | the ports for plain RTP |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
+//! | `play` | what those who play by RTSP ask of the control task |
 //! | `pace` | how fast a source may send |
 //! | `feed` | into the engine, in batches |
 //! | `thread` | the thread on which all of them live |
@@ -23,6 +24,7 @@ mod media;
 mod pace;
 mod place;
 mod plain;
+pub mod play;
 mod rtsp;
 mod source;
 mod status;
@@ -38,6 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::Handle;
@@ -47,7 +50,7 @@ pub use totals::Totals;
 use penstock_engine::{Engine, PublisherTrackId, Sources};
 use penstock_media::codec::Format;
 
-use crate::config::{self, Secret};
+use crate::{config, rights::Rights};
 
 /// What sources report to the control task.
 #[derive(Debug)]
@@ -60,6 +63,13 @@ pub enum Event {
         handle: Handle,
         /// The publisher waits for it, a few seconds at most.
         reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// A player by RTSP asks for something.
+    Player {
+        /// Who.
+        player: play::PlayerId,
+        /// What.
+        asked: play::Asked,
     },
     /// Who published by RTSP has been gone for a while, and nobody watches.
     Released {
@@ -113,8 +123,10 @@ pub struct Settings {
     pub streams: BTreeMap<String, config::Stream>,
     /// The RTSP server, for those who publish here.
     pub rtsp: config::Rtsp,
-    /// The password for those who publish; empty: none is needed.
-    pub publish_token: Secret,
+    /// Certificates for RTSPS, where it has none of its own.
+    pub identity: Option<Arc<dyn ResolvesServerCert>>,
+    /// Who may publish and play.
+    pub rights: Rights,
     /// Most that one source may send.
     pub source_max_kbps: u64,
     /// What each video track keeps of its last packets, for viewers that lost some.
@@ -194,7 +206,7 @@ impl Ingest {
         let work = thread::Work {
             engine: Arc::clone(engine),
             feeder,
-            listeners: rtsp::push::bind(&self.settings.rtsp)?,
+            listeners: rtsp::push::bind(&self.settings.rtsp, self.settings.identity.clone())?,
             settings: self.settings.clone(),
             counted: self.rtsp.clone(),
             totals: self.totals.clone(),

@@ -78,6 +78,12 @@ impl Ports {
         }
     }
 
+    /// Sends a packet from the port of its kind. What the system does not take at once is lost, as on the way.
+    pub(super) fn send(&self, packet: &[u8], to: SocketAddr, is_rtcp: bool) {
+        let socket = self.rtcp.as_ref().filter(|_| is_rtcp).unwrap_or(&self.rtp);
+        let _ = socket.try_send_to(packet, to);
+    }
+
     /// Reads what has come. `true`: something has.
     pub(super) fn poll(
         &mut self,

@@ -23,6 +23,10 @@ counters! {
     sessions_connected;
     /// Sessions gone, for whatever reason.
     sessions_closed;
+    /// Sessions that ended because their right to be here did.
+    sessions_right_ended;
+    /// Sessions that somebody else than their client ended.
+    sessions_kicked;
     /// Sessions that had no keys in time.
     sessions_timed_out;
     /// Sessions that were not connected and made way for others.
@@ -37,6 +41,10 @@ counters! {
     refused_srtp_profile;
     /// Offers refused by what they contain.
     refused_offers;
+    /// Players by RTSP that were let in.
+    players;
+    /// Players by RTSP that were told that there is nothing to play.
+    refused_players;
     /// Sessions or tracks that the engine refused.
     refused_by_engine;
 

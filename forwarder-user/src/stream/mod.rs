@@ -7,7 +7,9 @@ mod counters;
 mod half_open;
 mod ids;
 mod keyframe;
+mod notice;
 mod owners;
+mod players;
 mod pulse;
 mod report;
 mod resend;
@@ -24,13 +26,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use config::{LiveConfig, MediaAddress, StreamConfig};
+use notice::Notices;
+pub use notice::{Notice, What};
 use pulse::Pulse;
 
 use crate::block::Block;
+use crate::rights::Grant;
 use penstock_engine::{Engine, Event, Role};
 use penstock_webrtc::sdp::{Fragment, Offer};
 
@@ -39,6 +44,9 @@ const SHORT: usize = 16 * 1024;
 
 /// Commands that may wait for the control task before a sender has to.
 const COMMAND_QUEUE: usize = 256;
+
+/// Answer to who wants to begin while sessions are refused.
+const DRAINING: &str = "the server is being drained: it takes no new sessions";
 
 /// Binds the media sockets and starts the control task on the current tokio runtime. `events` is
 /// the receiving end of the [`penstock_engine::Events`] that the engine was given.
@@ -53,8 +61,9 @@ pub fn spawn(
     events: mpsc::UnboundedReceiver<Event>,
 ) -> std::io::Result<(Control, JoinHandle<()>)> {
     let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
-    let task = task::Task::new(config, engine)?;
     let control = Control::new(sender);
+    let mut task = task::Task::new(config, engine)?;
+    task.notices = control.notices.clone();
     let pulse = control.pulse.clone();
     Ok((control, tokio::spawn(task.run(commands, events, pulse))))
 }
@@ -131,6 +140,22 @@ pub enum Request {
     },
 }
 
+/// Who opens a session.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    /// Whose share of the half-open sessions it takes.
+    pub from: Block,
+    /// By what right.
+    pub grant: Grant,
+}
+
+impl From<Block> for Visitor {
+    /// Where nobody needs a right.
+    fn from(from: Block) -> Self {
+        Self { from, grant: Grant::everybody() }
+    }
+}
+
 /// Commands to the control task.
 #[derive(Debug)]
 pub enum Command {
@@ -147,8 +172,8 @@ pub enum Command {
         role: Role,
         /// From the URL, checked already.
         stream: String,
-        /// Who shares its part of the half-open sessions.
-        from: Block,
+        /// Who opens it.
+        visitor: Visitor,
         /// Read by whoever took it.
         offer: Result<Box<Offer>, String>,
         /// Answered when the session is there, or why it is not.
@@ -187,6 +212,22 @@ pub enum Command {
         /// `None`: there is no such session.
         reply: oneshot::Sender<Option<serde_json::Value>>,
     },
+    /// Somebody else than its client ends a session.
+    Kick {
+        /// Its name, or its whole id.
+        session: String,
+        /// In words, for the log.
+        why: String,
+        /// Whether there was one.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Somebody else than its publisher ends a stream, by WHIP or RTSP.
+    EndPublisher {
+        /// Its name.
+        stream: String,
+        /// Whether somebody published it.
+        reply: oneshot::Sender<bool>,
+    },
     /// State of all streams and sessions, as the API shows it.
     Snapshot {
         /// Of one moment: nothing changes while it is made.
@@ -220,16 +261,35 @@ pub enum Command {
 pub struct Control {
     commands: mpsc::Sender<Command>,
     pulse: Pulse,
+    notices: Notices,
 }
 
 impl Control {
     pub(crate) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands, pulse: Pulse::new() }
+        Self { commands, pulse: Pulse::new(), notices: Notices::new() }
+    }
+
+    /// What happens from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Notice> {
+        self.notices.listen()
+    }
+
+    /// Whether new sessions are refused. Those that are there go on.
+    pub fn is_draining(&self) -> bool {
+        self.pulse.is_draining()
+    }
+
+    /// Refuses new sessions from now on, or takes them again.
+    pub fn refuse_sessions(&self, refuse: bool) {
+        self.pulse.tell_draining(refuse);
     }
 
     /// Texts are read here, in the task of whoever sent them, and only after it is known that there is room for
     /// what they may ask for.
     async fn admit(&self, request: Request) -> Result<(), Refusal> {
+        if self.is_draining() && matches!(request, Request::Open { .. }) {
+            return Err(Refusal::Unavailable(DRAINING.into()));
+        }
         self.ask(|reply| Command::Admit { request, reply }).await.unwrap_or_else(stopped)
     }
 
@@ -239,15 +299,21 @@ impl Control {
         answer.await.ok()
     }
 
-    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP. `from`: whose share of what is not
-    /// connected yet it takes.
+    /// Opens a session: `Role::Publisher` for WHIP, `Role::Subscriber` for WHEP.
     ///
     /// # Errors
     /// [`Refusal`], with a reason for people.
-    pub async fn offer(&self, role: Role, stream: String, from: Block, sdp: String) -> Result<Answer, Refusal> {
+    pub async fn offer(
+        &self,
+        role: Role,
+        stream: String,
+        visitor: impl Into<Visitor>,
+        sdp: String,
+    ) -> Result<Answer, Refusal> {
+        let visitor = visitor.into();
         self.admit(Request::Open { role, stream: stream.clone() }).await?;
         let offer = apart(sdp, |sdp| Offer::parse(sdp).map(Box::new)).await;
-        self.ask(|reply| Command::Offer { role, stream, from, offer, reply }).await.unwrap_or_else(stopped)
+        self.ask(|reply| Command::Offer { role, stream, visitor, offer, reply }).await.unwrap_or_else(stopped)
     }
 
     /// Trickle or ICE restart. `if_match` is the entity tag without quotes, or `*`.
@@ -280,6 +346,16 @@ impl Control {
     /// What the owner of a session may know of it; `None`: there is none, or all are ending.
     pub async fn view(&self, session: String) -> Option<serde_json::Value> {
         self.ask(|reply| Command::View { session, reply }).await.flatten()
+    }
+
+    /// Ends somebody's session, which is named as log and API do, or by its whole id. `false`: there is none.
+    pub async fn kick(&self, session: String, why: String) -> bool {
+        self.ask(|reply| Command::Kick { session, why, reply }).await.unwrap_or(false)
+    }
+
+    /// Ends whoever publishes a stream, by WHIP or RTSP. `false`: nobody does.
+    pub async fn end_publisher(&self, stream: String) -> bool {
+        self.ask(|reply| Command::EndPublisher { stream, reply }).await.unwrap_or(false)
     }
 
     /// Since the control task last went round its loop, which it does once a second at least. `None`: it has stopped.

@@ -15,11 +15,13 @@ pub(super) struct Pulse {
     last: Arc<AtomicU64>,
     /// This host has no address for media.
     unreachable: Arc<AtomicBool>,
+    /// New sessions are refused.
+    draining: Arc<AtomicBool>,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { start: Instant::now(), last: Arc::default(), unreachable: Arc::default() }
+        Self { start: Instant::now(), last: Arc::default(), unreachable: Arc::default(), draining: Arc::default() }
     }
 
     pub(super) fn beat(&self, now: Instant) {
@@ -28,6 +30,15 @@ impl Pulse {
 
     pub(super) fn tell_reachable(&self, reachable: bool) {
         self.unreachable.store(!reachable, Relaxed);
+    }
+
+    pub(super) fn tell_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
+    }
+
+    /// Whether new sessions are refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Whether peers can reach this host, as far as it knows.

@@ -14,6 +14,7 @@ use super::resend::Resend;
 use super::strays::Strays;
 use super::task::silence::Silence;
 use crate::block::Block;
+use crate::rights::Grant;
 use penstock_engine::{
     Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
 };
@@ -33,6 +34,8 @@ pub(super) struct Session {
     pub(super) stream: String,
     /// Whose share of the half-open sessions it takes until it is connected.
     pub(super) from: Block,
+    /// By what right it is here.
+    pub(super) grant: Grant,
     pub(super) peer: Peer,
     /// Entity tag of the ICE session.
     pub(super) etag: String,

@@ -155,6 +155,11 @@ impl Sessions {
         self.by_id.get(id).copied()
     }
 
+    /// As it is shown to people.
+    pub(super) fn by_name(&self, name: &str) -> Option<Key> {
+        self.all.iter().find(|(_, session)| session.name == name).map(|(key, _)| *key)
+    }
+
     /// The same, if it is also of this role and stream.
     pub(super) fn find(&self, id: &str, role: Role, stream: &str) -> Option<Key> {
         let key = self.by_id(id)?;

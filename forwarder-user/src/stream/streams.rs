@@ -10,8 +10,8 @@ use super::ids::Key;
 use super::report::SenderClock;
 use super::session::{PublisherTrack, Session};
 use super::sessions::Sessions;
-use super::{Answer, Refusal};
-use crate::block::Block;
+use super::{Answer, Refusal, Visitor};
+use crate::ingest::play::PlayerId;
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
 
@@ -27,6 +27,8 @@ pub(super) struct Streams(BTreeMap<String, Stream>);
 pub(super) struct Stream {
     publisher: Option<Key>,
     viewers: BTreeSet<Key>,
+    /// Who plays it by RTSP, or waits to.
+    players: BTreeSet<PlayerId>,
     /// In place of a WHIP publisher.
     source: Option<Sourced>,
 }
@@ -39,7 +41,7 @@ pub(super) struct Sourced {
     /// Its wall clock against ours, from the first SR of its present connection.
     pub(super) clock: Option<SenderClock>,
     /// Offers that wait until it is known what it sends.
-    pub(super) waiting: Vec<(Box<Offer>, Block, Reply)>,
+    pub(super) waiting: Vec<(Box<Offer>, Visitor, Reply)>,
 }
 
 impl Streams {
@@ -72,6 +74,23 @@ impl Streams {
         self.tidy(name);
     }
 
+    /// Somebody plays it by RTSP.
+    pub(super) fn join_player(&mut self, name: &str, player: PlayerId) {
+        self.0.entry(name.to_owned()).or_default().players.insert(player);
+    }
+
+    /// He does not any more.
+    pub(super) fn leave_player(&mut self, name: &str, player: PlayerId) {
+        let Some(stream) = self.0.get_mut(name) else { return };
+        stream.players.remove(&player);
+        self.tidy(name);
+    }
+
+    /// Who plays it by RTSP.
+    pub(super) fn players(&self, name: &str) -> Vec<PlayerId> {
+        self.0.get(name).into_iter().flat_map(|stream| &stream.players).copied().collect()
+    }
+
     /// A stream has a source of its own from now on, of which nothing is known yet.
     pub(super) fn add_source(&mut self, name: &str) {
         self.0.entry(name.to_owned()).or_default().source = Some(Sourced::default());
@@ -85,8 +104,10 @@ impl Streams {
     }
 
     fn tidy(&mut self, name: &str) {
-        let nobody =
-            |stream: &Stream| stream.publisher.is_none() && stream.viewers.is_empty() && stream.source.is_none();
+        let nobody = |stream: &Stream| {
+            let watched = !stream.viewers.is_empty() || !stream.players.is_empty();
+            stream.publisher.is_none() && !watched && stream.source.is_none()
+        };
         if self.0.get(name).is_some_and(nobody) {
             self.0.remove(name);
         }
@@ -103,7 +124,8 @@ impl Streams {
     /// Whether somebody plays it, or waits to.
     pub(super) fn is_watched(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|stream| {
-            !stream.viewers.is_empty() || stream.source.as_ref().is_some_and(|source| !source.waiting.is_empty())
+            let watched = !stream.viewers.is_empty() || !stream.players.is_empty();
+            watched || stream.source.as_ref().is_some_and(|source| !source.waiting.is_empty())
         })
     }
 
@@ -158,5 +180,9 @@ impl Stream {
 
     pub(super) fn viewers(&self) -> usize {
         self.viewers.len()
+    }
+
+    pub(super) fn players(&self) -> usize {
+        self.players.len()
     }
 }

@@ -148,6 +148,20 @@ impl Server {
         Ok(parse(&self.get("/metrics", &self.tokens.api).await?))
     }
 
+    /// Asks the API for something that changes the server. What it answers, in its own words.
+    ///
+    /// # Errors
+    /// Its refusal, likewise.
+    pub async fn manage(&self, method: Method, path: &str, document: Option<Value>) -> anyhow::Result<String> {
+        let body = document.map(|document| document.to_string()).unwrap_or_default();
+        let answer = self.send(method, path, &self.tokens.api, "application/json", body).await?;
+        if !answer.status.is_success() {
+            let problem: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            bail!("{}: {}", answer.status, problem["detail"].as_str().unwrap_or(answer.body.trim()));
+        }
+        Ok(answer.body)
+    }
+
     async fn get(&self, path: &str, token: &str) -> anyhow::Result<String> {
         let answer = self.ask(Method::GET, path, token, String::new()).await?;
         if answer.status != StatusCode::OK {
@@ -157,6 +171,17 @@ impl Server {
     }
 
     async fn ask(&self, method: Method, path: &str, token: &str, body: String) -> anyhow::Result<Answer> {
+        self.send(method, path, token, "application/sdp", body).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        kind: &'static str,
+        body: String,
+    ) -> anyhow::Result<Answer> {
         let stream =
             TcpStream::connect(self.address).await.with_context(|| format!("connecting to {}", self.address))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -167,7 +192,7 @@ impl Server {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/sdp");
+            request = request.header(header::CONTENT_TYPE, kind);
         }
         let response = sender.send_request(request.body(Body::from(body))?).await?;
         let status = response.status();

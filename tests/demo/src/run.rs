@@ -148,7 +148,7 @@ fn stay(stage: &Stage, viewers: &Viewers, watch: &mut Watch<'_>) -> Result<()> {
         println!("    nsenter --net=/run/netns/{server} bpftool net show");
     }
     println!("  the server's API, and its player in a browser");
-    println!("    nsenter --net=/run/netns/{viewer} curl -s {}/api/v1/state", stage.viewing_origin());
+    println!("    nsenter --net=/run/netns/{server} curl -s {}/api/v1/state", stage.viewing_origin());
     println!(
         "    nsenter --net=/run/netns/{viewer} chromium --no-sandbox --user-data-dir=$(mktemp -d) {}/demo\n",
         stage.viewing_origin()

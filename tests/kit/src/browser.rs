@@ -83,6 +83,19 @@ impl Browser {
         Self::launch_with(name, place, &arguments)
     }
 
+    /// Starts Chromium with a fake camera, which knows `host` by `address`, and believes in a certificate whose public key
+    /// has this SHA-256 in Base64. No origin counts as secure for any other reason.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn launch_for_https(name: &str, place: &NetNs, host: &str, address: &str, key_hash: &str) -> Result<Self> {
+        let mut arguments: Vec<String> = chromium::CAMERA.iter().map(|flag| (*flag).to_owned()).collect();
+        arguments.push("--autoplay-policy=no-user-gesture-required".into());
+        arguments.push(format!("--host-resolver-rules=MAP {host} {address}"));
+        arguments.push(format!("--ignore-certificate-errors-spki-list={key_hash}"));
+        Self::launch_with(name, place, &arguments)
+    }
+
     fn launch_with(name: &str, place: &NetNs, arguments: &[String]) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("penstock-chromium-").tempdir()?;
         let (command, connection) = chromium::prepare(place, profile.path(), arguments)?;

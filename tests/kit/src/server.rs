@@ -389,8 +389,25 @@ impl Drop for Server {
 fn toml(settings: &Settings, pins: &Path) -> String {
     // Debug output of strings and addresses in a list is TOML.
     let http: Vec<_> = settings.http.iter().map(SocketAddr::to_string).collect();
+    let (more_http, more) = without_section(&settings.more, "[http]");
     format!(
-        "[http]\nlisten = {http:?}\n[kernel]\ninterfaces = {:?}\nmode = {:?}\npin_dir = {:?}\n{}",
-        settings.interfaces, settings.mode, pins, settings.more
+        "[http]\nlisten = {http:?}\n{more_http}[kernel]\ninterfaces = {:?}\nmode = {:?}\npin_dir = {:?}\n{more}",
+        settings.interfaces, settings.mode, pins
     )
+}
+
+/// Lines of a section, and all others: TOML has each section once.
+fn without_section(text: &str, section: &str) -> (String, String) {
+    let (mut of_section, mut others, mut inside) = (String::new(), String::new(), false);
+    for line in text.lines() {
+        if line.starts_with('[') {
+            inside = line == section;
+        }
+        let part = if inside { &mut of_section } else { &mut others };
+        if line != section {
+            part.push_str(line);
+            part.push('\n');
+        }
+    }
+    (of_section, others)
 }

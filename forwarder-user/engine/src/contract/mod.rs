@@ -4,6 +4,7 @@
 //! sessions that it is given: for each (session key, SSRC) it is the only sealer, and outgoing
 //! indices follow from incoming ones by the fixed offset that the control plane sets.
 
+mod listen;
 mod repair;
 mod sources;
 mod types;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use forwarder_common::ExtendedSeq;
 
 pub use self::{
+    listen::{Ear, Heard},
     repair::{Received, RtxSource, Unrepaired},
     sources::{Feeder, Keep, KeptStats, NewSource, Sources},
     types::*,
@@ -54,6 +56,10 @@ pub trait Engine: Send + Sync {
     /// Consent is fresh: the session may send and be received for 30 more seconds (RFC 7675).
     /// Also the moment at which the engine checks that its route to the peer still holds.
     fn refresh_session(&self, session: SessionId);
+
+    /// The session's right to be here ends at `at_ns`, in ns of CLOCK_BOOTTIME: its media stops then, whether or not this
+    /// process runs at that moment, however fresh its consent is. Counts until it is called again.
+    fn end_session_at(&self, session: SessionId, at_ns: u64);
 
     /// Stops the session's media at once, removes its tracks and wipes its key.
     fn remove_session(&self, session: SessionId);
@@ -157,6 +163,18 @@ pub trait Engine: Send + Sync {
     fn sources(&self) -> Option<&dyn Sources> {
         None
     }
+
+    /// Begins to tell a track's packets to a consumer in this process: first what is kept for new subscribers, then what
+    /// comes. It ends with the consumer or with the track.
+    ///
+    /// # Errors
+    /// [`EngineError::Unknown`], [`EngineError::Full`], [`EngineError::Kernel`].
+    fn listen(&self, _from: PublisherTrackId, _ear: Ear) -> Result<(), EngineError> {
+        Err(EngineError::Unknown("publisher track"))
+    }
+
+    /// Consumers of this track may have gone: nothing is kept up for those that have.
+    fn forget_listeners(&self, _from: PublisherTrackId) {}
 
     /// Global counters by name.
     fn counters(&self) -> Vec<(&'static str, u64)>;

@@ -65,6 +65,7 @@ impl KernelEngine {
             stream: new.stream,
             role: new.role,
             created_ns: boottime_ns(),
+            ends_ns: u64::MAX,
             transport: new.transport,
             path: current,
             lost: None,

@@ -102,13 +102,25 @@ impl Engine for KernelEngine {
         let mut state = self.shared.lock();
         let Ok(entry) = alive(&state, session) else { return };
         let role = entry.role;
-        let expiry = boottime_ns() + self.lease_ns;
+        let expiry = (boottime_ns() + self.lease_ns).min(entry.ends_ns);
         if let Err(error) = state.tables.leases.set(Slots::<()>::slot(session.0), expiry, 0) {
             tracing::error!("lease not refreshed: {}", describe(&error));
         }
         drop(state);
         if role == Role::Subscriber {
             self.look_for_path(session.0);
+        }
+    }
+
+    fn end_session_at(&self, session: SessionId, at_ns: u64) {
+        let mut state = self.shared.lock();
+        let Some(entry) = state.sessions.get_mut(session.0).filter(|session| !session.closing) else { return };
+        entry.ends_ns = at_ns;
+        let slot = Slots::<()>::slot(session.0);
+        let leases = &mut state.tables.leases;
+        let shortened = leases.get(&slot, 0).and_then(|lease| leases.set(slot, lease.min(at_ns), 0));
+        if let Err(error) = shortened {
+            tracing::error!("lease not shortened: {}", describe(&error));
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Session {
     pub role: Role,
     pub profile: u8,
     pub created_ns: u64,
+    /// When its right to be here ends: no lease is longer. `u64::MAX`: never.
+    pub ends_ns: u64,
     pub transport: Transport,
     /// A subscriber's path, once the neighbour is known.
     pub path: Option<CurrentPath>,

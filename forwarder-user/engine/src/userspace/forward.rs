@@ -16,7 +16,7 @@ use super::{
     Inner,
     kept::KeptPacket,
     outgoing::seal,
-    tables::{Origin, Publisher, Subscriber, Tables},
+    tables::{Listener, Origin, Publisher, Subscriber, Tables},
 };
 use crate::{
     PublisherTrackId,
@@ -177,12 +177,27 @@ impl Forwarder {
         let mut start = 0;
         for packets in self.packets.chunk_by(|one, next| one.track == next.track) {
             let end = start + packets.len() as u32;
-            let members = tables.publishers.get(packets[0].track).map_or(&[][..], |publisher| &publisher.members);
-            if members.is_empty() {
+            let publisher = tables.publishers.get(packets[0].track);
+            let listeners = publisher.map_or(&[][..], |publisher| &publisher.listeners);
+            let members = publisher.map_or(&[][..], |publisher| &publisher.members);
+            if members.is_empty() && listeners.is_empty() {
                 self.inner.count(Counter::DropNoSubscriber, packets.len() as u64);
+            }
+            if !listeners.is_empty() {
+                self.tell(packets, listeners);
             }
             copies.extend(members.iter().map(|member| Copies { packets: start..end, subscriber: *member }));
             start = end;
+        }
+    }
+
+    /// Tells a stream's packets to those who hear them in the clear: one copy for all of them.
+    fn tell(&self, packets: &[Packet], listeners: &[Listener]) {
+        for packet in packets {
+            let payload: Arc<[u8]> = self.arena[packet.start..packet.start + packet.len].into();
+            for listener in listeners.iter().filter(|listener| packet.index.0 >= listener.live_from) {
+                listener.ear.tell(packet.index, &packet.header, &payload);
+            }
         }
     }
 
@@ -332,7 +347,8 @@ fn refusal(why: Refused) -> Counter {
     }
 }
 
-/// Whether any subscriber of a track is left.
+/// Whether any subscriber or listener of a track is left.
 pub(super) fn has_members(tables: &Tables, track: u32) -> bool {
-    tables.publishers.get(track).is_some_and(|publisher| !publisher.members.is_empty())
+    let listens = |publisher: &Publisher| publisher.listeners.iter().any(|listener| !listener.ear.is_closed());
+    tables.publishers.get(track).is_some_and(|publisher| !publisher.members.is_empty() || listens(publisher))
 }

@@ -15,10 +15,10 @@ use super::{
     UserspaceEngine,
     backlog::Start,
     outgoing,
-    tables::{Origin, Publisher, Replay, Session, Subscriber, Tables},
+    tables::{Listener, Origin, Publisher, Replay, Session, Subscriber, Tables},
 };
 use crate::{
-    Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
+    Ear, Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
     NewSubscriberTrack, PublisherStats, PublisherTrackId, Received, Role, RtxSource, SessionId, Sources,
     SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     clock::boottime_ns,
@@ -52,6 +52,7 @@ impl Engine for UserspaceEngine {
             socket,
             path: Err(self.0.why_no_path()),
             expires: Arc::new(AtomicU64::new(boottime_ns() + self.0.config.lease.as_nanos() as u64)),
+            ends_ns: u64::MAX,
             publisher_tracks: BTreeSet::new(),
             subscriber_tracks: BTreeSet::new(),
         };
@@ -103,9 +104,17 @@ impl Engine for UserspaceEngine {
 
     fn refresh_session(&self, session: SessionId) {
         if let Some(session) = self.0.read().sessions.get(session.0) {
-            session.expires.store(boottime_ns() + self.0.config.lease.as_nanos() as u64, Relaxed);
+            let lease = boottime_ns() + self.0.config.lease.as_nanos() as u64;
+            session.expires.store(lease.min(session.ends_ns), Relaxed);
         }
         self.0.look_for_path(session.0);
+    }
+
+    fn end_session_at(&self, session: SessionId, at_ns: u64) {
+        if let Some(session) = self.0.write().sessions.get_mut(session.0) {
+            session.ends_ns = at_ns;
+            session.expires.fetch_min(at_ns, Relaxed);
+        }
     }
 
     fn remove_session(&self, session: SessionId) {
@@ -216,6 +225,25 @@ impl Engine for UserspaceEngine {
         let packet = outgoing::seal_again(&self.0.read(), track.0, seq, rtx)?;
         self.0.kept.sealed_again();
         Ok(packet)
+    }
+
+    fn listen(&self, from: PublisherTrackId, ear: Ear) -> Result<(), EngineError> {
+        let mut tables = self.0.write();
+        let publisher = tables.publishers.get_mut(from.0).ok_or(EngineError::Unknown("publisher track"))?;
+        // Under the write lock, as for a subscriber: each index is told of once.
+        let live_from = publisher.replay.highest_accepted().0 + 1;
+        for packet in self.0.past(publisher) {
+            ear.tell(packet.index, &packet.header, &packet.payload);
+        }
+        publisher.listeners.retain(|listener| !listener.ear.is_closed());
+        publisher.listeners.push(Listener { ear, live_from });
+        Ok(())
+    }
+
+    fn forget_listeners(&self, from: PublisherTrackId) {
+        if let Some(publisher) = self.0.write().publishers.get_mut(from.0) {
+            publisher.listeners.retain(|listener| !listener.ear.is_closed());
+        }
     }
 
     fn gaps(&self) -> u64 {

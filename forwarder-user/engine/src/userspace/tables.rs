@@ -16,7 +16,7 @@ use super::{backlog::Start, kept::Kept};
 use penstock_srtp::cipher::Cipher;
 
 use crate::{
-    NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots, transmit::Destination,
+    Ear, NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots, transmit::Destination,
 };
 
 /// An RTP source as it arrives: socket, peer and SSRC.
@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub path: Result<Path, String>,
     /// When the session's lease ends, ns of CLOCK_BOOTTIME.
     pub expires: Arc<AtomicU64>,
+    /// When its right to be here ends: no lease is longer.
+    pub ends_ns: u64,
     pub publisher_tracks: BTreeSet<u32>,
     pub subscriber_tracks: BTreeSet<u32>,
 }
@@ -119,6 +121,15 @@ pub(super) struct Publisher {
     pub kept: Option<Mutex<Kept>>,
     /// Subscriber tracks in the order of joining.
     pub members: Vec<u32>,
+    /// Who hears its packets in the clear.
+    pub listeners: Vec<Listener>,
+}
+
+/// A consumer of a track's packets.
+pub(super) struct Listener {
+    pub ear: Ear,
+    /// First incoming index that was not accepted before it began to listen; it has been told of those before.
+    pub live_from: u64,
 }
 
 impl Publisher {
@@ -137,6 +148,7 @@ impl Publisher {
             jitter_q4: AtomicU32::new(0),
             kept: None,
             members: Vec::new(),
+            listeners: Vec::new(),
         }
     }
 

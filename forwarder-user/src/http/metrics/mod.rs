@@ -16,7 +16,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -25,15 +25,19 @@ use serde::Deserialize;
 
 use self::page::Page;
 pub(super) use self::requests::{Requests, observe};
-use super::{App, api, auth, reply::Failure};
-use crate::build_info;
+use super::{
+    App, api,
+    auth::{self, Shown},
+    reply::Failure,
+};
+use crate::{build_info, config::Action};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/metrics", get(metrics))
 }
 
-async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Failure> {
-    auth::require(&app.settings.current().auth.api_token, &headers)?;
+async fn metrics(State(app): State<Arc<App>>, shown: Shown) -> Result<Response, Failure> {
+    auth::permit_management(&app, Action::Metrics, &shown).await?;
     let snapshot = api::snapshot(&app).await?;
     let text = text(&snapshot, &app.observed).map_err(|error| {
         tracing::error!("metrics cannot be shown: {error:#}");

@@ -16,6 +16,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_openssl::SslStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::ingest::{error::SourceError, place::Scratch};
 
@@ -35,6 +36,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl Stream for TcpStream {}
 impl Stream for SslStream<TcpStream> {}
+impl Stream for TlsStream<TcpStream> {}
 #[cfg(test)]
 impl Stream for tokio::io::DuplexStream {}
 
@@ -89,6 +91,14 @@ impl Connection {
         let mut bytes = vec![];
         answer.write(&mut bytes).map_err(|_| SourceError::Garbage("a header that cannot be written"))?;
         self.write(&bytes).await
+    }
+
+    /// Sends frames of interleaved channels.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) async fn send_frames(&mut self, frames: &[u8]) -> Result<(), SourceError> {
+        if frames.is_empty() { Ok(()) } else { self.write(frames).await }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {

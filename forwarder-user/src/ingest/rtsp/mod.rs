@@ -1,9 +1,10 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
-//! `push` is the server for those that publish here; `track` takes the media out of either's connection.
+//! `push` is the server for those that publish here, `play` for those that play; `track` takes the media out of either's connection.
 
 pub(super) mod client;
 pub(super) mod connection;
 mod dial;
+mod play;
 pub(super) mod push;
 mod track;
 
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits for a TLS handshake. `Err`: why there is none.
-async fn handshake(shaking: impl Future<Output = Result<(), openssl::ssl::Error>>) -> Result<(), String> {
+async fn handshake<T, E: std::fmt::Display>(shaking: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match timeout(PATIENCE, shaking).await {
         Ok(shaken) => shaken.map_err(|error| error.to_string()),
         Err(_) => Err("no answer in time".into()),

@@ -25,6 +25,7 @@ impl Task {
         for viewer in gone {
             self.close(viewer, "the stream's new publisher sends another codec");
         }
+        self.end_mismatched_players(stream);
     }
 
     pub(super) fn attach_viewers(&mut self, stream: &str, kind: Kind, now: Instant) {
@@ -35,6 +36,7 @@ impl Task {
                 self.attach(viewer, track, now);
             }
         }
+        self.attach_players(stream, kind, now);
     }
 
     pub(super) fn attach_all_of(&mut self, viewer: Key, now: Instant) {
@@ -179,10 +181,18 @@ impl Task {
             self.counters.keyframe_requests_to_sources += 1;
             return;
         }
-        let Some(publisher) = self.streams.publisher(&session.stream) else { return };
+        let stream = session.stream.clone();
+        if kind == Kind::Video {
+            self.ask_for_keyframe(&stream, now);
+        }
+    }
+
+    /// Asks a stream's publisher for a keyframe.
+    pub(super) fn ask_for_keyframe(&mut self, stream: &str, now: Instant) {
+        let Some(publisher) = self.streams.publisher(stream) else { return };
         let Some(session) = self.sessions.get_mut(publisher) else { return };
         for entry in session.publisher_tracks_mut() {
-            if kind == Kind::Video && entry.kind() == Kind::Video {
+            if entry.kind() == Kind::Video {
                 entry.keyframes.want();
             }
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use crate::stream::What;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
@@ -36,6 +37,9 @@ impl Task {
         self.turnover.count(now);
         let Some(engine) = self.carry(key, &keys, pair) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Some(ends) = session.grant.ends_ns {
+            self.engine.end_session_at(engine, ends);
+        }
         session.media = Some(Media {
             engine,
             profile: keys.incoming.rtp.profile,
@@ -59,8 +63,12 @@ impl Task {
         let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));
         let (name, stream, role) = (&session.name, session.stream.clone(), session.role);
         tracing::info!(session = name, stream, ?role, peer = %pair.peer, profile, engine = by, "session connected");
+        self.notices.tell(&stream, What::SessionConnected { session: session.name.clone(), role });
         match role {
-            Role::Publisher => self.close_mismatched(&stream),
+            Role::Publisher => {
+                self.tell_ready(&stream, true);
+                self.close_mismatched(&stream);
+            }
             Role::Subscriber => self.attach_all_of(key, now),
         }
     }

@@ -284,7 +284,7 @@ fn publisher_report(
 
 /// The publisher's RTP timestamp now: from its last SR, or while there is none from the arrival of
 /// its last packet.
-fn rtp_now(
+pub(super) fn rtp_now(
     tracks: &[PublisherTrack],
     clock: Option<SenderClock>,
     from: PublisherTrackId,

@@ -20,6 +20,7 @@ mod attach;
 mod connect;
 mod feedback;
 mod learn;
+mod play;
 mod signalling;
 pub(in crate::stream) mod silence;
 mod snapshot;
@@ -27,7 +28,7 @@ mod sources;
 mod stray;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,9 +44,11 @@ use super::clock::NtpClock;
 use super::counters::Counters;
 use super::half_open;
 use super::ids::Key;
+use super::notice::{Notices, What};
 use super::owners::Owners;
+use super::players::Players;
 use super::pulse::{BEAT, Pulse};
-use super::session::{Media, PublisherTrack};
+use super::session::{Media, PublisherTrack, Session};
 use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
@@ -86,6 +89,9 @@ pub(super) struct Task {
     pub(in crate::stream) sessions: Sessions,
     pub(in crate::stream) streams: Streams,
     ingest: Ingest,
+    /// Who plays by RTSP, and when they were told the time.
+    players: Players,
+    players_told: Instant,
     /// Of the engine's subscriber tracks.
     owners: Owners,
     /// Incoming tracks of which packets are in flight, and whose SSRC may come back.
@@ -95,6 +101,12 @@ pub(super) struct Task {
     refusals: Lines,
     turnover: Turnover,
     asking: Asking,
+    /// Whom what happens is told.
+    pub(in crate::stream) notices: Notices,
+    /// Streams of which it was told that they can be watched.
+    ready: BTreeSet<String>,
+    /// New sessions are refused.
+    draining: bool,
 }
 
 impl Task {
@@ -111,12 +123,17 @@ impl Task {
             sessions: Sessions::new(),
             streams: Streams::with_sources(ingest.sources.keys()),
             ingest,
+            players: Players::default(),
+            players_told: Instant::now(),
             owners: Owners::default(),
             stopping: HashMap::new(),
             counters: Counters::default(),
             refusals: Lines::new(Instant::now()),
             turnover: Turnover::default(),
             asking: Asking::default(),
+            notices: Notices::new(),
+            ready: BTreeSet::new(),
+            draining: false,
         })
     }
 
@@ -141,6 +158,7 @@ impl Task {
             };
             // Before anything is done that looks at the clock.
             self.notice_standstill(deadline, Instant::now());
+            self.draining = pulse.is_draining();
             match turn {
                 Turn::Command(None) => return self.close_all(),
                 Turn::Command(Some(Command::Drain { reply })) => {
@@ -194,11 +212,16 @@ impl Task {
             self.due(key, now);
         }
         self.ask_publishers(now);
+        self.tell_players_the_time(now);
     }
 
     fn due(&mut self, key: Key, now: Instant) {
         let (used, pool) = (self.sessions.half_open(), self.half_open_pool());
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.grant.left().is_some_and(|left| left.is_zero()) {
+            self.counters.sessions_right_ended += 1;
+            return self.close(key, "its right to be here has ended");
+        }
         let life = half_open::life(self.config.connect_timeout, used, pool, session.has_begun());
         if session.media.is_none() && now >= session.connect_within(life) {
             self.counters.sessions_timed_out += 1;
@@ -239,6 +262,8 @@ impl Task {
                 next.min(session.peer_deadline)
             }
         };
+        // Media has stopped by then, by the lease in the engine.
+        let wanted = session.grant.left().map_or(wanted, |left| wanted.min(now + left));
         self.sessions.arm(key, wanted, now);
     }
 
@@ -391,11 +416,24 @@ impl Task {
                 self.send(datagram.socket, datagram.peer, &datagram.bytes);
             }
         }
+        if self.streams.publisher(&session.stream) == Some(key) {
+            self.tell_ready(&session.stream, false);
+        }
         self.streams.leave(&session.stream, key);
         self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
         self.turnover.count(Instant::now());
         tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
+        let Session { name, role, stream, .. } = *session;
+        self.notices.tell(&stream, What::SessionClosed { session: name, role, reason: why.into() });
+    }
+
+    /// A stream can be watched from now on, or not any more.
+    pub(super) fn tell_ready(&mut self, stream: &str, ready: bool) {
+        let news = if ready { self.ready.insert(stream.to_owned()) } else { self.ready.remove(stream) };
+        if news {
+            self.notices.tell(stream, if ready { What::StreamReady } else { What::StreamGone });
+        }
     }
 
     /// A connected session's name and media.

@@ -15,7 +15,7 @@ use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
-use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request};
+use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Visitor, What};
 use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -40,12 +40,14 @@ impl Task {
                 }
                 let _ = reply.send(admitted);
             }
-            Command::Offer { role: Role::Subscriber, stream, from, offer: Ok(offer), reply }
+            Command::Offer { role: Role::Subscriber, stream, visitor, offer: Ok(offer), reply }
                 if self.streams.is_undescribed(&stream) =>
             {
-                self.wait_for_description(&stream, offer, from, reply);
+                self.wait_for_description(&stream, offer, visitor, reply);
             }
-            Command::Offer { role, stream, from, offer, reply } => self.answer(role, stream, from, offer, reply, now),
+            Command::Offer { role, stream, visitor, offer, reply } => {
+                self.answer(role, stream, visitor, offer, reply, now);
+            }
             Command::Patch { session, role, stream, if_match, fragment, reply } => {
                 let patched = self
                     .find(&session, role, &stream)
@@ -62,6 +64,17 @@ impl Task {
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot(now));
             }
+            Command::Kick { session, why, reply } => {
+                let key = self.sessions.by_id(&session).or_else(|| self.sessions.by_name(&session));
+                if let Some(key) = key {
+                    self.counters.sessions_kicked += 1;
+                    self.close(key, &why);
+                }
+                let _ = reply.send(key.is_some());
+            }
+            Command::EndPublisher { stream, reply } => {
+                let _ = reply.send(self.end_publisher(&stream));
+            }
             Command::Configure { live, sources, reply } => {
                 self.config.set(live);
                 self.set_sources(sources);
@@ -75,6 +88,20 @@ impl Task {
                 let _ = reply.send(());
             }
         }
+    }
+
+    fn end_publisher(&mut self, stream: &str) -> bool {
+        let pushed = self.ingest.sources.get(stream).is_some_and(|source| source.pushed);
+        if let Some(key) = self.streams.publisher(stream) {
+            self.counters.sessions_kicked += 1;
+            self.close(key, "ended by the API");
+            return true;
+        }
+        if pushed {
+            tracing::info!(stream, "RTSP publisher ended by the API");
+            self.release(stream);
+        }
+        pushed
     }
 
     fn change_addresses(&mut self, media: &[MediaAddress]) {
@@ -159,12 +186,12 @@ impl Task {
         &mut self,
         role: Role,
         stream: String,
-        from: Block,
+        visitor: Visitor,
         offer: Result<Box<Offer>, String>,
         reply: Reply,
         now: Instant,
     ) {
-        let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, from, &offer, now));
+        let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, visitor, &offer, now));
         if let Err(refusal) = &answer {
             self.refused(role, refusal);
         }
@@ -186,7 +213,7 @@ impl Task {
         &mut self,
         role: Role,
         stream: String,
-        from: Block,
+        visitor: Visitor,
         offer: &Offer,
         now: Instant,
     ) -> Result<Answer, Refusal> {
@@ -201,12 +228,12 @@ impl Task {
         if role == Role::Publisher {
             self.in_the_way(&stream, now)?;
         }
-        self.make_room(from, now)?;
-        self.open(role, stream, from, offer, &plans, now)
+        self.make_room(visitor.from, now)?;
+        self.open(role, stream, visitor, offer, &plans, now)
     }
 
     /// What the stream's publisher sends, or will: a viewer may come while it connects.
-    fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
+    pub(super) fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
         let mut sent = self.streams.sent(stream, &self.sessions);
         if sent.is_empty() {
             sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
@@ -252,7 +279,7 @@ impl Task {
         &mut self,
         role: Role,
         stream: String,
-        from: Block,
+        visitor: Visitor,
         offer: &Offer,
         plans: &[Plan],
         now: Instant,
@@ -271,16 +298,19 @@ impl Task {
         let sdp = answer.to_text();
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
-        tracing::info!(session = name, stream, ?role, tracks = %describe(&tracks), "session opened");
+        tracing::info!(session = name, stream, ?role, by = %visitor.grant.by, tracks = %describe(&tracks), "session opened");
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
         }
+        let opened = What::SessionOpened { session: name.clone(), role, by: visitor.grant.by.to_string() };
+        self.notices.tell(&stream, opened);
         let session = Session {
             id: id.clone(),
             name,
             role,
             stream: stream.clone(),
-            from,
+            from: visitor.from,
+            grant: visitor.grant,
             peer,
             etag: etag.clone(),
             ufrag: local.ufrag,

@@ -58,6 +58,7 @@ impl Task {
             "publisher": publisher,
             "source": source,
             "viewers": stream.viewers(),
+            "rtsp_players": stream.players(),
         })
     }
 
@@ -77,6 +78,8 @@ impl Task {
             "profile": media.map(|media| media.profile),
             "tracks": publishing.chain(viewing).collect::<Vec<_>>(),
             "warning": session.silence.warning,
+            "by": session.grant.by.to_string(),
+            "right_ends_in_s": session.grant.left().map(|left| left.as_secs_f64()),
             "age_s": age(session, now),
             "consent_age_s": session.peer.consent().map(|at| now.duration_since(at).as_secs_f64()),
         })

@@ -6,15 +6,14 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Task;
-use crate::block::Block;
 use crate::config;
 use crate::ingest::{Event, Handle, SourceTrack, State};
-use crate::stream::Refusal;
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
 use crate::stream::session::{PublisherTrack, Source};
 use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
+use crate::stream::{DRAINING, Refusal, Visitor};
 use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
 
@@ -23,7 +22,7 @@ const MAX_WAITING: usize = 256;
 
 impl Task {
     /// Keeps an offer until the source is described, or fails.
-    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, from: Block, reply: Reply) {
+    pub(super) fn wait_for_description(&mut self, stream: &str, offer: Box<Offer>, visitor: Visitor, reply: Reply) {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
         sourced.waiting.retain(|(_, _, reply)| !reply.is_closed());
@@ -40,7 +39,7 @@ impl Task {
                 self.counters.refused_offers += 1;
                 let _ = reply.send(Err(Refusal::Unavailable(text)));
             }
-            None => sourced.waiting.push((offer, from, reply)),
+            None => sourced.waiting.push((offer, visitor, reply)),
         }
         self.update_demand(stream);
     }
@@ -57,15 +56,18 @@ impl Task {
             Event::Publish { stream, handle, reply } => {
                 let _ = reply.send(self.publish(&stream, handle, now));
             }
+            Event::Player { player, asked } => self.player_asks(player, asked, now),
             Event::Released { stream } => self.release(&stream),
             Event::Described { stream, tracks } => self.described(&stream, tracks, now),
             Event::Failed { stream, why } => {
+                self.tell_ready(&stream, false);
                 let Some(sourced) = self.streams.source_mut(&stream) else { return };
                 for (_, _, reply) in std::mem::take(&mut sourced.waiting) {
                     self.counters.refused_offers += 1;
                     let text = format!("the source of {stream:?} has failed: {why}");
                     let _ = reply.send(Err(Refusal::Unavailable(text)));
                 }
+                self.answer_players(&stream, Some(&format!("the source of {stream:?} has failed: {why}")));
                 self.update_demand(&stream);
             }
             Event::SenderReport { stream, track, ntp, rtp, at, first } => {
@@ -114,6 +116,7 @@ impl Task {
 
     /// Takes what a source sends out of the engine; whoever waits for it is told why in vain.
     fn forget_source(&mut self, name: &str, why: String) {
+        self.tell_ready(name, false);
         let Some(sourced) = self.streams.end_source(name) else { return };
         for source in sourced.tracks.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, name);
@@ -122,10 +125,14 @@ impl Task {
             self.counters.refused_offers += 1;
             let _ = reply.send(Err(Refusal::NotFound(why.clone())));
         }
+        self.answer_players(name, Some(&why));
     }
 
     /// Gives a stream to somebody who publishes by RTSP. `Err`: why not.
     fn publish(&mut self, stream: &str, handle: Handle, now: Instant) -> Result<(), String> {
+        if self.draining {
+            return Err(DRAINING.into());
+        }
         self.make_way(stream, now).map_err(|refusal| refusal.to_string())?;
         handle.want(self.streams.is_watched(stream));
         self.ingest.sources.insert(stream.to_owned(), handle);
@@ -167,18 +174,21 @@ impl Task {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         let former = std::mem::replace(&mut sourced.tracks, new.collect());
         sourced.clock = None;
+        let is_ready = !sourced.tracks.is_empty();
         let kinds: Vec<_> = sourced.tracks.iter().map(PublisherTrack::kind).collect();
         let waiting = std::mem::take(&mut sourced.waiting);
         for source in former.iter().filter_map(|track| track.source.as_ref()) {
             self.stop_sending(source, stream);
         }
+        self.tell_ready(stream, is_ready);
         self.close_mismatched(stream);
         for kind in kinds {
             self.attach_viewers(stream, kind, now);
         }
-        for (offer, from, reply) in waiting {
-            self.answer(Role::Subscriber, stream.to_owned(), from, Ok(offer), reply, now);
+        for (offer, visitor, reply) in waiting {
+            self.answer(Role::Subscriber, stream.to_owned(), visitor, Ok(offer), reply, now);
         }
+        self.answer_players(stream, None);
         self.update_demand(stream);
     }
 

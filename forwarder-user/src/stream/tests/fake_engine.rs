@@ -102,6 +102,10 @@ impl Engine for FakeEngine {
         self.state().calls.push("refresh_session".into());
     }
 
+    fn end_session_at(&self, _: SessionId, at_ns: u64) {
+        self.state().calls.push(format!("end_session_at {at_ns}"));
+    }
+
     fn remove_session(&self, session: SessionId) {
         let mut state = self.state();
         let removed = state.sessions.remove(&session.0);

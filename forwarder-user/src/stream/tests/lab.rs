@@ -57,14 +57,14 @@ impl Lab {
     }
 
     pub(super) fn offer_from(&mut self, from: [u8; 4], role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
-        let from = std::net::IpAddr::from(from).into();
+        let from = crate::block::Block::from(std::net::IpAddr::from(from));
         let (reply, mut answer) = oneshot::channel();
         let (told, mut admitted) = oneshot::channel();
         let request = Request::Open { role, stream: stream.into() };
         self.task.command(Command::Admit { request, reply: told }, self.now);
         admitted.try_recv().unwrap()?;
         let offer = Offer::parse(sdp).map(Box::new);
-        self.task.command(Command::Offer { role, stream: stream.into(), from, offer, reply }, self.now);
+        self.task.command(Command::Offer { role, stream: stream.into(), visitor: from.into(), offer, reply }, self.now);
         answer.try_recv().unwrap()
     }
 

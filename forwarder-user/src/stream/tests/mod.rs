@@ -5,6 +5,7 @@ mod fake_engine;
 mod lab;
 mod limits;
 mod repair;
+mod rights;
 mod sessions;
 mod strangers;
 mod tracks;

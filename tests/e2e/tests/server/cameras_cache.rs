@@ -63,8 +63,9 @@ fn a_viewer_begins_with_the_last_keyframe() -> Result<()> {
     }
     let now = viewers.stats()[0].video.packets;
     stage.until("it goes on", || Ok(viewers.stats().iter().all(|one| one.video.packets > now + 2 * RATE)))?;
+    stage.until("each start is counted", || Ok(counted(&cache(&stage)?, "hits") == 3 * rounds))?;
     let after = cache(&stage)?;
-    ensure!(counted(&after, "hits") == 3 * rounds && counted(&after, "misses") == 0, "{after}");
+    ensure!(counted(&after, "misses") == 0, "{after}");
     ensure!(counted(&after, "bytes") <= counted(&after, "limit") && counted(&after, "overflows") == 0, "{after}");
     let mut lost = 0;
     for stats in viewers.stop()? {
@@ -88,7 +89,7 @@ fn every_frame_is_as_it_was_sent() -> Result<()> {
         stage.flows(&viewers, &[number], Kind::Video, 10)?;
     }
     stage.flows(&viewers, &[0, 1, 2, 3, 4], Kind::Video, 40)?;
-    ensure!(counted(&cache(&stage)?, "hits") == 5, "{}", cache(&stage)?);
+    stage.until("each start is counted", || Ok(counted(&cache(&stage)?, "hits") == 5))?;
     let stats = viewers.stop()?;
     ensure!(stats.iter().all(|one| one.video.jumps == 0), "frames are missing between the past and the present");
     stage.assert_exact(&stats, &BOTH)?;
@@ -107,8 +108,10 @@ fn its_memory_is_bounded() -> Result<()> {
     })?;
     let viewers = stage.play(1, &Source::None, h264(&stage))?;
     stage.until("the viewer gets what comes", || Ok(viewers.stats()[0].video.packets > RATE))?;
+    // What the API tells may be a second old.
+    stage.until("the start is counted", || Ok(counted(&cache(&stage)?, "misses") == 1))?;
     let after = cache(&stage)?;
-    ensure!(counted(&after, "hits") == 0 && counted(&after, "misses") == 1, "{after}");
+    ensure!(counted(&after, "hits") == 0, "{after}");
     let metrics = stage.server.get_text("/metrics")?;
     ensure!(metrics.contains("penstock_keyframe_cache_starts_total{result=\"miss\"} 1"), "{metrics}");
     ensure!(metrics.contains("penstock_keyframe_cache_overflows_total 1"), "{metrics}");

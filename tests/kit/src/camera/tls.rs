@@ -54,6 +54,15 @@ impl Identity {
         Ok(hex::encode(&*self.certificate.digest(MessageDigest::sha256())?))
     }
 
+    /// SHA-256 of the public key in Base64, by which a browser is told to believe in it.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn key_hash(&self) -> Result<String> {
+        let hash = openssl::sha::sha256(&self.key.public_key_to_der()?);
+        Ok(openssl::base64::encode_block(&hash))
+    }
+
     /// The server's side of a handshake.
     ///
     /// # Errors

@@ -11,22 +11,30 @@ use std::{
 use penstock_rtp::description::{Description, DescriptionError};
 use rtsp_types::{
     Message, Method, Request, Response, StatusCode, Version,
-    headers::{AUTHORIZATION, CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT, WWW_AUTHENTICATE},
+    headers::{CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT},
 };
 use tokio::time::timeout_at;
 use url::Url;
 
-use super::{Claim, Server, auth::Door, random_hex, transport::Wanted};
+use super::{
+    Claim, Server,
+    auth::{Door, taken_away},
+    random_hex,
+    transport::Wanted,
+};
+use crate::config::Action;
 use crate::ingest::{
     error::SourceError,
     handle::gone,
     media::{Packet, Packets},
     rtsp::{
         connection::{Connection, Incoming, Stream},
+        play,
         track::{self, Track, Way},
     },
     udp::Ports,
 };
+use crate::rights::Grant;
 
 /// From the begin of a connection to its RECORD.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +44,8 @@ const MAX_GUESSES: u32 = 3;
 const MAX_TRACKS: usize = 8;
 /// We live on their media, so this is for clients that want to know.
 const SESSION_TIMEOUT: u64 = 60;
-const METHODS: &str = "OPTIONS, ANNOUNCE, SETUP, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
+pub(in crate::ingest::rtsp) const METHODS: &str =
+    "OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
 
 /// What was announced.
 struct Announced {
@@ -45,7 +54,8 @@ struct Announced {
 }
 
 /// A connection's two ends.
-pub(super) struct Ends {
+#[derive(Clone, Copy)]
+pub(in crate::ingest::rtsp) struct Ends {
     pub local: SocketAddr,
     pub peer: SocketAddr,
     /// By TLS.
@@ -56,8 +66,9 @@ struct Conversation<'a> {
     server: &'a Rc<Server>,
     connection: Connection,
     ends: Ends,
-    door: Door<'a>,
-    admitted: bool,
+    door: Door,
+    /// By what right it publishes.
+    grant: Option<Grant>,
     guesses: u32,
     session: String,
     announced: Option<Announced>,
@@ -68,7 +79,7 @@ struct Conversation<'a> {
 }
 
 /// A refusal: name of its counter, status, words.
-struct Refusal(&'static str, u16, String);
+pub(in crate::ingest::rtsp) struct Refusal(pub &'static str, pub u16, pub String);
 
 /// Serves a connection to its end.
 pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends) {
@@ -77,8 +88,8 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         server,
         connection: Connection::new(stream, Rc::clone(&server.place.scratch)),
         ends,
-        door: Door::new(&server.settings.publish_token),
-        admitted: false,
+        door: Door::new(),
+        grant: None,
         guesses: 0,
         session: random_hex(),
         announced: None,
@@ -87,7 +98,14 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         requests: vec![],
     };
     let error = match conversation.prepare().await {
-        Ok(()) => match conversation.record().await {
+        Ok(Some(first)) => {
+            let Conversation { connection, ends, .. } = conversation;
+            return match play::run(server, connection, ends, &first).await {
+                Ok(()) => {}
+                Err(error) => server.gone("", peer, &error),
+            };
+        }
+        Ok(None) => match conversation.record().await {
             Ok(()) => return,
             Err(error) => error,
         },
@@ -101,8 +119,8 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
 }
 
 impl Conversation<'_> {
-    /// Up to RECORD.
-    async fn prepare(&mut self) -> Result<(), SourceError> {
+    /// Up to RECORD, or to the request by which somebody shows that he wants to play.
+    async fn prepare(&mut self) -> Result<Option<Request<Vec<u8>>>, SourceError> {
         let deadline = Instant::now() + PATIENCE;
         while !self.recording {
             let mut requests = vec![];
@@ -114,10 +132,13 @@ impl Conversation<'_> {
             let received = timeout_at(deadline.into(), self.connection.receive(&mut take)).await;
             received.map_err(|_| SourceError::Timeout("the wait for RECORD"))??;
             for request in requests {
+                if self.announced.is_none() && play::begins(&request) {
+                    return Ok(Some(request));
+                }
                 self.request(&request).await?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Takes media until the publisher leaves. `Ok`: the control task wants no more of it.
@@ -125,8 +146,18 @@ impl Conversation<'_> {
         let Some(announced) = &mut self.announced else { return Ok(()) };
         let Some(mut published) = announced.claim.published.take() else { return Ok(()) };
         let (name, peer) = (announced.claim.name.clone(), self.ends.peer);
-        tracing::info!(stream = name, %peer, "RTSP publisher records");
-        let played = published.media.play(self, pin!(gone(&mut published.wanted))).await;
+        let by = self.grant.as_ref().map(|grant| grant.by.to_string());
+        tracing::info!(stream = name, %peer, by, "RTSP publisher records");
+        let watch = self.grant.as_ref().and_then(|grant| self.server.settings.rights.watch(grant));
+        let over = async {
+            tokio::select! {
+                () = gone(&mut published.wanted) => {}
+                () = taken_away(watch) => {
+                    tracing::info!(stream = name, %peer, "RTSP publisher's right to be here was taken away");
+                }
+            }
+        };
+        let played = published.media.play(self, pin!(over)).await;
         if let Some(announced) = &mut self.announced {
             announced.claim.published = Some(published);
         }
@@ -146,7 +177,7 @@ impl Conversation<'_> {
                 }
                 answer.build(vec![])
             }
-            Err(refusal) => self.refuse(request, refusal),
+            Err(refusal) => self.refuse(request, &refusal),
         };
         if let Some(cseq) = request.header(&CSEQ) {
             answer.insert_header(CSEQ, cseq.clone());
@@ -162,18 +193,8 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn refuse(&self, request: &Request<Vec<u8>>, Refusal(name, status, words): Refusal) -> Response<Vec<u8>> {
-        self.server.counters.add(name);
-        let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
-        let method = <&str>::from(request.method());
-        tracing::info!(peer = %self.ends.peer, method, status, "RTSP request refused: {words}");
-        let mut answer = Response::builder(Version::V1_0, StatusCode::from(status)).reason_phrase(words);
-        if status == 401 {
-            for challenge in self.door.challenges() {
-                answer = answer.header(WWW_AUTHENTICATE, challenge);
-            }
-        }
-        answer.build(vec![])
+    fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
+        self.server.refuse(self.ends.peer, request, refusal, &self.door)
     }
 
     /// Headers of the answer.
@@ -202,7 +223,7 @@ impl Conversation<'_> {
                 Ok(vec![session])
             }
             Method::Describe | Method::Play => {
-                Err(Refusal("refused_method", 405, "this server takes streams by RTSP, and plays them by WHEP".into()))
+                Err(Refusal("refused_state", 455, "a connection publishes or plays, not both".into()))
             }
             _ => Err(Refusal("refused_method", 405, format!("it knows {METHODS}"))),
         }
@@ -211,7 +232,8 @@ impl Conversation<'_> {
     async fn announce(&mut self, request: &Request<Vec<u8>>) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
         let url = request.request_uri().ok_or_else(|| bad("ANNOUNCE needs a URL"))?;
-        self.admit(request, url)?;
+        let name = url.path().trim_matches('/');
+        let grant = self.admit(request, url, name).await?;
         if self.announced.is_some() {
             return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
         }
@@ -223,7 +245,6 @@ impl Conversation<'_> {
             DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
-        let name = url.path().trim_matches('/');
         let claim = self.server.claim(name, self.ends.peer).await;
         let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
         if let Some(published) = &mut claim.published {
@@ -233,22 +254,15 @@ impl Conversation<'_> {
             })?;
         }
         self.announced = Some(Announced { claim, description });
+        self.grant = Some(grant);
         Ok(())
     }
 
-    fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url) -> Result<(), Refusal> {
-        let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
-        if self.admitted || self.door.admits(request.method().into(), url, given) {
-            self.admitted = true;
-            return Ok(());
-        }
-        self.guesses += 1;
-        Err(if given.is_empty() {
-            // The first request of every client that waits to be asked.
-            Refusal("asked_for_password", 401, "a password is needed".into())
-        } else {
-            Refusal("refused_password", 401, "this is not the password".into())
-        })
+    async fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url, stream: &str) -> Result<Grant, Refusal> {
+        let asked = (Action::Publish, stream, self.ends.peer);
+        let admitted = self.door.admit(&self.server.settings.rights, request, url, asked).await;
+        self.guesses += u32::from(admitted.is_err());
+        admitted
     }
 
     /// The answer's `Transport`.
@@ -300,6 +314,10 @@ impl Packets for Conversation<'_> {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
+        // Looked at with each batch, so that nothing is forwarded that came after the end.
+        if self.grant.as_ref().and_then(Grant::left).is_some_and(|left| left.is_zero()) {
+            return Poll::Ready(Err(SourceError::RightEnded));
+        }
         let requests = &mut self.requests;
         track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
             if let Message::Request(request) = message {

@@ -1,12 +1,11 @@
-//! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). It plays
-//! nothing: viewers come by WHEP.
+//! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). Who wants to play goes on
+//! in `play`.
 //!
-//! `conversation` is one connection, `auth` its password, `transport` how a track comes, `tls` what RTSPS adds.
+//! `conversation` is one connection, `auth` its password, `transport` how a track comes.
 //! Here: the listening, and which streams are being published.
 
 mod auth;
 mod conversation;
-mod tls;
 mod transport;
 
 use std::{
@@ -20,6 +19,8 @@ use std::{
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rtsp_types::{Request, Response, StatusCode, Version, headers::WWW_AUTHENTICATE};
+use rustls::server::ResolvesServerCert;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,13 +28,19 @@ use tokio::{
     task::spawn_local,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
-use self::{conversation::Ends, tls::Identity};
-use super::connection::Stream as Bytes;
+pub(super) use self::{
+    auth::{Door, taken_away},
+    conversation::{Ends, METHODS, Refusal},
+    transport::Wanted,
+};
+use super::{connection::Stream as Bytes, handshake};
 use crate::{
     block::Shares,
     config::{self, stream_name_problem},
-    ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, status::State},
+    ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, play::PlayerId, status::State},
+    tls,
 };
 
 /// A stream keeps its tracks for so long after its publisher has gone, and while somebody watches.
@@ -50,8 +57,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
 
 impl Counters {
-    fn add(&self, name: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+    pub(super) fn add(&self, name: &'static str) {
+        self.add_many(name, 1);
+    }
+
+    pub(super) fn add_many(&self, name: &'static str, n: u64) {
+        if n > 0 {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += n;
+        }
     }
 
     /// As they are now.
@@ -65,14 +78,14 @@ pub(crate) struct Ports {
     plain: Vec<StdListener>,
     tls: Vec<StdListener>,
     /// For the latter.
-    identity: Option<Identity>,
+    acceptor: Option<TlsAcceptor>,
 }
 
 /// Opens the ports.
 ///
 /// # Errors
 /// One is in use, or the certificate cannot be used.
-pub(crate) fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
+pub(crate) fn bind(settings: &config::Rtsp, identity: Option<Arc<dyn ResolvesServerCert>>) -> io::Result<Ports> {
     let open = |key: &str, addresses: &[SocketAddr]| {
         let open = |address: &SocketAddr| {
             let listener = StdListener::bind(address)
@@ -83,15 +96,26 @@ pub(crate) fn bind(settings: &config::Rtsp) -> io::Result<Ports> {
         addresses.iter().map(open).collect::<io::Result<Vec<_>>>()
     };
     let (plain, tls) = (open("rtsp.listen", &settings.listen)?, open("rtsp.listen_tls", &settings.listen_tls)?);
-    let identity = (!tls.is_empty()).then(|| Identity::load(&settings.certificate, &settings.key)).transpose()?;
-    Ok(Ports { plain, tls, identity })
+    let own = !settings.certificate.as_os_str().is_empty();
+    let identity: Option<Arc<dyn ResolvesServerCert>> = match (tls.is_empty(), own) {
+        (true, _) => None,
+        (false, false) => identity,
+        (false, true) => {
+            let names = ["rtsp.certificate", "rtsp.key"];
+            Some(Arc::new(tls::Identity::load(names, &settings.certificate, &settings.key)?))
+        }
+    };
+    let acceptor = identity.map(|identity| tls::config(identity, &[]).map(TlsAcceptor::from)).transpose()?;
+    Ok(Ports { plain, tls, acceptor })
 }
 
 /// What all connections share.
-struct Server {
-    settings: Settings,
-    place: Place,
-    counters: Counters,
+pub(super) struct Server {
+    pub(super) settings: Settings,
+    pub(super) place: Place,
+    pub(super) counters: Counters,
+    /// The last one's.
+    player: Cell<PlayerId>,
     connections: Cell<usize>,
     /// Nobody has them all.
     shares: Arc<Shares>,
@@ -120,13 +144,14 @@ pub(in crate::ingest) async fn run(
 ) {
     let connections = Cell::new(0);
     let shares = Shares::of(settings.rtsp.connections, LEAST_SHARE);
-    let server = Rc::new(Server { settings, place, counters, connections, shares, streams: RefCell::default() });
-    let Ports { plain, tls, identity } = ports;
-    let identity = identity.map(Rc::new);
+    let player = Cell::new(0);
+    let server =
+        Rc::new(Server { settings, place, counters, player, connections, shares, streams: RefCell::default() });
+    let Ports { plain, tls, acceptor } = ports;
     let plain = plain.into_iter().map(|listener| (listener, None));
-    for (listener, identity) in plain.chain(tls.into_iter().map(|listener| (listener, identity.clone()))) {
+    for (listener, acceptor) in plain.chain(tls.into_iter().map(|listener| (listener, acceptor.clone()))) {
         match TcpListener::from_std(listener) {
-            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener, identity))),
+            Ok(listener) => drop(spawn_local(Rc::clone(&server).listen(listener, acceptor))),
             Err(error) => tracing::error!("an RTSP port cannot be used: {error}"),
         }
     }
@@ -139,11 +164,11 @@ pub(in crate::ingest) async fn run(
 }
 
 impl Server {
-    /// With an identity by TLS.
-    async fn listen(self: Rc<Self>, listener: TcpListener, identity: Option<Rc<Identity>>) {
+    /// With an acceptor by TLS.
+    async fn listen(self: Rc<Self>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.accept(stream, peer, identity.clone()),
+                Ok((stream, peer)) => self.accept(stream, peer, acceptor.clone()),
                 // Out of descriptors, most likely: what is open goes on.
                 Err(error) => {
                     tracing::warn!("an RTSP connection cannot be accepted: {error}");
@@ -153,11 +178,11 @@ impl Server {
         }
     }
 
-    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, identity: Option<Rc<Identity>>) {
+    fn accept(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
         self.counters.add("connections");
         if self.connections.get() >= self.settings.rtsp.connections {
             self.counters.add("refused_too_many_connections");
-            if identity.is_none() {
+            if acceptor.is_none() {
                 // A new socket takes so little at once, or else it hears nothing.
                 let _ = stream.try_write(b"RTSP/1.0 503 Too many connections\r\nContent-Length: 0\r\n\r\n");
             }
@@ -176,21 +201,51 @@ impl Server {
         let place = Open::new(self);
         spawn_local(async move {
             let _share = share;
-            let encrypted = identity.is_some();
-            let stream: Box<dyn Bytes> = match identity {
+            let encrypted = acceptor.is_some();
+            let stream: Box<dyn Bytes> = match acceptor {
                 None => Box::new(stream),
-                Some(identity) => match identity.accept(stream, peer).await {
+                Some(acceptor) => match handshake(acceptor.accept(stream)).await {
                     Ok(stream) => Box::new(stream),
-                    Err(error) => return place.0.gone("", peer, &error),
+                    Err(reason) => {
+                        return place.0.gone("", peer, &SourceError::Tls { host: peer.to_string(), reason });
+                    }
                 },
             };
             conversation::run(&place.0, stream, Ends { local, peer, encrypted }).await;
         });
     }
 
+    /// A number for one more player.
+    pub(super) fn next_player(&self) -> PlayerId {
+        self.player.set(self.player.get() + 1);
+        self.player.get()
+    }
+
+    /// Counts a refusal, and answers it.
+    pub(super) fn refuse(
+        &self,
+        peer: SocketAddr,
+        request: &Request<Vec<u8>>,
+        Refusal(name, status, words): &Refusal,
+        door: &Door,
+    ) -> Response<Vec<u8>> {
+        self.counters.add(name);
+        let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+        let method = <&str>::from(request.method());
+        // A challenge is what every client waits for.
+        match status {
+            401 => tracing::debug!(%peer, method, status, "RTSP request: {words}"),
+            _ => tracing::info!(%peer, method, status, "RTSP request refused: {words}"),
+        }
+        let answer = Response::builder(Version::V1_0, StatusCode::from(*status)).reason_phrase(words);
+        let ask = *status == 401;
+        let challenges = if ask { door.challenges(self.settings.rights.takes_digest()) } else { vec![] };
+        challenges.into_iter().fold(answer, |answer, one| answer.header(WWW_AUTHENTICATE, one)).build(vec![])
+    }
+
     /// A connection has ended so.
     fn gone(&self, stream: &str, peer: SocketAddr, error: &SourceError) {
-        tracing::info!(stream, %peer, error = error.name(), "RTSP publisher gone: {error}");
+        tracing::info!(stream, %peer, error = error.name(), "RTSP connection gone: {error}");
         self.counters.add(error.name());
     }
 
@@ -247,7 +302,7 @@ impl Server {
 }
 
 /// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
-fn random_hex() -> String {
+pub(super) fn random_hex() -> String {
     let mut bytes = [0u8; 16];
     match SystemRandom::new().fill(&mut bytes) {
         Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -4,7 +4,7 @@ use super::super::parameter;
 
 /// What a SETUP asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(in crate::ingest::rtsp) enum Wanted {
     /// By these channels, if it names any.
     Channel(Option<u8>),
     /// From its port and the next.
@@ -13,7 +13,7 @@ pub(super) enum Wanted {
 
 impl Wanted {
     /// The first of the alternatives of a `Transport` header that can be had.
-    pub(super) fn parse(header: &str) -> Option<Self> {
+    pub(in crate::ingest::rtsp) fn parse(header: &str) -> Option<Self> {
         header.split(',').find_map(|one| {
             let mut parts = one.split(';').map(str::trim);
             let protocol = parts.next()?.to_ascii_uppercase();
