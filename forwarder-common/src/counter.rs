@@ -77,9 +77,10 @@ counters! {
 
     /// RTP header whose CSRC list or extension does not fit the packet.
     DropMalformedRtp = "drop_malformed_rtp", Drop;
-    /// Payload above 1,400 bytes.
+    /// Payload above 1,444 bytes.
     DropOversize = "drop_oversize", Drop;
-    /// Payload type that was not negotiated for this SSRC.
+    /// Payload type that was not negotiated for this SSRC: copies of such packets are empty, so that no sequence number
+    /// is missing.
     DropPayloadType = "drop_payload_type", Drop;
     /// Publisher entry whose lease userspace stopped refreshing.
     DropPublisherExpired = "drop_publisher_expired", Drop;
@@ -99,6 +100,8 @@ counters! {
     DropBeforeJoin = "drop_before_join", Drop;
     /// Map entries of a copy contradict each other, or a helper failed on the way out.
     DropInternalEgress = "drop_internal_egress", Drop;
+    /// Copies that exceed the MTU of their viewer's path: the publisher's packets are too long for it.
+    DropTooBigForPath = "drop_too_big_for_path", Drop;
     /// Copies that the egress device did not take (ring full), as far as the kernel reports it.
     DropRingFull = "drop_ring_full", Drop;
 

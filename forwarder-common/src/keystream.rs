@@ -40,9 +40,8 @@ use core::sync::atomic::AtomicU64;
 
 use crate::{ExtendedSeq, atomic, gf128::Block};
 
-/// Most blocks of keystream that are used of an entry. Longer payloads go the slow way: WebRTC senders
-/// stay below 1,200 bytes.
-pub const FAST_BLOCKS: usize = 78;
+/// Most blocks of keystream that are used of an entry: those of the longest payload that is forwarded.
+pub const FAST_BLOCKS: usize = crate::maps::MAX_PAYLOAD.div_ceil(16);
 
 /// Largest payload that an entry serves, in bytes.
 pub const FAST_PAYLOAD: usize = 16 * FAST_BLOCKS;
@@ -53,7 +52,7 @@ pub const STEP: usize = 4;
 /// Places for blocks in an entry: whole steps, so that a producer may write them at once.
 pub const ROOM: usize = FAST_BLOCKS.next_multiple_of(STEP);
 
-/// Everything about one packet that is known before it. 1,664 bytes, whole cache lines. Secret.
+/// Everything about one packet that is known before it. 1,920 bytes, whole cache lines. Secret.
 #[repr(C, align(64))]
 pub struct Entry {
     state: AtomicU64,

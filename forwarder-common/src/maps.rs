@@ -49,8 +49,11 @@ pub const MAX_COPIES: usize = 200;
 /// Egress interfaces that one stream can leave by.
 pub const MAX_EGRESS: usize = 4;
 
-/// Largest RTP payload in bytes, without header and tag.
-pub const MAX_PAYLOAD: usize = 1400;
+/// Largest RTP payload in bytes, without header and tag: what an IPv4 datagram of 1,500 bytes holds.
+pub const MAX_PAYLOAD: usize = 1444;
+
+/// The MTU where nobody knows another one: Ethernet's.
+pub const USUAL_MTU: u32 = 1500;
 
 /// Sessions whose keys lie in one inner map of `KEYS`, of `TOWERS` and of `SUBSETS`: 0.6 MB together. Userspace adds
 /// such maps as sessions come and takes none away.
@@ -94,7 +97,8 @@ pub struct PublisherTrack {
     pub clock_rate: u32,
     /// Host byte order.
     pub ssrc: u32,
-    /// The one payload type that is forwarded.
+    /// The one payload type that is forwarded. Copies of packets with another one are empty: receivers take them for
+    /// padding, and miss no sequence number.
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
@@ -151,7 +155,7 @@ impl KeystreamLow {
     }
 }
 
-/// A plaintext packet for the userspace engine. 1,448 bytes, of which `payload_len` of the payload
+/// A plaintext packet for the userspace engine. 1,488 bytes, of which `payload_len` of the payload
 /// count.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -169,7 +173,7 @@ pub struct TapRecord {
     /// Processor on which it was opened, and its copies are made.
     pub cpu: u32,
     /// In the clear; behind `payload_len` bytes lies what the buffer held before.
-    pub payload: [u8; MAX_PAYLOAD + 8],
+    pub payload: [u8; MAX_PAYLOAD.next_multiple_of(8)],
 }
 
 impl TapRecord {
@@ -227,7 +231,9 @@ pub struct PublisherState {
     /// Their payload bytes.
     pub octets: u64,
     /// Drops by [`PUBLISHER_DROPS`].
-    pub drops: [u64; 8],
+    pub drops: [u64; 7],
+    /// Payload type of the last authentic packet with another one than the track's, plus one; 0: there was none.
+    pub other_type: u64,
     /// Arrival of the last authenticated packet, ns of CLOCK_BOOTTIME.
     pub last_arrival_ns: u64,
     /// RTP timestamp of that packet, host byte order.
@@ -247,7 +253,8 @@ impl PublisherState {
             first: first.0 + 1,
             packets: 0,
             octets: 0,
-            drops: [0; 8],
+            drops: [0; 7],
+            other_type: 0,
             last_arrival_ns: 0,
             last_timestamp: 0,
             jitter_q4: 0,
@@ -325,8 +332,12 @@ pub struct SubscriberTrack {
 }
 
 /// Reasons counted per subscriber track, in the order of [`SubscriberState::drops`].
-pub const SUBSCRIBER_DROPS: [crate::Counter; 3] =
-    [crate::Counter::DropSubscriberExpired, crate::Counter::DropBeforeJoin, crate::Counter::DropInternalEgress];
+pub const SUBSCRIBER_DROPS: [crate::Counter; 4] = [
+    crate::Counter::DropSubscriberExpired,
+    crate::Counter::DropBeforeJoin,
+    crate::Counter::DropInternalEgress,
+    crate::Counter::DropTooBigForPath,
+];
 
 /// What the kernel knows of one outgoing SSRC. 72 bytes.
 #[repr(C)]
@@ -443,8 +454,8 @@ pub struct Path {
     pub checksum_base: u32,
     /// Network byte order, with lengths and checksums 0; behind `header_len` all 0.
     pub header: [u8; MAX_HEADER],
-    /// Padding to 80 bytes; 0.
-    pub reserved2: [u8; 2],
+    /// Largest RTP payload that a packet of the path's MTU holds, in bytes.
+    pub max_payload: u16,
 }
 
 /// How frames get into and out of the datapath.
@@ -624,15 +635,15 @@ mod tests {
         assert_eq!(size_of::<PublisherTrack>(), 32);
         assert_eq!(size_of::<SubscriberTrack>(), 40);
         assert_eq!(size_of::<Window>(), 32);
-        assert_eq!(size_of::<TapRecord>(), 1448);
-        assert_eq!(size_of::<crate::keystream::Entry>(), 1664);
+        assert_eq!(size_of::<TapRecord>(), 1488);
+        assert_eq!(size_of::<crate::keystream::Entry>(), 1920);
         assert_eq!(size_of::<SubscriberState>(), 72);
         assert_eq!(size_of::<Path>(), 80);
         assert_eq!(size_of::<Session>(), 184);
         assert_eq!(size_of::<crate::SessionKey>(), 8448);
-        assert_eq!(size_of::<tower::KeyTable>(), 7680);
-        assert_eq!(size_of::<Rows>(), 7784);
-        assert_eq!(size_of::<crate::subsets::Subsets>(), 2048);
-        assert_eq!(size_of::<crate::subsets::Sums>(), 9496);
+        assert_eq!(size_of::<tower::KeyTable>(), 9216);
+        assert_eq!(size_of::<Rows>(), 9320);
+        assert_eq!(size_of::<crate::subsets::Subsets>(), 2432);
+        assert_eq!(size_of::<crate::subsets::Sums>(), 11_272);
     }
 }

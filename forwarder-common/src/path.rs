@@ -4,7 +4,8 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::{
     checksum,
-    maps::{FlowKey, MAX_HEADER, Path},
+    maps::{FlowKey, MAX_HEADER, Path, USUAL_MTU},
+    rtp::{FIXED_LEN, TAG_LEN},
 };
 
 /// Hops that an outgoing packet may take, as Linux sends by default.
@@ -32,7 +33,18 @@ impl FlowKey {
     }
 }
 
+/// Largest RTP payload of a packet of `mtu` bytes, of which `headers` are IP and UDP.
+fn max_payload(headers: usize, mtu: u32) -> u16 {
+    (mtu as usize).saturating_sub(headers + FIXED_LEN + TAG_LEN).min(usize::from(u16::MAX)) as u16
+}
+
 impl Path {
+    /// The same by an interface that takes IP packets of `mtu` bytes.
+    pub fn with_mtu(mut self, mtu: u32) -> Self {
+        self.max_payload = max_payload(usize::from(self.header_len - self.l3_offset), mtu);
+        self
+    }
+
     /// Path from `local` to `peer`, by the interface `egress_ifindex` with address `source_mac`,
     /// over the next hop `destination_mac`. `vlan` is the 802.1Q tag control (priority and id).
     ///
@@ -87,7 +99,7 @@ impl Path {
             reserved: 0,
             checksum_base: u32::from(checksum::fold(sum)),
             header: header.bytes,
-            reserved2: [0; 2],
+            max_payload: max_payload(header.len - l3_offset, USUAL_MTU),
         })
     }
 }

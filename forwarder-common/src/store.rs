@@ -96,7 +96,7 @@ mod tests {
     fn sizes_are_as_documented() {
         assert_eq!(size_of::<Stored>(), 1536);
         assert_eq!(CHUNK * size_of::<Stored>(), 96 << 10);
-        const { assert!(ROOM > crate::maps::MAX_PAYLOAD + crate::rtp::FIXED_LEN + crate::rtp::TAG_LEN + 64) };
+        const { assert!(ROOM > crate::maps::MAX_PAYLOAD + crate::rtp::FIXED_LEN + crate::rtp::TAG_LEN + 28) };
     }
 
     #[test]

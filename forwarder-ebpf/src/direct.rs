@@ -109,7 +109,7 @@ struct Direct {
 #[inline(always)]
 fn find(frame: &Frame, media: &Media, track: &PublisherTrack) -> Option<Direct> {
     let Admitted { index, payload_len, .. } = media.admitted;
-    let member = direct_member(media.fanout.slot, index.0, media.now_ns);
+    let member = direct_member(media.fanout.slot, index.0, media.now_ns, payload_len as u64);
     if member == NONE || maps::key(track.session)?.rounds == 0 {
         return None;
     }
@@ -122,12 +122,12 @@ fn find(frame: &Frame, media: &Media, track: &PublisherTrack) -> Option<Direct> 
 /// verifier, as the functions of `gcm` are: else it would follow what comes behind once more for each reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn direct_member(fanout: u32, index: u64, now_ns: u64) -> u32 {
-    only_member(fanout, index, now_ns).unwrap_or(NONE)
+extern "C" fn direct_member(fanout: u32, index: u64, now_ns: u64, payload_len: u64) -> u32 {
+    only_member(fanout, index, now_ns, payload_len).unwrap_or(NONE)
 }
 
 #[inline(always)]
-fn only_member(fanout: u32, index: u64, now_ns: u64) -> Option<u32> {
+fn only_member(fanout: u32, index: u64, now_ns: u64, payload_len: u64) -> Option<u32> {
     let list = FANOUT_LISTS.get(fanout)?;
     let member = list.members[0];
     let track = SUBSCRIBER_TRACKS.get(member)?;
@@ -136,7 +136,7 @@ fn only_member(fanout: u32, index: u64, now_ns: u64) -> Option<u32> {
         && index >= track.first_in
         && subscriber::outgoing(track, ExtendedSeq(index)).is_some()
         && maps::key(track.session)?.rounds != 0
-        && subscriber::path(track.session, list.groups[0].ifindex).is_some();
+        && u64::from(subscriber::path(track.session, list.groups[0].ifindex)?.max_payload) >= payload_len;
     takes.then_some(member)
 }
 

@@ -118,6 +118,9 @@ fn copy_for(
     if payload_len > MAX_PAYLOAD {
         return Err(BROKEN);
     }
+    if payload_len > usize::from(path.max_payload) {
+        return Err(Counter::DropTooBigForPath);
+    }
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
     rewrite::rewrite(frame, path, rtp, payload_len, PAYLOAD_OFFSET).ok_or(BROKEN)?;
     let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);

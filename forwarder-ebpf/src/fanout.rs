@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_get_smp_processor_i
 use forwarder_common::{
     Counter,
     maps::{MAX_EGRESS, NONE, PASS_SLOTS, Pass, PublisherTrack},
-    rtp::FIXED_LEN,
+    rtp::{FIXED_LEN, TAG_LEN},
 };
 
 use crate::{
@@ -124,7 +124,8 @@ pub fn slot(id: u64) -> u32 {
 /// Cuts the frame so that the payload starts at `PAYLOAD_OFFSET` and only room for a tag follows.
 #[inline(always)]
 fn normalise(frame: &Frame, rtp: &Rtp, opened: &Opened) -> Option<()> {
-    let surplus = frame.len() as i32 - (rtp.offset + rtp.len) as i32;
+    let end = rtp.offset + opened.header_len + opened.payload_len + TAG_LEN;
+    let surplus = frame.len() as i32 - end as i32;
     if surplus > 0 {
         frame.adjust_tail(-surplus)?;
     }

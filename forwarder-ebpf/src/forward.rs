@@ -33,12 +33,18 @@ fn forward(
     let (track, shared) = unsafe { (&*track, &*state) };
     let Media { rtp, admitted, slot, fanout, .. } = media;
     let ahead = ahead::claim_to_open(*slot, &track.keystream, admitted.index, admitted.payload_len);
-    let opened = open::open(frame, rtp, track.session, fanout.copies, admitted, ahead, &shared.replay)?;
+    let mut opened = open::open(frame, rtp, track.session, fanout.copies, admitted, ahead, &shared.replay)?;
     // Read once more, which is cheaper than to keep it: the stack is for the cipher.
     let Media { rtp, slot, fanout, tap, now_ns, .. } = &Media::take().ok_or(Counter::DropInternalIngress)?;
     ahead::wake(*slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, *now_ns);
-    store::keep(frame, rtp, &track.store, opened.index.0, store::Form::Opened, *now_ns);
+    if open::is_other(rtp, track) {
+        // Not kept: what is sent again under an index must be what was sent.
+        open::other(state, rtp);
+        opened.empty();
+    } else {
+        store::keep(frame, rtp, &track.store, opened.index.0, store::Form::Opened, *now_ns);
+    }
     if *tap != 0 {
         tap::copy(frame, rtp, *tap, &opened, *now_ns);
     }

@@ -51,7 +51,7 @@ fn media(
     let tap = unsafe { core::ptr::read_volatile(&raw const track.tap) };
     let admitted = open::admit(frame, &rtp, track, &shared.replay, now_ns)?;
     let media = Media { rtp, admitted, slot, fanout, tap, now_ns };
-    if direct::fits(&media) {
+    if direct::fits(&media) && !open::is_other(&rtp, track) {
         media.pass_on(frame, program::DIRECT);
     }
     media.pass_on(frame, program::FORWARD);

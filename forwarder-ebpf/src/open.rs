@@ -39,6 +39,31 @@ pub struct Opened {
     pub rows: u64,
 }
 
+impl Opened {
+    /// A packet that nobody has negotiated: its copies keep its sequence number, and are empty. Whoever comes behind the
+    /// replay list sees the one plaintext that belongs to its index.
+    #[inline(always)]
+    pub fn empty(&mut self) {
+        self.payload_len = 0;
+        self.rows = 0;
+    }
+}
+
+/// Whether a packet has another payload type than its track.
+#[inline(always)]
+pub fn is_other(rtp: &Rtp, track: &PublisherTrack) -> bool {
+    rtp.header.payload_type() != track.payload_type
+}
+
+/// Counts a packet with another payload type, and leaves word of it for userspace.
+#[inline(always)]
+pub fn other(state: *mut PublisherState, rtp: &Rtp) {
+    counters::add(Counter::DropPayloadType, 1);
+    counters::publisher_dropped(state, Counter::DropPayloadType);
+    // SAFETY: an aligned number in a map value that lives as long as this program.
+    unsafe { core::ptr::write_volatile(&raw mut (*state).other_type, u64::from(rtp.header.payload_type()) + 1) };
+}
+
 /// Checks everything but the tag.
 #[inline(always)]
 pub fn admit(
@@ -52,9 +77,6 @@ pub fn admit(
     let payload_len = rtp.len - header_len - TAG_LEN;
     if payload_len > MAX_PAYLOAD {
         return Err(Counter::DropOversize);
-    }
-    if rtp.header.payload_type() != track.payload_type {
-        return Err(Counter::DropPayloadType);
     }
     if lease(track.session).ok_or(Counter::DropInternalIngress)? <= now_ns {
         return Err(Counter::DropPublisherExpired);

@@ -70,7 +70,8 @@ const fn groups(blocks: u64) -> u64 {
         21..=40 => 8,
         41..=60 => 12,
         61..=75 => 15,
-        _ => 16,
+        76..=80 => 16,
+        _ => 19,
     }
 }
 
@@ -136,7 +137,8 @@ extern "C" fn subsets_total(sums: *mut Sums, key: *const Subsets, blocks: u64) -
         8 => subsets::total::<8>(sums, key),
         12 => subsets::total::<12>(sums, key),
         15 => subsets::total::<15>(sums, key),
-        _ => subsets::total::<16>(sums, key),
+        16 => subsets::total::<16>(sums, key),
+        _ => subsets::total::<19>(sums, key),
     };
     0
 }

@@ -1,6 +1,6 @@
 """An encoder made of GStreamer's RTSP client that publishes H.264 and AAC.
 
-Arguments: URL, protocol (tcp or udp), user, password. Whatever certificate is shown is believed. Runs until its standard input ends, or until it fails; what
+Arguments: URL, protocol (tcp or udp), user, password, profile (avp or savp). Whatever certificate is shown is believed. Runs until its standard input ends, or until it fails; what
 failed is on standard error.
 """
 
@@ -21,13 +21,14 @@ PIPELINE = (
 
 def main():
     Gst.init(None)
-    url, protocol, user, password = sys.argv[1:5]
+    url, protocol, user, password, profile = sys.argv[1:6]
     pipeline = Gst.parse_launch(PIPELINE)
     sink = pipeline.get_by_name("sink")
     sink.set_property("location", url)
     sink.set_property("user-id", user)
     sink.set_property("user-pw", password)
     Gst.util_set_object_arg(sink, "protocols", protocol)
+    Gst.util_set_object_arg(sink, "profiles", profile)
     Gst.util_set_object_arg(sink, "tls-validation-flags", "0")
     loop = GLib.MainLoop()
     failed = []

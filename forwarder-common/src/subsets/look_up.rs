@@ -49,6 +49,6 @@ pub(super) fn sum<const N: usize>(sums: &Sums, key: &Subsets, bit: usize) -> Hal
             }
         })+ };
     }
-    add!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    add!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
     [first, second]
 }

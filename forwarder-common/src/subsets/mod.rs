@@ -31,9 +31,9 @@ use crate::{gf128::Block, order};
 pub const GROUP: usize = 5;
 
 /// Groups that a key reaches.
-pub const GROUPS: usize = 16;
+pub const GROUPS: usize = 19;
 
-/// Blocks that a key reaches: 78 of payload, one of header, one of lengths.
+/// Blocks that a key reaches: 91 of payload, one of header, one of lengths.
 pub const BLOCKS: usize = GROUP * GROUPS;
 
 /// Bits of an element.
@@ -43,7 +43,7 @@ const BITS: usize = 128;
 const SUBSETS: usize = 1 << GROUP;
 
 /// Which subsets of blocks a key adds up: for each group and coefficient, that of x¹²⁷ first, eight times
-/// the number of the subset, which has bit t for the group's block t. 2,048 bytes. Secret.
+/// the number of the subset, which has bit t for the group's block t. 2,432 bytes. Secret.
 ///
 /// Eight times, because that is the distance of the subset's sum, and as much as a byte holds: the
 /// verifier then knows that no byte leads out of a table.
@@ -66,7 +66,7 @@ impl Subsets {
 /// A block as the number whose highest bit is the coefficient of x⁰: its two halves.
 type Halves = [u64; 2];
 
-/// A packet's side: 9,496 bytes. Plaintext.
+/// A packet's side: 11,272 bytes. Plaintext.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Sums {

@@ -25,8 +25,8 @@ use crate::{gf128::Block, order};
 /// Words that stand for an element.
 pub const COLUMNS: usize = 12;
 
-/// Blocks that a table reaches: 78 of payload, one of header, one of lengths.
-pub const ROWS: usize = 80;
+/// Blocks that a table reaches: 91 of payload, one of header, one of lengths, in whole groups.
+pub const ROWS: usize = 96;
 
 /// Rows that [`sum`] takes at a time. Those behind the last one in use must hold zeros.
 pub const GROUP: usize = 8;
@@ -51,7 +51,7 @@ const MASK: usize = (1 << BITS) - 1;
 /// GF(4) (low half: 1, high half: ω), words 8 to 11 the sums of their two bits.
 pub type Spread = [u64; COLUMNS];
 
-/// Spread powers of a key's H: row r is the power r + 1. 7,680 bytes. Secret.
+/// Spread powers of a key's H: row r is the power r + 1. 9,216 bytes. Secret.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct KeyTable(pub [[u64; ROWS]; COLUMNS]);
@@ -68,7 +68,7 @@ impl KeyTable {
     }
 }
 
-/// Spread blocks of a packet. 7,680 bytes. Plaintext.
+/// Spread blocks of a packet. 9,216 bytes. Plaintext.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PacketRows(pub [[u64; ROWS]; COLUMNS]);

@@ -4,31 +4,42 @@ use std::fmt;
 
 use crate::Kind;
 
-/// A codec whose RTP payload we forward. We never look into the payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A codec whose RTP payload we forward. We never look into the payload. In the configuration it has its encoding
+/// name, in capital or small letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Codec {
     /// RFC 7741.
+    #[serde(rename = "VP8", alias = "vp8")]
     Vp8,
     /// RFC 9628.
+    #[serde(rename = "VP9", alias = "vp9")]
     Vp9,
     /// RFC 6184.
+    #[serde(rename = "H264", alias = "h264")]
     H264,
     /// RFC 7798.
+    #[serde(rename = "H265", alias = "h265")]
     H265,
     /// By the payload format of the Alliance for Open Media.
+    #[serde(rename = "AV1", alias = "av1")]
     Av1,
-    /// RFC 7587; always 48 kHz and two channels in SDP.
+    /// RFC 7587; always 48 kHz and two channels in SDP, which some forget to write.
+    #[serde(rename = "opus", alias = "OPUS", alias = "Opus")]
     Opus,
     /// G.711 µ-law, static payload type 0 (RFC 3551 §4.5.14).
+    #[serde(rename = "PCMU", alias = "pcmu")]
     Pcmu,
     /// G.711 A-law, static payload type 8 (RFC 3551 §4.5.14).
+    #[serde(rename = "PCMA", alias = "pcma")]
     Pcma,
     /// Static payload type 9 (RFC 3551 §4.5.2).
+    #[serde(rename = "G722", alias = "g722")]
     G722,
 }
 
 impl Codec {
-    /// By the encoding name, clock rate and channels of `a=rtpmap` (names: RFC 4855, any case).
+    /// By the encoding name, clock rate and channels of `a=rtpmap` (names: RFC 4855, any case). Opus without its
+    /// second channel is Opus: what is in the packets says how many there are (RFC 7587 §4.1).
     pub fn from_rtpmap(name: &str, clock_rate: u32, channels: u8) -> Option<Self> {
         const CODECS: [Codec; 9] = [
             Codec::Vp8,
@@ -44,7 +55,7 @@ impl Codec {
         CODECS.into_iter().find(|codec| {
             codec.name().eq_ignore_ascii_case(name)
                 && codec.clock_rate() == clock_rate
-                && channels == if *codec == Codec::Opus { 2 } else { 1 }
+                && (channels == 1 || channels == 2 && *codec == Codec::Opus)
         })
     }
 
@@ -98,27 +109,46 @@ pub struct Format {
 }
 
 impl Format {
-    /// Can a receiver that described itself as `self` decode what a sender described as `sent`?
-    /// The codec and whatever `a=fmtp` parameter selects another bit stream must be the same;
-    /// levels may differ, which receivers treat as a hint.
-    pub fn matches(&self, sent: &Format) -> bool {
-        self.codec == sent.codec
+    /// Do both mean the same bit stream: the same codec, and the same of whatever `a=fmtp` parameter selects another
+    /// one? Levels may differ.
+    pub fn matches(&self, other: &Format) -> bool {
+        self.codec == other.codec
             && match self.codec {
                 Codec::H264 => {
-                    self.number("packetization-mode", 0) == sent.number("packetization-mode", 0)
-                        && self.h264_profile() == sent.h264_profile()
+                    self.packetization_mode() == other.packetization_mode()
+                        && self.h264_profile() == other.h264_profile()
                 }
                 // RFC 7798 §7.1: the default profile is Main, the default tier is Main.
                 Codec::H265 => {
-                    self.number("profile-id", 1) == sent.number("profile-id", 1)
-                        && self.number("tier-flag", 0) == sent.number("tier-flag", 0)
+                    self.number("profile-id", 1) == other.number("profile-id", 1)
+                        && self.number("tier-flag", 0) == other.number("tier-flag", 0)
                 }
                 // RFC 9628 §6 and the AV1 RTP specification §7.2.
-                Codec::Vp9 => self.number("profile-id", 0) == sent.number("profile-id", 0),
+                Codec::Vp9 => self.number("profile-id", 0) == other.number("profile-id", 0),
                 Codec::Av1 => {
-                    self.number("profile", 0) == sent.number("profile", 0)
-                        && self.number("tier", 0) == sent.number("tier", 0)
+                    self.number("profile", 0) == other.number("profile", 0)
+                        && self.number("tier", 0) == other.number("tier", 0)
                 }
+                Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
+            }
+    }
+
+    /// Can a receiver that described itself as `self` decode what a sender described as `sent`? The receiver's words
+    /// say what it must get; the sender's are a label, and a decoder goes by what stands in the stream. Levels and tiers
+    /// are bounds of size and bit rate that everybody exceeds: they refuse nobody.
+    pub fn decodes(&self, sent: &Format) -> bool {
+        self.codec == sent.codec
+            && match self.codec {
+                Codec::H264 => {
+                    self.unpacks(sent) && (sent.is_usual_h264() || self.h264_profile() == sent.h264_profile())
+                }
+                Codec::H265 => self.decodes_h265(sent),
+                // 8 bits, 4:2:0 is what decoders of the other profiles begin with.
+                Codec::Vp9 => {
+                    matches!(sent.number("profile-id", 0), profile if profile == 0 || profile == self.number("profile-id", 0))
+                }
+                // AV1 specification, annex A.2: each profile's decoders decode those below.
+                Codec::Av1 => sent.number("profile", 0) <= self.number("profile", 0),
                 Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => true,
             }
     }
@@ -127,13 +157,54 @@ impl Format {
     /// and H.265 decoders take whatever the parameter sets in the stream say, whichever profile was
     /// offered: cameras name profiles that no browser offers.
     pub fn plays(&self, sent: &Format) -> bool {
-        self.matches(sent)
+        self.decodes(sent)
             || self.codec == sent.codec
                 && match self.codec {
-                    Codec::H264 => self.number("packetization-mode", 0) == sent.number("packetization-mode", 0),
+                    Codec::H264 => self.unpacks(sent),
                     Codec::H265 => true,
                     _ => false,
                 }
+    }
+
+    /// Is it what every browser decodes (RFC 7742 §5, RFC 7874 §3)? Of H.264 that is Constrained Baseline, of any level, in
+    /// packetization mode 1.
+    pub fn is_universal(&self) -> bool {
+        match self.codec {
+            Codec::Vp8 | Codec::Opus | Codec::Pcmu | Codec::Pcma => true,
+            Codec::H264 => self.packetization_mode() == 1 && self.h264_profile() == H264Profile::ConstrainedBaseline,
+            Codec::Vp9 | Codec::H265 | Codec::Av1 | Codec::G722 => false,
+        }
+    }
+
+    /// RFC 6184 §6: mode 1 has all of mode 0; the packets of mode 2 are others.
+    fn unpacks(&self, sent: &Format) -> bool {
+        let (own, sent) = (self.packetization_mode(), sent.packetization_mode());
+        own == sent || (own, sent) == (1, 0)
+    }
+
+    /// RFC 6184 §8.1: single NAL unit mode if the parameter is missing.
+    fn packetization_mode(&self) -> u32 {
+        self.number("packetization-mode", 0)
+    }
+
+    /// Baseline, Main and High in 8 bits, 4:2:0: one decoder for all of them, whichever of them it was offered by.
+    fn is_usual_h264(&self) -> bool {
+        !matches!(self.h264_profile(), H264Profile::Other(profile) if !matches!(profile >> 8, 0x42 | 0x4d | 0x64))
+    }
+
+    /// RFC 7798 §7.1 and H.265 annex A.3: decoders of Main 10 decode Main, both decode Main Still Picture; and the stream
+    /// may say itself whose decoders it is for (`profile-compatibility-indicator`, a bit for each, the first the highest).
+    fn decodes_h265(&self, sent: &Format) -> bool {
+        const MAIN: u32 = 1;
+        const MAIN_10: u32 = 2;
+        const STILL: u32 = 3;
+        let (own, profile) = (self.number("profile-id", MAIN), sent.number("profile-id", MAIN));
+        let compatible = sent.parameter("profile-compatibility-indicator");
+        let compatible = compatible.and_then(|bits| u32::from_str_radix(bits, 16).ok()).unwrap_or(0);
+        own == profile
+            || (profile == MAIN && own == MAIN_10)
+            || (profile == STILL && matches!(own, MAIN | MAIN_10))
+            || (own < 32 && compatible & (0x8000_0000 >> own) != 0)
     }
 
     /// Did the peer offer this kind of feedback?
@@ -150,7 +221,7 @@ impl Format {
     fn parameter(&self, name: &str) -> Option<&str> {
         self.fmtp.split(';').find_map(|pair| {
             let (key, value) = pair.split_once('=')?;
-            key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+            key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
         })
     }
 
@@ -159,8 +230,9 @@ impl Format {
     }
 
     fn h264_profile(&self) -> H264Profile {
-        // RFC 6184 §8.1: Baseline at level 1 if the parameter is missing.
-        let id = self.parameter("profile-level-id").and_then(|v| u32::from_str_radix(v, 16).ok()).unwrap_or(0x42_0010);
+        // RFC 6184 §8.1: Baseline at level 1 if the parameter is missing; what is not six digits says nothing.
+        let id = self.parameter("profile-level-id").filter(|id| id.len() == 6);
+        let id = id.and_then(|id| u32::from_str_radix(id, 16).ok()).unwrap_or(0x42_0010);
         H264Profile::from_id(id)
     }
 }
@@ -170,7 +242,7 @@ impl fmt::Display for Format {
         f.write_str(self.codec.name())?;
         match (self.codec, self.parameter("profile-level-id"), self.parameter("profile-id")) {
             (Codec::H264, Some(id), _) => {
-                write!(f, " (profile-level-id {id}, packetization-mode {})", self.number("packetization-mode", 0))
+                write!(f, " (profile-level-id {id}, packetization-mode {})", self.packetization_mode())
             }
             (Codec::Vp9 | Codec::H265, _, Some(id)) => write!(f, " (profile-id {id})"),
             _ => Ok(()),
@@ -214,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn h264_needs_the_same_profile_and_packetization_mode() {
+    fn h264_is_the_same_with_the_same_profile_and_packetization_mode() {
         let sent = format(Codec::H264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f");
         let cases = [
             ("packetization-mode=1;profile-level-id=42e028", true),
@@ -243,10 +315,69 @@ mod tests {
         assert!(!format(Codec::Vp8, "").matches(&format(Codec::Vp9, "")));
     }
 
+    /// Receivers decide: a label refuses nobody who can decode what is behind it.
+    #[test]
+    fn h264_receivers_go_by_what_they_can() {
+        let decodes = |own: &str, sent: &str| format(Codec::H264, own).decodes(&format(Codec::H264, sent));
+        let chrome = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
+        for sent in [
+            "packetization-mode=1;profile-level-id=640c1f",
+            "packetization-mode=1;profile-level-id=640034",
+            "packetization-mode=1;profile-level-id=4D0028",
+            "packetization-mode=1;profile-level-id=42001F;level-asymmetry-allowed=0",
+            "packetization-mode=1",
+            "profile-level-id=42e01f",
+            "packetization-mode=0;profile-level-id=640028",
+            "packetization-mode=1;profile-level-id=banana",
+            "packetization-mode=1;profile-level-id=42e0",
+            "packetization-mode=1;profile-level-id=\"64001f\"",
+            "",
+        ] {
+            assert!(decodes(chrome, sent), "{sent}");
+        }
+        let other = "packetization-mode=1;profile-level-id=";
+        for sent in ["6e0028", "7a0028", "f40028", "580028"] {
+            assert!(!decodes(chrome, &format!("{other}{sent}")), "{sent}: 10 bits, 4:2:2, 4:4:4 or Extended");
+            assert!(decodes(&format!("{other}{sent}"), &format!("{other}{sent}")));
+        }
+        // Single NAL units are all that mode 0 takes, and interleaved ones are for mode 2.
+        assert!(!decodes("profile-level-id=42e01f", chrome) && !decodes("", chrome));
+        assert!(!decodes(chrome, "packetization-mode=2;profile-level-id=42e01f"));
+        assert!(decodes("packetization-mode=2", "packetization-mode=2;profile-level-id=42e01f"));
+        // Constrained Baseline has several names.
+        for id in ["42e01f", "42c01f", "42E034", "4d8028", "58c01f", "42401f"] {
+            assert!(format(Codec::H264, &format!("{other}{id}")).is_universal(), "{id}");
+        }
+        for fmtp in ["profile-level-id=42e01f", "packetization-mode=1;profile-level-id=640c1f", "packetization-mode=1"]
+        {
+            assert!(!format(Codec::H264, fmtp).is_universal(), "{fmtp}");
+        }
+    }
+
+    #[test]
+    fn other_receivers_go_by_what_they_can() {
+        let decodes = |codec, own: &str, sent: &str| format(codec, own).decodes(&format(codec, sent));
+        for (own, sent, right) in [
+            ("profile-id=1;level-id=93", "profile-id=1;level-id=180;tier-flag=1", true),
+            ("profile-id=2", "profile-id=1", true),
+            ("", "profile-id=3", true),
+            ("profile-id=1", "profile-id=2", false),
+            ("profile-id=1", "profile-id=2;profile-compatibility-indicator=60000000", true),
+            ("profile-id=1", "profile-id=4;profile-compatibility-indicator=08000000", false),
+        ] {
+            assert_eq!(decodes(Codec::H265, own, sent), right, "{own:?} {sent:?}");
+        }
+        assert!(decodes(Codec::Vp9, "profile-id=2", "") && decodes(Codec::Vp9, "profile-id=2", "profile-id=2"));
+        assert!(!decodes(Codec::Vp9, "", "profile-id=2") && !decodes(Codec::Vp9, "profile-id=2", "profile-id=1"));
+        assert!(decodes(Codec::Av1, "profile=1", "profile=0;tier=1") && !decodes(Codec::Av1, "", "profile=1"));
+    }
+
     #[test]
     fn names_need_their_clock_and_channels() {
         assert_eq!(Codec::from_rtpmap("OPUS", 48_000, 2), Some(Codec::Opus));
-        assert_eq!(Codec::from_rtpmap("opus", 48_000, 1), None);
+        assert_eq!(Codec::from_rtpmap("opus", 48_000, 1), Some(Codec::Opus));
+        assert_eq!(Codec::from_rtpmap("opus", 48_000, 6), None);
+        assert_eq!(Codec::from_rtpmap("VP8", 90_000, 2), None);
         assert_eq!(Codec::from_rtpmap("vp8", 90_000, 1), Some(Codec::Vp8));
         assert_eq!(Codec::from_rtpmap("PCMU", 16_000, 1), None);
         assert_eq!(Codec::from_rtpmap("rtx", 90_000, 1), None);

@@ -1,14 +1,28 @@
-//! What a source says that it sends: SDP (RFC 8866), as RTSP servers write it.
+//! What a source says that it sends: SDP (RFC 8866), as cameras and encoders write it.
 
 use std::net::IpAddr;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sdp_types::{Media, Session};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 
 use penstock_media::{
     Kind,
     codec::{Codec, Format},
 };
+
+use crate::sdp::{Sdp, Section};
+
+/// Base64 whose padding may be missing or in excess, and whose last bits may be anything (retina#68).
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+/// Most parameter sets of a track.
+const MAX_SETS: usize = 16;
 
 /// One track that we take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +37,19 @@ pub struct Track {
     pub sets: Vec<Vec<u8>>,
     /// Where it is sent to, if it comes by UDP without further agreement.
     pub target: Target,
+    /// How it is encrypted, if its protocol is `RTP/SAVP` or `RTP/SAVPF`.
+    pub security: Option<Security>,
+}
+
+/// What a section says of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// The protocol of `m=`, in capitals.
+    pub protocol: String,
+    /// Values of `a=crypto` (RFC 4568 §4), of the section.
+    pub crypto: Vec<String>,
+    /// Values of `a=key-mgmt` (RFC 4567 §3.1), of the section or else of the whole.
+    pub key_mgmt: Vec<String>,
 }
 
 /// Where a sender that asks nobody sends to.
@@ -49,10 +76,20 @@ pub struct Description {
     pub left_out_controls: Vec<String>,
 }
 
+/// Whose description it is: directions (`a=sendonly`) are seen from his side, except those of cameras.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// An RTSP server that answers DESCRIBE. What is `sendonly` is for the client to send (ONVIF streaming
+    /// specification §5.3): a loudspeaker.
+    Server,
+    /// Who sends the media himself.
+    Sender,
+}
+
 /// Why a description gives no track.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
-    /// The parser's words.
+    /// In words.
     #[error("the description is malformed: {0}")]
     Malformed(String),
     /// What there is and why it is left out, separated by semicolons.
@@ -61,27 +98,37 @@ pub enum DescriptionError {
 }
 
 impl Description {
-    /// Reads SDP.
+    /// Reads SDP. Broken lines and sections cost themselves only.
     ///
     /// # Errors
     /// [`DescriptionError`].
-    pub fn parse(text: &[u8]) -> Result<Self, DescriptionError> {
-        let session = Session::parse(text).map_err(|error| DescriptionError::Malformed(error.to_string()))?;
-        let control = session.get_first_attribute_value("control").flatten().unwrap_or_default().to_owned();
+    pub fn parse(text: &[u8], writer: Writer) -> Result<Self, DescriptionError> {
+        // What we need is ASCII; names in other encodings are not needed.
+        let text = String::from_utf8_lossy(text);
+        let sdp = Sdp::parse(&text);
+        if sdp.lines == 0 {
+            return Err(DescriptionError::Malformed("not one of its lines is SDP".into()));
+        }
+        let control = sdp.session.get("control").unwrap_or_default().to_owned();
         let (mut tracks, mut left_out, mut left_out_controls) = (Vec::<Track>::new(), vec![], vec![]);
-        for media in &session.medias {
-            let described = track(media).map(|track| Track { target: target(&session, media), ..track });
-            let taken = tracks.len();
+        for media in &sdp.media {
+            let described = match (direction(&sdp, media), writer) {
+                _ if is_backchannel(&sdp, media, writer) => Err(format!("{}: for the client to send", media.kind)),
+                (Some("inactive"), _) => Err(format!("{}: inactive", media.kind)),
+                (Some("recvonly"), Writer::Sender) if is_mixed(&sdp) => Err(format!("{}: for us to send", media.kind)),
+                _ => track(&sdp, media),
+            };
             match described {
                 Ok(track) if tracks.iter().any(|other| kind(other) == kind(&track)) => {
-                    left_out.push(format!("{}: another {} track comes first", track.format.codec.name(), media.media));
+                    left_out.push(format!("{}: another {} track comes first", track.format.codec.name(), media.kind));
                 }
-                Ok(track) => tracks.push(track),
+                Ok(track) => {
+                    tracks.push(track);
+                    continue;
+                }
                 Err(why) => left_out.push(why),
             }
-            if tracks.len() == taken {
-                left_out_controls.push(control_of(media));
-            }
+            left_out_controls.push(media.get("control").unwrap_or_default().to_owned());
         }
         if tracks.is_empty() {
             let none = "it describes none at all".to_owned();
@@ -89,79 +136,166 @@ impl Description {
         }
         Ok(Self { tracks, control, left_out, left_out_controls })
     }
+
+    /// Leaves a track out after all.
+    pub fn leave_out(&mut self, index: usize, why: &str) {
+        if index < self.tracks.len() {
+            let track = self.tracks.remove(index);
+            self.left_out.push(format!("{}: {why}", track.format.codec.name()));
+            self.left_out_controls.push(track.control);
+        }
+    }
 }
 
 fn kind(track: &Track) -> Kind {
     track.format.codec.kind()
 }
 
+/// A direction of a section; the last of several counts, as with most readers.
+fn direction(sdp: &Sdp<'_>, media: &Section<'_>) -> Option<&'static str> {
+    const DIRECTIONS: [&str; 4] = ["sendrecv", "sendonly", "recvonly", "inactive"];
+    let of = |section: &Section<'_>| DIRECTIONS.into_iter().find(|direction| section.has(direction));
+    of(media).or_else(|| of(&sdp.session).filter(|direction| *direction == "inactive"))
+}
+
+/// Audio that a camera wants from its client. One that says `sendonly` of its video too sees it from its own side.
+fn is_backchannel(sdp: &Sdp<'_>, media: &Section<'_>, writer: Writer) -> bool {
+    writer == Writer::Server
+        && media.kind != "video"
+        && direction(sdp, media) == Some("sendonly")
+        && !sdp.media.iter().any(|other| other.kind == "video" && direction(sdp, other) == Some("sendonly"))
+}
+
+/// Whether sections differ in their direction: only then one that is the other way round says something.
+fn is_mixed(sdp: &Sdp<'_>) -> bool {
+    sdp.media.iter().any(|media| direction(sdp, media) != Some("recvonly"))
+}
+
 /// `Err`: why it is left out.
-fn track(media: &Media) -> Result<Track, String> {
-    let what = media.media.as_str();
+fn track(sdp: &Sdp<'_>, media: &Section<'_>) -> Result<Track, String> {
+    let what = media.kind.as_str();
     if !matches!(what, "audio" | "video") {
+        let what: String = what.chars().filter(|letter| !letter.is_control()).take(32).collect();
         return Err(format!("{what}: neither audio nor video"));
     }
-    if !media.proto.starts_with("RTP/AVP") {
-        return Err(format!("{what}: by {}, not RTP", media.proto));
+    let secure = media.protocol.starts_with("RTP/SAVP");
+    if !secure && !media.protocol.starts_with("RTP/AVP") {
+        let protocol: String = media.protocol.chars().filter(|letter| !letter.is_control()).take(32).collect();
+        return Err(format!("{what}: by {protocol}, not RTP"));
     }
-    let first = media.fmt.split_ascii_whitespace().next().unwrap_or_default();
-    let payload_type: u8 = first.parse().ok().filter(|pt| *pt < 128).ok_or(format!("{what}: no payload type"))?;
-    let value = |name| {
-        media.get_attribute_values(name).flatten().find_map(|value| {
-            let (pt, rest) = value.split_once(' ')?;
-            (pt == first).then(|| rest.trim())
-        })
-    };
-    // RFC 3551 §6: static payload types.
-    let rtpmap = value("rtpmap").or(match payload_type {
-        0 => Some("PCMU/8000"),
-        8 => Some("PCMA/8000"),
-        9 => Some("G722/8000"),
-        _ => None,
+    let key_mgmt: Vec<String> = media.all("key-mgmt").map(str::to_owned).collect();
+    let security = secure.then(|| Security {
+        protocol: media.protocol.clone(),
+        crypto: media.all("crypto").map(str::to_owned).collect(),
+        key_mgmt: if key_mgmt.is_empty() { sdp.session.all("key-mgmt").map(str::to_owned).collect() } else { key_mgmt },
     });
-    let rtpmap = rtpmap.ok_or_else(|| format!("{what}: payload type {payload_type} is not described"))?;
-    let mut parts = rtpmap.split('/');
-    let name = parts.next().unwrap_or_default();
-    let clock_rate = parts.next().and_then(|rate| rate.trim().parse().ok()).unwrap_or(0);
-    let channels = parts.next().map_or(Some(1), |channels| channels.trim().parse().ok()).unwrap_or(0);
-    let codec = Codec::from_rtpmap(name, clock_rate, channels).ok_or_else(|| {
-        let name: String = name.chars().filter(|c| !c.is_control()).take(32).collect();
-        format!("{what} {name}: browsers do not play it")
-    })?;
-    let fmtp = value("fmtp").unwrap_or_default();
-    if parameter(fmtp, "sprop-max-don-diff").is_some_and(|diff| diff != "0") {
-        return Err(format!("{what} {}: sent in another order than that of decoding", codec.name()));
+    // The first that browsers play; if none is, why the first is not.
+    let mut why = None;
+    let formats = formats(media);
+    for payload_type in formats {
+        match format(media, payload_type) {
+            Ok((format, sets)) => {
+                let control = media.get("control").unwrap_or_default().to_owned();
+                return Ok(Track { format, payload_type, control, sets, target: target(sdp, media), security });
+            }
+            Err(reason) => why = why.or(Some(reason)),
+        }
     }
-    let sets = parameter_sets(codec, fmtp);
-    let fmtp = fmtp_for_viewers(codec, fmtp, &sets);
-    let format = Format { payload_type, codec, fmtp, feedback: vec![], rtx: None };
-    Ok(Track { format, payload_type, control: control_of(media), sets, target: Target::default() })
+    Err(format!("{what}{}", why.unwrap_or_else(|| ": no payload type".into())))
 }
 
-fn control_of(media: &Media) -> String {
-    media.get_first_attribute_value("control").flatten().unwrap_or_default().to_owned()
+/// The payload types of a section: those of `m=`; where none of them is described, those that are.
+fn formats(media: &Section<'_>) -> Vec<u8> {
+    let number = |text: &str| text.parse::<u8>().ok().filter(|payload_type| *payload_type < 128);
+    let mut named: Vec<u8> = media.formats.iter().filter_map(|format| number(format)).collect();
+    let described = media.all("rtpmap").filter_map(|value| number(value.split_ascii_whitespace().next()?));
+    if !named.iter().any(|payload_type| rtpmap(media, *payload_type).is_some()) {
+        named = described.chain(named).take(128).collect();
+    }
+    named
 }
 
-fn target(session: &Session, media: &Media) -> Target {
-    let connection = media.connections.first().or(session.connection.as_ref());
-    // A multicast address has its TTL behind a slash (RFC 8866 §5.7).
-    let address = connection.and_then(|connection| connection.connection_address.split('/').next()?.parse().ok());
-    let named = media.get_first_attribute_value("rtcp").flatten();
-    let named = named.and_then(|value| value.split(' ').next()?.parse().ok());
-    let muxed = media.get_first_attribute_value("rtcp-mux").is_some();
-    let next = media.port.saturating_add(1);
-    Target { address, port: media.port, rtcp_port: if muxed { media.port } else { named.unwrap_or(next) } }
-}
-
-fn parameter<'a>(fmtp: &'a str, name: &str) -> Option<&'a str> {
-    fmtp.split(';').find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+/// What a section says of a payload type by `a=rtpmap` or `a=fmtp`.
+fn value<'a>(media: &Section<'a>, name: &str, payload_type: u8) -> impl Iterator<Item = &'a str> {
+    media.all(name).filter_map(move |value| {
+        let (number, rest) = value.split_once(|letter: char| letter.is_ascii_whitespace())?;
+        (number.parse() == Ok(payload_type)).then(|| rest.trim())
     })
 }
 
-/// Parameter sets of `a=fmtp`. What is not Base64 is as if it were not there: many streams have them
-/// in-band as well.
+/// The encoding, which for static payload types needs no attribute (RFC 3551 §6).
+fn rtpmap<'a>(media: &Section<'a>, payload_type: u8) -> Option<&'a str> {
+    value(media, "rtpmap", payload_type).find(|value| !value.is_empty()).or(match payload_type {
+        0 => Some("PCMU/8000"),
+        3 => Some("GSM/8000"),
+        4 => Some("G723/8000"),
+        8 => Some("PCMA/8000"),
+        9 => Some("G722/8000"),
+        10 | 11 => Some("L16/44100"),
+        14 => Some("MPA/90000"),
+        18 => Some("G729/8000"),
+        26 => Some("JPEG/90000"),
+        32 => Some("MPV/90000"),
+        33 => Some("MP2T/90000"),
+        34 => Some("H263/90000"),
+        _ => None,
+    })
+}
+
+/// A payload type as viewers see it, and its parameter sets. `Err`: why browsers do not play it.
+fn format(media: &Section<'_>, payload_type: u8) -> Result<(Format, Vec<Vec<u8>>), String> {
+    let rtpmap =
+        rtpmap(media, payload_type).ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
+    let mut parts = rtpmap.split('/').map(str::trim);
+    let name = parts.next().unwrap_or_default();
+    let (rate, channels) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let codec = codec(name, rate, channels).ok_or_else(|| {
+        let name: String = name.chars().filter(|letter| !letter.is_control()).take(32).collect();
+        format!(" {name}: browsers do not play it")
+    })?;
+    let mut fmtp = value(media, "fmtp", payload_type).collect::<Vec<_>>().join(";");
+    if fmtp.is_empty() && media.formats.len() == 1 {
+        // Some forget the payload type, which is clear here.
+        let bare = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
+        fmtp = media.all("fmtp").filter(bare).collect::<Vec<_>>().join(";");
+    }
+    if parameter(&fmtp, "sprop-max-don-diff").is_some_and(|diff| diff != "0") {
+        return Err(format!(" {}: sent in another order than that of decoding", codec.name()));
+    }
+    let sets = parameter_sets(codec, &fmtp);
+    let fmtp = fmtp_for_viewers(codec, &fmtp, &sets);
+    Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets))
+}
+
+/// A codec by its `a=rtpmap`, whose rate and channels some leave out or write oddly where there is one choice only.
+fn codec(name: &str, rate: &str, channels: &str) -> Option<Codec> {
+    let name = if name.eq_ignore_ascii_case("HEVC") { "H265" } else { name };
+    let number = |text: &str| crate::rtsp::number(text).and_then(|number| u32::try_from(number).ok());
+    let channels = u8::try_from(number(channels).unwrap_or(0)).unwrap_or(u8::MAX);
+    let choices = [Codec::Vp8, Codec::Vp9, Codec::H264, Codec::H265, Codec::Av1, Codec::Opus];
+    let one = choices.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(name));
+    match (one, number(rate)) {
+        // Channels of video are nonsense, and Opus is always described with two (RFC 7587 §7).
+        (Some(codec), rate) if rate.is_none_or(|rate| rate == codec.clock_rate()) => Some(codec),
+        (Some(_), _) => None,
+        (None, rate) => Codec::from_rtpmap(name, rate.unwrap_or(8000), channels.max(1)),
+    }
+}
+
+fn target(sdp: &Sdp<'_>, media: &Section<'_>) -> Target {
+    let address = media.address.or(sdp.session.address);
+    let named = media.get("rtcp").and_then(|value| value.split_ascii_whitespace().next()?.parse().ok());
+    let next = media.port.saturating_add(1);
+    let rtcp_port = if media.has("rtcp-mux") { media.port } else { named.unwrap_or(next) };
+    Target { address, port: media.port, rtcp_port }
+}
+
+fn parameter<'a>(fmtp: &'a str, name: &str) -> Option<&'a str> {
+    crate::rtsp::parameter(fmtp, name)
+}
+
+/// Parameter sets of `a=fmtp`. What is not Base64, or no parameter set, is as if it were not there: many streams have
+/// them in-band as well.
 fn parameter_sets(codec: Codec, fmtp: &str) -> Vec<Vec<u8>> {
     let names: &[&str] = match codec {
         Codec::H264 => &["sprop-parameter-sets"],
@@ -169,91 +303,52 @@ fn parameter_sets(codec: Codec, fmtp: &str) -> Vec<Vec<u8>> {
         _ => &[],
     };
     let values = names.iter().filter_map(|name| parameter(fmtp, name)).flat_map(|value| value.split(','));
-    values.filter_map(|set| STANDARD.decode(set.trim()).ok()).filter(|set| !set.is_empty()).collect()
+    let decoded = values.filter_map(|set| BASE64.decode(set.trim()).ok());
+    let sets = decoded.flat_map(|set| without_start_codes(&set)).filter(|set| is_set(codec, set));
+    sets.take(MAX_SETS).collect()
+}
+
+/// The NAL units of a byte stream (H.264 Annex B); the whole if it has no start code.
+fn without_start_codes(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let starts: Vec<usize> = bytes.windows(3).enumerate().filter(|(_, w)| *w == [0, 0, 1]).map(|(at, _)| at).collect();
+    let begins = std::iter::once(0).chain(starts.iter().map(|at| at + 3));
+    let ends = starts.iter().copied().chain([bytes.len()]);
+    let units = begins.zip(ends).filter_map(|(begin, end)| bytes.get(begin..end));
+    // Zeros at the end belong to the next start code.
+    let trimmed = units.map(|unit| {
+        let len = unit.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        unit[..len].to_vec()
+    });
+    trimmed.filter(|unit| !unit.is_empty()).collect()
+}
+
+/// Whether a NAL unit is a parameter set: some cameras put other things there (retina#42).
+fn is_set(codec: Codec, unit: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => unit.len() > 1 && unit[0] & 0x80 == 0 && matches!(unit[0] & 0x1f, 7 | 8 | 13),
+        _ => unit.len() > 2 && unit[0] & 0x80 == 0 && matches!(unit[0] >> 1, 32..=34),
+    }
 }
 
 /// What selects the bit stream, by what we send: fragments are ours, the profile is the source's.
 fn fmtp_for_viewers(codec: Codec, fmtp: &str, sets: &[Vec<u8>]) -> String {
+    let number = |name: &str| {
+        let value = parameter(fmtp, name).and_then(crate::rtsp::number);
+        value.map(|value| format!("{name}={value}")).unwrap_or_default()
+    };
     match codec {
         Codec::H264 => {
-            let told = parameter(fmtp, "profile-level-id").map(str::to_ascii_lowercase);
+            let is_hex = |id: &str| id.len() == 6 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let told = parameter(fmtp, "profile-level-id").filter(|id| is_hex(id)).map(str::to_ascii_lowercase);
             let profile = sets.iter().find_map(|set| crate::profile_level_id(set)).or(told);
             let profile = profile.unwrap_or_else(|| "42e01f".into());
             format!("packetization-mode=1;profile-level-id={profile}")
         }
-        Codec::H265 => parameter(fmtp, "profile-id").map(|id| format!("profile-id={id}")).unwrap_or_default(),
-        Codec::Vp9 => parameter(fmtp, "profile-id").map(|id| format!("profile-id={id}")).unwrap_or_default(),
-        Codec::Av1 => parameter(fmtp, "profile").map(|id| format!("profile={id}")).unwrap_or_default(),
+        Codec::H265 | Codec::Vp9 => number("profile-id"),
+        Codec::Av1 => number("profile"),
         _ => String::new(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=Camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n";
-
-    fn parse(media: &str) -> Result<Description, DescriptionError> {
-        Description::parse(format!("{HEAD}{media}").as_bytes())
-    }
-
-    #[test]
-    fn video_and_what_is_left_out() {
-        let description = parse(
-            "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:trackID=1\r\n\
-             a=fmtp:96 packetization-mode=0; sprop-parameter-sets=Z2QAH6w=,aO48sA==; profile-level-id=640028\r\n\
-             m=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/48000/2\r\na=control:trackID=2\r\n\
-             m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\n",
-        );
-        let description = description.unwrap();
-        assert_eq!(description.control, "*");
-        let [video] = &description.tracks[..] else { panic!("{description:?}") };
-        assert_eq!((video.payload_type, video.control.as_str()), (96, "trackID=1"));
-        assert_eq!(video.format.fmtp, "packetization-mode=1;profile-level-id=64001f", "the SPS knows best");
-        assert_eq!(video.sets.len(), 2);
-        assert_eq!(description.left_out.len(), 2);
-        assert!(description.left_out[0].contains("MPEG4-GENERIC"));
-    }
-
-    #[test]
-    fn static_payload_types_and_h265() {
-        let description = parse(
-            "m=video 0 RTP/AVP 98\r\na=rtpmap:98 H265/90000\r\na=fmtp:98 sprop-vps=QAEM;sprop-sps=QgEB;sprop-pps=RAHB\r\n\
-             m=audio 0 RTP/AVP 8\r\nm=audio 0 RTP/AVP 0\r\n",
-        );
-        let description = description.unwrap();
-        assert_eq!(description.tracks[0].sets.len(), 3);
-        assert_eq!(description.tracks[1].format.codec, Codec::Pcma);
-        assert!(description.left_out[0].contains("PCMU"), "{:?}", description.left_out);
-    }
-
-    #[test]
-    fn targets_are_those_of_the_media_or_of_the_whole() {
-        let description = parse(
-            "m=video 5004 RTP/AVP 96\r\nc=IN IP4 239.1.2.3/16\r\na=rtpmap:96 VP8/90000\r\n\
-             m=audio 5006 RTP/AVP 0\r\na=rtcp:6000 IN IP4 192.0.2.9\r\n",
-        );
-        let targets: Vec<Target> = description.unwrap().tracks.iter().map(|track| track.target).collect();
-        let target = |address: &str, port, rtcp_port| Target { address: address.parse().ok(), port, rtcp_port };
-        assert_eq!(targets, [target("239.1.2.3", 5004, 5005), target("0.0.0.0", 5006, 6000)]);
-        let muxed = parse("m=audio 5006 RTP/AVP 0\r\na=rtcp-mux\r\n").unwrap();
-        assert_eq!(muxed.tracks[0].target.rtcp_port, 5006);
-    }
-
-    #[test]
-    fn nonsense_is_named() {
-        assert!(matches!(Description::parse(b"hello"), Err(DescriptionError::Malformed(_))));
-        assert!(matches!(Description::parse(&[0xff; 64]), Err(DescriptionError::Malformed(_))));
-        assert!(matches!(parse(""), Err(DescriptionError::NoMedia(_))));
-        for media in [
-            "m=video 0 RTP/AVP 96\r\n",
-            "m=video 0 RTP/AVP 300\r\n",
-            "m=video 0 TCP/X 96\r\na=rtpmap:96 H264/90000\r\n",
-            "m=video 0 RTP/AVP 96\r\na=rtpmap:96 JPEG/90000\r\n",
-            "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H265/90000\r\na=fmtp:96 sprop-max-don-diff=2\r\n",
-        ] {
-            assert!(matches!(parse(media), Err(DescriptionError::NoMedia(_))), "{media}");
-        }
-    }
-}
+mod tests;

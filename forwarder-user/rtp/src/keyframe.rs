@@ -3,7 +3,7 @@
 use super::{
     h264::H264,
     h265::H265,
-    nal::{Aggregate, Class, NalCodec},
+    nal::{Class, NalCodec, aggregate::Aggregate},
     vp8,
 };
 use penstock_media::codec::Codec;
@@ -27,9 +27,7 @@ fn has_key_slice<C: NalCodec>(payload: &[u8]) -> bool {
     let Some(header) = payload.get(..C::HEADER) else { return false };
     let is_key = |header: &[u8]| C::class(C::nal_type(header)) == Class::Key;
     match C::nal_type(header) {
-        t if t == C::AGGREGATE => {
-            Aggregate::<C>::new(payload).flatten().any(|nal| nal.get(..C::HEADER).is_some_and(is_key))
-        }
+        t if t == C::AGGREGATE => Aggregate::<C>::new(payload.get(C::HEADER..).unwrap_or_default()).units().any(is_key),
         t if t == C::FRAGMENT => payload.len() > C::HEADER && is_key(&C::nal_header(payload)[..C::HEADER]),
         _ => is_key(header),
     }

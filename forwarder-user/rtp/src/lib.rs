@@ -2,35 +2,49 @@
 //!
 //! | file | does |
 //! | --- | --- |
-//! | `description` | the SDP of a source |
+//! | `rtsp` | messages and frames of a connection, as the field writes them |
+//! | `sdp` | lines of a description |
+//! | `description` | what they say that a source sends |
 //! | `sender_report` | its clock |
 //! | `reorder` | puts packets of UDP in order |
-//! | `timeline` | one continuous line of sequence numbers and timestamps |
-//! | `nal`, `h264`, `h265` | parameter sets, size, keyframes |
-//! | `vp8` | size |
+//! | `sequence` | what its sequence numbers say: lost, late, begun anew |
+//! | `nal`, `h264`, `h265` | access units: parameter sets, fragments, aggregates, start codes |
+//! | `sps` | what a parameter set says |
+//! | `vp8`, `audio` | the same for them: where frames begin, size |
+//! | `clock` | one continuous line of timestamps |
+//! | `frames` | what leaves: numbers, timestamps and markers of our own |
 //! | `keyframe` | where decoding can start |
 //! | here | the way of a packet |
 
+mod audio;
+mod clock;
 pub mod description;
+mod frames;
 mod h264;
 mod h265;
 mod keyframe;
 mod nal;
 mod reorder;
+pub mod rtsp;
+mod sdp;
 pub mod sender_report;
-mod timeline;
+mod sequence;
+mod sps;
 mod vp8;
 
 use std::time::Instant;
 
-use forwarder_common::{ExtendedSeq, RtpHeader, maps, rtp::FIXED_LEN};
+use forwarder_common::{ExtendedSeq, RtpHeader, maps};
 
 pub use h264::profile_level_id;
 pub use keyframe::is_key;
 pub use reorder::Reorder;
-use timeline::Timeline;
+pub use sps::Sps;
 
+use clock::Hint;
+use frames::{Frames, Out};
 use penstock_media::codec::Codec;
+use sequence::Sequence;
 
 /// Largest payload that leaves: with SRTP and UDP over IPv6 it fits every path that browsers use.
 pub const MAX_PAYLOAD: usize = 1200;
@@ -40,42 +54,93 @@ pub const MAX_PAYLOAD: usize = 1200;
 pub enum Unfit {
     /// Not RTP, or cut off.
     Malformed,
+    /// Nothing in it: a sign of life.
+    Empty,
     /// Another payload type than the description says.
     PayloadType,
-    /// A packetisation that nobody needs for low delay: STAP-B, MTAP, FU-B, PACI.
+    /// A packetisation that nobody needs for low delay: MTAP, PACI.
     Unsupported,
     /// A duplicate, or behind what has left already.
     Late,
+    /// Of a sender that another one has taken the place of.
+    OtherSender,
+    /// A fragment whose unit's begin is lost.
+    Orphan,
+    /// A part of an aggregate that is no NAL unit.
+    BadUnit,
+    /// Filler and the like of a frame that has left already.
+    Behind,
     /// Viewers can begin at a keyframe only.
     BeforeKeyframe,
     /// Beyond what one source may send.
     TooFast,
     /// Longer than what the engine carries, of a codec that is not cut here.
     TooLong,
+    /// From an address that is not the source's.
+    WrongSender,
+    /// SRTP that the key which was described does not open.
+    AuthFailed,
 }
 
 impl Unfit {
     /// Every reason once, for a table of counters that begins with zeros.
-    pub const ALL: [Unfit; 7] = [
+    pub const ALL: [Unfit; 14] = [
         Unfit::Malformed,
+        Unfit::Empty,
         Unfit::PayloadType,
         Unfit::Unsupported,
         Unfit::Late,
+        Unfit::OtherSender,
+        Unfit::Orphan,
+        Unfit::BadUnit,
+        Unfit::Behind,
         Unfit::BeforeKeyframe,
         Unfit::TooFast,
         Unfit::TooLong,
+        Unfit::WrongSender,
+        Unfit::AuthFailed,
     ];
 
     /// Name of its counter.
     pub const fn name(self) -> &'static str {
         match self {
             Unfit::Malformed => "malformed_rtp",
+            Unfit::Empty => "empty_payload",
             Unfit::PayloadType => "payload_type",
             Unfit::Unsupported => "unsupported_packetization",
             Unfit::Late => "late_or_duplicate",
+            Unfit::OtherSender => "other_ssrc",
+            Unfit::Orphan => "fragment_without_begin",
+            Unfit::BadUnit => "bad_unit",
+            Unfit::Behind => "behind_its_frame",
             Unfit::BeforeKeyframe => "before_keyframe",
             Unfit::TooFast => "too_fast",
             Unfit::TooLong => "too_long",
+            Unfit::WrongSender => "wrong_sender",
+            Unfit::AuthFailed => "srtp_auth_failed",
+        }
+    }
+}
+
+/// A packet in its turn, as far as payloads are concerned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming<'a> {
+    /// The source's.
+    timestamp: u32,
+    marker: bool,
+    /// Without padding.
+    payload: &'a [u8],
+    /// Packets are missing before it.
+    lost: bool,
+}
+
+impl Incoming<'_> {
+    /// Where payloads are not cut.
+    fn fits(&self) -> Result<(), Unfit> {
+        match self.payload.len() {
+            0 => Err(Unfit::Empty),
+            len if len > maps::MAX_PAYLOAD => Err(Unfit::TooLong),
+            _ => Ok(()),
         }
     }
 }
@@ -84,47 +149,107 @@ impl Unfit {
 enum Repack {
     H264(Box<nal::Repacker<h264::H264>>),
     H265(Box<nal::Repacker<h265::H265>>),
-    Vp8,
-    AsIs,
+    /// The source's timestamp of the present frame.
+    Vp8(Option<u32>),
+    /// Other video; the same.
+    Video(Codec, Option<u32>),
+    /// Sound that may be cut anywhere; length of the last packet.
+    Bytewise(u32),
+    /// Other sound.
+    Audio,
+}
+
+/// What is known of a track's content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Frames that were begun, keyframes among them.
+    pub frames: u64,
+    /// Those at which decoding can start; of sound, none.
+    pub keyframes: u64,
+    /// A decoder has all parameter sets that it needs, or needs none.
+    pub has_sets: bool,
+    /// Frames that browsers do not put in order.
+    pub b_frames: bool,
+    /// Markers stand where no frame ends, or not where one does.
+    pub wrong_markers: bool,
+    /// Times that the source's clock was set.
+    pub clock_jumps: u64,
+    /// The source's clock does not run as the codec's should, or stands still.
+    pub wrong_clock: bool,
+    /// Of the last sequence parameter set that could be read.
+    pub sps: Option<Sps>,
 }
 
 /// One track's way from the source to the engine.
 pub struct Pipeline {
     payload_type: u8,
-    timeline: Timeline,
+    sequence: Sequence,
     repack: Repack,
-    /// Index of the last packet that left.
-    last: ExtendedSeq,
+    frames: Frames,
     /// Packets that the source's sequence numbers show to be missing, not yet taken account of.
     lost: u64,
 }
 
 impl Pipeline {
     /// `sets`: parameter sets of the description. `last`: indices go on after it.
-    pub fn new(codec: Codec, payload_type: u8, sets: &[Vec<u8>], last: ExtendedSeq) -> Self {
+    pub fn new(codec: Codec, payload_type: u8, sets: &[Vec<u8>], last: ExtendedSeq, now: Instant) -> Self {
         let repack = match codec {
             Codec::H264 => Repack::H264(Box::new(nal::Repacker::new(sets))),
             Codec::H265 => Repack::H265(Box::new(nal::Repacker::new(sets))),
-            Codec::Vp8 => Repack::Vp8,
-            _ => Repack::AsIs,
+            Codec::Vp8 => Repack::Vp8(None),
+            Codec::Vp9 | Codec::Av1 => Repack::Video(codec, None),
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => Repack::Bytewise(0),
+            Codec::Opus => Repack::Audio,
         };
-        Self { payload_type, timeline: Timeline::new(codec.clock_rate()), repack, last, lost: 0 }
+        let frames = Frames::new(codec.clock_rate(), last, now);
+        Self { payload_type, sequence: Sequence::new(), repack, frames, lost: 0 }
     }
 
     /// The source was connected to again, and described itself anew as the same codec.
     pub fn reconnect(&mut self, payload_type: u8, sets: &[Vec<u8>]) {
         self.payload_type = payload_type;
-        self.timeline.reconnect();
+        self.sequence.reconnect();
+        self.frames.reconnect();
         match &mut self.repack {
             Repack::H264(repacker) => repacker.use_sets(sets),
             Repack::H265(repacker) => repacker.use_sets(sets),
-            Repack::Vp8 | Repack::AsIs => {}
+            _ => {}
         }
+    }
+
+    /// Whether packets come as they were sent: by TCP they do, whatever their numbers say.
+    pub fn set_ordered(&mut self, ordered: bool) {
+        self.sequence.set_ordered(ordered);
+    }
+
+    /// Payload type of the source.
+    pub fn payload_type(&self) -> u8 {
+        self.payload_type
     }
 
     /// Timestamps go on after those of another track, whose place this one takes.
     pub fn succeed(&mut self, former: &Self) {
-        self.timeline.succeed(&former.timeline);
+        self.frames.succeed(&former.frames);
+    }
+
+    /// What is known of what came.
+    pub fn seen(&self) -> Seen {
+        let (frames, clock) = (self.frames.count(), self.frames.clock());
+        let seen = Seen {
+            frames,
+            keyframes: self.frames.keyframes,
+            has_sets: true,
+            b_frames: false,
+            wrong_markers: self.frames.markers_are_wrong(),
+            clock_jumps: clock.jumps(),
+            wrong_clock: clock.is_wrong(),
+            sps: None,
+        };
+        match &self.repack {
+            Repack::H264(repacker) => repacker.seen(seen),
+            Repack::H265(repacker) => repacker.seen(seen),
+            _ => seen,
+        }
     }
 
     /// Whether frames came that browsers do not put in order.
@@ -132,7 +257,7 @@ impl Pipeline {
         match &self.repack {
             Repack::H264(repacker) => repacker.b_frames(),
             Repack::H265(repacker) => repacker.b_frames(),
-            Repack::Vp8 | Repack::AsIs => false,
+            _ => false,
         }
     }
 
@@ -141,9 +266,18 @@ impl Pipeline {
         std::mem::take(&mut self.lost)
     }
 
+    /// Units that were dropped since the last call although others of the same packet went on.
+    pub fn take_bad(&mut self) -> u64 {
+        match &mut self.repack {
+            Repack::H264(repacker) => repacker.take_bad(),
+            Repack::H265(repacker) => repacker.take_bad(),
+            _ => 0,
+        }
+    }
+
     /// A timestamp of the source's sender report as viewers know it. `None`: of another SSRC.
     pub fn map(&self, ssrc: u32, timestamp: u32) -> Option<u32> {
-        self.timeline.map(ssrc, timestamp)
+        self.frames.clock().map(timestamp).filter(|_| self.sequence.is_current(ssrc))
     }
 
     /// Takes an RTP packet; `out` gets index, header and payload of each packet that leaves.
@@ -157,161 +291,83 @@ impl Pipeline {
         out: &mut dyn FnMut(ExtendedSeq, &RtpHeader, &[u8]),
     ) -> Result<(), Unfit> {
         let (header, payload) = parse(packet).ok_or(Unfit::Malformed)?;
-        if header.payload_type() != self.payload_type {
-            return Err(Unfit::PayloadType);
-        }
-        let step = self.timeline.accept(&header, now).ok_or(Unfit::Late)?;
+        let ours = header.payload_type() == self.payload_type;
+        let step = self.sequence.accept(sequence::Packet { header: &header, payload, ours }, now)?;
+        self.frames.now = now;
+        self.frames.other_clock |= step.other_clock;
         if step.restarted {
+            self.frames.cut(out);
             match &mut self.repack {
                 Repack::H264(repacker) => repacker.restart(),
                 Repack::H265(repacker) => repacker.restart(),
-                Repack::Vp8 | Repack::AsIs => {}
+                Repack::Vp8(timestamp) | Repack::Video(_, timestamp) => *timestamp = None,
+                Repack::Bytewise(_) | Repack::Audio => {}
             }
         }
-        // What is missing stays missing, so that receivers see it. A restart leaves a hole as well: the
-        // frame before it has no end, and must not be taken for a whole one.
-        self.lost += u64::from(step.lost);
-        self.last.0 += u64::from(step.lost) + u64::from(step.restarted && self.last.0 != 0);
-        let last = &mut self.last;
-        let mut send = |marker: bool, payload: &[u8]| {
-            last.0 += 1;
-            out(*last, &outgoing(marker, step.timestamp), payload);
-        };
+        if step.lost > 0 {
+            // What is missing stays missing, so that receivers see it.
+            self.lost += u64::from(step.lost);
+            self.frames.lost(step.lost.into(), out);
+        }
+        let (timestamp, marker) = (header.timestamp(), header.marker());
+        let packet = Incoming { timestamp, marker, payload, lost: step.lost > 0 };
         match &mut self.repack {
-            Repack::H264(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
-            Repack::H265(repacker) => repacker.packet(step.timestamp, header.marker(), payload, &mut send),
-            Repack::Vp8 => vp8::cut(header.marker(), payload, &mut send),
-            Repack::AsIs if payload.is_empty() => Err(Unfit::Malformed),
-            Repack::AsIs if payload.len() > maps::MAX_PAYLOAD => Err(Unfit::TooLong),
-            Repack::AsIs => {
-                send(header.marker(), payload);
-                Ok(())
-            }
+            Repack::H264(repacker) => repacker.packet(&packet, &mut self.frames, out),
+            Repack::H265(repacker) => repacker.packet(&packet, &mut self.frames, out),
+            Repack::Vp8(timestamp) => vp8::packet(&packet, timestamp, &mut self.frames, out),
+            Repack::Video(codec, timestamp) => video(&packet, *codec, timestamp, &mut self.frames, out),
+            Repack::Bytewise(former) => audio::bytewise(&packet, former, &mut self.frames, out),
+            Repack::Audio => audio::whole(&packet, &mut self.frames, out),
         }
+    }
+
+    /// When [`release`](Self::release) shall be called, if nothing comes before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.frames.deadline()
+    }
+
+    /// What waits for its frame's end leaves, if its time has come.
+    pub fn release(&mut self, now: Instant, out: &mut dyn FnMut(ExtendedSeq, &RtpHeader, &[u8])) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.frames.release(out);
+        }
+    }
+
+    /// The connection has ended: what waits leaves.
+    pub fn end(&mut self, out: &mut dyn FnMut(ExtendedSeq, &RtpHeader, &[u8])) {
+        self.frames.lost(0, out);
     }
 }
 
-/// Header and payload without padding.
+/// Video whose payloads nobody looks into: a frame ends where the timestamp changes.
+fn video(
+    packet: &Incoming<'_>,
+    codec: Codec,
+    timestamp: &mut Option<u32>,
+    frames: &mut Frames,
+    out: &mut Out<'_>,
+) -> Result<(), Unfit> {
+    packet.fits()?;
+    if timestamp.replace(packet.timestamp) != Some(packet.timestamp) {
+        frames.begin(packet.timestamp, Hint::default(), out);
+        frames.keyframes += u64::from(is_key(codec, packet.payload));
+    }
+    frames.push(packet.payload, packet.marker, out);
+    Ok(())
+}
+
+/// Header and payload without padding. Padding that is longer than the payload, or says that it has no length, is none.
 fn parse(packet: &[u8]) -> Option<(RtpHeader, &[u8])> {
     let (header, len) = RtpHeader::parse(packet)?;
-    let payload = &packet[len..];
-    let padding = if header.has_padding() { usize::from(*payload.last()?) } else { 0 };
-    Some((header, payload.get(..payload.len().checked_sub(padding)?)?))
-}
-
-/// The engine writes payload type, sequence number and SSRC of its own.
-fn outgoing(marker: bool, timestamp: u32) -> RtpHeader {
-    let mut bytes = [0; FIXED_LEN];
-    bytes[0] = 0x80;
-    bytes[1] = u8::from(marker) << 7;
-    bytes[4..8].copy_from_slice(&timestamp.to_be_bytes());
-    RtpHeader::new(&bytes)
+    let payload = packet.get(len..)?;
+    let padding = if header.has_padding() { payload.last().copied().map_or(0, usize::from) } else { 0 };
+    Some((
+        header,
+        payload.get(..payload.len().saturating_sub(padding)).filter(|_| padding <= payload.len()).unwrap_or(payload),
+    ))
 }
 
 #[cfg(test)]
-mod testing {
-    use super::nal::NalCodec;
-    use super::*;
-
-    /// Markers and payloads.
-    pub(crate) type Sent = Vec<(bool, Vec<u8>)>;
-
-    pub(crate) fn header(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8) -> RtpHeader {
-        RtpHeader::new(packet(ssrc, seq, timestamp, payload_type, &[]).first_chunk().unwrap())
-    }
-
-    pub(crate) fn packet(ssrc: u32, seq: u16, timestamp: u32, payload_type: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0x80, payload_type];
-        bytes.extend(seq.to_be_bytes());
-        bytes.extend(timestamp.to_be_bytes());
-        bytes.extend(ssrc.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    }
-
-    /// NAL units as a receiver joins them.
-    pub(crate) fn join_fragments<C: NalCodec>(sent: &[(bool, Vec<u8>)]) -> Vec<Vec<u8>> {
-        let mut nals: Vec<Vec<u8>> = vec![];
-        for (_, payload) in sent {
-            if C::nal_type(payload) != C::FRAGMENT {
-                nals.push(payload.clone());
-                continue;
-            }
-            if payload[C::HEADER] & 0x80 != 0 {
-                nals.push(C::nal_header(payload)[..C::HEADER].to_vec());
-            }
-            nals.last_mut().unwrap().extend_from_slice(&payload[C::HEADER + 1..]);
-        }
-        nals
-    }
-}
-
+mod testing;
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test begins at any time")]
-mod tests {
-    use super::{testing::packet, *};
-
-    const IDR: &[u8] = &[0x65, 0x88, 1];
-    const P: &[u8] = &[0x41, 0x9a, 1];
-
-    struct Bench {
-        pipeline: Pipeline,
-        /// Index, marker, timestamp and length of what left.
-        sent: Vec<(u64, bool, u32, usize)>,
-        now: Instant,
-    }
-
-    impl Bench {
-        fn new(codec: Codec) -> Self {
-            let sets = [vec![0x67, 0x42, 0xe0, 0x1f], vec![0x68, 1, 2]];
-            let pipeline = Pipeline::new(codec, 96, &sets, ExtendedSeq(0));
-            Self { pipeline, sent: vec![], now: Instant::now() }
-        }
-
-        fn push(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
-            let sent = &mut self.sent;
-            self.pipeline.packet(bytes, self.now, &mut |index, header, payload| {
-                sent.push((index.0, header.marker(), header.timestamp(), payload.len()));
-            })
-        }
-    }
-
-    #[test]
-    fn indices_count_what_leaves_and_show_what_is_missing() {
-        let mut bench = Bench::new(Codec::H264);
-        bench.push(&packet(1, 100, 0, 96 | 0x80, IDR)).unwrap();
-        bench.push(&packet(1, 101, 3000, 96 | 0x80, P)).unwrap();
-        bench.push(&packet(1, 104, 6000, 96 | 0x80, P)).unwrap();
-        let indices: Vec<u64> = bench.sent.iter().map(|sent| sent.0).collect();
-        assert_eq!(indices, [1, 2, 3, 6]);
-        assert_eq!(bench.pipeline.take_lost(), 2);
-    }
-
-    #[test]
-    fn a_reconnected_source_goes_on_at_its_next_keyframe() {
-        let mut bench = Bench::new(Codec::H264);
-        bench.push(&packet(1, 100, 0, 96, IDR)).unwrap();
-        bench.pipeline.reconnect(97, &[]);
-        bench.now += std::time::Duration::from_secs(1);
-        assert_eq!(bench.push(&packet(2, 7, 55, 96, IDR)), Err(Unfit::PayloadType));
-        assert_eq!(bench.push(&packet(2, 7, 55, 97, P)), Err(Unfit::BeforeKeyframe));
-        bench.push(&packet(2, 8, 3055, 97, IDR)).unwrap();
-        assert_eq!(bench.sent[2..], [(4, false, 93_000, 12), (5, false, 93_000, 3)]);
-        assert_eq!(bench.pipeline.map(2, 55), Some(90_000));
-    }
-
-    #[test]
-    fn other_codecs_pass_without_their_padding() {
-        let mut bench = Bench::new(Codec::Pcma);
-        let mut padded = packet(1, 1, 160, 96, &[1, 2, 3, 0, 2]);
-        padded[0] |= 0x20;
-        bench.push(&padded).unwrap();
-        assert_eq!(bench.sent, [(1, false, 160, 3)]);
-        padded[16] = 6;
-        assert_eq!(bench.push(&padded), Err(Unfit::Malformed));
-        assert_eq!(bench.push(&[0x80, 96, 0]), Err(Unfit::Malformed));
-        assert_eq!(bench.push(&packet(1, 2, 320, 96, &[])), Err(Unfit::Malformed));
-        assert_eq!(bench.push(&packet(1, 1, 160, 96, &[1])), Err(Unfit::Late));
-        assert_eq!(bench.push(&packet(1, 3, 480, 96, &[1; 1401])), Err(Unfit::TooLong));
-    }
-}
+mod tests;

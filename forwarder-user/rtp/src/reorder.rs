@@ -29,9 +29,12 @@ struct Held {
 
 impl Reorder {
     /// Takes a packet; `out` gets those whose turn it is. What is missing for too long is not waited for,
-    /// as soon as another packet comes.
-    pub fn push(&mut self, bytes: &[u8], now: Instant, out: &mut dyn FnMut(&[u8])) {
+    /// as soon as another packet comes. Another sender's packets of another payload type than ours have no turn.
+    pub fn push(&mut self, bytes: &[u8], payload_type: u8, now: Instant, out: &mut dyn FnMut(&[u8])) {
         let Some((header, _)) = RtpHeader::parse(bytes) else { return out(bytes) };
+        if self.ssrc != header.ssrc() && header.payload_type() != payload_type {
+            return out(bytes);
+        }
         let seq = header.seq();
         let Some(next) = self.next.filter(|_| self.ssrc == header.ssrc()) else {
             self.release(usize::MAX, out);
@@ -112,7 +115,7 @@ mod tests {
     impl Bench {
         fn push(&mut self, ssrc: u32, seq: u16, now: Instant) {
             let sent = &mut self.sent;
-            self.reorder.push(&packet(ssrc, seq, 0, 96, &[1]), now, &mut |bytes| {
+            self.reorder.push(&packet(ssrc, seq, 0, 96, &[1]), 96, now, &mut |bytes| {
                 sent.push(RtpHeader::parse(bytes).unwrap().0.seq());
             });
         }

@@ -16,6 +16,7 @@ mod manage;
 mod network;
 mod options;
 mod output;
+mod probe;
 mod reload;
 mod serve;
 mod signal;
@@ -63,6 +64,8 @@ enum Command {
     Serve(Box<options::Options>),
     /// Tell whether a server can run here, how fast, and what is in its way
     Doctor(Box<doctor::Options>),
+    /// Look at a camera without a server: what it sends, what browsers will play, what is odd
+    Probe(Box<probe::Options>),
     /// List the streams of a running server, from the kernel's maps and the server itself
     Streams(inspect::Options),
     /// List its sessions of both engines: peer, engine, profile, SSRCs, packets, drops, age, expiry
@@ -103,6 +106,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Probe(options) => probe::run(&options),
         Command::Streams(options) => inspect::streams(&options),
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),

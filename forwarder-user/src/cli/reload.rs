@@ -32,6 +32,7 @@ pub(super) fn live(config: &Config) -> LiveConfig {
         remb_max: u64::from(config.rtcp.remb_max_kbps) * 1000,
         keyframe_interval: config.rtcp.pli_min_interval(),
         counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),
+        codecs: config.media.codecs.clone(),
     }
 }
 
@@ -122,9 +123,11 @@ pub(super) fn with_live_keys(running: &Config, wanted: &Config) -> Config {
     let mut config = running.clone();
     config.http.index = wanted.http.index;
     config.http.open_management = wanted.http.open_management;
+    config.http.ice_servers = wanted.http.ice_servers.clone();
     config.http.request_timeout_ms = wanted.http.request_timeout_ms;
     config.limits.http_body_bytes = wanted.limits.http_body_bytes;
     config.media.srtp_profiles = wanted.media.srtp_profiles.clone();
+    config.media.codecs = wanted.media.codecs.clone();
     // What tracks keep is decided when they begin.
     let (nack, nack_kb) = (running.rtcp.nack, running.rtcp.nack_kb);
     config.rtcp = Rtcp { nack, nack_kb, ..wanted.rtcp.clone() };
@@ -232,10 +235,13 @@ mod tests {
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
             ("http", "open_management") => "true",
+            ("http", "ice_servers") => "[{ url = \"stun:a.example\" }]",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",
             ("media", "addresses") => "[\"192.0.2.1\"]",
             ("media", "engine") => "\"kernel\"",
             ("media", "srtp_profiles") => "[\"gcm\"]",
+            ("media", "codecs") => "[\"AV1\"]",
+            ("media", "dtls") => "\"str0m\"",
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",

@@ -318,6 +318,7 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
     let mut settings = StreamConfig {
         max_sessions: config.limits.sessions,
         nack: config.repair().1 > 0,
+        dtls: config.media.dtls,
         socket_buffer: config.media.socket_buffer_kb * 1024,
         ingest: ingest::Settings {
             streams: config.streams.clone(),
@@ -327,6 +328,7 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
             source_max_kbps: config.limits.source_max_kbps,
             recent_bytes: config.repair().1,
             gather: config.ingest.gather(),
+            retry_max: config.ingest.retry_max(),
         },
         ..StreamConfig::new(media(config, addresses))
     };

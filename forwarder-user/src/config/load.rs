@@ -132,6 +132,9 @@ impl Config {
                 ));
             }
         }
+        if let Some(problem) = self.http.ice_servers.iter().find_map(super::IceServer::problem) {
+            return Some(("http.ice_servers", problem));
+        }
         if let Some(bad) = self.media.addresses.iter().find(|a| a.is_unspecified() || a.is_multicast()) {
             return Some(("media.addresses", format!("{bad} is not the address of an interface")));
         }
@@ -155,7 +158,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 31] = [
+        let ranges: [(&'static str, u64, u64, u64); 32] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -187,6 +190,7 @@ impl Config {
             ("hooks.queue", self.hooks.queue as u64, 1, 65_536),
             ("hooks.give_up_s", self.hooks.give_up_s, 1, 86_400),
             ("auth_http.recheck_ms", self.auth_http.recheck_ms, 0, 3_600_000),
+            ("ingest.retry_max_s", self.ingest.retry_max_s, 1, 3600),
         ];
         ranges
             .into_iter()

@@ -2,6 +2,7 @@
 //! defaults here. Units are part of a key's name.
 
 mod hooks;
+mod ice;
 mod load;
 pub mod mediamtx;
 mod name;
@@ -21,11 +22,14 @@ use std::{
 };
 
 use forwarder_common::maps::MAX_COPIES;
+use penstock_media::codec::Codec;
+use penstock_webrtc::dtls::Stack;
 use serde::{Deserialize, Serialize};
 
 pub use hooks::Hooks;
+pub use ice::IceServer;
 pub use load::{ConfigError, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
-pub use name::stream_name_problem;
+pub use name::{MAX_NAME_PARTS, stream_name_problem};
 pub use network::Network;
 pub use pattern::Pattern;
 pub use public::Public;
@@ -101,6 +105,8 @@ pub struct Http {
     pub index: bool,
     /// Whether everybody may use `/api/`, `/metrics` and `/debug/` while nobody has a right to it.
     pub open_management: bool,
+    /// STUN and TURN servers that clients are told of (RFC 9725 §4.6).
+    pub ice_servers: Vec<IceServer>,
 }
 
 /// The UDP side: STUN, DTLS, SRTP, SRTCP.
@@ -117,6 +123,10 @@ pub struct Media {
     pub transmitter: TransmitterChoice,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
+    /// Codecs that publishers are asked for, the best first; empty: what every browser decodes.
+    pub codecs: Vec<Codec>,
+    /// Who makes DTLS handshakes.
+    pub dtls: Stack,
     /// Receive and send buffer of each media socket, as far as the system grants it.
     pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
@@ -350,6 +360,7 @@ impl Default for Http {
             proxy_protocol: false,
             index: true,
             open_management: false,
+            ice_servers: Vec::new(),
         }
     }
 }
@@ -379,6 +390,8 @@ impl Default for Media {
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
+            codecs: Vec::new(),
+            dtls: Stack::default(),
             socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }
@@ -449,11 +462,13 @@ impl Rtcp {
 pub struct Ingest {
     /// What comes from all sources within this time is read, sealed and sent together.
     pub gather_ms: u64,
+    /// Longest wait between two attempts to reach a source that fails.
+    pub retry_max_s: u64,
 }
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { gather_ms: 5 }
+        Self { gather_ms: 5, retry_max_s: 30 }
     }
 }
 
@@ -461,6 +476,11 @@ impl Ingest {
     /// [`gather_ms`](Self::gather_ms) as a duration; 0: nothing waits for company.
     pub fn gather(&self) -> Duration {
         Duration::from_millis(self.gather_ms)
+    }
+
+    /// [`retry_max_s`](Self::retry_max_s) as a duration.
+    pub fn retry_max(&self) -> Duration {
+        Duration::from_secs(self.retry_max_s)
     }
 }
 

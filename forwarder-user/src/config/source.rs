@@ -3,7 +3,11 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use url::{Host, Url};
+
+use penstock_rtp::{
+    description::{Description, DescriptionError, Writer},
+    rtsp::url::{Credentials, Url},
+};
 
 use super::Secret;
 
@@ -53,7 +57,7 @@ pub(super) const KEYFRAME_CACHE_KB: (u64, u64) = (64, 1 << 20);
 
 impl Stream {
     /// What is wrong with it.
-    pub(super) fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let given = [!self.source.is_absent(), !self.sdp.is_empty(), !self.sdp_file.as_os_str().is_empty()];
         if given.iter().filter(|given| **given).count() != 1 {
             return Some("it needs one of `source`, `sdp` and `sdp_file`, and no more than one".into());
@@ -67,9 +71,9 @@ impl Stream {
             return Some("`interface` and `sender` go with `sdp` or `sdp_file` only".into());
         }
         if !self.sdp.is_empty()
-            && let Err(error) = sdp_types::Session::parse(self.sdp.as_bytes())
+            && let Err(DescriptionError::Malformed(why)) = Description::parse(self.sdp.as_bytes(), Writer::Sender)
         {
-            return Some(format!("`sdp` is malformed: {error}"));
+            return Some(format!("`sdp` is malformed: {why}"));
         }
         let (least, most) = KEYFRAME_CACHE_KB;
         if !(least..=most).contains(&(self.keyframe_cache_kb as u64)) {
@@ -154,23 +158,8 @@ impl SourceUrl {
     }
 
     fn parse(text: &str) -> Result<Parsed, String> {
-        let mut url = Url::parse(text).map_err(|error| format!("`source` is not a URL: {error}"))?;
-        if !["rtsp", "rtsps"].contains(&url.scheme()) {
-            return Err(format!("`source` has the scheme {:?}: it must be rtsp or rtsps", url.scheme()));
-        }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err("`source` names no host".into());
-        }
-        let decode = |text: &str| -> Result<String, String> {
-            percent_decode(text).ok_or_else(|| "the user or password of `source` is badly escaped".to_owned())
-        };
-        let credentials = match (url.username(), url.password()) {
-            ("", None) => None,
-            (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
-        };
-        // Neither can fail: the URL has a host.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
+        let (url, credentials) = Url::parse(text).map_err(|error| format!("`source` {error}"))?;
+        let credentials = credentials.map(|Credentials { user, password }| (user, Secret::new(password)));
         Ok(Parsed { url, credentials })
     }
 
@@ -184,34 +173,6 @@ impl SourceUrl {
         let (user, password) = self.0.as_ref().ok()?.credentials.as_ref()?;
         Some((user, password))
     }
-
-    /// Host and port to connect to.
-    pub fn address(&self) -> Option<(String, u16)> {
-        let url = self.url()?;
-        let default = if url.scheme() == "rtsps" { 322 } else { 554 };
-        let host = match url.host()? {
-            Host::Domain(name) => name.to_owned(),
-            Host::Ipv4(ip) => ip.to_string(),
-            Host::Ipv6(ip) => ip.to_string(),
-        };
-        Some((host, url.port().unwrap_or(default)))
-    }
-}
-
-/// `%41` → `A`.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let digits = [bytes.next()?, bytes.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
 }
 
 impl<'de> Deserialize<'de> for SourceUrl {
@@ -259,7 +220,8 @@ mod tests {
         assert_eq!(source.url().unwrap().as_str(), "rtsp://[2001:db8::1]/a?b=c");
         let (user, password) = source.credentials().unwrap();
         assert!(user == "me" && password.matches("s3@cret"));
-        assert_eq!(source.address(), Some(("2001:db8::1".into(), 554)));
+        let url = source.url().unwrap();
+        assert_eq!((url.host(), url.port()), ("2001:db8::1", 554));
         let shown = format!("{config:?}{}", toml::to_string(&config).unwrap());
         assert!(shown.contains("2001:db8::1") && !shown.contains("s3@") && !shown.contains("40cret"), "{shown}");
     }
@@ -286,9 +248,9 @@ mod tests {
     fn what_is_no_source_is_named_without_the_password() {
         for (source, words) in [
             ("http://me:s3cret@host/", "rtsps"),
-            ("rtsp://me:s3cret@host:99999/", "port"),
+            ("rtsp://me:s3cret@host:99999/", "%40"),
             ("me:s3cret@host", "scheme"),
-            ("rtsp://me:s3%zzcret@host/", "escaped"),
+            ("rtsp://me:s3cret@/", "host"),
         ] {
             let problem = problem(source);
             assert!(problem.contains(words) && problem.contains("cam") && !problem.contains("s3"), "{problem}");

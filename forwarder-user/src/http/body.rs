@@ -20,6 +20,8 @@ pub(super) const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
 pub(super) const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 /// Same for PATCH (RFC 5789 §3.1).
 pub(super) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+/// Of a 201: what the viewer gets not, and what it can do about it, in a sentence of ASCII. The rest plays.
+pub(super) const NOTE: HeaderName = HeaderName::from_static("penstock-note");
 
 /// How much of an oversized body is read and thrown away, so that the client is done with sending
 /// and sees the answer instead of a reset connection.

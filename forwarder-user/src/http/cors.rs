@@ -10,7 +10,11 @@ use axum::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE};
+use penstock_media::Role;
+
+use super::signalling::allowed;
+
+use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE};
 
 /// Answers preflight requests and marks answers as readable by pages of the allowed origins.
 pub(super) fn layer(origins: &[String]) -> CorsLayer {
@@ -21,9 +25,17 @@ pub(super) fn layer(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origin)
-        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH])
-        .expose_headers([header::LOCATION, header::ETAG, header::LINK, header::RETRY_AFTER, ACCEPT_PATCH])
+        .expose_headers([
+            header::LOCATION,
+            header::ETAG,
+            header::LINK,
+            header::RETRY_AFTER,
+            ACCEPT_PATCH,
+            ACCEPT_POST,
+            NOTE,
+        ])
         .max_age(Duration::from_secs(86_400))
 }
 
@@ -33,10 +45,12 @@ pub(super) async fn describe_options(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     if options && response.status().is_success() {
-        let (allow, accept) = match path.trim_start_matches('/').split('/').nth(2) {
+        let mut segments = path.trim_matches('/').split('/').skip(1);
+        let (allow, accept) = match (segments.next(), segments.next()) {
             _ if path.starts_with("/api/") => ("GET, HEAD, OPTIONS", None),
-            Some(_session) => ("PATCH, DELETE, OPTIONS", Some((ACCEPT_PATCH, FRAGMENT_TYPE))),
-            None => ("POST, OPTIONS", Some((ACCEPT_POST, SDP_TYPE))),
+            (_, Some(_session)) => ("PATCH, DELETE, OPTIONS", Some((ACCEPT_PATCH, FRAGMENT_TYPE))),
+            (Some("whep"), None) => (allowed(Role::Subscriber), Some((ACCEPT_POST, SDP_TYPE))),
+            _ => (allowed(Role::Publisher), Some((ACCEPT_POST, SDP_TYPE))),
         };
         let headers = response.headers_mut();
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -1,8 +1,10 @@
 //! WHIP (RFC 9725), WHEP (draft-ietf-wish-whep), the API and the web pages.
 //!
+//! A name may have slashes (`name`).
+//!
 //! | path | methods | |
 //! | --- | --- | --- |
-//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS | open a session |
+//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS; of WHEP also HEAD | open a session |
 //! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/`, with or without a slash at the end; `/player.js` | GET | pages |
 //! | `/api/v1/own-session/{session}` | GET | a session, for whoever has it |
@@ -17,6 +19,8 @@ mod change;
 mod client;
 mod cors;
 mod events;
+mod ice_servers;
+mod location;
 mod manage;
 mod metrics;
 mod name;
@@ -42,7 +46,7 @@ use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Config, Debug, Network},
+    config::{Config, Debug, IceServer, Network},
     rights::Rights,
     stream::Control,
 };
@@ -65,6 +69,7 @@ struct Current {
     open_management: bool,
     debug: Debug,
     index: bool,
+    ice_servers: Vec<IceServer>,
     body_bytes: usize,
     timeout: Duration,
 }
@@ -98,6 +103,7 @@ impl Current {
             open_management: config.http.open_management,
             debug: config.debug.clone(),
             index: config.http.index,
+            ice_servers: config.http.ice_servers.clone(),
             body_bytes: config.limits.http_body_bytes,
             timeout: config.http.request_timeout(),
         }
@@ -152,10 +158,13 @@ pub fn router(config: &Config, settings: Settings, control: Control, changes: Ch
         .merge(pages::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(reply::shape))
         .layer(middleware::from_fn_with_state(app.clone(), redirect::to_https))
         .layer(middleware::from_fn_with_state(app.clone(), client::identify))
         .layer(middleware::from_fn_with_state(app.clone(), metrics::observe))
         .with_state(app);
+    // Names with slashes are one segment for the routes.
+    let all = Router::new().fallback_service(all).layer(middleware::map_request(name::fold));
     Ok(Routers { all, health })
 }
 

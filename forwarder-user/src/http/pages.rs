@@ -11,8 +11,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Path, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    extract::{OriginalUri, Path, rejection::PathRejection},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -75,7 +75,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
     let watch = |stream, uri| page(stream, uri, "play.html");
     let publish = |stream, uri| page(stream, uri, "publish.html");
     Router::new()
-        .route("/", get(|uri: Uri| async move { html("index.html", uri.path()) }))
+        .route("/", get(|OriginalUri(uri): OriginalUri| async move { html("index.html", uri.path()) }))
         .route("/{stream}", get(watch))
         .route("/{stream}/", get(watch))
         .route("/{stream}/publish", get(publish))
@@ -89,7 +89,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/favicon.ico", get(|headers: HeaderMap| async move { file("icon.svg", &headers) }))
 }
 
-async fn page(stream: Result<Path<String>, PathRejection>, uri: Uri, file: &str) -> Result<Response, Failure> {
+async fn page(
+    stream: Result<Path<String>, PathRejection>,
+    OriginalUri(uri): OriginalUri,
+    file: &str,
+) -> Result<Response, Failure> {
     let Path(stream) = stream.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     name::check(&stream)?;
     html(file, uri.path())

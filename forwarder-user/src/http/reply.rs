@@ -1,19 +1,34 @@
-//! Refusals as HTTP: a status and a plain text that says what is wrong and what to do next.
+//! Refusals as HTTP: a status, and what is wrong and what to do next, for people. In the form that the client asks for:
+//! problem details (RFC 9457), which WHEP wants, or a plain text.
 
 use axum::{
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
+use serde_json::json;
 
 use super::problem::Problem;
 use crate::stream::Refusal;
 
-/// An error response. The body is `text/plain`, one or two sentences for the person who reads it.
+/// Media type of problem details.
+const PROBLEM: &str = "application/problem+json";
+
+/// An error response: one or two sentences for the person who reads it.
 #[derive(Debug)]
 pub struct Failure {
     status: StatusCode,
     reason: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a response says in words, for [`shape`].
+#[derive(Clone, Debug)]
+struct Words {
+    reason: String,
+    /// The status alone would be taken for something else: see [`shape`].
+    structured: bool,
 }
 
 impl Failure {
@@ -58,11 +73,39 @@ impl From<Refusal> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut text = self.reason;
-        text.push('\n');
+        let structured = self.status == StatusCode::NOT_ACCEPTABLE;
         // `String` is `text/plain; charset=utf-8`.
-        let mut response = (self.status, text).into_response();
+        let mut response = (self.status, format!("{}\n", self.reason)).into_response();
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Words { reason: self.reason, structured });
         response
     }
+}
+
+/// Gives refusals the form that the client asks for. In WHEP a 406 with SDP is a counter-offer, which we never make: so
+/// that nobody takes ours for one, it is a problem in any case.
+pub(super) async fn shape(request: Request, next: Next) -> Response {
+    let wants = wants_problem(request.headers());
+    let whep = request.uri().path().split('/').any(|segment| segment == "whep");
+    let mut response = next.run(request).await;
+    let Some(Words { reason, structured }) = response.extensions_mut().remove::<Words>() else { return response };
+    if !wants && !(whep && structured) {
+        return response;
+    }
+    let status = response.status();
+    // The first sentence is the title, which is the same for all of its kind.
+    let title = status.canonical_reason().unwrap_or("refused");
+    let problem = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": reason });
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+    Response::from_parts(parts, axum::body::Body::from(problem.to_string()))
+}
+
+/// Does the client name a type of JSON among those that it takes?
+fn wants_problem(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    let mut types =
+        values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
+    types.any(|one| [PROBLEM, "application/json"].iter().any(|json| json.eq_ignore_ascii_case(one)))
 }

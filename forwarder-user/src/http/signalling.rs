@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Router,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, patch, post},
 };
@@ -13,8 +13,10 @@ use axum::{
 use super::{
     App,
     auth::{self, Shown},
-    body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, SDP_TYPE},
-    client, name,
+    body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE},
+    client, ice_servers,
+    location::Location,
+    name,
     reply::Failure,
 };
 use penstock_media::Role;
@@ -30,9 +32,13 @@ type Shared = State<Arc<App>>;
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/{stream}/whip", endpoint(Role::Publisher))
+        .route("/{stream}/whip/", endpoint(Role::Publisher))
         .route("/{stream}/whep", endpoint(Role::Subscriber))
+        .route("/{stream}/whep/", endpoint(Role::Subscriber))
         .route("/{stream}/whip/{session}", resource(Role::Publisher))
+        .route("/{stream}/whip/{session}/", resource(Role::Publisher))
         .route("/{stream}/whep/{session}", resource(Role::Subscriber))
+        .route("/{stream}/whep/{session}/", resource(Role::Subscriber))
 }
 
 fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
@@ -40,14 +46,41 @@ fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
         let Path(stream) = path.map_err(bad_path)?;
         open(&app, role, stream, request).await
     })
-    .fallback(|| async {
-        Failure::new(
+    .fallback(move |State(app): Shared, path: Result<Path<String>, PathRejection>, request: Request| async move {
+        let probes = request.method() == Method::HEAD && role == Role::Subscriber;
+        if probes {
+            let Path(stream) = path.map_err(bad_path)?;
+            return probe(&app, &stream, &Shown::of(&request)).await;
+        }
+        Err(Failure::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "a session is opened by POST with an SDP offer; this address knows only POST and OPTIONS",
+            "a session is opened by POST with an SDP offer; of other methods this address knows only those of Allow",
         )
-        .with(header::ALLOW, "POST, OPTIONS")
-        .with(ACCEPT_POST, SDP_TYPE)
+        .with(header::ALLOW, allowed(role))
+        .with(ACCEPT_POST, SDP_TYPE))
     })
+}
+
+/// Methods of an endpoint. RFC 9725 §4.2 keeps HEAD for later; WHEP has it.
+pub(super) fn allowed(role: Role) -> &'static str {
+    match role {
+        Role::Publisher => "POST, OPTIONS",
+        Role::Subscriber => "HEAD, POST, OPTIONS",
+    }
+}
+
+/// HEAD (WHEP): what a POST must have. Whether somebody publishes only that tells.
+async fn probe(app: &App, stream: &str, shown: &Shown) -> Result<Response, Failure> {
+    name::check(stream)?;
+    auth::permit(app, Action::Play, stream, shown, false).await?;
+    let headers = [
+        (header::ALLOW, header_value(allowed(Role::Subscriber))?),
+        (ACCEPT_POST, header_value(SDP_TYPE)?),
+        (header::CACHE_CONTROL, header_value("no-store")?),
+    ];
+    let mut response = (StatusCode::OK, headers).into_response();
+    ice_servers::link(response.headers_mut(), &app.settings.current().ice_servers);
+    Ok(response)
 }
 
 fn resource(role: Role) -> MethodRouter<Arc<App>> {
@@ -75,19 +108,26 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
     let (_permit, grant) = admit(app, role, &stream, &Shown::of(&request), true).await?;
     let watch = app.settings.rights().watch(&grant);
     let visitor = Visitor { from: client::block(&request), grant };
+    let location = Location::of(app, &request);
     let offer = body::text(app, request, SDP_TYPE, ACCEPT_POST).await?;
-    let Answer { session, sdp, etag } = within(app, app.control.offer(role, stream.clone(), visitor, offer)).await?;
+    let answer = within(app, app.control.offer(role, stream.clone(), visitor, offer)).await?;
+    let Answer { session, sdp, etag, note } = answer;
     if let Some(watch) = watch {
         tokio::spawn(end_with(watch, app.control.clone(), session.clone()));
     }
     let headers = [
         (header::CONTENT_TYPE, header_value(SDP_TYPE)?),
-        (header::LOCATION, header_value(&format!("/{stream}/{}/{session}", segment(role)))?),
+        (header::LOCATION, header_value(&location.of_session(&stream, segment(role), &session))?),
         (header::ETAG, header_value(&format!("\"{etag}\""))?),
         (ACCEPT_PATCH, header_value(FRAGMENT_TYPE)?),
         (header::CACHE_CONTROL, header_value("no-store")?),
     ];
-    Ok((StatusCode::CREATED, headers, sdp).into_response())
+    let mut response = (StatusCode::CREATED, headers, sdp).into_response();
+    if let Some(note) = note {
+        response.headers_mut().insert(NOTE, header_value(&visible(&note))?);
+    }
+    ice_servers::link(response.headers_mut(), &app.settings.current().ice_servers);
+    Ok(response)
 }
 
 /// PATCH (RFC 9725 §4.3): 204 for candidates, 200 with our fragment for an ICE restart.
@@ -179,6 +219,11 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 
 fn bad_path(rejection: PathRejection) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, rejection.body_text())
+}
+
+/// A text as a header can have it.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {

@@ -2,6 +2,9 @@
 //!
 //! Tracks outlive connections, so that viewers do.
 
+mod packets;
+mod told;
+
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -17,49 +20,22 @@ use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, s
 use super::{
     Event, SourceTrack,
     error::SourceError,
+    lookout,
     pace::Pace,
     place::Place,
+    reason::{Reason, Reasons},
     status::{Shared, State},
+    totals::OTHER_CHANNEL,
 };
 
-/// Without media for so long, the connection is given up.
-const STALLED: Duration = Duration::from_secs(10);
-
-/// RTP or RTCP of a track, by its place in the description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packet<'a> {
-    Rtp(usize, &'a [u8]),
-    Rtcp(usize, &'a [u8]),
-}
+pub(super) use packets::{Packet, Packets, Skipped};
+use told::Told;
 
 /// How often a connection that brings media is asked for anything else.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads of one connection in a row before others have their turn.
 const READS: usize = 16;
-
-/// A connection that brings packets.
-pub(super) trait Packets {
-    /// Reads once, and hands out what came. `Ready`: there may be more.
-    fn poll_packets(
-        &mut self,
-        context: &mut Context<'_>,
-        take: &mut dyn FnMut(Packet<'_>),
-    ) -> Poll<Result<(), SourceError>>;
-
-    /// When [`attend`](Self::attend) shall be called; a time that has passed means at once.
-    fn attend_at(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Says what keeps packets coming: signs of life, answers.
-    async fn attend(&mut self) -> Result<(), SourceError> {
-        Ok(())
-    }
-
-    /// Whether packets of a track may overtake each other on their way.
-    fn is_unordered(&self, track: usize) -> bool;
-}
 
 /// See the module.
 pub(super) struct Media {
@@ -72,6 +48,8 @@ pub(super) struct Media {
     pace: Pace,
     /// Bytes of its keyframe cache, or 0.
     keep: usize,
+    /// What the log, the API and the metrics have been told.
+    told: Told,
 }
 
 struct Track {
@@ -82,13 +60,13 @@ struct Track {
     reorder: Option<Reorder>,
     /// Packets of it are kept.
     kept: bool,
-    warned: bool,
+    watch: lookout::Track,
 }
 
 impl Media {
     pub(super) fn new(name: String, origin: String, status: Shared, place: Place, keep: usize) -> Self {
         let pace = Pace::new(place.bytes_per_second);
-        Self { name, origin, status, place, tracks: vec![], pace, keep }
+        Self { name, origin, status, place, tracks: vec![], pace, keep, told: Told::default() }
     }
 
     /// It has failed: the API and whoever waits for it are told.
@@ -107,6 +85,10 @@ impl Media {
             }
             status.left_out.clone_from(&description.left_out);
         }
+        self.told.described = Reasons::default();
+        let shows = description.tracks.iter().any(|track| track.format.codec.kind() == Kind::Video);
+        let lacks = !shows && description.left_out.iter().any(|what| what.starts_with("video"));
+        self.told.described.insert_if(Reason::VideoCodec, lacks);
         let same = self.tracks.len() == description.tracks.len()
             && self.tracks.iter().zip(&description.tracks).all(|(old, new)| old.format.matches(&new.format));
         if same {
@@ -137,15 +119,22 @@ impl Media {
                     return Err(error.into());
                 }
             };
-            let mut pipeline = Pipeline::new(track.format.codec, track.payload_type, &track.sets, last);
+            let (codec, now) = (track.format.codec, Instant::now());
+            let mut pipeline = Pipeline::new(codec, track.payload_type, &track.sets, last, now);
             let (kind, kept) = (track.format.codec.kind(), keep != Keep::default());
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
             }
-            tracks.push(Track { format: track.format.clone(), id, pipeline, reorder: None, kept, warned: false });
+            tracks.push(Track {
+                format: track.format.clone(),
+                id,
+                pipeline,
+                reorder: None,
+                kept,
+                watch: lookout::Track::new(now),
+            });
         }
         self.tracks = tracks;
-        self.status.lock().warnings.clear();
         let tracks = self.tracks.iter().map(|track| SourceTrack { format: track.format.clone(), id: track.id });
         let _ = self.place.events.send(Event::Described { stream: self.name.clone(), tracks: tracks.collect() });
         Ok(())
@@ -158,9 +147,14 @@ impl Media {
         gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), SourceError> {
         let played = self.take(from, gone).await;
+        let mut feed = self.place.feed.borrow_mut();
+        for track in &mut self.tracks {
+            track.pipeline.end(&mut |index, header, payload| feed.push(track.id, index, header, payload, false));
+        }
         // Whoever comes later must not be shown what was before.
-        let feed = self.place.feed.borrow();
         self.tracks.iter().filter(|track| track.kept).for_each(|track| feed.forget(track.id));
+        drop(feed);
+        self.tell_reasons(Reasons::default(), Instant::now());
         played
     }
 
@@ -169,10 +163,12 @@ impl Media {
         from: &mut impl Packets,
         mut gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), SourceError> {
+        let mut heard = Heard::new(Instant::now());
         for (index, track) in self.tracks.iter_mut().enumerate() {
             track.reorder = from.is_unordered(index).then(Reorder::default);
+            track.pipeline.set_ordered(track.reorder.is_none());
+            track.watch.begin(heard.now, &track.pipeline.seen());
         }
-        let mut heard = Heard::new(Instant::now());
         // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
         // costs as much as a packet.
         let alarm = tokio::time::sleep_until(heard.next_look(from).into());
@@ -185,7 +181,10 @@ impl Media {
                 }
                 // While media comes, the other two are asked once a second, since a question costs as much as a
                 // packet. Whatever rang together with media is heard then; what rings without media, at once.
-                if heard.came && heard.now < ask_at {
+                let held = self.tracks.iter().filter_map(|track| track.pipeline.deadline()).min();
+                if let Some(held) = held.filter(|held| *held < alarm.deadline().into_std()) {
+                    alarm.as_mut().reset(held.into());
+                } else if heard.came && heard.now < ask_at {
                     return Poll::Pending;
                 }
                 ask_at = heard.now + ASK_EVERY;
@@ -197,7 +196,13 @@ impl Media {
             if over.await? {
                 return Ok(());
             }
-            if heard.at.elapsed() >= STALLED {
+            let now = Instant::now();
+            self.release(now);
+            if now >= heard.look_at {
+                heard.look_at = now + lookout::EVERY;
+                self.look(&heard, now);
+            }
+            if now.saturating_duration_since(heard.at) >= self.patience() {
                 let seconds = heard.at.elapsed().as_secs();
                 return Err(SourceError::Stalled { seconds, why: heard.last_drop.map(Unfit::name) });
             }
@@ -239,7 +244,28 @@ impl Media {
         };
         let read = read();
         self.tell(heard);
+        self.skipped(from.take_skipped());
         read
+    }
+
+    /// What is neither of a track nor a message is counted, and said once.
+    fn skipped(&self, Skipped { bytes, frames }: Skipped) {
+        if bytes == 0 && frames == 0 {
+            return;
+        }
+        self.place.totals.skipped(bytes, frames);
+        let mut status = self.status.lock();
+        if bytes > 0 && status.stray_bytes == 0 {
+            tracing::warn!(
+                stream = self.name,
+                source = self.origin,
+                "{bytes} stray bytes between frames were skipped; they are counted as `stray_bytes`"
+            );
+        }
+        status.stray_bytes += bytes;
+        if frames > 0 {
+            *status.dropped.entry(OTHER_CHANNEL).or_default() += frames;
+        }
     }
 
     /// Adds what has come to what is known of the source, once for all that came together.
@@ -256,28 +282,19 @@ impl Media {
         let (index, bytes) = match packet {
             Packet::Rtp(index, bytes) => (index, bytes),
             Packet::Rtcp(index, bytes) => return self.report(index, bytes, heard),
+            Packet::Unfit(_, why) => return self.dropped(why, 1, heard),
         };
+        // No viewer could take it, and the thread has other sources to serve.
         if !self.pace.admits(bytes.len(), heard.now) {
-            return self.too_fast(heard);
+            return self.dropped(Unfit::TooFast, 1, heard);
         }
         let Some(track) = self.tracks.get_mut(index) else { return };
+        let payload_type = track.pipeline.payload_type();
+        track.watch.packet(heard.now);
         let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, heard) };
-        reorder.push(bytes, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
+        reorder.push(bytes, payload_type, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
         if let Some(track) = self.tracks.get_mut(index) {
             track.reorder = Some(reorder);
-        }
-    }
-
-    /// No viewer could take it, and the thread has other sources to serve.
-    fn too_fast(&self, heard: &mut Heard) {
-        heard.last_drop = Some(Unfit::TooFast);
-        let mut status = self.status.lock();
-        status.drop_packet(Unfit::TooFast);
-        self.place.totals.dropped(Unfit::TooFast);
-        if !std::mem::replace(&mut heard.too_fast, true) {
-            let warning = "it sends more than `limits.source_max_kbps` allows: what is beyond is dropped";
-            tracing::warn!(stream = self.name, source = self.origin, "{warning}");
-            status.warn(warning);
         }
     }
 
@@ -294,40 +311,58 @@ impl Media {
         heard.packets += 1;
         heard.bytes += bytes.len() as u64;
         heard.lost += track.pipeline.take_lost();
+        let bad = track.pipeline.take_bad();
         match result {
-            Ok(()) => self.came(index, heard),
-            Err(why) => self.dropped(why, heard),
+            Ok(()) => self.came(heard),
+            Err(why) => self.dropped(why, 1, heard),
+        }
+        if bad > 0 {
+            self.dropped(Unfit::BadUnit, bad, heard);
         }
     }
 
     /// A packet has gone on.
-    fn came(&mut self, index: usize, heard: &mut Heard) {
+    fn came(&mut self, heard: &mut Heard) {
         heard.at = heard.now;
         if !std::mem::replace(&mut heard.playing, true) {
             let mut status = self.status.lock();
             status.state = State::Playing;
+            status.advice = None;
             status.connections += 1;
             tracing::info!(stream = self.name, source = self.origin, "media comes");
         }
-        let Some(track) = self.tracks.get_mut(index) else { return };
-        if !track.warned && track.pipeline.b_frames() {
-            track.warned = true;
-            let warning = "it sends B-frames, which browsers show in the wrong order: \
-                           choose a profile without them (Baseline, or \"B-frames: 0\")";
-            tracing::warn!(stream = self.name, "{warning}");
-            self.status.lock().warn(warning);
-        }
     }
 
-    /// A packet has not.
-    fn dropped(&mut self, why: Unfit, heard: &mut Heard) {
+    /// Packets have not.
+    fn dropped(&mut self, why: Unfit, count: u64, heard: &mut Heard) {
         // A long GOP is no stall.
         if why == Unfit::BeforeKeyframe {
             heard.at = heard.now;
         }
         heard.last_drop = Some(why);
-        self.status.lock().drop_packet(why);
-        self.place.totals.dropped(why);
+        let reason = match why {
+            Unfit::TooFast => Some(Reason::TooFast),
+            Unfit::WrongSender => Some(Reason::WrongSender),
+            Unfit::OtherSender => Some(Reason::OtherSsrc),
+            Unfit::AuthFailed => Some(Reason::SrtpKey),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            heard.drops.insert(reason);
+        }
+        self.status.lock().drop_packets(why, count);
+        self.place.totals.dropped(why, count);
+    }
+
+    /// What waits for the end of its frame leaves, if its time has come.
+    fn release(&mut self, now: Instant) {
+        let mut feed = self.place.feed.borrow_mut();
+        for track in self.tracks.iter_mut().filter(|track| track.pipeline.deadline().is_some()) {
+            let (id, codec, kept) = (track.id, track.format.codec, track.kept);
+            track.pipeline.release(now, &mut |index, header, payload| {
+                feed.push(id, index, header, payload, kept && is_key(codec, payload));
+            });
+        }
     }
 
     /// The source's own clock, by which audio and video stay together.
@@ -359,8 +394,10 @@ struct Heard {
     last_drop: Option<Unfit>,
     /// The next report is the connection's first.
     first_reports: bool,
-    /// Whether it was said that it sends too much.
-    too_fast: bool,
+    /// Why packets were dropped, where viewers notice.
+    drops: Reasons,
+    /// When the tracks are looked at.
+    look_at: Instant,
     /// Packets, their bytes, and those that were missing, not yet added to the source's status.
     packets: u64,
     bytes: u64,
@@ -376,7 +413,8 @@ impl Heard {
             playing: false,
             last_drop: None,
             first_reports: true,
-            too_fast: false,
+            drops: Reasons::default(),
+            look_at: now + lookout::EVERY,
             packets: 0,
             bytes: 0,
             lost: 0,
@@ -385,8 +423,7 @@ impl Heard {
 
     /// When something may be due: the end of patience, or words of the connection's own.
     fn next_look(&self, from: &impl Packets) -> Instant {
-        let stalled = self.at + STALLED;
-        from.attend_at().map_or(stalled, |attend| attend.min(stalled))
+        from.attend_at().map_or(self.look_at, |attend| attend.min(self.look_at))
     }
 }
 

@@ -6,10 +6,13 @@
 //! | `source` | one source of the configuration: connects, tries again |
 //! | `rtsp` | the conversation with a camera; the server for those that publish |
 //! | `plain` | the ports for plain RTP |
+//! | `probe` | a camera looked at without a server |
+//! | `secure` | SRTP of sources |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
 //! | `play` | what those who play by RTSP ask of the control task |
 //! | `pace` | how fast a source may send |
+//! | `lookout`, `reason` | why viewers may see nothing, while it plays |
 //! | `feed` | into the engine, in batches |
 //! | `thread` | the thread on which all of them live |
 //! | `handle` | the control task's end of one |
@@ -20,12 +23,16 @@
 mod error;
 mod feed;
 mod handle;
+mod lookout;
 mod media;
 mod pace;
 mod place;
 mod plain;
 pub mod play;
+pub mod probe;
+mod reason;
 mod rtsp;
+mod secure;
 mod source;
 mod status;
 mod thread;
@@ -133,6 +140,8 @@ pub struct Settings {
     pub recent_bytes: usize,
     /// What comes within this time is read, sealed and sent together.
     pub gather: Duration,
+    /// Longest wait between two attempts to reach a source that fails.
+    pub retry_max: Duration,
 }
 
 /// All sources. Dropping it ends them.

@@ -1,6 +1,6 @@
 //! What all sources share.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -22,4 +22,6 @@ pub(super) struct Place {
     pub(super) bytes_per_second: u64,
     /// Bytes that each video track keeps of its last packets.
     pub(super) recent: usize,
+    /// Longest wait between two attempts.
+    pub(super) retry_max: Duration,
 }

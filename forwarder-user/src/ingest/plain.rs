@@ -7,13 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use penstock_rtp::description::{Description, Target, Track};
+use penstock_rtp::description::{Description, Target, Track, Writer};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::{
     error::SourceError,
     media::{Packet, Packets},
+    secure::Srtp,
     udp::{self, Ports},
 };
 use crate::config;
@@ -24,7 +25,7 @@ const MAX_SDP: u64 = 64 << 10;
 /// The ports of one source.
 pub(super) struct Listener {
     /// In the order of the tracks.
-    tracks: Vec<Ports>,
+    tracks: Vec<(Ports, Option<Box<Srtp>>)>,
 }
 
 impl Listener {
@@ -33,17 +34,25 @@ impl Listener {
     /// # Errors
     /// [`SourceError`].
     pub(super) async fn open(source: &config::Stream) -> Result<(Self, Description), SourceError> {
-        let text = if source.sdp.is_empty() { read(source.sdp_file.clone()).await? } else { source.sdp.clone() };
-        let description = Description::parse(text.as_bytes())?;
+        let text = match source.sdp.as_bytes() {
+            [] => read(source.sdp_file.clone()).await?,
+            text => text.to_vec(),
+        };
+        let mut description = Description::parse(&text, Writer::Sender)?;
+        let portless = |track: &Track| track.target.port == 0;
+        while let Some(at) = description.tracks.iter().position(portless) {
+            description.leave_out(at, "the port is 0, so nothing can come");
+        }
+        if description.tracks.is_empty() {
+            return Err(SourceError::MalformedSdp(description.left_out.join("; ")));
+        }
         let open = |track: &Track| {
             let Target { port, rtcp_port, .. } = track.target;
-            if port == 0 {
-                let kind = track.format.codec.name();
-                return Err(SourceError::MalformedSdp(format!("{kind}: the port is 0, so nothing can come")));
-            }
             let rtp = bind(source, &track.target, port)?;
             let rtcp = if rtcp_port == port { None } else { Some(bind(source, &track.target, rtcp_port)?) };
-            Ok(Ports::new(rtp, rtcp, port, source.sender))
+            let keys = track.security.as_ref().map(|keys| Srtp::new(keys, None));
+            let srtp = keys.transpose().map_err(|error| SourceError::NoMedia(format!("SRTP: {error}")))?;
+            Ok::<_, SourceError>((Ports::new(rtp, rtcp, port, source.sender), srtp))
         };
         let tracks = description.tracks.iter().map(open).collect::<Result<_, _>>()?;
         Ok((Self { tracks }, description))
@@ -57,8 +66,11 @@ impl Packets for Listener {
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
         let mut any = false;
-        for (index, ports) in self.tracks.iter_mut().enumerate() {
-            any |= ports.poll(context, index, take)?;
+        for (index, (ports, srtp)) in self.tracks.iter_mut().enumerate() {
+            any |= match srtp {
+                Some(srtp) => ports.poll(context, index, &mut |packet| srtp.open(packet, take))?,
+                None => ports.poll(context, index, take)?,
+            };
         }
         if any { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
@@ -68,12 +80,12 @@ impl Packets for Listener {
     }
 }
 
-async fn read(path: PathBuf) -> Result<String, SourceError> {
+async fn read(path: PathBuf) -> Result<Vec<u8>, SourceError> {
     let unreadable = |path: &Path, error| SourceError::SdpFile { path: path.to_owned(), error };
     let file = path.clone();
     let read = move || {
-        let mut text = String::new();
-        std::fs::File::open(&file)?.take(MAX_SDP).read_to_string(&mut text)?;
+        let mut text = vec![];
+        std::fs::File::open(&file)?.take(MAX_SDP).read_to_end(&mut text)?;
         Ok(text)
     };
     let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));

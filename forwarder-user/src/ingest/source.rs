@@ -17,16 +17,18 @@ use super::{
     media::Media,
     place::Place,
     plain::Listener,
-    rtsp::client::Client,
+    rtsp::{client::Client, redirect},
     status::{Shared, State},
 };
 use crate::config;
 
 /// A source on demand stays connected for so long after its last viewer.
 const LINGER: Duration = Duration::from_secs(10);
-/// Waits between attempts: doubled each time.
+/// Waits between attempts: doubled each time, up to `ingest.retry_max_s`.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Failures of one kind in a row after which it is said what to change, and again after so many more.
+const ADVISE_AFTER: u32 = 3;
+const ADVISE_EVERY: u32 = 100;
 /// For goodbyes.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -56,6 +58,7 @@ impl Source {
         let mut wait = FIRST_WAIT;
         // Whoever sends plain RTP does so when he likes: silence is said once.
         let mut silent = false;
+        let mut row = Row::default();
         while self.until_wanted().await {
             self.media.status.lock().state = State::Connecting;
             let began = Instant::now();
@@ -67,11 +70,12 @@ impl Source {
             self.media.failed(&error);
             let played = self.media.status.lock().connections > connections;
             // What worked for a while is likely to work again at once.
-            if played && began.elapsed() > LONGEST_WAIT {
+            if played && began.elapsed() > self.place.retry_max {
                 wait = FIRST_WAIT;
             }
+            self.advise(row.one_more(&error, played), &error);
             let deaf = self.config.is_plain_rtp() && matches!(error, SourceError::Stalled { .. });
-            let pause = if deaf { Duration::ZERO } else { jitter(wait) };
+            let pause = if deaf { Duration::ZERO } else { jitter(wait.min(self.place.retry_max)) };
             if !deaf || played || !silent {
                 tracing::warn!(
                     stream = self.media.name,
@@ -82,7 +86,7 @@ impl Source {
                 );
             }
             silent = deaf;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            wait = (wait * 2).min(self.place.retry_max);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = gone(&mut self.wanted) => return,
@@ -106,12 +110,32 @@ impl Source {
         if self.config.is_plain_rtp() {
             return Box::pin(self.listen()).await;
         }
+        let mut to = redirect::Destination::configured(&self.config).ok_or(SourceError::NoUrl)?;
+        let mut followed = 0;
+        loop {
+            match self.converse(to).await {
+                Err(SourceError::Moved(next)) if followed < redirect::MOST => {
+                    followed += 1;
+                    tracing::info!(
+                        stream = self.media.name,
+                        source = self.media.origin,
+                        "the camera sends us to {next}"
+                    );
+                    to = *next;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// One connection to one place.
+    async fn converse(&mut self, to: redirect::Destination) -> Result<(), SourceError> {
         // Boxed, as what only the begin needs should not have its room in the task for ever.
         let begin = Box::pin(async {
-            let (client, description) = Client::describe(&self.config, self.place.scratch.clone()).await?;
+            let (client, description) = Client::begin(&self.config, to, self.place.scratch.clone()).await?;
             let mut client = Box::new(client);
             self.media.described(&description)?;
-            client.play(&description).await?;
+            client.play().await?;
             Ok::<_, SourceError>(client)
         });
         let mut client = tokio::select! {
@@ -122,6 +146,16 @@ impl Source {
         let played = self.media.play(&mut *client, gone).await;
         let _ = timeout(GOODBYE, client.teardown()).await;
         played
+    }
+
+    /// Says what to change, when a failure comes again and again.
+    fn advise(&self, times: u32, error: &SourceError) {
+        let advice = error.advice();
+        self.media.status.lock().advice = (times >= ADVISE_AFTER).then_some(advice);
+        if times >= ADVISE_AFTER && (times - ADVISE_AFTER) % ADVISE_EVERY == 0 {
+            let (stream, source, error) = (&self.media.name, &self.media.origin, error.name());
+            tracing::warn!(stream, source, error, times, "it does not mend itself: {advice}");
+        }
     }
 
     async fn listen(&mut self) -> Result<(), SourceError> {
@@ -148,10 +182,28 @@ async fn unwanted(wanted: &mut watch::Receiver<bool>, on_demand: bool) {
     }
 }
 
-/// Between three and five quarters, so that cameras behind one switch do not come back all at once.
+/// Failures of one kind in a row.
+#[derive(Default)]
+struct Row {
+    error: &'static str,
+    times: u32,
+}
+
+impl Row {
+    /// How many there are with this one.
+    fn one_more(&mut self, error: &SourceError, played: bool) -> u32 {
+        if played || self.error != error.name() {
+            *self = Self { error: error.name(), times: 0 };
+        }
+        self.times = self.times.saturating_add(1);
+        self.times
+    }
+}
+
+/// Between half and all of it, so that cameras behind one switch do not come back all at once.
 fn jitter(wait: Duration) -> Duration {
     let mut random = [0; 2];
     // Without randomness, without jitter.
     let random = SystemRandom::new().fill(&mut random).map_or(0x8000, |()| u16::from_be_bytes(random));
-    wait * 3 / 4 + wait / 2 * u32::from(random) / 0x1_0000
+    wait / 2 + wait / 2 * u32::from(random) / 0xffff
 }

@@ -10,7 +10,10 @@ use penstock_media::prefetch::prefetch;
 use penstock_rtp::Unfit;
 use serde::Serialize;
 
-use super::error::SourceError;
+use super::{
+    error::SourceError,
+    reason::{Reason, Reasons},
+};
 
 /// What a source is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,8 +43,10 @@ pub struct Status {
     pub peer: Option<SocketAddr>,
     /// What the source has that browsers do not play.
     pub left_out: Vec<String>,
-    /// What viewers will notice.
+    /// What viewers will notice, in words: the texts of `reasons`, and what else there is.
     pub warnings: Vec<String>,
+    /// Why they see nothing, or less than they should, at the moment: names.
+    pub reasons: Vec<&'static str>,
     /// Times that media began to come.
     pub connections: u64,
     /// RTP packets that came, and their bytes.
@@ -52,6 +57,10 @@ pub struct Status {
     pub lost: u64,
     /// Packets that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Bytes of the RTSP connection that were neither a frame nor a message.
+    pub stray_bytes: u64,
+    /// What to change, if the same failure has come several times in a row.
+    pub advice: Option<&'static str>,
 }
 
 impl Status {
@@ -61,15 +70,15 @@ impl Status {
         self.error_text = Some(error.to_string());
     }
 
-    /// Once, however often it happens.
-    pub(super) fn warn(&mut self, warning: &str) {
-        if !self.warnings.iter().any(|known| known == warning) {
-            self.warnings.push(warning.to_owned());
-        }
+    /// What holds now, in the place of what held before.
+    pub(super) fn explain(&mut self, before: Reasons, reasons: Reasons) {
+        self.warnings.retain(|warning| !before.iter().any(|reason| reason.text() == warning));
+        self.warnings.extend(reasons.iter().map(|reason| reason.text().to_owned()));
+        self.reasons = reasons.iter().map(Reason::name).collect();
     }
 
-    pub(super) fn drop_packet(&mut self, why: Unfit) {
-        *self.dropped.entry(why.name()).or_default() += 1;
+    pub(super) fn drop_packets(&mut self, why: Unfit, count: u64) {
+        *self.dropped.entry(why.name()).or_default() += count;
     }
 }
 

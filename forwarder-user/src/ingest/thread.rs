@@ -70,6 +70,7 @@ impl Work {
             totals,
             bytes_per_second: settings.source_max_kbps * 1000 / 8,
             recent: settings.recent_bytes,
+            retry_max: settings.retry_max,
         };
         let local = LocalSet::new();
         let server = push::run(listeners, settings, place.clone(), counted, stop);

@@ -1,12 +1,15 @@
 //! A track's two UDP ports: RTP on the even one, RTCP on the next (RFC 3550 §11), unless told otherwise.
 
 use std::{
+    cell::RefCell,
     io,
     net::{IpAddr, SocketAddr},
     task::{Context, Poll},
 };
 
 use tokio::{io::ReadBuf, net::UdpSocket};
+
+use penstock_rtp::Unfit;
 
 use super::media::Packet;
 
@@ -25,8 +28,13 @@ pub(super) struct Ports {
     first: u16,
     /// Who may send; `None`: everybody.
     peer: Option<IpAddr>,
-    buffer: Box<[u8; 2048]>,
 }
+
+thread_local!(
+    /// Room for the longest datagram that there can be. All sources live on one thread, and what is in it does not
+    /// outlive one packet.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; 1 << 16].into());
+);
 
 impl Ports {
     /// Binds a pair on the address by which the camera is reached.
@@ -52,7 +60,7 @@ impl Ports {
 
     /// Takes sockets that are bound already. `peer`: who may send.
     pub(super) fn new(rtp: UdpSocket, rtcp: Option<UdpSocket>, first: u16, peer: Option<IpAddr>) -> Self {
-        Self { rtp, rtcp, first, peer, buffer: Box::new([0; 2048]) }
+        Self { rtp, rtcp, first, peer }
     }
 
     /// The RTP port.
@@ -60,21 +68,21 @@ impl Ports {
         self.first
     }
 
-    /// The server's ports are known: something goes there, so that a firewall or NAT on the way lets the
-    /// answers in.
-    pub(super) fn connect(&mut self, server_ports: Option<&str>) {
-        let mut ports = server_ports.unwrap_or_default().split('-').filter_map(|port| port.trim().parse::<u16>().ok());
-        let Some(peer) = self.peer else { return };
-        for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
-            if let Some(port) = ports.next().filter(|port| *port != 0) {
-                // An empty RTP packet resp. receiver report; lost ones do no harm.
-                let hello: &[u8] = if std::ptr::eq(socket, &self.rtp) {
-                    &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-                } else {
-                    &[0x80, 201, 0, 1, 0, 0, 0, 0]
-                };
-                let _ = socket.try_send_to(hello, SocketAddr::new(peer, port));
-            }
+    /// The server's ports are known, and `source`, if it sends from another address (RFC 2326 §12.39): something
+    /// goes there, so that a firewall or NAT on the way lets the answers in.
+    pub(super) fn connect(&mut self, ports: Option<(u16, u16)>, source: Option<IpAddr>) {
+        // An address of none is what some write who do not know their own.
+        if let Some(source) = source.filter(|source| !source.is_unspecified()) {
+            self.peer = Some(source);
+        }
+        let (Some(peer), Some((rtp, rtcp))) = (self.peer, ports) else { return };
+        // An empty RTP packet resp. receiver report; lost ones do no harm.
+        let hello = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        if rtp != 0 {
+            let _ = self.rtp.try_send_to(&hello, SocketAddr::new(peer, rtp));
+        }
+        if let Some(socket) = self.rtcp.as_ref().filter(|_| rtcp != 0) {
+            let _ = socket.try_send_to(&[0x80, 201, 0, 1, 0, 0, 0, 0], SocketAddr::new(peer, rtcp));
         }
     }
 
@@ -91,6 +99,16 @@ impl Ports {
         track: usize,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> io::Result<bool> {
+        ROOM.with_borrow_mut(|room| self.read(room, context, track, take))
+    }
+
+    fn read(
+        &self,
+        room: &mut [u8],
+        context: &mut Context<'_>,
+        track: usize,
+        take: &mut dyn FnMut(Packet<'_>),
+    ) -> io::Result<bool> {
         let mut any = false;
         for socket in [Some(&self.rtp), self.rtcp.as_ref()].into_iter().flatten() {
             for turn in 0..=BATCH {
@@ -98,7 +116,7 @@ impl Ports {
                     context.waker().wake_by_ref();
                     break;
                 }
-                let mut room = ReadBuf::new(&mut self.buffer[..]);
+                let mut room = ReadBuf::new(room);
                 let from = match socket.poll_recv_from(context, &mut room) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(from)) => from,
@@ -107,6 +125,7 @@ impl Ports {
                     Poll::Ready(Err(error)) => return Err(error),
                 };
                 if self.peer.is_some_and(|peer| from.ip().to_canonical() != peer.to_canonical()) {
+                    take(Packet::Unfit(track, Unfit::WrongSender));
                     continue;
                 }
                 any = true;

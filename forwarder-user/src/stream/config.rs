@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::config::Public;
 use crate::ingest;
+use penstock_media::codec::Codec;
+use penstock_webrtc::dtls::Stack;
 
 /// One UDP socket for STUN, DTLS, RTCP and RTP of unknown SSRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,10 @@ pub struct StreamConfig {
     pub nack: bool,
     /// Whether peers may have AES_CM_128_HMAC_SHA1_80. Default true.
     pub counter_mode: bool,
+    /// Codecs that publishers are asked for, the best first. Default none: what every browser decodes.
+    pub codecs: Vec<Codec>,
+    /// Who makes DTLS handshakes. Default OpenSSL.
+    pub dtls: Stack,
     /// How often a session with fresh consent renews its lease in the engine, and its route is looked
     /// at. The lease lasts 30 s, counted from here, so media never outlives consent by more. Default 6 s.
     pub refresh_interval: Duration,
@@ -79,6 +85,8 @@ impl StreamConfig {
             keyframe_interval: Duration::from_millis(500),
             nack: true,
             counter_mode: true,
+            codecs: vec![],
+            dtls: Stack::default(),
             refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,
             ingest: ingest::Settings::default(),
@@ -87,7 +95,7 @@ impl StreamConfig {
 }
 
 /// What of it may change while the server runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveConfig {
     /// As [`StreamConfig::report_interval`].
     pub report_interval: Duration,
@@ -99,12 +107,16 @@ pub struct LiveConfig {
     pub keyframe_interval: Duration,
     /// As [`StreamConfig::counter_mode`]; asked at the end of each handshake.
     pub counter_mode: bool,
+    /// As [`StreamConfig::codecs`].
+    pub codecs: Vec<Codec>,
 }
 
 impl StreamConfig {
     /// Takes over new values; sessions that are there go on.
     pub fn set(&mut self, live: LiveConfig) {
-        let LiveConfig { report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode } = live;
+        let LiveConfig { report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode, codecs } =
+            live;
+        self.codecs = codecs;
         self.report_interval = report_interval;
         self.source_report_interval = source_report_interval;
         self.remb_max = remb_max;

@@ -45,6 +45,10 @@ counters! {
     players;
     /// Players by RTSP that were told that there is nothing to play.
     refused_players;
+    /// Viewers that cannot decode one kind of what their stream has, and have the other.
+    viewers_without_a_kind;
+    /// Times that a publisher sent in another of the formats of its offer than before, or than was chosen.
+    codecs_learnt;
     /// Sessions or tracks that the engine refused.
     refused_by_engine;
 

@@ -77,6 +77,8 @@ pub struct Answer {
     pub sdp: String,
     /// Entity tag of the ICE session, without quotes (RFC 9725 §4.3.1).
     pub etag: String,
+    /// What a viewer gets not, and what it can do about it; the rest plays.
+    pub note: Option<String>,
 }
 
 /// What a PATCH did (RFC 9725 §4.3).

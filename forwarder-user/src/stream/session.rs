@@ -23,6 +23,7 @@ use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::estimate::{Arrived, Estimate};
 use penstock_webrtc::gaps::Gaps;
 use penstock_webrtc::peer::{Pair, Peer};
+use penstock_webrtc::sdp::{self, Sent};
 
 /// One WHIP or WHEP session.
 pub(super) struct Session {
@@ -60,6 +61,8 @@ pub(super) struct Session {
     pub(super) media: Option<Media>,
     /// CNAME of our RTCP in this session, and name of the media stream.
     pub(super) cname: String,
+    /// What a viewer cannot have of its stream, and what it can do about it.
+    pub(super) without: Option<String>,
 }
 
 /// Tracks by role, as negotiated.
@@ -138,6 +141,10 @@ pub(super) struct Media {
     pub(super) reference: Option<(u32, u32, Instant)>,
     /// SSRCs that the publisher used before: they may come back.
     pub(super) former: HashMap<u32, Former>,
+    /// SSRCs that are not forwarded, since another one of the same track is: how far they are.
+    pub(super) heard: HashMap<u32, ExtendedSeq>,
+    /// Packets of unknown SSRCs for which every ROC is tried.
+    pub(super) searches: Budget,
 }
 
 /// An SSRC that was taken out of the engine.
@@ -153,6 +160,8 @@ pub(super) struct Former {
 /// A kind of media that a publisher sends.
 pub(super) struct PublisherTrack {
     pub(super) format: Format,
+    /// In which it may be sent as well: its first packets tell.
+    pub(super) others: Vec<Format>,
     pub(super) source: Option<Source>,
     pub(super) keyframes: Keyframes,
     /// It sends again what is missing, if it is asked.
@@ -173,9 +182,23 @@ impl PublisherTrack {
         }
     }
 
-    /// Whether whoever described itself as `wanted` plays this.
-    pub(super) fn serves(&self, wanted: &Format) -> bool {
-        if self.any_profile { wanted.plays(&self.format) } else { wanted.matches(&self.format) }
+    /// Was this payload type negotiated for it?
+    pub(super) fn accepts(&self, payload_type: u8) -> bool {
+        std::iter::once(&self.format).chain(&self.others).any(|format| format.payload_type == payload_type)
+    }
+
+    /// It comes with this payload type. `true`: that is another format than before.
+    pub(super) fn adopt(&mut self, payload_type: u8) -> bool {
+        let other = self.others.iter_mut().find(|other| other.payload_type == payload_type);
+        let other = other.filter(|_| self.format.payload_type != payload_type);
+        other.map(|other| std::mem::swap(other, &mut self.format)).is_some()
+    }
+
+    /// What viewers are to be ready for.
+    pub(super) fn sent(&self) -> Sent {
+        // What has come is what will come.
+        let others = if self.source.is_none() { self.others.clone() } else { vec![] };
+        Sent { format: self.format.clone(), others, any_profile: self.any_profile }
     }
 }
 
@@ -194,6 +217,18 @@ pub(super) struct Source {
     pub(super) reception: ReceptionHistory,
     /// What is missing, from the first look on.
     pub(super) gaps: Option<Gaps>,
+    /// What came with other payload types.
+    pub(super) others: Others,
+}
+
+/// Packets of an SSRC with another payload type than its track's, of which copies are empty.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// When they were looked for, and how many packets there were by then, in all and of these.
+    pub(super) looked: Option<Instant>,
+    pub(super) packets: u64,
+    pub(super) others: u64,
+    pub(super) told: bool,
 }
 
 impl Source {
@@ -208,7 +243,10 @@ impl Source {
 
 /// A kind of media that a viewer receives.
 pub(super) struct ViewerTrack {
+    /// In which it is sent.
     pub(super) format: Format,
+    /// In which it may be sent as well.
+    pub(super) others: Vec<Format>,
     pub(super) ssrc: u32,
     /// Where the outgoing index goes on; above all that were used while nothing is attached.
     pub(super) next_out: ExtendedSeq,
@@ -229,6 +267,25 @@ pub(super) struct ViewerTrack {
 impl ViewerTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Of its formats, the place of the one in which it plays what is sent.
+    pub(super) fn place(&self, sent: &PublisherTrack) -> Option<usize> {
+        let own = std::iter::once(&self.format).chain(&self.others);
+        sdp::place(&sent.format, sent.any_profile, own)
+    }
+
+    /// It is sent in another of its formats from now on; its SSRCs and indices go on.
+    pub(super) fn take(&mut self, place: usize) {
+        let Some(other) = place.checked_sub(1).and_then(|place| self.others.get_mut(place)) else { return };
+        std::mem::swap(other, &mut self.format);
+        let Some(resend) = &mut self.resend else { return };
+        match (&mut resend.rtx, self.format.rtx) {
+            (Some(rtx), Some(payload_type)) => rtx.set_payload_type(payload_type),
+            // It is never made again: its indices would begin anew under the same key.
+            (rtx, None) => *rtx = None,
+            (None, Some(_)) => {}
+        }
     }
 
     /// The engine stops feeding the track: keeps what its successor goes on from.

@@ -1,6 +1,7 @@
 //! The sessions: how each is found, and when its time comes. The one place that changes either.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use str0m::ice::TransId;
@@ -45,6 +46,31 @@ pub(super) struct Sessions {
     started: Instant,
     /// Of the latest session.
     last: Key,
+    ended: Ended,
+}
+
+/// Ids of sessions that have ended lately: whoever ends them once more makes no mistake.
+struct Ended {
+    by: RandomState,
+    /// What is left of role, stream and id; the oldest goes first.
+    all: VecDeque<u64>,
+}
+
+impl Ended {
+    /// As many as are remembered, 8 bytes each.
+    const MOST: usize = 4096;
+
+    fn digest(&self, id: &str, role: Role, stream: &str) -> u64 {
+        self.by.hash_one((id, role, stream))
+    }
+
+    fn add(&mut self, session: &Session) {
+        if self.all.len() == Self::MOST {
+            self.all.pop_front();
+        }
+        let digest = self.digest(&session.id, session.role, &session.stream);
+        self.all.push_back(digest);
+    }
 }
 
 impl Sessions {
@@ -60,6 +86,7 @@ impl Sessions {
             timers: BTreeSet::new(),
             started: Instant::now(),
             last: 0,
+            ended: Ended { by: RandomState::new(), all: VecDeque::new() },
         }
     }
 
@@ -135,6 +162,7 @@ impl Sessions {
         }
         self.by_ssrc.retain(|_, owner| *owner != key);
         self.half_open.remove(session.from, key);
+        self.ended.add(&session);
         Some(session)
     }
 
@@ -158,6 +186,11 @@ impl Sessions {
     /// As it is shown to people.
     pub(super) fn by_name(&self, name: &str) -> Option<Key> {
         self.all.iter().find(|(_, session)| session.name == name).map(|(key, _)| *key)
+    }
+
+    /// Was there one, not long ago?
+    pub(super) fn has_ended(&self, id: &str, role: Role, stream: &str) -> bool {
+        self.ended.all.contains(&self.ended.digest(id, role, stream))
     }
 
     /// The same, if it is also of this role and stream.

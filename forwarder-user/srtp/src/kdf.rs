@@ -53,6 +53,12 @@ pub fn derive(profile: Profile, material: &[u8], we_are_client: bool) -> Option<
     })
 }
 
+/// Derives the session keys from a master key and salt that were agreed on in another way. `None`: they are not as long
+/// as the profile wants them.
+pub fn from_master(profile: Profile, key: &[u8], salt: &[u8]) -> Option<Direction> {
+    (key.len() == profile.key_len() && salt.len() == profile.salt_len()).then(|| direction(profile, key, salt))
+}
+
 fn direction(profile: Profile, key: &[u8], salt: &[u8]) -> Direction {
     let media_key = |key_label, auth_label, salt_label| {
         let mut session = MediaKey {

@@ -1,4 +1,5 @@
-//! DTLS with one peer: str0m's stack or OpenSSL's, the peer's certificate, the keys.
+//! DTLS with one peer: the stack, the peer's certificate, the keys. Which stack it is depends on nothing that a peer
+//! says or does (decision 37).
 //!
 //! The keying material goes from the stack to whoever polls, and nowhere else. One owner per key is what
 //! keeps nonces unique: the engine seals media, the control task seals SRTCP.
@@ -12,13 +13,12 @@ use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion};
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};
 use zeroize::Zeroizing;
 
-use super::client_hello::{ClientHello, Knows};
 use super::openssl;
 use super::records::{self, Random};
 use super::sdp::{Fingerprint, Hash, is_meant};
 
-/// Room for what a stack gives out at once: a record, or a certificate.
-const OUTPUT: usize = 2048;
+/// Room for what a stack gives out at once: a record, or a certificate, of which some carry a whole biography.
+const OUTPUT: usize = 16 * 1024;
 
 /// A client that has begun a handshake has so long to show its certificate before another one may begin: longer
 /// than a round trip, so that nobody who sends from its address takes it away.
@@ -77,19 +77,44 @@ pub fn provider() -> &'static CryptoProvider {
     &PROVIDER
 }
 
-fn new_stack(certificate: &DtlsCert, now: Instant) -> Result<Box<dyn DtlsInstance>, DtlsError> {
+/// Who makes the handshakes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stack {
+    /// The system's OpenSSL: certificates by ECDSA and RSA, in either role, handshakes cut in whatever way.
+    #[default]
+    OpenSsl,
+    /// str0m's (dimpl): all in Rust; certificates by ECDSA on P-256 and P-384 alone.
+    Str0m,
+}
+
+fn new_stack(
+    stack: Stack,
+    certificate: &DtlsCert,
+    active: bool,
+    now: Instant,
+) -> Result<Box<dyn DtlsInstance>, DtlsError> {
+    if stack == Stack::OpenSsl {
+        let instance = openssl::Instance::new(certificate, active, now);
+        return Ok(Box::new(instance.map_err(|error| DtlsError::Start(format!("OpenSSL: {error}")))?));
+    }
     let mtu = Some(str0m::DATAGRAM_MTU_TARGET);
-    let stack = provider().dtls_provider.new_dtls(certificate, now, DtlsVersion::Dtls12, mtu);
-    stack.map_err(|error| DtlsError::Start(error.to_string()))
+    let made = provider().dtls_provider.new_dtls(certificate, now, DtlsVersion::Dtls12, mtu);
+    let mut made = made.map_err(|error| DtlsError::Start(error.to_string()))?;
+    made.set_active(active);
+    made.handle_timeout(now)?;
+    Ok(made)
 }
 
 /// DTLS 1.2 with one peer. In 1.3 the client chooses the SRTP profile, and Chromium's first choice is not GCM.
 pub struct Dtls {
-    stack: Box<dyn DtlsInstance>,
-    /// For the stack that it will be; until the handshake is complete.
+    kind: Stack,
+    /// From the start of the handshake on.
+    stack: Option<Box<dyn DtlsInstance>>,
+    /// We are the client (`a=setup:passive` in the offer).
+    active: bool,
+    /// For the stack; until the handshake is complete.
     certificate: Option<DtlsCert>,
-    /// Until a client's ClientHello has shown which stack it needs.
-    undecided: Option<ClientHello>,
     /// The client whose handshake this is, and since when.
     client: Option<(Random, Instant)>,
     /// What went wrong with datagrams that were ignored, last, and how many they were.
@@ -109,13 +134,18 @@ pub struct Dtls {
 }
 
 impl Dtls {
-    /// # Errors
-    /// The certificate does not suit the stack.
-    pub fn new(certificate: DtlsCert, now: Instant) -> Result<Self, DtlsError> {
-        Ok(Self {
-            stack: new_stack(&certificate, now)?,
+    /// With the usual stack.
+    pub fn new(certificate: DtlsCert) -> Self {
+        Self::with(Stack::default(), certificate)
+    }
+
+    /// With this stack.
+    pub fn with(kind: Stack, certificate: DtlsCert) -> Self {
+        Self {
+            kind,
+            stack: None,
+            active: false,
             certificate: Some(certificate),
-            undecided: Some(ClientHello::default()),
             client: None,
             trouble: None,
             ignored: 0,
@@ -125,7 +155,7 @@ impl Dtls {
             connected: false,
             deadline: None,
             stirred: false,
-        })
+        }
     }
 
     /// Begins, once: an ICE restart keeps the association. `peer`: digests of the peer's certificate.
@@ -139,14 +169,12 @@ impl Dtls {
         };
         let own = Fingerprint::of(&certificate.certificate, Hash::Sha256);
         let own = own.ok_or_else(|| DtlsError::Start("no SHA-256".into()))?.to_string();
-        self.expected = Some(peer.into());
-        self.stack.set_active(active);
-        self.stack.handle_timeout(now)?;
+        let mut stack = new_stack(self.kind, certificate, active, now)?;
         if active {
-            (self.undecided, self.certificate) = (None, None);
             // The stack begins a handshake when it is given nothing, of which it may complain.
-            let _ = self.stack.handle_packet(&[]);
+            let _ = stack.handle_packet(&[]);
         }
+        (self.expected, self.active, self.stack) = (Some(peer.into()), active, Some(stack));
         self.stirred = true;
         Ok(own)
     }
@@ -160,7 +188,7 @@ impl Dtls {
         if self.expected.is_none() {
             return Ok(());
         }
-        let of_client = !self.stack.is_active();
+        let of_client = !self.active;
         let client = self.client.as_ref().filter(|_| of_client).map(|(random, _)| random);
         let (datagram, ignored) = records::filter(datagram, of_client, client);
         if ignored.misplaced > 0 {
@@ -174,44 +202,26 @@ impl Dtls {
             return Ok(());
         }
         self.stirred = true;
-        if !self.stack.is_active() && self.client.is_none() {
+        if of_client && self.client.is_none() {
             self.client = records::first_random(&datagram).map(|random| (random, now));
         }
-        match self.decide(&datagram, now)? {
-            Some(datagrams) => datagrams.iter().try_for_each(|datagram| self.hand_over(datagram)),
-            None => Ok(()),
-        }
+        self.hand_over(&datagram, now)
     }
 
-    /// What the stack is given: nothing while it is not known which one it must be.
-    fn decide(&mut self, datagram: &[u8], now: Instant) -> Result<Option<Vec<Vec<u8>>>, DtlsError> {
-        let Some(hello) = self.undecided.as_mut().filter(|_| !self.connected) else {
-            return Ok(Some(vec![datagram.to_vec()]));
-        };
-        let knows = hello.push(datagram);
-        if knows == Knows::NotYet {
-            return Ok(None);
-        }
-        if let Some(certificate) = self.certificate.as_ref().filter(|_| knows == Knows::CounterModeOnly) {
-            let stack = openssl::Instance::new(certificate, now);
-            self.stack = Box::new(stack.map_err(|error| DtlsError::Start(format!("OpenSSL: {error}")))?);
-        }
-        let mut datagrams = self.undecided.take().map(ClientHello::into_datagrams).unwrap_or_default();
-        if datagrams.last().is_none_or(|last| last != datagram) {
-            datagrams.push(datagram.to_vec());
-        }
-        Ok(Some(datagrams))
-    }
-
-    fn hand_over(&mut self, datagram: &[u8]) -> Result<(), DtlsError> {
-        match self.stack.handle_packet(datagram) {
-            // It has ended by itself.
+    fn hand_over(&mut self, datagram: &[u8], now: Instant) -> Result<(), DtlsError> {
+        let Some(stack) = &mut self.stack else { return Ok(()) };
+        match stack.handle_packet(datagram) {
+            Ok(()) => Ok(()),
+            // It has ended by itself. Nobody has shown yet that it was the peer's fault, which may try again.
+            Err(DtlsImplError::ConnectionClosed) if !self.active && !self.verified && !self.connected => {
+                self.ignore(&"the handshake failed: a message that means nothing to the stack, or nothing in common");
+                self.begin(now)
+            }
             Err(error @ DtlsImplError::ConnectionClosed) => Err(error.into()),
             Err(error) => {
                 self.ignore(&error);
                 Ok(())
             }
-            Ok(()) => Ok(()),
         }
     }
 
@@ -224,11 +234,14 @@ impl Dtls {
     /// certificate has not come, it was perhaps the stranger's: the next ClientHello decides anew.
     fn begin_anew(&mut self, now: Instant) -> Result<(), DtlsError> {
         let tried = self.client.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= PATIENCE);
-        let Some(certificate) = self.certificate.as_ref().filter(|_| tried && !self.verified) else { return Ok(()) };
-        self.stack = new_stack(certificate, now)?;
-        self.stack.set_active(false);
-        self.stack.handle_timeout(now)?;
-        (self.client, self.undecided) = (None, Some(ClientHello::default()));
+        if tried && !self.verified { self.begin(now) } else { Ok(()) }
+    }
+
+    /// A handshake from its begin, as the server.
+    fn begin(&mut self, now: Instant) -> Result<(), DtlsError> {
+        let Some(certificate) = self.certificate.as_ref() else { return Ok(()) };
+        self.stack = Some(new_stack(self.kind, certificate, false, now)?);
+        self.client = None;
         Ok(())
     }
 
@@ -243,19 +256,20 @@ impl Dtls {
     /// # Errors
     /// The session is over.
     pub fn poll(&mut self, now: Instant, send: &mut VecDeque<Vec<u8>>) -> Result<Option<DtlsEvent>, DtlsError> {
+        let Some(stack) = &mut self.stack else { return Ok(None) };
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
-            self.stack.handle_timeout(now)?;
+            stack.handle_timeout(now)?;
             self.stirred = true;
         }
         if !std::mem::take(&mut self.stirred) {
             return Ok(None);
         }
-        let we_are_client = self.stack.is_active();
+        let we_are_client = self.active;
         let (mut up, mut closed) = (false, false);
         let mut buffer = [0; OUTPUT];
         loop {
-            match self.stack.poll_output(&mut buffer) {
+            match stack.poll_output(&mut buffer) {
                 DtlsOutput::Packet(packet) => send.push_back(packet.to_vec()),
                 DtlsOutput::PeerCert(certificate) => {
                     self.verified = self.expected.as_ref().is_some_and(|expected| is_meant(expected, certificate));
@@ -303,9 +317,11 @@ impl Dtls {
     /// What the stack says.
     pub fn close(&mut self) -> Result<(), DtlsError> {
         self.stirred = true;
-        Ok(self.stack.close()?)
+        Ok(self.stack.as_mut().map_or(Ok(()), |stack| stack.close())?)
     }
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

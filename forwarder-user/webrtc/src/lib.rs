@@ -5,14 +5,14 @@
 
 #[cfg(test)]
 mod allocations;
-mod client_hello;
 pub mod dtls;
 pub mod estimate;
 pub mod gaps;
-mod ice;
+pub mod ice;
 pub mod keys;
 mod openssl;
 pub mod peer;
 mod records;
 pub mod rtcp;
 pub mod sdp;
+mod tail;

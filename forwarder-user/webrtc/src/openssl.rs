@@ -1,25 +1,28 @@
-//! DTLS by OpenSSL, for peers that offer no SRTP profile but AES_CM_128_HMAC_SHA1_80.
+//! DTLS 1.2 by OpenSSL, in either role.
 //!
-//! These are GStreamer and old devices, and their certificates are often RSA, which str0m's own DTLS
-//! refuses. What a peer offers stands in its ClientHello, so `dtls` looks at that (`client_hello`)
-//! before the handshake begins, and gives such peers an [`Instance`]. All others stay with str0m's DTLS.
+//! It takes whatever certificate peers have (ECDSA on P-224 to P-521, RSA), puts fragments together however they were
+//! cut, also in retransmissions that were cut anew (RFC 6347 §4.2.3, which is a MUST), and answers those who offer
+//! DTLS 1.3 by 1.2.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::srtp::SrtpProfileId;
 use openssl::ssl::{
-    HandshakeError, MidHandshakeSslStream, ShutdownState, Ssl, SslContext, SslMethod, SslOptions, SslStream,
-    SslVerifyMode,
+    HandshakeError, MidHandshakeSslStream, ShutdownState, Ssl, SslContext, SslMethod, SslOptions, SslSessionCacheMode,
+    SslStream, SslVerifyMode,
 };
 use openssl::x509::X509;
 use str0m::config::DtlsCert;
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, KeyingMaterial, ProtocolVersion, SrtpProfile};
 use zeroize::Zeroizing;
+
+use super::tail::Tail;
 
 /// Largest DTLS record that we send, bytes of UDP payload.
 const MTU: u32 = 1200;
@@ -30,8 +33,18 @@ const TICK: Duration = Duration::from_millis(100);
 /// Datagrams of a peer that wait for OpenSSL; more are dropped, as on any full queue.
 const QUEUE: usize = 64;
 
-/// One side of a DTLS 1.2 association, always the server.
+/// Who knows AES-GCM is asked for that: the kernel serves it. 256 bits first, as str0m's stack has it.
+const PROFILES: &str = "SRTP_AEAD_AES_256_GCM:SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80";
+/// RFC 8827 §6.5 wants the first; the last is for those who have nothing better.
+const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES";
+/// Curves of key exchange and of certificates; GnuTLS makes the last kind, if nobody asks for another one.
+const GROUPS: &str = "X25519:P-256:P-384:P-521:P-224";
+/// Where the system's policy forbids one of them.
+const FEWER_GROUPS: &str = "P-256:P-384:P-521";
+
+/// One side of a DTLS 1.2 association.
 pub(crate) struct Instance {
+    active: bool,
     state: State,
     output: VecDeque<Output>,
     now: Instant,
@@ -43,7 +56,9 @@ pub(crate) struct Instance {
 enum State {
     New(Ssl, Datagrams),
     Handshake(MidHandshakeSslStream<Datagrams>),
+    /// Its cipher is one that OpenSSL alone knows here.
     Open(SslStream<Datagrams>),
+    Done(Tail),
     Failed,
 }
 
@@ -54,11 +69,55 @@ enum Output {
     Closed,
 }
 
+/// What all handshakes with one certificate share; the certificate comes first. A server has one, and to make its context
+/// anew for each session would cost more than the rest of the session's memory.
+static LAST: Mutex<Option<(Vec<u8>, SslContext)>> = Mutex::new(None);
+
+fn context(certificate: &DtlsCert) -> Result<SslContext, ErrorStack> {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, context)) = last.as_ref().filter(|(of, _)| *of == certificate.certificate) {
+        return Ok(context.clone());
+    }
+    let context = new_context(certificate)?;
+    *last = Some((certificate.certificate.clone(), context.clone()));
+    Ok(context)
+}
+
+fn new_context(certificate: &DtlsCert) -> Result<SslContext, ErrorStack> {
+    let mut context = SslContext::builder(SslMethod::dtls())?;
+    context.set_cipher_list(CIPHERS)?;
+    context.set_tlsext_use_srtp(PROFILES)?;
+    context.set_groups_list(GROUPS).or_else(|_| context.set_groups_list(FEWER_GROUPS))?;
+    // Any certificate will do here: `dtls` compares it with the fingerprints of the offer.
+    context.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, |_, _| true);
+    context.set_private_key(PKey::private_key_from_der(&certificate.private_key)?.as_ref())?;
+    context.set_certificate(X509::from_der(&certificate.certificate)?.as_ref())?;
+    context.set_options(SslOptions::NO_DTLSV1 | SslOptions::NO_QUERY_MTU | SslOptions::NO_TICKET);
+    // A session is never resumed, and a cache of them would keep each peer's certificate.
+    context.set_session_cache_mode(SslSessionCacheMode::OFF);
+    Ok(context.build())
+}
+
 /// What OpenSSL takes for its socket.
 #[derive(Default)]
 struct Datagrams {
     received: VecDeque<Vec<u8>>,
     to_send: VecDeque<Vec<u8>>,
+    /// Sequence number of our next sealed record.
+    next: u64,
+}
+
+impl Datagrams {
+    /// Looks for sealed records (epoch 1), to know where their numbers go on.
+    fn count(&mut self, mut datagram: &[u8]) {
+        while let Some((header, rest)) = datagram.split_first_chunk::<13>() {
+            let number = u64::from_be_bytes([0, 0, header[5], header[6], header[7], header[8], header[9], header[10]]);
+            if header[3..5] == [0, 1] {
+                self.next = self.next.max(number + 1);
+            }
+            datagram = rest.get(usize::from(u16::from_be_bytes([header[11], header[12]]))..).unwrap_or_default();
+        }
+    }
 }
 
 impl Read for Datagrams {
@@ -72,6 +131,7 @@ impl Read for Datagrams {
 
 impl Write for Datagrams {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.count(datagram);
         self.to_send.push_back(datagram.to_vec());
         Ok(datagram.len())
     }
@@ -82,23 +142,16 @@ impl Write for Datagrams {
 }
 
 impl Instance {
-    /// A server with our certificate.
+    /// A client or a server with our certificate.
     ///
     /// # Errors
     /// OpenSSL refuses the certificate or a setting.
-    pub(crate) fn new(certificate: &DtlsCert, now: Instant) -> Result<Self, ErrorStack> {
-        let mut context = SslContext::builder(SslMethod::dtls())?;
-        context.set_cipher_list("ECDHE+AESGCM:ECDHE+CHACHA20")?;
-        context.set_tlsext_use_srtp("SRTP_AES128_CM_SHA1_80")?;
-        // Any certificate will do here: str0m compares it with the fingerprint of the offer.
-        context.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, |_, _| true);
-        context.set_private_key(PKey::private_key_from_der(&certificate.private_key)?.as_ref())?;
-        context.set_certificate(X509::from_der(&certificate.certificate)?.as_ref())?;
-        context.set_options(SslOptions::NO_DTLSV1 | SslOptions::NO_QUERY_MTU | SslOptions::NO_TICKET);
-        let mut ssl = Ssl::new(&context.build())?;
+    pub(crate) fn new(certificate: &DtlsCert, active: bool, now: Instant) -> Result<Self, ErrorStack> {
+        let context = context(certificate)?;
+        let mut ssl = Ssl::new(&context)?;
         ssl.set_mtu(MTU)?;
         let state = State::New(ssl, Datagrams::default());
-        Ok(Self { state, output: VecDeque::new(), now, tick: None, closing: false, closed: false })
+        Ok(Self { active, state, output: VecDeque::new(), now, tick: None, closing: false, closed: false })
     }
 
     fn datagrams(&mut self) -> Option<&mut Datagrams> {
@@ -106,13 +159,14 @@ impl Instance {
             State::New(_, datagrams) => Some(datagrams),
             State::Handshake(stream) => Some(stream.get_mut()),
             State::Open(stream) => Some(stream.get_mut()),
-            State::Failed => None,
+            State::Done(_) | State::Failed => None,
         }
     }
 
     /// Lets OpenSSL work on what has arrived and on its timer.
     fn drive(&mut self) -> Result<(), DtlsImplError> {
         let result = match std::mem::replace(&mut self.state, State::Failed) {
+            State::New(ssl, datagrams) if self.active => ssl.connect(datagrams),
             State::New(ssl, datagrams) => ssl.accept(datagrams),
             State::Handshake(stream) => stream.handshake(),
             State::Open(stream) => {
@@ -120,13 +174,16 @@ impl Instance {
                 self.read();
                 return Ok(());
             }
+            State::Done(tail) => {
+                self.state = State::Done(tail);
+                return Ok(());
+            }
             State::Failed => return Err(DtlsImplError::ConnectionClosed),
         };
         match result {
             Ok(stream) => {
                 self.connected(&stream);
-                self.state = State::Open(stream);
-                self.read();
+                self.finish(stream);
                 Ok(())
             }
             Err(HandshakeError::WouldBlock(stream)) => {
@@ -144,15 +201,47 @@ impl Instance {
         }
     }
 
+    /// Keeps of OpenSSL what is still needed: nothing, if we know the cipher.
+    fn finish(&mut self, mut stream: SslStream<Datagrams>) {
+        let datagrams = stream.get_mut();
+        let (flight, next) = (datagrams.to_send.iter().cloned().collect(), datagrams.next);
+        let (received, to_send) = (std::mem::take(&mut datagrams.received), std::mem::take(&mut datagrams.to_send));
+        match Tail::new(stream.ssl(), self.active, flight, next) {
+            Some(mut tail) => {
+                tail.to_send = to_send;
+                let closed = received.iter().any(|datagram| tail.receive(datagram));
+                self.state = State::Done(tail);
+                if closed {
+                    self.peer_closed();
+                }
+            }
+            None => {
+                (stream.get_mut().received, stream.get_mut().to_send) = (received, to_send);
+                self.state = State::Open(stream);
+                self.read();
+            }
+        }
+    }
+
+    fn peer_closed(&mut self) {
+        if !std::mem::replace(&mut self.closing, true) {
+            self.output.push_back(Output::Closed);
+        }
+    }
+
     /// Tells the certificate and the keys. Without a profile in common there are none, and the session
     /// ends where its keys are missed.
     fn connected(&mut self, stream: &SslStream<Datagrams>) {
         let certificate = stream.ssl().peer_certificate().and_then(|certificate| certificate.to_der().ok());
         self.output.extend(certificate.map(Output::Certificate));
         self.output.push_back(Output::Connected);
-        let profile = stream.ssl().selected_srtp_profile().map(|profile| profile.id());
-        if profile == Some(SrtpProfileId::SRTP_AES128_CM_SHA1_80) {
-            let profile = SrtpProfile::AES128_CM_SHA1_80;
+        let profile = stream.ssl().selected_srtp_profile().and_then(|profile| match profile.id() {
+            SrtpProfileId::SRTP_AEAD_AES_256_GCM => Some(SrtpProfile::AEAD_AES_256_GCM),
+            SrtpProfileId::SRTP_AEAD_AES_128_GCM => Some(SrtpProfile::AEAD_AES_128_GCM),
+            SrtpProfileId::SRTP_AES128_CM_SHA1_80 => Some(SrtpProfile::AES128_CM_SHA1_80),
+            _ => None,
+        });
+        if let Some(profile) = profile {
             let mut material = Zeroizing::new(vec![0; profile.keying_material_len()]);
             if stream.ssl().export_keying_material(&mut material, "EXTRACTOR-dtls_srtp", None).is_ok() {
                 self.output.push_back(Output::Keys(material, profile));
@@ -169,16 +258,24 @@ impl Instance {
         }
         if stream.get_shutdown().contains(ShutdownState::RECEIVED) && !self.closing {
             let _ = stream.shutdown();
-            self.closing = true;
-            self.output.push_back(Output::Closed);
+            self.peer_closed();
         }
     }
 }
 
 impl DtlsInstance for Instance {
-    fn set_active(&mut self, _: bool) {}
+    fn set_active(&mut self, active: bool) {
+        self.active = active;
+    }
 
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        if let State::Done(tail) = &mut self.state {
+            if tail.receive(packet) {
+                tail.close();
+                self.peer_closed();
+            }
+            return Ok(());
+        }
         if let Some(datagrams) = self.datagrams().filter(|datagrams| datagrams.received.len() < QUEUE)
             && !packet.is_empty()
         {
@@ -193,7 +290,11 @@ impl DtlsInstance for Instance {
             buffer[..len].copy_from_slice(&bytes[..len]);
             &buffer[..len]
         }
-        if let Some(packet) = self.datagrams().and_then(|datagrams| datagrams.to_send.pop_front()) {
+        let to_send = match &mut self.state {
+            State::Done(tail) => Some(&mut tail.to_send),
+            _ => self.datagrams().map(|datagrams| &mut datagrams.to_send),
+        };
+        if let Some(packet) = to_send.and_then(VecDeque::pop_front) {
             return DtlsOutput::Packet(fill(buffer, &packet));
         }
         match self.output.pop_front() {
@@ -208,7 +309,7 @@ impl DtlsInstance for Instance {
         self.closed |= self.closing;
         let wait = match self.state {
             State::New(..) | State::Handshake(_) => TICK,
-            State::Open(_) | State::Failed => Duration::from_secs(3600),
+            State::Open(_) | State::Done(_) | State::Failed => Duration::from_secs(3600),
         };
         DtlsOutput::Timeout(*self.tick.get_or_insert(self.now + wait))
     }
@@ -217,7 +318,7 @@ impl DtlsInstance for Instance {
         (self.now, self.tick) = (now, None);
         match self.state {
             State::Handshake(_) => self.drive(),
-            State::New(..) | State::Open(_) | State::Failed => Ok(()),
+            State::New(..) | State::Open(_) | State::Done(_) | State::Failed => Ok(()),
         }
     }
 
@@ -226,11 +327,11 @@ impl DtlsInstance for Instance {
     }
 
     fn is_active(&self) -> bool {
-        false
+        self.active
     }
 
     fn protocol_version(&self) -> Option<ProtocolVersion> {
-        matches!(self.state, State::Open(_)).then_some(ProtocolVersion::DTLS1_2)
+        matches!(self.state, State::Open(_) | State::Done(_)).then_some(ProtocolVersion::DTLS1_2)
     }
 
     fn is_closing(&self) -> bool {
@@ -242,8 +343,12 @@ impl DtlsInstance for Instance {
     }
 
     fn close(&mut self) -> Result<(), DtlsImplError> {
-        if let State::Open(stream) = &mut self.state {
-            let _ = stream.shutdown();
+        match &mut self.state {
+            State::Open(stream) => {
+                let _ = stream.shutdown();
+            }
+            State::Done(tail) if !self.closing => tail.close(),
+            _ => {}
         }
         self.closing = true;
         Ok(())

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use str0m::config::DtlsCert;
 use str0m::ice::{StunMessage, TransId};
 
-use super::dtls::{Dtls, DtlsEvent, Keying};
-use super::ice::Ice;
+use super::dtls::{Dtls, DtlsEvent, Keying, Stack};
+use super::ice::{Check, Ice};
 use super::sdp::{LocalDescription, RemoteDescription, Setup};
 
 /// A datagram to send.
@@ -87,13 +87,10 @@ pub struct Peer {
 
 impl Peer {
     /// ICE-lite: we answer checks, and send none but those by which a peer shows that it has moved.
-    ///
-    /// # Errors
-    /// The certificate does not suit DTLS.
-    pub fn new(now: Instant, certificate: DtlsCert, locals: &Arc<[Option<SocketAddr>]>) -> Result<Self, PeerError> {
-        Ok(Self {
+    pub fn new(now: Instant, (stack, certificate): (Stack, DtlsCert), locals: &Arc<[Option<SocketAddr>]>) -> Self {
+        Self {
             ice: Ice::new(now),
-            dtls: guard(|| Dtls::new(certificate, now).map_err(failed))?,
+            dtls: Dtls::with(stack, certificate),
             unsent: VecDeque::new(),
             locals: Arc::clone(locals),
             remote: None,
@@ -102,7 +99,7 @@ impl Peer {
             connected: false,
             now,
             lag: Duration::ZERO,
-        })
+        }
     }
 
     /// Takes the offerer's transport, once.
@@ -165,22 +162,22 @@ impl Peer {
     }
 
     /// Is this a check of the peer: user names, and the integrity of our password? Nothing changes.
-    pub fn is_check(&self, message: &StunMessage<'_>) -> bool {
-        guard(|| Ok(self.ice.is_authentic(message))).unwrap_or(false)
+    pub fn is_check(&self, check: &Check<'_>) -> bool {
+        guard(|| Ok(self.ice.is_authentic(check))).unwrap_or(false)
     }
 
     /// Takes a check that [`is_check`](Self::is_check).
     ///
     /// # Errors
     /// The session is over.
-    pub fn stun(&mut self, now: Instant, from: Pair, message: &StunMessage<'_>) -> Result<(), PeerError> {
+    pub fn stun(&mut self, now: Instant, from: Pair, check: &Check<'_>) -> Result<(), PeerError> {
         // Another socket than was offered: its address has come to this host after the offer.
         if self.locals.get(from.socket).copied().flatten().is_none() {
             return Ok(());
         }
         self.tell(now);
         guard(|| {
-            self.ice.check(self.now, from, message);
+            self.ice.check(self.now, from, check);
             Ok(())
         })
     }

@@ -167,6 +167,19 @@ fn venv(tests: &Path) -> PathBuf {
     std::env::var_os("PENSTOCK_VENV").map_or_else(|| tests.join("../../target/venv"), PathBuf::from)
 }
 
+/// The FFmpeg of the virtual environment (the package imageio-ffmpeg), which has a muxer for WHIP.
+///
+/// # Errors
+/// `cargo xtask setup` has not brought it.
+pub fn ffmpeg() -> Result<PathBuf> {
+    let python = venv(Path::new(env!("CARGO_MANIFEST_DIR"))).join("bin/python");
+    let ask = ["-c", "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())"];
+    let output =
+        std::process::Command::new(&python).args(ask).output().with_context(|| python.display().to_string())?;
+    ensure!(output.status.success(), "no imageio-ffmpeg: `cargo xtask setup` brings it");
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}
+
 /// The entry of `streams` (such as `inbound-rtp`) of `kind` in a peer's state, `null` if there is none.
 #[must_use]
 pub fn stream<'a>(state: &'a Value, streams: &str, kind: &str) -> &'a Value {

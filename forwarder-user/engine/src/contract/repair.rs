@@ -29,6 +29,11 @@ impl RtxSource {
         self.payload_type
     }
 
+    /// The viewer is sent another format of those that it has offered, whose repairs have this payload type.
+    pub fn set_payload_type(&mut self, payload_type: u8) {
+        self.payload_type = payload_type;
+    }
+
     /// The next index. `None`: the key has no more (RFC 3711 §9.2).
     pub(crate) fn take(&mut self) -> Option<ExtendedSeq> {
         let index = self.next;

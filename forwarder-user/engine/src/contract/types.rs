@@ -117,6 +117,11 @@ pub struct PublisherStats {
     pub highest_accepted: ExtendedSeq,
     /// Packets refused because of a wrong tag.
     pub auth_failed: u64,
+    /// Authentic packets with another payload type than the track's, of which copies are empty, and the payload type of
+    /// the last one.
+    pub others: u64,
+    /// See [`others`](Self::others).
+    pub other_type: Option<u8>,
     /// RTP timestamp of the last packet and its arrival, ns of CLOCK_BOOTTIME; 0 if none yet.
     pub last_timestamp: u32,
     /// Moment of arrival of that packet, ns of CLOCK_BOOTTIME; 0 if none yet.

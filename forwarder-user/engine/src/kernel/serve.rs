@@ -401,6 +401,8 @@ fn publisher_stats(seen: &PublisherState) -> PublisherStats {
         octets: seen.octets,
         jitter: seen.jitter_q4 / 16,
         auth_failed: drops(Counter::DropAuthFailed),
+        others: drops(Counter::DropPayloadType),
+        other_type: seen.other_type.checked_sub(1).map(|payload_type| payload_type as u8 & 0x7f),
         last_timestamp: seen.last_timestamp,
         last_arrival_ns: seen.last_arrival_ns,
     }

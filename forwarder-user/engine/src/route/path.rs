@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use forwarder_common::maps::{Path, xdp_mode};
+use forwarder_common::maps::{Path, USUAL_MTU, xdp_mode};
 
 use super::{link::Link, netlink::Netlink};
 use crate::Transport;
@@ -60,6 +60,8 @@ pub struct Route {
     egress: u32,
     vlan: Option<u16>,
     source_mac: [u8; 6],
+    /// Of the interface.
+    mtu: u32,
     /// Device and address whose hardware address is the destination.
     neighbour: (u32, IpAddr),
     transport: Transport,
@@ -81,7 +83,8 @@ pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> R
     let (egress, vlan) = device(&link, devices)?;
     takes_copies(netlink, devices, (egress, &link.name))?;
     let source_mac = link.mac.ok_or_else(|| format!("{} is not an Ethernet device", link.name))?;
-    Ok(Route { egress, vlan, source_mac, neighbour: (route.ifindex, route.next_hop), transport })
+    let mtu = if link.mtu == 0 { USUAL_MTU } else { link.mtu };
+    Ok(Route { egress, vlan, source_mac, mtu, neighbour: (route.ifindex, route.next_hop), transport })
 }
 
 /// The device that serves a link, and the tag that its frames get.
@@ -160,7 +163,8 @@ impl Route {
         let Some(mac) = mac else { return Ok(None) };
         let (local, peer) = (canonical(self.transport.local), canonical(self.transport.peer));
         let path = Path::new(self.egress, self.source_mac, mac, self.vlan, local, peer);
-        path.map(Some).ok_or_else(|| "its address is of another IP version than ours".into())
+        path.map(|path| Some(path.with_mtu(self.mtu)))
+            .ok_or_else(|| "its address is of another IP version than ours".into())
     }
 
     /// Asks the kernel to resolve the neighbour; the answer comes later.

@@ -26,8 +26,10 @@ pub struct Destination {
 pub struct Sent {
     /// Handed to the network.
     pub packets: u64,
-    /// Refused: full queue, no route, no room. Every refused packet is counted here.
+    /// Refused: full queue, no route, no room. Every refused packet is counted here, or in `too_big`.
     pub dropped: u64,
+    /// Refused: longer than the MTU on the way there.
+    pub too_big: u64,
     /// Sent once more, since a full queue had refused them. One packet may count several times.
     pub resent: u64,
     /// System calls made for them.

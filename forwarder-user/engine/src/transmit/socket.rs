@@ -137,7 +137,10 @@ impl SocketTransmitter {
                 // full queue that would be one call for each.
                 Err(error) => {
                     let lost = if error == nix::errno::Errno::EAGAIN { now.len() } else { 1 };
-                    self.sent.dropped += lost as u64;
+                    match error {
+                        nix::errno::Errno::EMSGSIZE => self.sent.too_big += lost as u64,
+                        _ => self.sent.dropped += lost as u64,
+                    }
                     rest = &rest[lost..];
                     continue;
                 }

@@ -210,11 +210,15 @@ impl Forwarder {
         let publisher = tables.publishers.get(track)?;
         self.look_at_the_clock();
         match authenticate(publisher, packet, self.now_ns) {
-            Ok(Authentic { index, header, start, len, gap }) => {
+            Ok(Authentic { index, header, start, len, arrived, gap, other }) => {
                 inner.count(Counter::Gaps, gap.into());
-                publisher.account(&header, len, self.now_ns);
+                publisher.account(&header, arrived, self.now_ns);
                 inner.count(Counter::Opened, 1);
-                inner.count(Counter::OpenedBytes, len as u64);
+                inner.count(Counter::OpenedBytes, arrived as u64);
+                if other {
+                    inner.count(Counter::DropPayloadType, 1);
+                    publisher.other(header.payload_type());
+                }
                 let payload = &packet[start..start + len];
                 self.keep(publisher, || KeptPacket::new(index, &header, payload, self.now_ns), false);
                 drop(tables);
@@ -261,6 +265,7 @@ pub(super) fn transmit(inner: &Inner, transmitters: &mut [Way]) {
         let sent = transmitter.sent();
         inner.count(Counter::Transmitted, sent.packets - counted.packets);
         inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
+        inner.count(Counter::DropTooBigForPath, sent.too_big - counted.too_big);
         if transmitter.name() == "xdp" {
             inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
             inner.resent.fetch_add(sent.resent - counted.resent, Relaxed);
@@ -312,8 +317,12 @@ struct Authentic {
     /// Where the payload starts, and its length.
     start: usize,
     len: usize,
+    /// The length with which it came.
+    arrived: usize,
     /// Others are missing before it.
     gap: bool,
+    /// Its payload type is not the track's.
+    other: bool,
 }
 
 /// The same checks in the same order as `forwarder-ebpf/src/open.rs`.
@@ -326,9 +335,6 @@ fn authenticate(publisher: &Publisher, packet: &mut [u8], now_ns: u64) -> Result
     if payload_len > MAX_PAYLOAD {
         return Err(Counter::DropOversize);
     }
-    if header.payload_type() != *payload_type {
-        return Err(Counter::DropPayloadType);
-    }
     if expires.load(Relaxed) <= now_ns {
         return Err(Counter::DropPublisherExpired);
     }
@@ -337,7 +343,10 @@ fn authenticate(publisher: &Publisher, packet: &mut [u8], now_ns: u64) -> Result
     cipher.open_rtp(packet, header_len, header.ssrc(), index).ok_or(Counter::DropAuthFailed)?;
     // Only behind the tag may state move (RFC 3711 §3.3).
     let gap = publisher.replay.enter(index).map_err(refusal)?;
-    Ok(Authentic { index, header, start: header_len, len: payload_len, gap })
+    // Nobody has negotiated what is in it. Copies keep its sequence number, and are empty.
+    let other = header.payload_type() != *payload_type;
+    let len = if other { 0 } else { payload_len };
+    Ok(Authentic { index, header, start: header_len, len, arrived: payload_len, gap, other })
 }
 
 fn refusal(why: Refused) -> Counter {

@@ -114,6 +114,9 @@ pub(super) struct Publisher {
     packets: AtomicU64,
     octets: AtomicU64,
     pub auth_failed: AtomicU64,
+    /// Packets with another payload type than the track's, and that of the last one, plus one.
+    pub others: AtomicU64,
+    pub other_type: AtomicU64,
     last_arrival_ns: AtomicU64,
     last_timestamp: AtomicU32,
     jitter_q4: AtomicU32,
@@ -143,6 +146,8 @@ impl Publisher {
             packets: AtomicU64::new(0),
             octets: AtomicU64::new(0),
             auth_failed: AtomicU64::new(0),
+            others: AtomicU64::new(0),
+            other_type: AtomicU64::new(0),
             last_arrival_ns: AtomicU64::new(0),
             last_timestamp: AtomicU32::new(0),
             jitter_q4: AtomicU32::new(0),
@@ -171,6 +176,12 @@ impl Publisher {
         self.last_timestamp.store(timestamp, Relaxed);
     }
 
+    /// A packet with another payload type than the track's has come.
+    pub(super) fn other(&self, payload_type: u8) {
+        self.others.fetch_add(1, Relaxed);
+        self.other_type.store(u64::from(payload_type) + 1, Relaxed);
+    }
+
     pub(super) fn stats(&self) -> PublisherStats {
         PublisherStats {
             highest: self.replay.highest(),
@@ -180,6 +191,8 @@ impl Publisher {
             octets: self.octets.load(Relaxed),
             jitter: self.jitter_q4.load(Relaxed) / 16,
             auth_failed: self.auth_failed.load(Relaxed),
+            others: self.others.load(Relaxed),
+            other_type: self.other_type.load(Relaxed).checked_sub(1).map(|payload_type| payload_type as u8 & 0x7f),
             last_timestamp: self.last_timestamp.load(Relaxed),
             last_arrival_ns: self.last_arrival_ns.load(Relaxed),
         }

@@ -53,6 +53,12 @@ metrics! {
         "Times that a source failed, by the name of the error.";
     SOURCE_DROPPED = "penstock_source_dropped_total" ["reason"]
         "Packets of sources that were dropped before they reached an engine, by reason.";
+    SOURCE_REASONS = "penstock_source_reasons" ["reason"]
+        "Sources that play while viewers see nothing, or less than they should, by reason.";
+    SOURCE_REASONS_BEGUN = "penstock_source_reasons_total" ["reason"]
+        "Times that such a reason began to hold for a source.";
+    SOURCE_STRAY = "penstock_source_stray_bytes_total" []
+        "Bytes of RTSP connections that were neither a frame nor a message and were skipped.";
     RTSP = "penstock_rtsp_events_total" ["event"]
         "What the RTSP server counts: connections, refusals, and how connections ended.";
 

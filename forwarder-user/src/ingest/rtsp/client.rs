@@ -1,269 +1,443 @@
-//! An RTSP client (RFC 2326): DESCRIBE, SETUP, PLAY, and a sign of life while it plays.
+//! An RTSP client (RFC 2326): DESCRIBE, SETUP (`setup`), PLAY, and a sign of life while it plays.
+//!
+//! PLAY is sent and not waited for: its answer comes among the media, which belongs to the stream from its first
+//! packet on, wherever that stands.
 
 use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use http_auth::{PasswordClient, PasswordParams};
-use rtsp_types::{
-    HeaderName, Message, Method, Request, Response, Version,
-    headers::{
-        ACCEPT, AUTHORIZATION, CONTENT_BASE, CONTENT_LOCATION, CSEQ, PUBLIC, RANGE, SESSION, TRANSPORT, USER_AGENT,
-        WWW_AUTHENTICATE,
+use penstock_rtp::{
+    description::{Description, Writer},
+    rtsp::{
+        self,
+        message::{Message, Start},
+        url::Url,
     },
 };
 use tokio::time::timeout_at;
-use url::Url;
 
 use super::{
     connection::{Connection, Incoming},
+    credentials::Answerer,
     dial::{Dialled, dial},
-    parameter,
-    track::{self, Way},
+    redirect::Destination,
+    track,
 };
-use penstock_rtp::description::{Description, Track};
-
 use crate::{
-    config::{self, RtspTransport},
+    config,
     ingest::{
         error::SourceError,
-        media::{Packet, Packets},
+        media::{Packet, Packets, Skipped},
         place::Scratch,
-        udp::Ports,
     },
 };
 
 /// For each answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the rest of a body whose end is not known, and for a better answer than one to another request.
+const QUIET: Duration = Duration::from_secs(1);
 /// Sessions end after this time without a sign of life, unless the server says otherwise (§12.37).
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Times that one attempt may connect again, since the camera closed behind an answer.
+const RECONNECTS: u32 = 2;
+/// Requests among the media whose answers are waited for.
+const MAX_PENDING: usize = 8;
 const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
+/// What a camera may ask of us.
+const METHODS: &str = "OPTIONS, ANNOUNCE, GET_PARAMETER, SET_PARAMETER, REDIRECT, TEARDOWN";
 
 /// A session with a camera.
 pub(crate) struct Client {
-    connection: Connection,
-    dialled: (std::net::SocketAddr, std::net::SocketAddr),
-    url: Url,
-    source: config::Stream,
-    auth: Option<PasswordClient>,
-    cseq: u32,
+    pub(super) connection: Connection,
+    pub(super) dialled: (std::net::SocketAddr, std::net::SocketAddr),
+    pub(super) to: Destination,
+    pub(super) source: config::Stream,
+    scratch: Scratch,
+    auth: Option<Answerer>,
+    cseq: u64,
+    /// The camera does not give back the numbers of requests.
+    cseq_is_odd: bool,
     session: Option<String>,
-    tracks: Vec<track::Track>,
-    /// What the server's OPTIONS named.
-    methods: String,
+    pub(super) tracks: Vec<track::Track>,
+    /// Tracks come beside the connection.
+    pub(super) by_udp: bool,
+    /// What `a=control` of tracks is appended to.
+    pub(super) base: Url,
+    /// What to play: the first that is not refused.
+    play_urls: Vec<Url>,
+    sign: Sign,
     timeout: Duration,
     next_sign: Instant,
+    reconnects: u32,
+    /// Something has been answered on this connection.
+    heard: bool,
+    /// What came among the media and has not been looked at.
+    said: Vec<Message>,
+    pending: Vec<Pending>,
+    /// Media has come.
+    plays: bool,
+    skipped: Skipped,
+}
+
+/// What is sent as a sign of life. Some cameras answer OPTIONS without taking it for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    GetParameter,
+    Options,
+}
+
+/// A request among the media.
+struct Pending {
+    cseq: u64,
+    what: What,
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// `again`: with the newest challenge.
+    Play {
+        again: bool,
+    },
+    Sign {
+        again: bool,
+    },
 }
 
 impl Client {
-    /// Connects and asks what there is.
+    /// Connects, asks what there is, and sets it up; the description has what could be.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub(crate) async fn describe(
+    pub(crate) async fn begin(
         source: &config::Stream,
+        to: Destination,
         scratch: Scratch,
     ) -> Result<(Self, Description), SourceError> {
-        let Dialled { stream, local, peer } = dial(source).await?;
-        let url = source.source.url().cloned().ok_or(SourceError::Garbage("the URL"))?;
+        let Dialled { stream, local, peer } = dial(source, &to).await?;
         let mut client = Self {
-            connection: Connection::new(stream, scratch),
+            connection: Connection::new(stream, scratch.clone()),
             dialled: (local, peer),
-            url,
+            base: to.url.clone(),
+            to,
             source: source.clone(),
+            scratch,
             auth: None,
             cseq: 0,
+            cseq_is_odd: false,
             session: None,
             tracks: vec![],
-            methods: String::new(),
+            by_udp: source.transport == config::RtspTransport::Udp,
+            play_urls: vec![],
+            sign: Sign::Options,
             timeout: SESSION_TIMEOUT,
             next_sign: Instant::now() + SESSION_TIMEOUT,
+            reconnects: 0,
+            heard: false,
+            said: vec![],
+            pending: vec![],
+            plays: false,
+            skipped: Skipped::default(),
         };
-        let url = client.url.clone();
-        // Some servers know no OPTIONS; then the sign of life is one nevertheless.
-        match client.request(Method::Options, "OPTIONS", &url, &[]).await {
-            Ok(answer) => client.methods = header(&answer, &PUBLIC).to_ascii_uppercase(),
-            Err(SourceError::Refused { .. } | SourceError::NotFound) => {}
-            Err(error) => return Err(error),
+        let mut description = client.describe().await?;
+        match client.set_up(&mut description).await {
+            Ok(()) => Ok((client, description)),
+            Err(error) => {
+                client.give_up_session().await;
+                Err(error)
+            }
         }
-        let answer = client.request(Method::Describe, "DESCRIBE", &url, &[(ACCEPT, "application/sdp")]).await?;
-        let description = Description::parse(answer.body())?;
-        let base =
-            [&CONTENT_BASE, &CONTENT_LOCATION].into_iter().find_map(|name| Url::parse(header(&answer, name)).ok());
-        if let Some(base) = base {
-            client.url = base;
-        }
-        Ok((client, description))
     }
 
-    /// Sets the tracks up and starts them.
+    async fn describe(&mut self) -> Result<Description, SourceError> {
+        let url = self.to.url.clone();
+        // Some servers know no OPTIONS; then the sign of life is one nevertheless.
+        match self.request("OPTIONS", &url, &[]).await {
+            Ok(answer) if answer.text("Public").to_ascii_uppercase().contains("GET_PARAMETER") => {
+                self.sign = Sign::GetParameter;
+            }
+            Ok(_) => {}
+            Err(error) if error.is_refusal() => {}
+            Err(error) => return Err(error),
+        }
+        let answer = self.request("DESCRIBE", &url, &[("Accept", "application/sdp")]).await?;
+        let description = Description::parse(&answer.body, Writer::Server)?;
+        let named = ["Content-Base", "Content-Location"].into_iter().find_map(|name| url.resolve(&answer.get(name)?));
+        let base = named.map_or(url.clone(), |(base, _)| base);
+        // §C.1.1 has an absolute URL of the whole stand for itself, and cameras mean it as the base of the others.
+        self.base = match description.control.contains("://") {
+            true => base.control(&description.control).unwrap_or_else(|| base.clone()),
+            false => base.clone(),
+        };
+        let aggregate = self.base.control(&description.control);
+        for candidate in aggregate.into_iter().chain([self.base.clone(), base, url]) {
+            if !self.play_urls.contains(&candidate) {
+                self.play_urls.push(candidate);
+            }
+        }
+        Ok(description)
+    }
+
+    /// Starts the tracks. Media may come from now on, before the answer and behind it.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub(crate) async fn play(&mut self, description: &Description) -> Result<(), SourceError> {
-        for (index, track) in description.tracks.iter().enumerate() {
-            self.setup(index, track).await?;
-        }
-        let url = match description.control.as_str() {
-            "" | "*" => self.url.clone(),
-            control => join(&self.url, control)?,
-        };
-        self.request(Method::Play, "PLAY", &url, &[(RANGE, "npt=0.000-")]).await?;
+    pub(crate) async fn play(&mut self) -> Result<(), SourceError> {
+        self.connection.set_channels(track::channels(&self.tracks));
         self.next_sign = Instant::now() + self.timeout / 2;
-        Ok(())
-    }
-
-    async fn setup(&mut self, index: usize, track: &Track) -> Result<(), SourceError> {
-        let url = match track.control.as_str() {
-            "" | "*" => self.url.clone(),
-            control => join(&self.url, control)?,
-        };
-        if self.source.transport != RtspTransport::Udp {
-            let channel = 2 * index as u8;
-            let transport = format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1);
-            match self.request(Method::Setup, "SETUP", &url, &[(TRANSPORT, &transport)]).await {
-                Ok(answer) => {
-                    // The server may choose other channels.
-                    let chosen = parameter(header(&answer, &TRANSPORT), "interleaved");
-                    let chosen = chosen.and_then(|pair| pair.split('-').next()?.trim().parse().ok());
-                    self.tracks.push(track::Track { index, way: Way::Channel(chosen.unwrap_or(channel)) });
-                    return Ok(());
-                }
-                Err(SourceError::Transport) if self.source.transport == RtspTransport::Auto => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let (local, peer) = self.dialled;
-        let mut ports = Ports::bind(local.ip(), peer.ip())?;
-        let transport = format!("RTP/AVP;unicast;client_port={}-{}", ports.first(), ports.first() + 1);
-        let answer = self.request(Method::Setup, "SETUP", &url, &[(TRANSPORT, &transport)]).await?;
-        ports.connect(parameter(header(&answer, &TRANSPORT), "server_port"));
-        self.tracks.push(track::Track { index, way: Way::Ports(ports) });
-        Ok(())
+        self.ask(What::Play { again: false }).await
     }
 
     /// Ends the session; the server may be gone already.
     pub(crate) async fn teardown(&mut self) {
-        let url = self.url.clone();
-        let request = self.build(Method::Teardown, "TEARDOWN", &url, &[]);
+        let url = self.play_urls.first().unwrap_or(&self.to.url).clone();
+        let request = self.build("TEARDOWN", &url, &[]);
         let _ = self.connection.send(&request).await;
+        self.session = None;
     }
 
-    /// GET_PARAMETER where the server knows it: some cameras answer OPTIONS without taking it for a sign
-    /// of life. Its answer comes among the media.
-    ///
-    /// # Errors
-    /// [`SourceError`].
-    pub(crate) async fn sign_of_life(&mut self) -> Result<(), SourceError> {
-        let url = self.url.clone();
-        let method = if self.methods.contains("GET_PARAMETER") { Method::GetParameter } else { Method::Options };
-        let name = if method == Method::Options { "OPTIONS" } else { "GET_PARAMETER" };
-        let request = self.build(method, name, &url, &[]);
-        self.next_sign = Instant::now() + self.timeout / 2;
-        self.connection.send(&request).await
+    /// Ends the session, if there is one, before another way is tried.
+    pub(super) async fn give_up_session(&mut self) {
+        if self.session.is_some() {
+            let url = self.play_urls.first().unwrap_or(&self.to.url).clone();
+            let _ = self.request("TEARDOWN", &url, &[]).await;
+        }
+        self.session = None;
+        self.tracks.clear();
     }
 
-    fn build(&mut self, method: Method, name: &str, url: &Url, headers: &[(HeaderName, &str)]) -> Request<Vec<u8>> {
+    fn build(&mut self, method: &str, url: &Url, fields: &[(&str, &str)]) -> Message {
         self.cseq += 1;
-        let mut request = Request::builder(method, Version::V1_0)
-            .request_uri(url.clone())
-            .header(CSEQ, self.cseq.to_string())
-            .header(USER_AGENT, AGENT);
+        let mut request = Message::request(method, url.as_str());
+        request.push("CSeq", self.cseq.to_string());
+        request.push("User-Agent", AGENT);
         if let Some(session) = &self.session {
-            request = request.header(SESSION, session.as_str());
+            request.push("Session", session.as_str());
         }
-        if let (Some(auth), Some((username, password))) = (&mut self.auth, self.source.source.credentials()) {
-            let password = password.expose();
-            let parameters = PasswordParams { username, password, uri: url.as_str(), method: name, body: Some(&[]) };
-            // A challenge that cannot be answered ends in another 401.
-            if let Ok(value) = auth.respond(&parameters) {
-                request = request.header(AUTHORIZATION, value);
-            }
+        if let (Some(auth), Some((user, password))) = (&mut self.auth, &self.to.credentials)
+            && let Some(value) = auth.answer(user, password, method, url.as_str())
+        {
+            request.push("Authorization", value);
         }
-        for (name, value) in headers {
-            request = request.header(name.clone(), *value);
+        for (name, value) in fields {
+            request.push(name, *value);
         }
-        request.build(vec![])
+        request
     }
 
     /// Sends a request and waits for its answer, with credentials if the server asks for them.
-    async fn request(
+    pub(super) async fn request(
         &mut self,
-        method: Method,
-        name: &'static str,
+        method: &'static str,
         url: &Url,
-        headers: &[(HeaderName, &str)],
-    ) -> Result<Response<Vec<u8>>, SourceError> {
-        // A second round for credentials, a third for a nonce that has become stale meanwhile.
-        for _ in 0..3 {
-            let with_credentials = self.auth.is_some();
-            let request = self.build(method.clone(), name, url, headers);
-            self.connection.send(&request).await?;
-            let answer = self.answer(self.cseq, name).await?;
-            let status = u16::from(answer.status());
-            match status {
-                200..=299 => {
+        fields: &[(&str, &str)],
+    ) -> Result<Message, SourceError> {
+        // Whether credentials have answered the newest challenge, of which one more may follow.
+        let mut answered = false;
+        loop {
+            let request = self.build(method, url, fields);
+            let answer = match self.connection.send(&request).await {
+                Ok(()) => self.answer(method).await,
+                Err(error) => Err(error),
+            };
+            let answer = match answer {
+                // Behind a 401, most likely (retina#45): what is known goes by a new connection.
+                Err(SourceError::Closed | SourceError::Io(_)) if self.may_reconnect() => {
+                    self.reconnect().await?;
+                    answered = false;
+                    continue;
+                }
+                answer => answer?,
+            };
+            let Start::Answer { status, reason } = &answer.start else { continue };
+            match *status {
+                401 => {
+                    self.challenged(&answer, answered)?;
+                    answered = true;
+                }
+                status => {
+                    self.judge(method, status, reason, &answer)?;
                     self.keep_session(&answer);
                     return Ok(answer);
                 }
-                401 => {
-                    if self.source.source.credentials().is_none() {
-                        return Err(SourceError::CredentialsMissing);
-                    }
-                    let challenges = answer.headers().filter(|(name, _)| **name == WWW_AUTHENTICATE);
-                    let challenges = challenges.map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(", ");
-                    let stale = challenges.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
-                    if with_credentials && !stale {
-                        return Err(SourceError::Unauthorized);
-                    }
-                    self.auth = PasswordClient::try_from(challenges.as_str()).ok();
-                    if self.auth.is_none() {
-                        return Err(SourceError::Unauthorized);
-                    }
-                }
-                404 => return Err(SourceError::NotFound),
-                454 => return Err(SourceError::SessionNotFound),
-                461 => return Err(SourceError::Transport),
-                _ => {
-                    let reason = answer.reason_phrase().chars().filter(|c| !c.is_control()).take(80).collect();
-                    return Err(SourceError::Refused { method: name, status, reason });
-                }
             }
         }
-        Err(SourceError::Unauthorized)
     }
 
-    /// Media that comes before the answer, which some servers do, is of no use yet.
-    async fn answer(&mut self, cseq: u32, name: &'static str) -> Result<Response<Vec<u8>>, SourceError> {
+    /// What an answer other than 401 means.
+    fn judge(&self, method: &'static str, status: u16, reason: &str, answer: &Message) -> Result<(), SourceError> {
+        Err(match status {
+            200..=299 => return Ok(()),
+            300..=303 | 305 | 307 | 308 => SourceError::Moved(Box::new(self.to.follow(&answer.text("Location"))?)),
+            404 => SourceError::NotFound,
+            454 => SourceError::SessionNotFound,
+            461 => SourceError::Transport,
+            _ => {
+                let reason = reason.chars().filter(|letter| !letter.is_control()).take(80).collect();
+                SourceError::Refused { method, status, reason }
+            }
+        })
+    }
+
+    /// Takes a challenge. `refused`: the one before has been answered by this very request.
+    fn challenged(&mut self, answer: &Message, refused: bool) -> Result<(), SourceError> {
+        if self.to.credentials.is_none() {
+            return Err(SourceError::CredentialsMissing);
+        }
+        let Some(challenge) = Answerer::choose(answer.all("WWW-Authenticate")) else {
+            return Err(SourceError::UnknownChallenge);
+        };
+        // Too old a nonce may be said twice, as with two processes behind one address.
+        if refused && !(challenge.is_stale() && self.auth.as_ref().is_some_and(|auth| !auth.is_stale())) {
+            return Err(SourceError::Unauthorized);
+        }
+        self.auth = Some(challenge);
+        Ok(())
+    }
+
+    fn may_reconnect(&self) -> bool {
+        self.heard && self.session.is_none() && self.reconnects < RECONNECTS
+    }
+
+    async fn reconnect(&mut self) -> Result<(), SourceError> {
+        self.reconnects += 1;
+        let Dialled { stream, local, peer } = dial(&self.source, &self.to).await?;
+        self.connection = Connection::new(stream, self.scratch.clone());
+        self.dialled = (local, peer);
+        self.heard = false;
+        Ok(())
+    }
+
+    /// The answer to the request that was sent last. What the camera asks meanwhile is answered.
+    async fn answer(&mut self, name: &'static str) -> Result<Message, SourceError> {
         let deadline = Instant::now() + PATIENCE;
-        let mut found = None;
-        while found.is_none() {
+        let (mut odd, mut odd_until) = (None, deadline);
+        loop {
+            let mut came = vec![];
             let mut take = |incoming: Incoming<'_>| {
-                if let Incoming::Message(Message::Response(answer)) = incoming
-                    && header(&answer, &CSEQ).trim() == cseq.to_string()
-                {
-                    found = Some(answer);
+                if let Incoming::Message(message) = incoming {
+                    came.push(message);
                 }
             };
-            timeout_at(deadline.into(), self.connection.receive(&mut take))
-                .await
-                .map_err(|_| SourceError::Timeout(name))??;
+            let body = self.connection.waits_for_body();
+            let until = if body { deadline.min(Instant::now() + QUIET) } else { odd_until };
+            let received = timeout_at(until.into(), self.connection.receive(&mut take)).await;
+            if body && !matches!(received, Ok(Ok(()))) {
+                self.connection.end_body(&mut take);
+            }
+            self.skipped.bytes += self.connection.take_skipped();
+            for message in came {
+                match &message.start {
+                    Start::Request { .. } => self.respond(&message).await?,
+                    // §7.1.1: something to come.
+                    Start::Answer { status: 100..=199, .. } => {}
+                    Start::Answer { .. } => {
+                        self.heard = true;
+                        if self.cseq_is_odd || message.cseq().is_none_or(|cseq| cseq >= self.cseq) {
+                            return Ok(message);
+                        }
+                        odd_until = deadline.min(Instant::now() + QUIET);
+                        odd = Some(message);
+                    }
+                }
+            }
+            match (received, odd.take()) {
+                (Ok(Ok(())), former) => odd = former,
+                // Of another number, and there is no better one (retina#133).
+                (_, Some(former)) => {
+                    self.cseq_is_odd = true;
+                    return Ok(former);
+                }
+                (Ok(Err(error)), None) => return Err(error),
+                (Err(_), None) if body && Instant::now() < deadline => {}
+                (Err(_), None) => return Err(SourceError::Timeout(name)),
+            }
         }
-        found.ok_or(SourceError::Timeout(name))
     }
 
-    fn keep_session(&mut self, answer: &Response<Vec<u8>>) {
-        let value = header(answer, &SESSION);
+    /// Answers what the camera asks.
+    async fn respond(&mut self, request: &Message) -> Result<(), SourceError> {
+        let Start::Request { method, .. } = &request.start else { return Ok(()) };
+        let method = method.to_ascii_uppercase();
+        let known = METHODS.split(", ").any(|known| known == method);
+        let mut answer = if known { Message::answer(200, "OK") } else { Message::answer(501, "Not Implemented") };
+        if let Some(cseq) = request.get("CSeq") {
+            answer.push("CSeq", cseq.as_bytes());
+        }
+        answer.push("Public", METHODS);
+        self.connection.send(&answer).await?;
+        match method.as_str() {
+            "TEARDOWN" => Err(SourceError::Closed),
+            "REDIRECT" if request.get("Location").is_some() => {
+                Err(SourceError::Moved(Box::new(self.to.follow(&request.text("Location"))?)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn keep_session(&mut self, answer: &Message) {
+        let value = answer.text("Session");
         let id = value.split(';').next().unwrap_or_default().trim();
         if id.is_empty() {
             return;
         }
         self.session = Some(id.to_owned());
-        if let Some(seconds) = parameter(value, "timeout").and_then(|seconds| seconds.parse().ok()) {
+        let seconds = rtsp::parameter(&value, "timeout").and_then(rtsp::number);
+        if let Some(seconds) = seconds.filter(|seconds| *seconds > 0) {
             // Neither a busy loop nor a session that ends before its first sign of life.
-            self.timeout = Duration::from_secs(u64::clamp(seconds, 4, 120));
+            self.timeout = Duration::from_secs(seconds.clamp(4, 120));
         }
+    }
+
+    /// Sends a request whose answer comes among the media.
+    async fn ask(&mut self, what: What) -> Result<(), SourceError> {
+        let url = self.play_urls.first().unwrap_or(&self.to.url).clone();
+        let request = match (what, self.sign) {
+            (What::Play { .. }, _) => self.build("PLAY", &url, &[("Range", "npt=0.000-")]),
+            (What::Sign { .. }, Sign::GetParameter) => self.build("GET_PARAMETER", &url, &[]),
+            (What::Sign { .. }, Sign::Options) => self.build("OPTIONS", &url, &[]),
+        };
+        if self.pending.len() >= MAX_PENDING {
+            self.pending.remove(0);
+        }
+        self.pending.push(Pending { cseq: self.cseq, what, deadline: Instant::now() + PATIENCE });
+        self.connection.send(&request).await
+    }
+
+    /// An answer among the media: to the request of its number, or else to the oldest.
+    async fn answered(&mut self, answer: &Message) -> Result<(), SourceError> {
+        let Start::Answer { status, reason } = &answer.start else { return Ok(()) };
+        let number = answer.cseq();
+        let found = self.pending.iter().position(|pending| Some(pending.cseq) == number);
+        if *status < 200 || self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = self.pending.remove(found.unwrap_or(0));
+        match (*status, pending.what) {
+            (200..=299, _) => self.keep_session(answer),
+            (401, What::Play { again }) => {
+                self.challenged(answer, again)?;
+                self.ask(What::Play { again: true }).await?;
+            }
+            // RFC 7616 §3.3: a new nonce. A camera that goes on asking is not answered for ever.
+            (401, What::Sign { again: false }) if self.challenged(answer, false).is_ok() => {
+                self.ask(What::Sign { again: true }).await?;
+            }
+            (454, _) => return Err(SourceError::SessionNotFound),
+            (status, What::Play { .. }) => {
+                let refused = self.judge("PLAY", status, reason, answer);
+                if self.play_urls.len() < 2 || matches!(refused, Err(SourceError::Moved(_))) {
+                    return refused;
+                }
+                // The whole has another address than was said.
+                self.play_urls.remove(0);
+                self.ask(What::Play { again: false }).await?;
+            }
+            (_, What::Sign { .. }) => self.sign = Sign::Options,
+        }
+        Ok(())
     }
 }
 
@@ -273,70 +447,53 @@ impl Packets for Client {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
-        let mut refused = None;
-        let read = track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
-            // The answer to a sign of life. 454: the session is gone, and media will be soon.
-            if matches!(&message, Message::Response(answer) if u16::from(answer.status()) == 454) {
-                refused = Some(SourceError::SessionNotFound);
-            }
-        });
-        match (read, refused) {
-            (Poll::Ready(Ok(())), Some(refused)) => Poll::Ready(Err(refused)),
-            (read, _) => read,
-        }
+        let (said, plays) = (&mut self.said, &mut self.plays);
+        let mut take = |packet: Packet<'_>| {
+            *plays = true;
+            take(packet);
+        };
+        let (tracks, connection) = (&mut self.tracks, &mut self.connection);
+        track::poll_packets(context, tracks, connection, &mut take, &mut self.skipped, &mut |message| {
+            said.push(message);
+        })
     }
 
     fn attend_at(&self) -> Option<Instant> {
-        Some(self.next_sign)
+        if !self.said.is_empty() {
+            return Some(self.next_sign.min(Instant::now()));
+        }
+        let due = self.pending.iter().map(|pending| pending.deadline).min();
+        Some(due.map_or(self.next_sign, |due| due.min(self.next_sign)))
     }
 
     async fn attend(&mut self) -> Result<(), SourceError> {
-        self.sign_of_life().await
+        for message in std::mem::take(&mut self.said) {
+            match message.start {
+                Start::Request { .. } => self.respond(&message).await?,
+                Start::Answer { .. } => self.answered(&message).await?,
+            }
+        }
+        let now = Instant::now();
+        let is_late = |pending: &Pending| pending.deadline <= now;
+        // Media is answer enough.
+        if !self.plays
+            && self.pending.iter().any(|pending| is_late(pending) && matches!(pending.what, What::Play { .. }))
+        {
+            return Err(SourceError::Timeout("PLAY"));
+        }
+        self.pending.retain(|pending| !is_late(pending));
+        if self.next_sign <= now {
+            self.next_sign = now + self.timeout / 2;
+            self.ask(What::Sign { again: false }).await?;
+        }
+        Ok(())
     }
 
     fn is_unordered(&self, index: usize) -> bool {
         track::is_unordered(&self.tracks, index)
     }
-}
 
-fn header<'a>(answer: &'a Response<Vec<u8>>, name: &HeaderName) -> &'a str {
-    answer.header(name).map_or("", |value| value.as_str())
-}
-
-/// `a=control` is absolute, or appended to the base as it stands: servers have query strings in it, which
-/// the rules for relative URLs would cut off.
-fn join(base: &Url, control: &str) -> Result<Url, SourceError> {
-    if control.starts_with("rtsp://") || control.starts_with("rtsps://") {
-        let url = Url::parse(control).map_err(|_| SourceError::MalformedSdp("a control URL".into()))?;
-        // Credentials go by the header only, whatever the server copies into its description.
-        let mut clean = url;
-        let _ = clean.set_username("");
-        let _ = clean.set_password(None);
-        return Ok(clean);
-    }
-    let base = base.as_str();
-    let slash = if base.ends_with('/') || control.starts_with('/') { "" } else { "/" };
-    Url::parse(&format!("{base}{slash}{control}")).map_err(|_| SourceError::MalformedSdp("a control URL".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_urls_are_absolute_or_appended() {
-        let base = Url::parse("rtsp://h/path?x=1").unwrap();
-        assert_eq!(join(&base, "trackID=1").unwrap().as_str(), "rtsp://h/path?x=1/trackID=1");
-        assert_eq!(join(&base, "rtsp://u:p@h/other").unwrap().as_str(), "rtsp://h/other");
-        let base = Url::parse("rtsp://h/path/").unwrap();
-        assert_eq!(join(&base, "trackID=1").unwrap().as_str(), "rtsp://h/path/trackID=1");
-        assert!(join(&base, "rtsp://[").is_err());
-    }
-
-    #[test]
-    fn parameters_of_headers() {
-        assert_eq!(parameter("12345; timeout=30", "timeout"), Some("30"));
-        assert_eq!(parameter("RTP/AVP/TCP;unicast;interleaved=4-5;ssrc=1", "interleaved"), Some("4-5"));
-        assert_eq!(parameter("12345", "timeout"), None);
+    fn take_skipped(&mut self) -> Skipped {
+        std::mem::take(&mut self.skipped)
     }
 }

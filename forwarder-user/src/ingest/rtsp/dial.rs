@@ -10,7 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_openssl::SslStream;
 
-use super::{connection::Stream, handshake};
+use super::{connection::Stream, handshake, redirect::Destination};
 use crate::{config, ingest::error::SourceError};
 
 /// For each of name and connection.
@@ -26,28 +26,34 @@ pub(super) struct Dialled {
 /// Connects.
 ///
 /// # Errors
-/// [`SourceError::Dns`], [`SourceError::Unreachable`], [`SourceError::Tls`].
-pub(super) async fn dial(source: &config::Stream) -> Result<Dialled, SourceError> {
-    let (host, port) = source.source.address().ok_or(SourceError::Garbage("the URL"))?;
-    let dns = |error| SourceError::Dns { host: host.clone(), error };
+/// [`SourceError::Dns`], [`SourceError::Unreachable`], [`SourceError::Tls`], [`SourceError::Redirect`].
+pub(super) async fn dial(source: &config::Stream, to: &Destination) -> Result<Dialled, SourceError> {
+    let (host, port) = (to.url.host(), to.url.port());
+    let dns = |error| SourceError::Dns { host: host.to_owned(), error };
     let unreachable = |error| SourceError::Unreachable { host: format!("{host}:{port}"), error };
     let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let found = timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), port))).await;
+    let found = timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
     let addresses: Vec<SocketAddr> = found.unwrap_or_else(|_| Err(late())).map(Iterator::collect).map_err(dns)?;
-    let mut connected = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+    let mut connected = Err(unreachable(io::Error::from(io::ErrorKind::AddrNotAvailable)));
     for address in addresses {
-        connected = timeout(PATIENCE, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(late()));
+        if !to.admits(address.ip()) {
+            connected =
+                Err(SourceError::Redirect(format!("{} is an address of this machine or of none", address.ip())));
+            continue;
+        }
+        let tried = timeout(PATIENCE, TcpStream::connect(address)).await;
+        connected = tried.unwrap_or_else(|_| Err(late())).map_err(unreachable);
         if connected.is_ok() {
             break;
         }
     }
-    let tcp = connected.map_err(unreachable)?;
+    let tcp = connected?;
     let (local, peer) = (tcp.local_addr()?, tcp.peer_addr()?);
     tcp.set_nodelay(true)?;
     // A camera that is switched off says nothing; while it is connected on demand, nobody may watch.
     SockRef::from(&tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(15)))?;
-    let tls = source.source.url().is_some_and(|url| url.scheme() == "rtsps");
-    let stream: Box<dyn Stream> = if tls { Box::new(encrypt(source, &host, tcp).await?) } else { Box::new(tcp) };
+    let secure = to.url.is_secure();
+    let stream: Box<dyn Stream> = if secure { Box::new(encrypt(source, host, tcp).await?) } else { Box::new(tcp) };
     Ok(Dialled { stream, local, peer })
 }
 

@@ -1,15 +1,20 @@
-//! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera,
-//! `push` is the server for those that publish here, `play` for those that play; `track` takes the media out of either's connection.
+//! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera, `setup` asks
+//! for its tracks, `credentials` answers its challenges, `redirect` says where it may send us; `push` is the server for
+//! those that publish here, `play` for those that play; `track` takes the media out of either's connection.
 
 pub(super) mod client;
 pub(super) mod connection;
+mod credentials;
 mod dial;
 mod play;
 pub(super) mod push;
+pub(super) mod redirect;
+mod setup;
 mod track;
 
 use std::time::Duration;
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::timeout;
 
 /// For a TLS handshake.
@@ -23,10 +28,11 @@ async fn handshake<T, E: std::fmt::Display>(shaking: impl Future<Output = Result
     }
 }
 
-/// Value of `name=value` among parts separated by semicolons.
-fn parameter<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    value.split(';').find_map(|part| {
-        let (key, value) = part.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
-    })
+/// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
+fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => String::new(),
+    }
 }

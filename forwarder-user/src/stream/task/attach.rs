@@ -6,24 +6,55 @@ use forwarder_common::ExtendedSeq;
 
 use super::Task;
 use crate::stream::ids::Key;
-use crate::stream::session::{Attachment, Session, Source};
+use crate::stream::session::{Attachment, PublisherTrack, Source, ViewerTrack};
 use penstock_engine::clock::boottime_ns;
 use penstock_engine::{Event, Kind, NewSubscriberTrack, SubscriberTrackId};
+use penstock_webrtc::sdp::{self, Sent};
+
+/// Can the viewer decode it, or might it turn out so when the first packet comes?
+fn is_played(wanted: &ViewerTrack, sent: &PublisherTrack) -> bool {
+    let own = std::iter::once(&wanted.format).chain(&wanted.others);
+    let Sent { others, any_profile, .. } = sent.sent();
+    wanted.place(sent).is_some() || others.iter().any(|sent| sdp::place(sent, any_profile, own.clone()).is_some())
+}
+
+/// What a viewer misses who cannot decode this.
+fn without(sent: &PublisherTrack) -> String {
+    let thing = match sent.kind() {
+        Kind::Audio => "sound",
+        Kind::Video => "picture",
+    };
+    format!("without {thing}: the publisher sends {}, which it did not offer to decode", sent.format)
+}
 
 impl Task {
-    /// A new publisher cannot serve viewers that negotiated another codec.
+    /// What is published is new, or comes in another codec. Viewers go on with what they can decode of it; those that
+    /// can decode nothing make room for their next attempt, which is told what to do.
     pub(super) fn close_mismatched(&mut self, stream: &str) {
-        let sent = self.streams.sent(stream, &self.sessions);
-        let mismatched = |viewer: &Session| {
-            viewer.viewer_tracks().iter().any(|wanted| {
-                let sent = sent.iter().find(|track| track.kind() == wanted.kind());
-                sent.is_some_and(|sent| !sent.serves(&wanted.format))
-            })
-        };
-        let viewers = self.streams.viewers(stream).into_iter();
-        let gone: Vec<Key> = viewers.filter(|viewer| self.sessions.get(*viewer).is_some_and(mismatched)).collect();
-        for viewer in gone {
-            self.close(viewer, "the stream's new publisher sends another codec");
+        for key in self.streams.viewers(stream) {
+            let Some(viewer) = self.sessions.get(key) else { continue };
+            let sent = self.streams.sent(stream, &self.sessions);
+            let pairs = viewer.viewer_tracks().iter().filter_map(|wanted| {
+                let sent = sent.iter().find(|sent| sent.kind() == wanted.kind())?;
+                Some((wanted, sent))
+            });
+            let (played, missed): (Vec<_>, Vec<_>) = pairs.partition(|(wanted, sent)| is_played(wanted, sent));
+            if played.is_empty() && !missed.is_empty() {
+                self.close(key, "the stream's publisher sends codecs of which this viewer negotiated none");
+                continue;
+            }
+            let without: Vec<String> = missed.iter().map(|(_, sent)| without(sent)).collect();
+            let whole = !played.is_empty() && played.len() == sent.len();
+            let name = viewer.name.clone();
+            let Some(viewer) = self.sessions.get_mut(key) else { continue };
+            if !without.is_empty() {
+                let without = without.join("; ");
+                self.counters.viewers_without_a_kind += 1;
+                tracing::warn!(session = name, stream, "the viewer goes on {without}");
+                viewer.without = Some(without);
+            } else if whole {
+                viewer.without = None;
+            }
         }
         self.end_mismatched_players(stream);
     }
@@ -54,7 +85,8 @@ impl Task {
             return;
         };
         let sent = self.streams.sent(&session.stream, &self.sessions);
-        let Some(sent) = sent.iter().find(|sent| sent.serves(&wanted.format)) else { return };
+        let Some(sent) = sent.iter().find(|sent| sent.kind() == wanted.kind()) else { return };
+        let Some(place) = wanted.place(sent) else { return };
         let Some(Source { id: from, ssrc, first_timestamp, learnt, .. }) = sent.source.as_ref() else { return };
         let (from, since_first) = (*from, now.duration_since(*learnt));
         // The same SSRC of the same publisher goes on, be it by another engine: nothing changes but what was lost.
@@ -67,6 +99,9 @@ impl Task {
             false => wanted.continued_timestamp(*first_timestamp, since_first, boottime_ns()),
         };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
+        let Some(session) = self.sessions.get_mut(viewer) else { return };
+        let Some(wanted) = session.viewer_tracks_mut().get_mut(track) else { return };
+        wanted.take(place);
         let new = NewSubscriberTrack {
             ssrc: wanted.ssrc,
             kind: wanted.kind(),

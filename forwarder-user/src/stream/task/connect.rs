@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use super::learn::SEARCHES_PER_SECOND;
 use crate::stream::What;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
@@ -58,6 +59,8 @@ impl Task {
             clock: None,
             reference: None,
             former: HashMap::new(),
+            heard: HashMap::new(),
+            searches: Budget::new(now, SEARCHES_PER_SECOND),
         });
         self.counters.sessions_connected += 1;
         let (profile, by) = (keys.incoming.rtp.profile.name(), self.engine.describe_session(engine));

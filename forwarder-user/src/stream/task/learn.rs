@@ -8,7 +8,7 @@ use forwarder_common::rtp::RtpHeader;
 use super::Task;
 use crate::stream::ids::Key;
 use crate::stream::report::ReceptionHistory;
-use crate::stream::session::{Attachment, Former, PublisherTrack, Session, Source, Tracks};
+use crate::stream::session::{Attachment, Former, Others, PublisherTrack, Session, Source, Tracks};
 use crate::stream::strays::Strays;
 use penstock_engine::clock::boottime_ns;
 use penstock_engine::{NewPublisherTrack, PublisherTrackId, Role};
@@ -22,6 +22,15 @@ const SOURCE_UNHEARD: Duration = Duration::from_secs(1);
 /// SSRCs that one publisher may have, one after the other. The index of each is remembered while the key lives, so
 /// that nothing it has sent is believed again.
 const FORMER_SSRCS: usize = 256;
+/// SSRCs that are listened to while another one of their track is forwarded.
+const HEARD_SSRCS: usize = 16;
+/// Cycles of the sequence number that are tried where nobody knows how often it has wrapped: as many as a stream of 500
+/// packets a second has in nine hours.
+const ROCS: u64 = 256;
+/// How often packets with other payload types are looked for.
+const OTHERS_EVERY: Duration = Duration::from_millis(400);
+/// Packets of a publisher for which that is done in a second.
+pub(super) const SEARCHES_PER_SECOND: u32 = 2;
 /// A track whose packets still come up so long after it was learnt has lost its flow.
 const FLOW_LOST: Duration = Duration::from_secs(1);
 /// What is known of packets that come up although the kernel engine has their SSRC.
@@ -56,14 +65,19 @@ impl Task {
             self.counters.rtp_known_ssrc += 1;
             return;
         }
-        let highest = former.map(|(_, highest)| highest);
-        let index = media.rtp.as_ref().and_then(|rtp| authenticate(rtp, header.seq(), packet, highest));
+        let known =
+            Known { former: former.map(|(_, highest)| highest), heard: media.heard.get(&header.ssrc()).copied() };
+        let index = media.rtp.as_ref().and_then(|rtp| {
+            let near = known.authenticate(rtp, header.seq(), packet);
+            let search = || media.searches.take(now).then(|| known.search(rtp, header.seq(), packet)).flatten();
+            near.or_else(search)
+        });
         let Some(index) = index else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
         let tracks = session.publisher_tracks();
-        let track = tracks.iter().position(|track| track.format.payload_type == header.payload_type());
+        let track = tracks.iter().position(|track| track.accepts(header.payload_type()));
         match track {
             Some(track) => self.learn(key, track, &header, index, now),
             None => self.counters.rtp_other_payload_type += 1,
@@ -164,11 +178,14 @@ impl Task {
     fn learn(&mut self, key: Key, track: usize, header: &RtpHeader, first: ExtendedSeq, now: Instant) {
         if !self.replace_source(key, track, now) {
             self.counters.rtp_known_ssrc += 1;
-            return;
+            return self.hear(key, header.ssrc(), first);
         }
+        let nack = self.config.nack;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
         let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
+        let other = entry.adopt(header.payload_type());
+        entry.nack = nack && penstock_webrtc::sdp::asks_again(&entry.format);
         let codec = entry.format.codec;
         let new = NewPublisherTrack {
             ssrc: header.ssrc(),
@@ -189,6 +206,7 @@ impl Task {
                     strays: Strays::default(),
                     reception: ReceptionHistory::default(),
                     gaps: None,
+                    others: Others::default(),
                 });
                 if entry.nack {
                     self.asking.begin(key, now);
@@ -196,9 +214,16 @@ impl Task {
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
                 entry.keyframes.want();
                 self.counters.ssrcs_learnt += 1;
+                if let Some(media) = session.media.as_mut() {
+                    media.heard.remove(&header.ssrc());
+                }
                 let (name, stream) = (&session.name, session.stream.clone());
                 tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
                 self.sessions.sends_under(key, header.ssrc());
+                if other {
+                    self.counters.codecs_learnt += 1;
+                    self.close_mismatched(&stream);
+                }
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }
@@ -208,6 +233,59 @@ impl Task {
                 tracing::warn!(session = session.name, "the engine refused a track: {error}");
                 self.close(key, "there is no room for its track, or it is another session's");
             }
+        }
+    }
+
+    /// An SSRC that has to wait for its turn: by then its sequence number may have wrapped often.
+    fn hear(&mut self, key: Key, ssrc: u32, index: ExtendedSeq) {
+        let Some((_, media)) = self.with_media(key) else { return };
+        if media.heard.len() < HEARD_SSRCS || media.heard.contains_key(&ssrc) {
+            let highest = media.heard.entry(ssrc).or_insert(index);
+            *highest = (*highest).max(index);
+        }
+    }
+
+    /// Publishers may go over to another format of their offer under the same SSRC: then its packets come with another
+    /// payload type, and the track is learnt anew in that. What nobody has negotiated is only named.
+    pub(super) fn look_for_other_types(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Session { tracks: Tracks::Publisher(tracks), name, stream, .. } = session else { return };
+        let mut change = None;
+        for (place, track) in tracks.iter_mut().enumerate() {
+            let Some(source) = track.source.as_ref() else { continue };
+            if source.others.looked.is_some_and(|looked| now.duration_since(looked) < OTHERS_EVERY) {
+                continue;
+            }
+            let stats = self.engine.publisher_stats(source.id).unwrap_or_default();
+            let negotiated = stats.other_type.is_some_and(|payload_type| track.accepts(payload_type));
+            let Some(source) = track.source.as_mut() else { continue };
+            let packets = stats.packets.saturating_sub(source.others.packets);
+            let others = stats.others.saturating_sub(source.others.others);
+            let told = source.others.told;
+            let (all, of_others) = (stats.packets, stats.others);
+            source.others = Others { looked: Some(now), packets: all, others: of_others, told: told || others > 0 };
+            self.counters.rtp_other_payload_type += others;
+            if others == 0 {
+                continue;
+            }
+            if !told {
+                let (ssrc, payload_type) = (source.ssrc, stats.other_type);
+                tracing::warn!(
+                    session = name,
+                    stream,
+                    ssrc,
+                    payload_type,
+                    negotiated,
+                    "payload type of another format"
+                );
+            }
+            // A few among many are comfort noise, or telephone events: copies of those are empty.
+            if negotiated && others * 2 > packets {
+                change = Some(place);
+            }
+        }
+        if let Some(track) = change {
+            self.learn_anew(key, track);
         }
     }
 
@@ -258,14 +336,35 @@ impl Task {
     }
 }
 
-/// The index under which a packet of an SSRC that the engine does not know is authentic. A new
-/// SSRC starts with ROC 0; its first packet may be lost and the sequence number wrap before the
-/// first one that we see. An SSRC that was learnt before goes on above its `former` highest index:
-/// whoever plays back what it sent until then must not be believed again.
-fn authenticate(opener: &RtpOpener, seq: u16, packet: &[u8], former: Option<ExtendedSeq>) -> Option<ExtendedSeq> {
-    let first = ExtendedSeq(u64::from(seq));
-    let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
-    let guesses = [former.and_then(|highest| highest.estimate(seq)), Some(first), wrapped];
-    let new = |index: &ExtendedSeq| former.is_none_or(|highest| *index > highest);
-    guesses.into_iter().flatten().filter(new).find(|index| opener.authenticate(packet, *index))
+/// What is known of an SSRC that the engine does not have.
+struct Known {
+    /// Its highest index, if it was forwarded before: whoever plays back what it sent until then must not be believed
+    /// again.
+    former: Option<ExtendedSeq>,
+    /// How far it was when it was heard last.
+    heard: Option<ExtendedSeq>,
+}
+
+impl Known {
+    /// The index under which a packet is authentic, if it is near: a new SSRC starts with ROC 0; its first packet may be
+    /// lost and the sequence number wrap before the first one that we see.
+    fn authenticate(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<ExtendedSeq> {
+        let first = ExtendedSeq(u64::from(seq));
+        let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
+        let known = [self.heard, self.former].map(|highest| highest.and_then(|highest| highest.estimate(seq)));
+        let guesses = known.into_iter().chain([Some(first), wrapped]);
+        guesses.flatten().filter(|index| self.is_new(*index)).find(|index| opener.authenticate(packet, *index))
+    }
+
+    /// The same among all that it may be, if it was sent all the time and nobody has listened.
+    fn search(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<ExtendedSeq> {
+        let from = self.former.or(self.heard).map_or(0, |highest| highest.0 >> 16);
+        let indices = (from..from + ROCS).map(|roc| ExtendedSeq(roc << 16 | u64::from(seq)));
+        let new = indices.filter(|index| *index <= ExtendedSeq::MAX && self.is_new(*index));
+        new.into_iter().find(|index| opener.authenticate(packet, *index))
+    }
+
+    fn is_new(&self, index: ExtendedSeq) -> bool {
+        self.former.is_none_or(|highest| index > highest)
+    }
 }

@@ -58,6 +58,7 @@ use crate::memory::{self, Turnover};
 use penstock_engine::io::Datagram;
 use penstock_engine::{Engine, Event, PublisherTrackId};
 use penstock_webrtc::dtls;
+use penstock_webrtc::ice::Check;
 use penstock_webrtc::peer::{Pair, PeerEvent};
 
 /// Datagrams read before timers and commands get their turn.
@@ -245,6 +246,7 @@ impl Task {
         }
         self.look_whether_back(key);
         self.look_for_silence(key, now);
+        self.look_for_other_types(key, now);
         self.report(key, now);
         self.flush(key, now);
     }
@@ -340,23 +342,17 @@ impl Task {
     }
 
     fn stun(&mut self, pair: Pair, bytes: &[u8], now: Instant) {
-        let Ok(message) = StunMessage::parse(bytes) else {
-            self.counters.stun_malformed += 1;
-            return;
+        let Some(check) = Check::parse(bytes) else {
+            return match StunMessage::parse(bytes) {
+                Ok(message) if message.is_successful_binding_response() => self.stun_answer(pair, &message, now),
+                _ => self.counters.stun_malformed += 1,
+            };
         };
-        if message.is_successful_binding_response() {
-            return self.stun_answer(pair, &message, now);
-        }
-        if !message.is_binding_request() {
-            self.counters.stun_malformed += 1;
-            return;
-        }
-        let session = message.split_username().and_then(|(local, _)| self.sessions.by_ufrag(local));
-        let Some((key, session)) = session else {
+        let Some((key, session)) = self.sessions.by_ufrag(check.local()) else {
             self.counters.stun_unknown_username += 1;
             return;
         };
-        if !session.peer.is_check(&message) {
+        if !session.peer.is_check(&check) {
             self.counters.stun_bad_integrity += 1;
             return;
         }
@@ -364,7 +360,7 @@ impl Task {
             return self.pair_in_use(key, pair, now);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        match session.peer.stun(now, pair, &message) {
+        match session.peer.stun(now, pair, &check) {
             Ok(()) => {
                 self.consent(key, pair, now);
                 self.flush(key, now);

@@ -10,6 +10,7 @@ use crate::ingest::play::{Asked, Listening, Moment, PlayerId, Reply, Unplayable}
 use crate::stream::Refusal;
 use crate::stream::players::{Player, PlayerTrack, State};
 use penstock_engine::Kind;
+use penstock_media::codec::Format;
 
 /// How often players are told of the clocks that their sender reports need.
 const CLOCKS: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ impl Task {
     fn watch(&mut self, id: PlayerId, stream: String, peer: SocketAddr, reply: Reply) {
         let formats = match self.streams.is_undescribed(&stream) {
             true => self.may_wait(&stream).map(|()| None),
-            false => self.stream_formats(&stream).map(Some).map_err(|refusal| match refusal {
+            false => self.formats_told(&stream).map(Some).map_err(|refusal| match refusal {
                 Refusal::NotFound(why) => Unplayable::NotFound(why),
                 other => Unplayable::Unavailable(other.to_string()),
             }),
@@ -51,6 +52,11 @@ impl Task {
         self.players.insert(id, player);
         self.streams.join_player(&stream, id);
         self.update_demand(&stream);
+    }
+
+    /// What players are told of a stream. Should its publisher send otherwise, they end, and are told anew.
+    fn formats_told(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
+        Ok(self.stream_formats(stream)?.into_iter().map(|sent| sent.format).collect())
     }
 
     /// May one more wait until it is known what a source sends?
@@ -74,7 +80,7 @@ impl Task {
                 continue;
             }
             let formats = match failed {
-                None => self.stream_formats(stream).map_err(|refusal| refusal.to_string()),
+                None => self.formats_told(stream).map_err(|refusal| refusal.to_string()),
                 Some(why) => Err(why.to_owned()),
             };
             match formats {

@@ -19,7 +19,7 @@ use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Vi
 use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
-use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan};
+use penstock_webrtc::sdp::{self, Fragment, Offer, OutgoingSource, Plan, Sent};
 
 /// Least room for sessions that are not connected yet.
 const LEAST_POOL: usize = 16;
@@ -55,8 +55,15 @@ impl Task {
                 let _ = reply.send(patched);
             }
             Command::Delete { session, role, stream, reply } => {
-                let deleted = self.find(&session, role, &stream);
-                let _ = reply.send(deleted.map(|key| self.close(key, "deleted by its owner")));
+                let deleted = match self.find(&session, role, &stream) {
+                    Ok(key) => {
+                        self.close(key, "deleted by its owner");
+                        Ok(())
+                    }
+                    Err(_) if self.sessions.has_ended(&session, role, &stream) => Ok(()),
+                    Err(refusal) => Err(refusal),
+                };
+                let _ = reply.send(deleted);
             }
             Command::View { session, reply } => {
                 let _ = reply.send(self.view(&session, now));
@@ -217,23 +224,27 @@ impl Task {
         offer: &Offer,
         now: Instant,
     ) -> Result<Answer, Refusal> {
-        let plans = match role {
-            Role::Publisher => sdp::negotiate_publisher(offer).map_err(Refusal::NotAcceptable)?,
+        let (plans, without) = match role {
+            Role::Publisher => {
+                let plans = sdp::negotiate_publisher(offer, &self.config.codecs);
+                (plans.map_err(Refusal::NotAcceptable)?, None)
+            }
             Role::Subscriber => {
-                let formats = self.stream_formats(&stream)?;
-                let any_profile = self.streams.has_source(&stream);
-                sdp::negotiate_viewer(offer, &formats, any_profile).map_err(Refusal::NotAcceptable)?
+                let sent = self.stream_formats(&stream)?;
+                let played = sdp::negotiate_viewer(offer, &sent);
+                let played = played.map_err(|unplayable| Refusal::NotAcceptable(unplayable.to_string()))?;
+                (played.plans, played.without)
             }
         };
         if role == Role::Publisher {
             self.in_the_way(&stream, now)?;
         }
         self.make_room(visitor.from, now)?;
-        self.open(role, stream, visitor, offer, &plans, now)
+        self.open((role, stream, visitor), offer, (&plans, without), now)
     }
 
     /// What the stream's publisher sends, or will: a viewer may come while it connects.
-    pub(super) fn stream_formats(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
+    pub(super) fn stream_formats(&self, stream: &str) -> Result<Vec<Sent>, Refusal> {
         let mut sent = self.streams.sent(stream, &self.sessions);
         if sent.is_empty() {
             sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
@@ -241,7 +252,7 @@ impl Task {
         if sent.is_empty() {
             return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
         }
-        Ok(sent.iter().map(|track| track.format.clone()).collect())
+        Ok(sent.iter().map(PublisherTrack::sent).collect())
     }
 
     /// Ends a publisher that is no longer there, so that a new one can take its place.
@@ -277,21 +288,19 @@ impl Task {
 
     fn open(
         &mut self,
-        role: Role,
-        stream: String,
-        visitor: Visitor,
+        (role, stream, visitor): (Role, String, Visitor),
         offer: &Offer,
-        plans: &[Plan],
+        (plans, without): (&[Plan], Option<String>),
         now: Instant,
     ) -> Result<Answer, Refusal> {
         if self.sockets.advertised().iter().flatten().next().is_none() {
             return Err(Refusal::Unavailable(NO_ADDRESS.into()));
         }
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));
-        let mut peer = Peer::new(now, self.certificate.clone(), self.sockets.advertised()).map_err(internal)?;
+        let mut peer = Peer::new(now, (self.config.dtls, self.certificate.clone()), self.sockets.advertised());
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.nack;
-        let (tracks, sources) = tracks(role, plans, retransmits.then_some(now));
+        let (tracks, sources) = tracks(role, offer, plans, retransmits.then_some(now));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
         let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
@@ -301,6 +310,10 @@ impl Task {
         tracing::info!(session = name, stream, ?role, by = %visitor.grant.by, tracks = %describe(&tracks), "session opened");
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
+        }
+        if let Some(without) = &without {
+            self.counters.viewers_without_a_kind += 1;
+            tracing::warn!(session = name, stream, "the viewer gets {without}");
         }
         let opened = What::SessionOpened { session: name.clone(), role, by: visitor.grant.by.to_string() };
         self.notices.tell(&stream, opened);
@@ -325,6 +338,7 @@ impl Task {
             silence: Silence::default(),
             media: None,
             cname,
+            without: without.clone(),
         };
         let key = self.sessions.add(session);
         // A publisher's name is taken when DTLS is done.
@@ -334,7 +348,7 @@ impl Task {
         self.update_demand(&stream);
         self.counters.sessions_opened += 1;
         self.flush(key, now);
-        Ok(Answer { session: id, sdp, etag })
+        Ok(Answer { session: id, sdp, etag, note: without })
     }
 
     /// RFC 9725 §4.3: candidates need no tag here, since we use none of them; a restart names the
@@ -370,16 +384,21 @@ impl Task {
 }
 
 /// `retransmits`: what is lost is sent again from now on.
-fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
-    let active = plans.iter().enumerate().filter_map(|(section, plan)| match plan {
-        Plan::Active(format) => Some((section, format.clone())),
+fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
+    let sections = offer.sections.iter().zip(plans).enumerate();
+    let active = sections.filter_map(|(place, (section, plan))| match plan {
+        Plan::Active(format) => {
+            let others = sdp::others(section, format, role == Role::Subscriber);
+            Some((place, format.clone(), others.into_iter().cloned().collect::<Vec<Format>>()))
+        }
         Plan::Inactive(_) | Plan::Rejected => None,
     });
     match role {
         Role::Publisher => {
-            let track = |(_, format)| PublisherTrack {
+            let track = |(_, format, others)| PublisherTrack {
                 nack: retransmits.is_some() && sdp::asks_again(&format),
                 format,
+                others,
                 source: None,
                 keyframes: Keyframes::default(),
                 any_profile: false,
@@ -389,7 +408,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
         Role::Subscriber => {
             // Of just the size that is needed, as they are kept.
             let (mut tracks, mut sources) = (Vec::with_capacity(active.clone().count()), vec![]);
-            for (section, format) in active {
+            for (section, format, others) in active {
                 // One key seals all of a viewer's tracks: under one SSRC nonces would repeat (RFC 3711 §9.1).
                 let ssrc = unlike(random_ssrc, &sources);
                 sources.push(OutgoingSource { section, ssrc, rtx: None });
@@ -404,6 +423,7 @@ fn tracks(role: Role, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, 
                 let resend = retransmits.map(|now| Resend::new(now, rtx));
                 tracks.push(ViewerTrack {
                     format,
+                    others,
                     ssrc,
                     next_out: first_index(),
                     attachment: Attachment::Idle,
@@ -467,8 +487,8 @@ mod tests {
     #[test]
     fn a_viewers_ssrcs_are_drawn_until_they_differ() {
         let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
-        let plans = sdp::negotiate_publisher(&offer).unwrap();
-        let (_, mut sources) = tracks(Role::Subscriber, &plans, None);
+        let plans = sdp::negotiate_publisher(&offer, &[]).unwrap();
+        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, None);
         assert_ne!(sources[0].ssrc, sources[1].ssrc);
         sources[1].rtx = Some(77);
         let mut drawn = [sources[0].ssrc, sources[1].ssrc, 77, sources[0].ssrc, 5].into_iter();

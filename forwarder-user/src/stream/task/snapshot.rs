@@ -80,6 +80,7 @@ impl Task {
             "warning": session.silence.warning,
             "by": session.grant.by.to_string(),
             "right_ends_in_s": session.grant.left().map(|left| left.as_secs_f64()),
+            "without": session.without,
             "age_s": age(session, now),
             "consent_age_s": session.peer.consent().map(|at| now.duration_since(at).as_secs_f64()),
         })

@@ -10,7 +10,7 @@ use crate::config;
 use crate::ingest::{Event, Handle, SourceTrack, State};
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::{LastSr, ReceptionHistory, SenderClock};
-use crate::stream::session::{PublisherTrack, Source};
+use crate::stream::session::{Others, PublisherTrack, Source};
 use crate::stream::strays::Strays;
 use crate::stream::streams::Reply;
 use crate::stream::{DRAINING, Refusal, Visitor};
@@ -157,6 +157,7 @@ impl Task {
         }
         let new = tracks.into_iter().enumerate().map(|(index, SourceTrack { format, id })| PublisherTrack {
             format,
+            others: vec![],
             source: Some(Source {
                 ssrc: index as u32,
                 id,
@@ -166,6 +167,7 @@ impl Task {
                 strays: Strays::default(),
                 reception: ReceptionHistory::default(),
                 gaps: None,
+                others: Others::default(),
             }),
             keyframes: Keyframes::default(),
             nack: false,

@@ -28,6 +28,8 @@ pub(super) const PLAY: &str = include_str!("../../../webrtc/src/sdp/fixtures/chr
 /// Payload types of the fixtures.
 pub(super) const OPUS: u8 = 111;
 pub(super) const VP8: u8 = 96;
+pub(super) const VP9: u8 = 98;
+pub(super) const H264: u8 = 102;
 
 pub(super) struct Lab {
     pub task: Task,

@@ -14,12 +14,17 @@ use penstock_media::MediaKey;
 /// Bytes of a tag.
 pub(super) const TAG: usize = 10;
 
-/// AES_CM_128_HMAC_SHA1_80.
+/// The same of RTP, for AES_CM_128_HMAC_SHA1_32 (RFC 4568 §6.2.2).
+const SHORT_TAG: usize = 4;
+
+/// AES_CM_128_HMAC_SHA1_80, or _32.
 pub(super) struct CounterMode {
     cipher: Aes128,
     salt: Zeroizing<[u8; 14]>,
     /// Keyed, and copied for each packet.
     mac: Hmac<Sha1>,
+    /// Bytes of an RTP packet's tag.
+    pub(super) rtp_tag: usize,
 }
 
 impl CounterMode {
@@ -29,7 +34,13 @@ impl CounterMode {
             cipher: Aes128::new_from_slice(&key.key).ok()?,
             salt: Zeroizing::new(key.salt),
             mac: Hmac::new_from_slice(&key.auth_key).ok()?,
+            rtp_tag: TAG,
         })
+    }
+
+    /// With the short tags of AES_CM_128_HMAC_SHA1_32.
+    pub(super) fn short(key: &MediaKey) -> Option<Self> {
+        Self::new(key).map(|cipher| Self { rtp_tag: SHORT_TAG, ..cipher })
     }
 
     /// RFC 3711 §4.1.1: IV = salt · 2^16 ⊕ SSRC · 2^64 ⊕ index · 2^16; the low 16 bits count blocks.
@@ -56,7 +67,7 @@ impl CounterMode {
     }
 
     /// Whether a tag is right.
-    pub(super) fn verify(&self, packet: &[u8], more: &[u8], tag: &[u8; TAG]) -> Option<()> {
+    pub(super) fn verify(&self, packet: &[u8], more: &[u8], tag: &[u8]) -> Option<()> {
         self.authenticator(packet, more).verify_truncated_left(tag).ok()
     }
 

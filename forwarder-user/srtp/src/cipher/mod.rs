@@ -75,11 +75,19 @@ impl Cipher {
         Some(Self { salt: key.gcm_salt(), algorithm })
     }
 
+    /// By AES_CM_128_HMAC_SHA1_32: a key of AES_CM_128_HMAC_SHA1_80, and tags of four bytes on RTP. `None`: another
+    /// profile's key.
+    pub fn with_short_tags(key: &MediaKey) -> Option<Self> {
+        let fits = key.profile == Profile::AesCm128HmacSha1_80 && key.key.len() == key.profile.key_len();
+        let cipher = CounterMode::short(key).filter(|_| fits)?;
+        Some(Self { salt: key.gcm_salt(), algorithm: Algorithm::Cm(Box::new(cipher)) })
+    }
+
     /// Bytes that sealing adds to an RTP packet.
     pub fn tag_len(&self) -> usize {
-        match self.algorithm {
+        match &self.algorithm {
             Algorithm::Gcm(_) | Algorithm::Other(..) => GCM_TAG,
-            Algorithm::Cm(_) => CM_TAG,
+            Algorithm::Cm(cm) => cm.rtp_tag,
         }
     }
 
@@ -102,7 +110,7 @@ impl Cipher {
                 gcm.open(nonce::rtp(self.salt, ssrc, index), header, body)
             }
             Algorithm::Cm(cm) => {
-                let (sealed, tag) = packet.split_last_chunk_mut()?;
+                let (sealed, tag) = packet.split_at_mut(header_len + payload_len);
                 cm.verify(sealed, &index.roc().to_be_bytes(), tag)?;
                 cm.keystream(ssrc, index.0, &mut sealed[header_len..]);
                 Some(payload_len)
@@ -154,7 +162,7 @@ impl Cipher {
                 Some([&header[..], &body[..len]].concat())
             }
             Algorithm::Cm(cm) => {
-                let (sealed, tag) = packet.split_last_chunk()?;
+                let (sealed, tag) = packet.split_last_chunk::<CM_TAG>()?;
                 cm.verify(sealed, &[], tag)?;
                 let mut plain = sealed.split_last_chunk::<RTCP_INDEX>()?.0.to_vec();
                 cm.keystream(ssrc, index.into(), plain.get_mut(RTCP_HEADER..)?);

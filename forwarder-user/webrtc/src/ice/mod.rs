@@ -10,6 +10,7 @@
 //! - No more than [`MAX_PAIRS`] pairs are remembered, and no more than [`REQUESTS`] requests are sent in
 //!   [`REQUESTS_TIME`].
 
+mod check;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use str0m::ice::{IceAgent, IceCreds, StunMessage, TransId};
+
+pub use check::Check;
 
 use super::dtls;
 use super::peer::{Datagram, Pair};
@@ -125,26 +128,21 @@ impl Ice {
     }
 
     /// Whether a request has our user name, the peer's, and the integrity of our password.
-    pub(crate) fn is_authentic(&self, message: &StunMessage<'_>) -> bool {
-        message.is_binding_request() && self.remote.is_some() && self.agent.accepts_message(message)
+    pub(crate) fn is_authentic(&self, check: &Check<'_>) -> bool {
+        let (ufrag, password) = self.local();
+        let names = check.local() == ufrag && self.remote.as_ref().is_some_and(|remote| remote.ufrag == check.remote());
+        names && check.is_of(password)
     }
 
     /// Takes a check that [`is_authentic`](Self::is_authentic), and answers it.
-    pub(crate) fn check(&mut self, now: Instant, pair: Pair, message: &StunMessage<'_>) {
-        // Who has no other than lite agents to talk to is always the controlling one (RFC 8445 §6.1.1).
-        let reply = match message.ice_controlled() {
-            Some(_) => StunMessage::binding_role_conflict_reply(message.trans_id()),
-            None => StunMessage::binding_reply(message.trans_id(), pair.peer),
-        };
-        let (_, password) = self.local();
-        if let Some(bytes) = request::sealed(reply, password) {
-            self.send.push(Datagram { socket: pair.socket, peer: pair.peer, bytes });
-        }
-        if message.ice_controlled().is_some() {
+    pub(crate) fn check(&mut self, now: Instant, pair: Pair, check: &Check<'_>) {
+        let (bytes, counts) = check.answer(pair.peer, self.local().1);
+        self.send.push(Datagram { socket: pair.socket, peer: pair.peer, bytes });
+        if !counts {
             return;
         }
         self.alive = Some(now);
-        if self.is_news(now, pair, message.use_candidate()) {
+        if self.is_news(now, pair, check.nominates()) {
             self.nominate(now, pair);
         }
     }

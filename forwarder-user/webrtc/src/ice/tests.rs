@@ -31,9 +31,9 @@ impl Lab {
         let (username, pwd) = (format!("{ufrag}:theirs"), pwd.to_owned());
         let message = StunMessage::binding_request(&username, TransId::new(), true, 1, 1, nominates);
         let bytes = request::sealed(message, &pwd).unwrap();
-        let message = StunMessage::parse(&bytes).unwrap();
-        assert!(self.ice.is_authentic(&message));
-        self.ice.check(self.now, pair(port), &message);
+        let check = Check::parse(&bytes).unwrap();
+        assert!(self.ice.is_authentic(&check));
+        self.ice.check(self.now, pair(port), &check);
         self.ice.poll()
     }
 
@@ -185,7 +185,7 @@ fn a_peer_that_claims_our_role_is_told_so() {
     let (username, pwd) = (format!("{ufrag}:theirs"), pwd.to_owned());
     let message = StunMessage::binding_request(&username, TransId::new(), false, u64::MAX, 1, true);
     let bytes = request::sealed(message, &pwd).unwrap();
-    lab.ice.check(lab.now, pair(1), &StunMessage::parse(&bytes).unwrap());
+    lab.ice.check(lab.now, pair(1), &Check::parse(&bytes).unwrap());
     let sent = lab.ice.poll();
     assert!(StunMessage::parse(&sent[0].bytes).unwrap().is_failed_binding_response());
     assert_eq!((lab.ice.chosen(), lab.ice.alive()), (None, None));

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use super::negotiate::Plan;
+use super::negotiate::{Plan, others};
 use super::offer::{Offer, Section};
 use super::simulcast;
-use penstock_media::codec::Format;
+use penstock_media::codec::{Codec, Format};
 
 /// Our transport, as the peer must know it.
 #[derive(Clone, Debug)]
@@ -99,24 +99,59 @@ impl Answer<'_> {
             (true, Some(_)) => "sendonly",
             (true, None) => "recvonly",
         };
-        let (pt, codec) = (format.payload_type, format.codec);
-        let local = self.local;
-        let rtx = source.and_then(|source| source.rtx).and(format.rtx);
-        let formats = rtx.map_or_else(|| pt.to_string(), |rtx| format!("{pt} {rtx}"));
-        let _ = write!(text, "m={} 9 {} {formats}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol);
+        let mut formats = vec![format];
+        if active {
+            formats.extend(others(section, format, source.is_some()));
+        }
+        let again = source.and_then(|source| source.rtx);
+        let types: Vec<String> = formats.iter().flat_map(|format| types(format, again)).collect();
+        let _ = write!(text, "m={} 9 {} {}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol, types.join(" "));
         write_mid(text, section);
+        let local = self.local;
         let _ = write!(
             text,
-            "a={direction}\r\na=rtcp-mux\r\n\
-             a=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=fingerprint:{}\r\na=setup:{}\r\na=rtpmap:{pt} {}/{}{}\r\n",
+            "a={direction}\r\na=rtcp-mux\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\na=fingerprint:{}\r\na=setup:{}\r\n",
             local.ufrag,
             local.pwd,
             local.fingerprint,
             if local.active { "active" } else { "passive" },
-            codec.name(),
-            codec.clock_rate(),
-            if codec == penstock_media::codec::Codec::Opus { "/2" } else { "" },
         );
+        for format in formats {
+            self.write_format(text, section, format, (active, source));
+        }
+        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
+            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
+            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
+        }
+        if section.receiver_rtt && source.is_some() {
+            text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
+        }
+        if let Some(source) = source {
+            let media = &section.media;
+            let again = again.filter(|_| format.rtx.is_some());
+            let _ = write!(text, "a=msid:{} {media}\r\n", self.cname);
+            if let Some(repair) = again {
+                // RFC 5576 §4.2: the second repeats the first.
+                let _ = write!(text, "a=ssrc-group:FID {} {repair}\r\n", source.ssrc);
+            }
+            for ssrc in [Some(source.ssrc), again].into_iter().flatten() {
+                let _ = write!(text, "a=ssrc:{ssrc} cname:{0}\r\na=ssrc:{ssrc} msid:{0} {media}\r\n", self.cname);
+            }
+        }
+    }
+
+    /// What is said of one payload type.
+    fn write_format(
+        &self,
+        text: &mut String,
+        section: &Section,
+        format: &Format,
+        (active, source): (bool, Option<&OutgoingSource>),
+    ) {
+        let (pt, codec) = (format.payload_type, format.codec);
+        // As the offer has it, for peers that compare.
+        let channels = if codec == Codec::Opus && !section.lone_channel.contains(&pt) { "/2" } else { "" };
+        let _ = write!(text, "a=rtpmap:{pt} {}/{}{channels}\r\n", codec.name(), codec.clock_rate());
         let fmtp = format.fmtp_for_answer();
         if !fmtp.is_empty() {
             let _ = write!(text, "a=fmtp:{pt} {fmtp}\r\n");
@@ -131,28 +166,16 @@ impl Answer<'_> {
         if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
-        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
-            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
-            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
-        }
-        if section.receiver_rtt && source.is_some() {
-            text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
-        }
-        if let Some(rtx) = rtx {
+        if let (Some(rtx), Some(_)) = (format.rtx, source.and_then(|source| source.rtx)) {
             let _ = write!(text, "a=rtpmap:{rtx} rtx/{}\r\na=fmtp:{rtx} apt={pt}\r\n", codec.clock_rate());
         }
-        if let Some(source) = source {
-            let media = &section.media;
-            let _ = write!(text, "a=msid:{} {media}\r\n", self.cname);
-            if let (Some(repair), Some(_)) = (source.rtx, rtx) {
-                // RFC 5576 §4.2: the second repeats the first.
-                let _ = write!(text, "a=ssrc-group:FID {} {repair}\r\n", source.ssrc);
-            }
-            for ssrc in [Some(source.ssrc), source.rtx.and_then(|ssrc| rtx.map(|_| ssrc))].into_iter().flatten() {
-                let _ = write!(text, "a=ssrc:{ssrc} cname:{0}\r\na=ssrc:{ssrc} msid:{0} {media}\r\n", self.cname);
-            }
-        }
     }
+}
+
+/// Payload types of a format in the `m=` line. `again`: there is a source for what is sent again.
+fn types(format: &Format, again: Option<u32>) -> impl Iterator<Item = String> + use<> {
+    let rtx = again.and(format.rtx);
+    [Some(format.payload_type), rtx].into_iter().flatten().map(|payload_type| payload_type.to_string())
 }
 
 /// `a=mid`, where the offer has one.

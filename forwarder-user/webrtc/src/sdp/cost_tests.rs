@@ -93,10 +93,14 @@ fn worst() -> Vec<(&'static str, String)> {
 /// Reading, negotiating and answering, as publisher and as viewer.
 fn serve(text: &str) -> Result<usize, String> {
     let offer = Offer::parse(text)?;
-    let plans = negotiate_publisher(&offer)?;
+    let plans = negotiate_publisher(&offer, &[])?;
     let sent: Vec<_> =
         plans.iter().filter_map(|plan| if let Plan::Active(f) = plan { Some(f.clone()) } else { None }).collect();
-    let _ = negotiate_viewer(&offer, &sent, true);
+    let sent: Vec<_> = sent
+        .into_iter()
+        .map(|format| Sent { others: offer.sections[0].formats.clone(), format, any_profile: true })
+        .collect();
+    let _ = negotiate_viewer(&offer, &sent);
     let local = LocalDescription {
         ufrag: "ours".into(),
         pwd: "secret-of-ours-22-chars".into(),

@@ -2,7 +2,7 @@
 //!
 //! Of a foreign offer only validated tokens go on to str0m; everything that concerns media is
 //! negotiated here, because what we can carry is stricter than what str0m can: one payload type
-//! per SSRC, and one of its own for what is sent again (RFC 4588), no header extensions.
+//! per SSRC at a time, and one of its own for what is sent again (RFC 4588), no header extensions.
 
 mod answer;
 #[cfg(test)]
@@ -16,10 +16,12 @@ mod simulcast;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use answer::{Answer, LocalDescription, OutgoingSource, asks_again};
 pub use fingerprint::{Fingerprint, Hash, is_meant};
 pub use fragment::Fragment;
-pub use negotiate::{Plan, negotiate_publisher, negotiate_viewer};
+pub use negotiate::{Plan, Played, Sent, negotiate_publisher, negotiate_viewer, others, place};
 pub use offer::{Offer, RemoteDescription, Section, Setup};
 pub use simulcast::{Layers, layer};
+pub use words::Unplayable;

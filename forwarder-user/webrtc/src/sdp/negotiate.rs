@@ -1,8 +1,9 @@
-//! Which media sections of an offer we take, and with which one payload type.
+//! Which media sections of an offer we take, and in which formats.
 
 use super::offer::{Offer, Section};
+use super::words::{self, Unplayable};
 use penstock_media::Kind;
-use penstock_media::codec::Format;
+use penstock_media::codec::{Codec, Format};
 
 /// What becomes of one media section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,17 +16,22 @@ pub enum Plan {
     Rejected,
 }
 
+/// Formats of one section that are compared with each other; browsers have 20 of video.
+const MAX_COMPARED: usize = 32;
+
 /// Plans for a publisher's offer, one per section: the first audio and the first video section
-/// that it sends, each with the first format that we carry.
+/// that it sends, each with the format that is chosen of those that we carry. `order`: codecs that are preferred, the
+/// best first; else what every browser plays ([`Format::is_universal`]), and of that, or of the rest if there is none,
+/// what the publisher lists first.
 ///
 /// # Errors
 /// A sentence: nothing in the offer can be carried.
-pub fn negotiate_publisher(offer: &Offer) -> Result<Vec<Plan>, String> {
+pub fn negotiate_publisher(offer: &Offer, order: &[Codec]) -> Result<Vec<Plan>, String> {
     let mut taken = vec![];
     let plans: Vec<Plan> = offer
         .sections
         .iter()
-        .map(|section| match (section.kind, section.formats.first()) {
+        .map(|section| match (section.kind, choose(&section.formats, order)) {
             (Some(kind), Some(format)) if section.usable() && section.sends && !taken.contains(&kind) => {
                 taken.push(kind);
                 Plan::Active(format.clone())
@@ -51,46 +57,123 @@ pub fn negotiate_publisher(offer: &Offer) -> Result<Vec<Plan>, String> {
 /// What `negotiate_publisher` can take.
 const CARRIED: &str = "VP8, VP9, H264, H265, AV1, opus, PCMU, PCMA and G722";
 
+/// The format in which a publisher is to send.
+fn choose<'a>(formats: &'a [Format], order: &[Codec]) -> Option<&'a Format> {
+    let universal = |format: &&Format| format.is_universal();
+    let of = |codec: &Codec| {
+        let all = formats.iter().filter(|format| format.codec == *codec);
+        all.clone().find(universal).or_else(|| all.clone().next())
+    };
+    order.iter().find_map(of).or_else(|| formats.iter().find(universal)).or_else(|| formats.first())
+}
+
+/// What a section may be sent in beside the chosen format. Of a publisher all that we carry: some engines are bound to one
+/// codec, whichever stands first in their offer, and must find it in the answer (RFC 3264 §6.1 lets each be used). Of a
+/// viewer each that decodes what no other one does: the next publisher may have another codec than this one.
+pub fn others<'a>(section: &'a Section, chosen: &Format, viewer: bool) -> Vec<&'a Format> {
+    let mut others: Vec<&Format> = vec![];
+    let rest = section.formats.iter().filter(|format| format.payload_type != chosen.payload_type);
+    for format in rest.take(MAX_COMPARED) {
+        let covered = viewer && (chosen.plays(format) || others.iter().any(|other| other.plays(format)));
+        if !covered {
+            others.push(format);
+        }
+    }
+    others
+}
+
+/// What a stream has of one kind, as far as is known.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// In which it is sent, or will be first of all.
+    pub format: Format,
+    /// In which it may be sent instead: nothing has come yet.
+    pub others: Vec<Format>,
+    /// It comes from a camera: see [`Format::plays`].
+    pub any_profile: bool,
+}
+
+impl Sent {
+    /// Of a receiver's formats, the place of the one for what is sent in `format`: the same bit stream if there is one,
+    /// or else the first whose decoder takes it.
+    pub fn place<'a>(&self, format: &Format, own: impl Iterator<Item = &'a Format> + Clone) -> Option<usize> {
+        place(format, self.any_profile, own)
+    }
+
+    fn best<'a>(&self, own: &'a [Format]) -> Option<&'a Format> {
+        let own = own.get(..MAX_COMPARED).unwrap_or(own);
+        let mut others: Vec<&Format> = vec![];
+        for other in &self.others {
+            // One of each codec will do: what exactly comes is not known yet.
+            if others.iter().all(|known| known.codec != other.codec) {
+                others.push(other);
+            }
+        }
+        let mut ways = std::iter::once(&self.format).chain(others);
+        ways.find_map(|sent| self.place(sent, own.iter()).and_then(|place| own.get(place)))
+    }
+}
+
+/// As [`Sent::place`].
+pub fn place<'a>(sent: &Format, any_profile: bool, own: impl Iterator<Item = &'a Format> + Clone) -> Option<usize> {
+    let same = own.clone().position(|format| format.matches(sent));
+    same.or_else(|| own.clone().position(|format| format.decodes(sent)))
+        .or_else(|| own.clone().position(|format| any_profile && format.plays(sent)))
+}
+
+/// What becomes of a viewer's offer.
+#[derive(Debug)]
+pub struct Played {
+    /// One for each section.
+    pub plans: Vec<Plan>,
+    /// What the viewer asks for and cannot get, in its words: the rest plays.
+    pub without: Option<String>,
+}
+
 /// Plans for a viewer's offer: for each kind that the stream has, the first section that receives
-/// it, with the format that means the same bit stream as the publisher's. `any_profile`: or else one
-/// whose decoder plays it all the same ([`Format::plays`]).
+/// it, with the format whose decoder plays what the publisher sends. What cannot be played leaves the rest playing.
 ///
 /// # Errors
-/// A sentence: the viewer would not see the stream's video, or not hear its audio, although it
-/// asks for it; or it asks for nothing that the stream has.
-pub fn negotiate_viewer(offer: &Offer, stream: &[Format], any_profile: bool) -> Result<Vec<Plan>, String> {
-    let mut taken = vec![];
-    let mut plans = vec![];
+/// [`Unplayable`]: the viewer can decode nothing of the stream, or asks for nothing that it has.
+pub fn negotiate_viewer(offer: &Offer, stream: &[Sent]) -> Result<Played, Unplayable> {
+    let (mut taken, mut plans) = (vec![], vec![]);
+    let mut refused: Vec<(&Sent, &Section)> = vec![];
     for section in &offer.sections {
         let wanted = |kind| section.usable() && section.receives && !taken.contains(&kind);
         let sent = section.kind.filter(|kind| wanted(*kind)).and_then(|kind| of_kind(stream, kind));
-        let Some(sent) = sent else {
-            plans.push(idle(section));
-            continue;
-        };
-        let formats = section.formats.iter();
-        let same = formats.clone().find(|format| format.matches(sent));
-        let format = same.or_else(|| formats.clone().find(|format| any_profile && format.plays(sent)));
-        let format = format.ok_or_else(|| {
-            format!("no codec in common: the stream has {sent}, the offer takes {}", names(&[section]))
-        })?;
-        taken.push(sent.codec.kind());
-        plans.push(Plan::Active(format.clone()));
+        match sent.map(|sent| (sent, sent.best(&section.formats))) {
+            Some((sent, Some(format))) => {
+                taken.push(sent.format.codec.kind());
+                plans.push(Plan::Active(format.clone()));
+            }
+            Some((sent, None)) => {
+                refused.push((sent, section));
+                plans.push(idle(section));
+            }
+            None => plans.push(idle(section)),
+        }
     }
-    if !taken.is_empty() {
-        return Ok(plans);
+    // A later section of the kind may have had what an earlier one had not.
+    refused.retain(|(sent, _)| !taken.contains(&sent.format.codec.kind()));
+    match (taken.is_empty(), refused.as_slice()) {
+        (false, []) => Ok(Played { plans, without: None }),
+        (false, refused) => Ok(Played { plans, without: Some(words::left_out(refused)) }),
+        (true, []) => Err(Unplayable { to_do: None, detail: asks_for_nothing(offer, stream) }),
+        (true, refused) => Err(words::unplayable(refused)),
     }
-    let has = stream.iter().map(Format::to_string).collect::<Vec<_>>().join(" and ");
-    let receives = offer.sections.iter().any(|section| section.kind.is_some() && section.receives);
-    Err(if receives {
+}
+
+fn asks_for_nothing(offer: &Offer, stream: &[Sent]) -> String {
+    let has = stream.iter().map(|sent| sent.format.to_string()).collect::<Vec<_>>().join(" and ");
+    if offer.sections.iter().any(|section| section.kind.is_some() && section.receives) {
         format!("nothing in common: the stream has {has}, and the offer asks for none of it")
     } else {
         format!("the offer receives nothing (the stream has {has}): a viewer's sections are recvonly or sendrecv")
-    })
+    }
 }
 
-fn of_kind(stream: &[Format], kind: Kind) -> Option<&Format> {
-    stream.iter().find(|format| format.codec.kind() == kind)
+fn of_kind(stream: &[Sent], kind: Kind) -> Option<&Sent> {
+    stream.iter().find(|sent| sent.format.codec.kind() == kind)
 }
 
 /// A section without media stays in the bundle if it can: peers take that better than port 0 in
@@ -103,7 +186,7 @@ fn idle(section: &Section) -> Plan {
 }
 
 /// Codec names of sections, for messages.
-fn names(sections: &[&Section]) -> String {
+pub(super) fn names(sections: &[&Section]) -> String {
     const SHOWN: usize = 12;
     let mut names: Vec<String> = vec![];
     for section in sections {

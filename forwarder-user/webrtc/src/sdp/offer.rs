@@ -70,6 +70,8 @@ pub struct Section {
     pub layers: Layers,
     /// Payload types that we could carry, in the offerer's order of preference.
     pub formats: Vec<Format>,
+    /// Payload types of Opus that do not speak of its second channel.
+    pub lone_channel: Vec<u8>,
     /// Encoding names that we do not know or carry, for messages.
     pub unknown: Vec<String>,
 }
@@ -142,6 +144,7 @@ fn section(part: &Part<'_>, media: &Media<'_>, session: &Part<'_>, lone: bool) -
         layers: Layers::read(part.simulcast.unwrap_or_default(), part.layer_extension),
         closed: media.port == 0 && !session.bundle.contains(&mid),
         formats: vec![],
+        lone_channel: vec![],
         unknown: vec![],
     };
     if let Some(kind) = kind {
@@ -176,6 +179,9 @@ fn read_format(section: &mut Section, media: &Media<'_>, format: &lines::Format<
         }
         return;
     };
+    if codec == Codec::Opus && channels == 1 {
+        section.lone_channel.push(format.payload_type);
+    }
     let offered = format.feedback | media.feedback;
     let feedback = FEEDBACK.iter().enumerate().filter(|(place, _)| offered & (1 << place) != 0);
     section.formats.push(Format {

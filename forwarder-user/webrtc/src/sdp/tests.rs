@@ -1,4 +1,4 @@
-//! Offers in the shape in which browsers, GStreamer and OBS make them.
+//! Offers in the shape in which browsers, GStreamer, OBS, pion and FFmpeg make them.
 
 use super::*;
 use penstock_media::codec::Codec;
@@ -7,6 +7,13 @@ const CHROMIUM_PUBLISH: &str = include_str!("fixtures/chromium_publish.sdp");
 const CHROMIUM_PLAY: &str = include_str!("fixtures/chromium_play.sdp");
 const GSTREAMER_PUBLISH: &str = include_str!("fixtures/gstreamer_publish.sdp");
 const OBS_PUBLISH: &str = include_str!("fixtures/obs_publish.sdp");
+const SAFARI_PUBLISH: &str = include_str!("fixtures/safari_publish.sdp");
+const IOS_PUBLISH: &str = include_str!("fixtures/ios_publish.sdp");
+const PION_PUBLISH: &str = include_str!("fixtures/pion_publish.sdp");
+const FFMPEG_PUBLISH: &str = include_str!("fixtures/ffmpeg_publish.sdp");
+const FIREFOX_PUBLISH: &str = include_str!("fixtures/firefox_publish.sdp");
+const FIREFOX_PLAY: &str = include_str!("fixtures/firefox_play.sdp");
+const FIREFOX_PLAY_NO_H264: &str = include_str!("fixtures/firefox_play_no_h264.sdp");
 
 fn local() -> LocalDescription {
     LocalDescription {
@@ -38,9 +45,8 @@ fn viewers_may_ask_again_where_it_is_kept() {
         Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
     };
     let with_rtx = text(true, Some(7));
-    assert_eq!(with_rtx.matches(" nack\r\n").count(), 1, "{with_rtx}");
+    assert!(with_rtx.contains("a=rtcp-fb:96 nack\r\n"), "{with_rtx}");
     for line in [
-        "m=video 9 UDP/TLS/RTP/SAVPF 96 97",
         "a=rtpmap:97 rtx/90000",
         "a=fmtp:97 apt=96",
         "a=ssrc-group:FID 6 7",
@@ -50,6 +56,7 @@ fn viewers_may_ask_again_where_it_is_kept() {
         assert!(with_rtx.contains(&format!("{line}\r\n")), "{line} in {with_rtx}");
     }
     assert!(!with_rtx.contains("rtcp-xr"));
+    assert!(lines(&with_rtx, "m=video 9 UDP/TLS/RTP/SAVPF ")[0].starts_with("96 97 102 103 "), "{with_rtx}");
     let plain = text(true, None);
     assert!(plain.contains("a=rtcp-fb:96 nack\r\n") && !plain.contains("rtx") && !plain.contains("FID"), "{plain}");
     assert!(!text(false, None).contains(" nack\r\n"));
@@ -59,7 +66,7 @@ fn viewers_may_ask_again_where_it_is_kept() {
 #[test]
 fn publishers_are_asked_for_what_is_missing() {
     let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
-    let plans = negotiate_publisher(&offer).unwrap();
+    let plans = negotiate_publisher(&offer, &[]).unwrap();
     let local = local();
     let text = |retransmits| {
         Answer { offer: &offer, plans: &plans, local: &local, sources: &[], retransmits, cname: "c", sdp_id: 1 }
@@ -84,7 +91,7 @@ fn of_a_simulcast_offer_one_layer_is_taken() {
     let answered = |more: &str| {
         let text = format!("{}\n{more}", OBS_PUBLISH.trim_end());
         let offer = Offer::parse(&text).unwrap();
-        let plans = negotiate_publisher(&offer).unwrap();
+        let plans = negotiate_publisher(&offer, &[]).unwrap();
         answer(&offer, &plans, &[])
     };
     let rid = "a=extmap:10 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\n";
@@ -147,31 +154,41 @@ fn actives(plans: &[Plan]) -> Vec<(Codec, u8)> {
 }
 
 fn publish(text: &str) -> Vec<Plan> {
-    negotiate_publisher(&Offer::parse(text).unwrap()).unwrap()
+    negotiate_publisher(&Offer::parse(text).unwrap(), &[]).unwrap()
 }
 
 /// What a viewer's offer gets of a publisher's stream.
 fn play(publisher: &str, viewer: &str) -> Result<Vec<Plan>, String> {
-    let formats: Vec<_> = publish(publisher)
+    played(publisher, viewer).map(|played| played.plans).map_err(|unplayable| unplayable.to_string())
+}
+
+fn played(publisher: &str, viewer: &str) -> Result<Played, Unplayable> {
+    let stream: Vec<_> = publish(publisher)
         .into_iter()
         .filter_map(|plan| if let Plan::Active(format) = plan { Some(format) } else { None })
+        .map(|format| Sent { format, others: vec![], any_profile: false })
         .collect();
-    negotiate_viewer(&Offer::parse(viewer).unwrap(), &formats, false)
+    negotiate_viewer(&Offer::parse(viewer).unwrap(), &stream)
+}
+
+/// The lines of an answer that begin so, without that.
+fn lines<'a>(answer: &'a str, prefix: &str) -> Vec<&'a str> {
+    answer.lines().filter_map(|line| line.strip_prefix(prefix)).collect()
 }
 
 #[test]
-fn chromium_publishes_one_codec_per_section() {
+fn chromium_publishes_what_it_lists_first_and_may_send_the_rest() {
     let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
     assert_eq!((offer.remote.ufrag.as_str(), offer.remote.setup), ("EsAw", Setup::ActPass));
-    let plans = negotiate_publisher(&offer).unwrap();
+    let plans = negotiate_publisher(&offer, &[]).unwrap();
     assert_eq!(actives(&plans), [(Codec::Opus, 111), (Codec::Vp8, 96)]);
     let answer = answer(&offer, &plans, &[]);
-    assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"), "{answer}");
-    assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"), "{answer}");
+    assert!(answer.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111 9 0 8\r\n"), "{answer}");
+    assert!(lines(&answer, "m=video 9 UDP/TLS/RTP/SAVPF ")[0].starts_with("96 "), "{answer}");
     assert!(answer.contains("a=group:BUNDLE 0 1\r\n") && answer.contains("a=ice-lite\r\n"));
     assert!(answer.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"));
     assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\na=rtcp-fb:96 nack pli\r\n"));
-    for absent in ["rtx", "extmap", "transport-cc", "96 nack\r", "ssrc", "simulcast", "H264", "red/"] {
+    for absent in ["rtx", "extmap", "transport-cc", "96 nack\r", "ssrc", "simulcast", "red/", "telephone"] {
         assert!(!answer.contains(absent), "{absent} in {answer}");
     }
     assert_eq!(answer.matches("a=recvonly").count(), 2);
@@ -182,7 +199,7 @@ fn chromium_publishes_one_codec_per_section() {
 #[test]
 fn gstreamer_bundles_with_port_0_and_starts_with_video() {
     let offer = Offer::parse(GSTREAMER_PUBLISH).unwrap();
-    let plans = negotiate_publisher(&offer).unwrap();
+    let plans = negotiate_publisher(&offer, &[]).unwrap();
     assert_eq!(actives(&plans), [(Codec::H264, 96), (Codec::Opus, 97)]);
     let answer = answer(&offer, &plans, &[]);
     assert!(answer.contains("a=mid:video0") && answer.contains("m=audio 9 "), "{answer}");
@@ -193,19 +210,117 @@ fn gstreamer_bundles_with_port_0_and_starts_with_video() {
 fn obs_has_its_transport_in_the_session_part() {
     let offer = Offer::parse(OBS_PUBLISH).unwrap();
     assert_eq!(offer.remote.ufrag, "uzQ5");
-    assert_eq!(actives(&negotiate_publisher(&offer).unwrap()), [(Codec::Opus, 111), (Codec::H264, 96)]);
+    assert_eq!(actives(&negotiate_publisher(&offer, &[]).unwrap()), [(Codec::Opus, 111), (Codec::H264, 96)]);
 }
 
 #[test]
-fn a_viewer_gets_exactly_the_publishers_codec() {
+fn a_viewer_gets_the_publishers_codec_in_a_format_that_it_decodes() {
     assert_eq!(actives(&play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap()), [(Codec::Opus, 111), (Codec::Vp8, 96)]);
-    // 42e01f with packetization mode 1, which this Chromium offer does not have.
-    let error = play(OBS_PUBLISH, CHROMIUM_PLAY).unwrap_err();
-    assert!(error.contains("H264 (profile-level-id 42e01f, packetization-mode 1)"), "{error}");
-    assert!(error.contains("VP8") && error.contains("42001f"), "{error}");
+    // 42e01f with packetization mode 1, of which this offer has only the one and the other.
+    assert_eq!(actives(&play(OBS_PUBLISH, CHROMIUM_PLAY).unwrap()), [(Codec::Opus, 111), (Codec::H264, 102)]);
     let with_42e01f = CHROMIUM_PLAY
-        .replace("packetization-mode=1;profile-level-id=42001f", "profile-level-id=42e034;packetization-mode=1");
-    assert_eq!(actives(&play(OBS_PUBLISH, &with_42e01f).unwrap()), [(Codec::Opus, 111), (Codec::H264, 102)]);
+        .replace("packetization-mode=0;profile-level-id=42e01f", "profile-level-id=42e034;packetization-mode=1");
+    assert_eq!(actives(&play(OBS_PUBLISH, &with_42e01f).unwrap()), [(Codec::Opus, 111), (Codec::H264, 104)]);
+}
+
+/// RFC 7742 §5: what every browser decodes, whichever of it stands first; another only if there is none, or on demand.
+#[test]
+fn publishers_are_asked_for_what_everybody_decodes() {
+    let chosen = |text: &str, order: &[Codec]| {
+        let plans = negotiate_publisher(&Offer::parse(text).unwrap(), order).unwrap();
+        actives(&plans).into_iter().find(|(codec, _)| codec.kind() == penstock_media::Kind::Video).unwrap()
+    };
+    for (publisher, everybodys) in [
+        (SAFARI_PUBLISH, (Codec::H264, 98)),
+        (IOS_PUBLISH, (Codec::H264, 98)),
+        (PION_PUBLISH, (Codec::Vp8, 96)),
+        (FIREFOX_PUBLISH, (Codec::Vp8, 120)),
+        (CHROMIUM_PUBLISH, (Codec::Vp8, 96)),
+        (FFMPEG_PUBLISH, (Codec::H264, 106)),
+    ] {
+        assert_eq!(chosen(publisher, &[]), everybodys);
+    }
+    assert_eq!(chosen(IOS_PUBLISH, &[Codec::Av1, Codec::H265]).0, Codec::Av1);
+    assert_eq!(chosen(SAFARI_PUBLISH, &[Codec::Av1, Codec::Vp8]).0, Codec::Vp8);
+    assert_eq!(chosen(FFMPEG_PUBLISH, &[Codec::Av1]), (Codec::H264, 106));
+    assert_eq!(chosen(PION_PUBLISH, &[Codec::H264]), (Codec::H264, 106));
+    let exotic = PION_PUBLISH.replace("SAVPF 96 97 102 103 104 105 106 107 ", "SAVPF 98 99 45 46 ");
+    assert_eq!(chosen(&exotic, &[]), (Codec::Vp9, 98));
+    let sound = FIREFOX_PUBLISH.replace("SAVPF 109 9 0 8 101", "SAVPF 9 8 109");
+    assert_eq!(actives(&publish(&sound))[0], (Codec::Pcma, 8));
+}
+
+/// Whoever publishes, the usual browsers play it.
+#[test]
+fn every_publisher_reaches_every_browser() {
+    let mode_0 = FFMPEG_PUBLISH.replace("packetization-mode=1", "packetization-mode=0");
+    let bare = FFMPEG_PUBLISH.lines().filter(|line| !line.starts_with("a=fmtp")).map(|line| format!("{line}\n"));
+    let bare = bare.collect::<String>();
+    let lone = FFMPEG_PUBLISH.replace("opus/48000/2", "OPUS/48000").replace("H264/", "h264/");
+    for publisher in [SAFARI_PUBLISH, IOS_PUBLISH, PION_PUBLISH, FFMPEG_PUBLISH, FIREFOX_PUBLISH, &mode_0, &bare, &lone]
+    {
+        for viewer in [CHROMIUM_PLAY, FIREFOX_PLAY] {
+            let played = played(publisher, viewer).unwrap();
+            assert_eq!((actives(&played.plans).len(), played.without), (2, None), "{publisher}");
+        }
+    }
+    let offer = Offer::parse(&lone).unwrap();
+    let answered = answer(&offer, &publish(&lone), &[]);
+    assert!(answered.contains("a=rtpmap:111 opus/48000\r\n"), "{answered}");
+}
+
+/// Sound without picture, with a word; and nothing at all, with the same word.
+#[test]
+fn what_cannot_be_decoded_leaves_the_rest_playing() {
+    let partly = played(FFMPEG_PUBLISH, FIREFOX_PLAY_NO_H264).unwrap();
+    assert_eq!(actives(&partly.plans), [(Codec::Opus, 109)]);
+    assert!(matches!(partly.plans[1], Plan::Inactive(_)));
+    let word = partly.without.unwrap();
+    assert!(word.contains("no picture") && word.contains("OpenH264") && word.contains("64001f"), "{word}");
+    let silent = FIREFOX_PLAY_NO_H264.replace("m=audio 9", "m=audio 0").replace("BUNDLE 0 1", "BUNDLE 1");
+    let word = played(FFMPEG_PUBLISH, &silent).unwrap_err().to_string();
+    assert!(word.contains("OpenH264") && word.contains("no codec in common"), "{word}");
+    // Single NAL units only.
+    let mode_0 = FIREFOX_PLAY.replace(";packetization-mode=1", "");
+    let partly = played(FFMPEG_PUBLISH, &mode_0).unwrap();
+    assert!(partly.without.unwrap().contains("no picture"));
+}
+
+/// A second section of the kind may have what the first has not.
+#[test]
+fn any_section_of_the_kind_will_do() {
+    let (before, video) = FIREFOX_PLAY_NO_H264.split_once("m=video").unwrap();
+    let second = FIREFOX_PLAY.split_once("m=video").unwrap().1.replace("a=mid:1", "a=mid:2");
+    let two = format!("{}m=video{video}m=video{second}", before.replace("BUNDLE 0 1", "BUNDLE 0 1 2"));
+    let played = played(FFMPEG_PUBLISH, &two).unwrap();
+    assert_eq!((actives(&played.plans), played.without), (vec![(Codec::Opus, 109), (Codec::H264, 126)], None));
+}
+
+/// Nothing has come yet of a publisher that may send one of several: whoever decodes one of them may wait for it.
+#[test]
+fn what_may_come_counts_until_something_has_come() {
+    let section = |text: &str| Offer::parse(text).unwrap().sections.into_iter().find(|s| s.media == "video").unwrap();
+    let (pion, h264_only) = (section(PION_PUBLISH), FFMPEG_PUBLISH.replace("sendonly", "recvonly"));
+    let others: Vec<_> = others(&pion, &pion.formats[0], false).into_iter().cloned().collect();
+    assert_eq!(others.len(), 10);
+    let mut sent = Sent { format: pion.formats[0].clone(), others, any_profile: false };
+    let viewer = Offer::parse(&h264_only).unwrap();
+    assert_eq!(actives(&negotiate_viewer(&viewer, std::slice::from_ref(&sent)).unwrap().plans), [(Codec::H264, 106)]);
+    sent.others.clear();
+    assert!(negotiate_viewer(&viewer, &[sent]).is_err());
+}
+
+/// Viewers are ready for another publisher, without a word more than that takes.
+#[test]
+fn viewers_keep_one_format_for_each_decoder() {
+    let offer = Offer::parse(FIREFOX_PLAY).unwrap();
+    let video = &offer.sections[1];
+    let kept = |chosen: usize| {
+        let others = others(video, &video.formats[chosen], true);
+        others.into_iter().map(|format| format.payload_type).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(0), [121, 126, 99]);
+    assert_eq!(kept(2), [120, 121, 99]);
 }
 
 #[test]
@@ -227,8 +342,7 @@ fn kinds_that_the_stream_has_not_are_inactive() {
     let video_only =
         &OBS_PUBLISH.replace("m=audio 47361 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel");
     let offer = Offer::parse(CHROMIUM_PLAY).unwrap();
-    let h264 = CHROMIUM_PLAY.replace("profile-level-id=42001f", "profile-level-id=42e01f");
-    let plans = play(video_only, &h264).unwrap();
+    let plans = play(video_only, CHROMIUM_PLAY).unwrap();
     assert!(matches!(&plans[0], Plan::Inactive(format) if format.codec == Codec::Opus));
     assert_eq!(actives(&plans), [(Codec::H264, 102)]);
     let answer = answer(&offer, &plans, &[OutgoingSource { section: 1, ssrc: 8, rtx: None }]);
@@ -243,19 +357,19 @@ fn data_channels_and_foreign_protocols_get_port_0() {
     let text =
         OBS_PUBLISH.replace("m=audio 47361 UDP/TLS/RTP/SAVPF 111", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel");
     let offer = Offer::parse(&text).unwrap();
-    let plans = negotiate_publisher(&offer).unwrap();
+    let plans = negotiate_publisher(&offer, &[]).unwrap();
     assert_eq!(plans[0], Plan::Rejected);
     let answer = answer(&offer, &plans, &[]);
     assert!(answer.contains("m=application 0 UDP/DTLS/SCTP webrtc-datachannel\r\n"), "{answer}");
     assert!(answer.contains("a=group:BUNDLE 1\r\n"));
     let plain = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", "RTP/QUIC");
-    let error = negotiate_publisher(&Offer::parse(&plain).unwrap()).unwrap_err();
+    let error = negotiate_publisher(&Offer::parse(&plain).unwrap(), &[]).unwrap_err();
     assert!(error.contains("UDP/TLS/RTP/SAVPF"), "{error}");
 }
 
 #[test]
 fn wrong_directions_are_explained() {
-    let error = negotiate_publisher(&Offer::parse(CHROMIUM_PLAY).unwrap()).unwrap_err();
+    let error = negotiate_publisher(&Offer::parse(CHROMIUM_PLAY).unwrap(), &[]).unwrap_err();
     assert!(error.contains("sends nothing"), "{error}");
     let error = play(CHROMIUM_PUBLISH, CHROMIUM_PUBLISH).unwrap_err();
     assert!(error.contains("receives nothing"), "{error}");
@@ -269,7 +383,7 @@ fn wrong_directions_are_explained() {
 #[test]
 fn no_codec_in_common_is_explained() {
     let exotic = OBS_PUBLISH.replace("opus/48000/2", "speex/16000").replace("H264/90000", "theora/90000");
-    let error = negotiate_publisher(&Offer::parse(&exotic).unwrap()).unwrap_err();
+    let error = negotiate_publisher(&Offer::parse(&exotic).unwrap(), &[]).unwrap_err();
     assert!(error.contains("speex, theora") && error.contains("VP9"), "{error}");
 }
 
@@ -317,13 +431,13 @@ fn offers_cut_off_or_damaged_anywhere_do_not_panic() {
     for text in [CHROMIUM_PUBLISH, GSTREAMER_PUBLISH, OBS_PUBLISH] {
         for len in 0..text.len() {
             if let Ok(offer) = Offer::parse(&text[..len])
-                && let Ok(plans) = negotiate_publisher(&offer)
+                && let Ok(plans) = negotiate_publisher(&offer, &[])
             {
                 answer(&offer, &plans, &[]);
             }
             let damaged: String = text.chars().enumerate().map(|(i, c)| if i == len { '\u{e9}' } else { c }).collect();
             if let Ok(offer) = Offer::parse(&damaged) {
-                let _ = negotiate_viewer(&offer, &[], true);
+                let _ = negotiate_viewer(&offer, &[]);
             }
         }
     }
@@ -342,21 +456,21 @@ fn unusual_offers_are_taken() {
     for protocol in protocols {
         let text = OBS_PUBLISH.replace("UDP/TLS/RTP/SAVPF", protocol);
         let offer = Offer::parse(&text).unwrap();
-        let answer = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+        let answer = answer(&offer, &negotiate_publisher(&offer, &[]).unwrap(), &[]);
         assert!(answer.contains(&format!("m=audio 9 {protocol} 111\r\n")), "the word is repeated: {answer}");
     }
     let ports = CHROMIUM_PUBLISH.replace("m=audio 9 ", "m=audio 9/1 ");
     assert_eq!(actives(&publish(&ports)).len(), 2);
     let tab = CHROMIUM_PUBLISH.replace("a=fmtp:111 minptime=10;", "a=fmtp:111\tminptime=10;\t");
     let offer = Offer::parse(&tab).unwrap();
-    let answered = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+    let answered = answer(&offer, &negotiate_publisher(&offer, &[]).unwrap(), &[]);
     assert!(answered.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"), "{answered}");
 
     let (before, video) = CHROMIUM_PUBLISH.split_once("m=video").unwrap();
     assert!(!video.is_empty());
     let lone = before.replace("a=mid:0\n", "").replace("a=group:BUNDLE 0 1\n", "");
     let offer = Offer::parse(&lone).unwrap();
-    let answered = answer(&offer, &negotiate_publisher(&offer).unwrap(), &[]);
+    let answered = answer(&offer, &negotiate_publisher(&offer, &[]).unwrap(), &[]);
     assert!(answered.contains("m=audio 9 ") && !answered.contains("a=mid") && !answered.contains("BUNDLE"));
 }
 

@@ -206,6 +206,17 @@ fn by_tls() -> Result<()> {
     let gstreamer = GstPublisher::start(&stage.near, "rtsps://10.60.0.1:8322/gst", "tcp", ("me", "s3cret"))?;
     stage.until("GStreamer's media comes", || Ok(stage.source_of("gst")?["packets"].as_u64() > Some(100)))?;
     drop(gstreamer);
+    // SRTP within TLS and beside it, by keys that MIKEY tells (gortsplib's clients do nothing else by rtsps).
+    for protocol in ["tcp", "udp"] {
+        let url = format!("rtsps://10.60.0.1:8322/savp-{protocol}");
+        let name = format!("savp-{protocol}");
+        let gstreamer = GstPublisher::by_profile(&stage.near, &url, protocol, ("me", "s3cret"), "savp")?;
+        stage.until(&name, || Ok(stage.source_of(&name)?["packets"].as_u64() > Some(100)))?;
+        let source = stage.source_of(&name)?;
+        ensure!(source["state"] == "playing" && source["lost"] == 0, "{source}");
+        ensure!(source["dropped"]["srtp_auth_failed"].is_null(), "{source}");
+        drop(gstreamer);
+    }
     ensure!(!stage.server.log().contains("s3cret"), "a password is in the log");
     Ok(())
 }

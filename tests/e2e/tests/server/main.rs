@@ -6,6 +6,7 @@
 mod cameras;
 mod cameras_cache;
 mod cameras_nack;
+mod cameras_odd;
 mod cameras_push;
 mod cameras_rtp;
 mod engines;

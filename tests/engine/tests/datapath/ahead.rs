@@ -48,7 +48,7 @@ fn tapped_packets_reach_userspace_in_the_clear() -> Result<()> {
         let datapath = &mut fan.wire.datapath;
         let mut taps = datapath.taps()?;
         // With and without subscribers in the kernel, and every payload length that is special.
-        for (round, len) in [0, 1, 15, 16, 100, 1399, 1400].into_iter().enumerate() {
+        for (round, len) in [0, 1, 15, 16, 100, 1399, 1400, 1444].into_iter().enumerate() {
             let fanout = (round % 2 == 0).then_some(0);
             fan.wire.datapath.point_to_fanout(0, fanout)?;
             fan.wire.datapath.change_publisher(0, |track| track.tap = TAP)?;

@@ -20,8 +20,12 @@ use crate::{
     lengths::random_header,
 };
 
+/// Longest payload of which copies fit the usual MTU by IPv6 too.
+pub const FOR_ALL: usize = MAX_PAYLOAD - 20;
+
 /// What the tests of this file demand to move.
-pub const EXERCISED: [Counter; 2] = [Counter::Sealed, Counter::SealedBytes];
+pub const EXERCISED: [Counter; 4] =
+    [Counter::Sealed, Counter::SealedBytes, Counter::DropPayloadType, Counter::DropTooBigForPath];
 
 /// How long copies may take to arrive.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -193,7 +197,7 @@ fn fan_out(mode: XdpMode, nics: usize, count: u32) -> Result<()> {
     on_wire(mode, nics, |wire| {
         let mut fan = Fan::new(wire, count)?;
         let mut random = Random::new(u64::from(count));
-        for (i, len) in [1, 15, 16, 17, 100, 999, MAX_PAYLOAD].into_iter().enumerate() {
+        for (i, len) in [1, 15, 16, 17, 100, 999, FOR_ALL].into_iter().enumerate() {
             for publisher in publishers() {
                 let mut media = Media::at(&publisher, World::FIRST + 1 + i as u64);
                 random_header(&mut media, &mut random);
@@ -206,7 +210,7 @@ fn fan_out(mode: XdpMode, nics: usize, count: u32) -> Result<()> {
         }
         fan.silent()?;
         let sent: u64 = 2 * 7;
-        let octets: u64 = 2 * (1 + 15 + 16 + 17 + 100 + 999 + MAX_PAYLOAD as u64);
+        let octets: u64 = 2 * (1 + 15 + 16 + 17 + 100 + 999 + FOR_ALL as u64);
         for (slot, member) in (0..).zip(&fan.members) {
             let state = fan.wire.datapath.subscriber_state(slot)?;
             let last = (World::FIRST + 7).wrapping_add(member.subscriber.index_offset);
@@ -262,7 +266,7 @@ fn every_length() -> Result<()> {
         }
         let mut fan = Fan::of(wire, members)?;
         let mut random = Random::new(5);
-        for len in 0..=MAX_PAYLOAD {
+        for len in 0..=FOR_ALL {
             let mut media = Media::at(&publishers()[len % 2], World::FIRST + 1 + len as u64);
             random_header(&mut media, &mut random);
             media.payload = random.bytes(len);
@@ -270,6 +274,59 @@ fn every_length() -> Result<()> {
         }
         fan.silent()
     })
+}
+
+/// A publisher's packet by IPv4 may be too long for viewers by IPv6: those get none, and it is counted.
+#[test]
+fn what_exceeds_a_path_is_counted() -> Result<()> {
+    on_wire(XdpMode::Driver, 1, |wire| {
+        let mut fan = Fan::new(wire, 5)?;
+        for (i, len) in (FOR_ALL + 1..=MAX_PAYLOAD).enumerate() {
+            let mut media = Media::at(&publishers()[0], World::FIRST + 1 + i as u64);
+            media.payload = vec![7; len];
+            let before = fan.wire.datapath.counters()?;
+            fan.wire.taps[0].send(&media.bytes())?;
+            let wide: Vec<&Member> = fan.members.iter().filter(|member| member.peer.is_ipv4()).collect();
+            let copies = fan.wire.taps[0].receive_all(wide.len(), PATIENCE)?;
+            let moved = fan.wire.datapath.counters()?.since(&before);
+            ensure!(copies.len() == wide.len(), "{} copies, {moved:?}", copies.len());
+            for (copy, member) in copies.iter().zip(&wide) {
+                member.check(copy, &media)?;
+            }
+            let narrow = (fan.members.len() - wide.len()) as u64;
+            ensure!(moved.contains(&(Counter::DropTooBigForPath, narrow)), "counters moved: {moved:?}");
+        }
+        fan.silent()
+    })
+}
+
+/// Packets of a type that nobody has negotiated keep their sequence numbers, and their payload stays here.
+#[test]
+fn other_payload_types_leave_no_hole() -> Result<()> {
+    for count in [1, 4] {
+        on_wire(XdpMode::Driver, 1, |wire| {
+            let mut fan = Fan::new(wire, count)?;
+            for (i, payload_type) in [0, 34, 63, 97, 127].into_iter().enumerate() {
+                let mut media = Media::at(&publishers()[0], World::FIRST + 1 + i as u64);
+                media.rtp.payload_type = payload_type;
+                media.payload = vec![9; 10 + 300 * i];
+                let before = fan.wire.datapath.counters()?;
+                fan.wire.taps[0].send(&media.bytes())?;
+                let copies = fan.wire.taps[0].receive_all(fan.members.len(), PATIENCE)?;
+                let moved = fan.wire.datapath.counters()?.since(&before);
+                ensure!(copies.len() == fan.members.len(), "{} copies, {moved:?}", copies.len());
+                media.payload.clear();
+                for (copy, member) in copies.iter().zip(&fan.members) {
+                    member.check(copy, &media)?;
+                }
+                ensure!(moved.contains(&(Counter::DropPayloadType, 1)), "counters moved: {moved:?}");
+                let state = fan.wire.datapath.publisher_state(0)?;
+                ensure!(state.other_type == u64::from(payload_type) + 1, "{state:?}");
+            }
+            fan.silent()
+        })?;
+    }
+    Ok(())
 }
 
 /// The UDP checksum comes out as 0 for some packets; IPv6 then wants 0xffff (RFC 8200 §8.1).

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
-use forwarder_common::{Counter, keystream::FAST_BLOCKS, maps::MAX_PAYLOAD, tower};
+use forwarder_common::{Counter, keystream::FAST_BLOCKS, tower};
 use tests_engine::wire::on_wire_with;
 use tests_engine::{
     bpf::Ways,
@@ -68,7 +68,7 @@ fn every_length() -> Result<()> {
         let mut fan = Fan::of(wire, members)?;
         let mut keystreams = keystreams(&mut fan)?;
         let mut random = Random::new(11);
-        for len in 0..=MAX_PAYLOAD {
+        for len in 0..=crate::egress::FOR_ALL {
             let mut media = Media::at(&publishers()[0], World::FIRST + 1 + len as u64);
             random_header(&mut media, &mut random);
             media.payload = random.bytes(len);
@@ -94,7 +94,10 @@ fn every_fan_out() -> Result<()> {
                 let mut fan = Fan::new(wire, *count)?;
                 let mut keystreams = keystreams(&mut fan)?;
                 let mut random = Random::new(u64::from(*count));
-                for (i, len) in [0, 1, 15, 16, 17, 63, 64, 65, 112, 113, 1100, 1247, 1248, 1249].into_iter().enumerate()
+                for (i, len) in
+                    [0, 1, 15, 16, 17, 63, 64, 65, 112, 113, 1100, 1247, 1248, 1249, 1388, crate::egress::FOR_ALL]
+                        .into_iter()
+                        .enumerate()
                 {
                     let mut media = Media::at(&publishers()[0], World::FIRST + 1 + i as u64);
                     random_header(&mut media, &mut random);

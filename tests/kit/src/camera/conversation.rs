@@ -237,13 +237,34 @@ impl Client<'_> {
     fn rtp(&mut self, track: usize, packet: &Outgoing) -> Result<()> {
         let (payload_type, _) = self.behaviour.content.formats()[track];
         let payload_type = if self.behaviour.fault == Fault::PayloadType { payload_type ^ 1 } else { payload_type };
+        let (_, clock_rate) = self.behaviour.content.formats()[track];
+        let second = packet.timestamp / clock_rate;
         let sequence = &mut self.sequences[track];
-        *sequence = sequence.wrapping_add(1);
-        let mut bytes = vec![0x80, payload_type | u8::from(packet.marker) << 7];
+        *sequence = match self.behaviour.fault {
+            Fault::StandingNumbers => *sequence,
+            Fault::AnewNumbers if *sequence >= 50 => 0,
+            _ => sequence.wrapping_add(1),
+        };
+        let (marker, clock, ssrc) = match self.behaviour.fault {
+            Fault::NoMarker => (false, 0, 0),
+            Fault::EachMarker => (true, 0, 0),
+            Fault::SetClock => (packet.marker, second * 777_777_777, 0),
+            Fault::OtherSsrcs => (packet.marker, 0, second << 4),
+            _ => (packet.marker, 0, 0),
+        };
+        let mut bytes = vec![0x80, payload_type | u8::from(marker) << 7];
         bytes.extend(sequence.to_be_bytes());
-        bytes.extend(packet.timestamp.wrapping_add(self.ssrc).to_be_bytes());
-        bytes.extend((self.ssrc + track as u32).to_be_bytes());
+        bytes.extend(packet.timestamp.wrapping_add(self.ssrc).wrapping_add(clock).to_be_bytes());
+        bytes.extend((self.ssrc + track as u32 + ssrc).to_be_bytes());
         bytes.extend_from_slice(&packet.payload);
+        if self.behaviour.fault == Fault::OtherTypes {
+            *sequence = sequence.wrapping_add(1);
+            let mut noise = bytes[..13].to_vec();
+            noise[1] = 13;
+            noise[2..4].copy_from_slice(&sequence.to_be_bytes());
+            self.send(track, false, &bytes)?;
+            return self.send(track, false, &noise);
+        }
         if self.behaviour.fault == Fault::OddFrames && packet.marker {
             let longest = [&[b'$', 0, 0xff, 0xff][..], &[0; 65_535]].concat();
             self.stream.write_all(&longest)?;

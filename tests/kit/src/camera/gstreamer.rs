@@ -45,10 +45,24 @@ impl GstPublisher {
     ///
     /// # Errors
     /// Python is missing.
-    pub fn start(namespace: &NetNs, url: &str, protocol: &str, (user, password): (&str, &str)) -> Result<Self> {
+    pub fn start(namespace: &NetNs, url: &str, protocol: &str, login: (&str, &str)) -> Result<Self> {
+        Self::by_profile(namespace, url, protocol, login, "avp")
+    }
+
+    /// The same; `profile` is `avp` or `savp`, for which it makes keys and tells them by MIKEY.
+    ///
+    /// # Errors
+    /// Python is missing.
+    pub fn by_profile(
+        namespace: &NetNs,
+        url: &str,
+        protocol: &str,
+        (user, password): (&str, &str),
+        profile: &str,
+    ) -> Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gst_push.py");
         let mut command = namespace.command("/usr/bin/python3");
-        command.arg(script).args([url, protocol, user, password]).stdin(Stdio::piped());
+        command.arg(script).args([url, protocol, user, password, profile]).stdin(Stdio::piped());
         Ok(Self(command.spawn().context("/usr/bin/python3 is missing")?))
     }
 }

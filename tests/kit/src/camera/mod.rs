@@ -65,6 +65,20 @@ pub enum Fault {
     OddFrames,
     /// Media ends after a second, the connection stays.
     Stall,
+    /// No packet has a marker (obs-rtspserver#199).
+    NoMarker,
+    /// Each packet has one.
+    EachMarker,
+    /// All packets have one sequence number.
+    StandingNumbers,
+    /// Sequence numbers begin anew every 50 packets.
+    AnewNumbers,
+    /// Behind each packet comes one of another payload type, with a number of its own (RFC 3389).
+    OtherTypes,
+    /// The clock is set back and forth, once a second.
+    SetClock,
+    /// Another SSRC each second, while the numbers go on.
+    OtherSsrcs,
 }
 
 /// A running camera. Dropping it cuts its connections, as pulling its plug would.

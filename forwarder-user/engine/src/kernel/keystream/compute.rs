@@ -234,7 +234,7 @@ mod tests {
             let ring = LessSafeKey::new(UnboundKey::new(algorithm, &bytes).unwrap());
             for backend in backends() {
                 let first = 0x1_0000_fff0;
-                let lens = [1, 15, 16, 17, 40, 70, 100, 500, 1100, 1247, 1248];
+                let lens = [1, 15, 16, 17, 40, 70, 100, 500, 1100, 1247, 1248, 1443, 1444];
                 for (n, (len, more)) in lens.into_iter().flat_map(|len| (0..6).map(move |more| (len, more))).enumerate()
                 {
                     let first = first + n as u64;

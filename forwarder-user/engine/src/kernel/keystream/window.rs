@@ -154,14 +154,16 @@ mod tests {
         assert!(!rate.hurried(Duration::from_millis(5)));
     }
 
+    use forwarder_common::keystream::FAST_BLOCKS;
+
     #[test]
     fn entries_get_longer_at_once_and_shorter_after_two_periods() {
         let mut longest = Longest::new(1000);
-        assert_eq!(longest.blocks(), 78);
-        assert!(!longest.seen(160, 1000 + PERIOD - 1) && longest.blocks() == 78);
+        assert_eq!(longest.blocks(), FAST_BLOCKS);
+        assert!(!longest.seen(160, 1000 + PERIOD - 1) && longest.blocks() == FAST_BLOCKS);
         assert!(longest.seen(160, 1000 + PERIOD) && longest.blocks() == 10);
         assert!(!longest.seen(161, 1001 + PERIOD) && longest.blocks() == 11);
-        assert!(longest.seen(5000, 1000 + 2 * PERIOD) && longest.blocks() == 78);
+        assert!(longest.seen(5000, 1000 + 2 * PERIOD) && longest.blocks() == FAST_BLOCKS);
         assert!(longest.seen(0, 1000 + 3 * PERIOD) && longest.blocks() == 1);
     }
 

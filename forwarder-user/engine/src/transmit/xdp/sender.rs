@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use forwarder_common::rtp::{FIXED_LEN, TAG_LEN};
 use forwarder_common::transmit::{
     BATCH, ETHERTYPE, FRAME_ROOM, OutFrame, SIZES, TICKET_NUMBER_BITS, TICKET_OFFSET, Trigger, size_for,
 };
@@ -328,6 +329,10 @@ impl Transmitter for XdpTransmitter {
             return None;
         };
         let header_len = usize::from(path.header_len);
+        if len > usize::from(path.max_payload) + FIXED_LEN + TAG_LEN {
+            self.sent.too_big += 1;
+            return None;
+        }
         if len == 0 || header_len + len > FRAME_ROOM {
             self.sent.dropped += 1;
             return None;

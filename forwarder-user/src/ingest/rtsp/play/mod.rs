@@ -14,15 +14,15 @@ use std::{
 };
 
 use penstock_engine::{Ear, Heard};
-use rtsp_types::{
-    HeaderName, Message, Method, Request, Response, StatusCode, Version,
-    headers::{CONTENT_BASE, CONTENT_TYPE, CSEQ, PUBLIC, RANGE, SERVER, SESSION, TRANSPORT},
+use penstock_rtp::rtsp::{
+    message::{Message, Start},
+    transport::{Lower, Transport},
+    url::{Url, decode},
 };
 use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep_until, timeout},
 };
-use url::Url;
 
 use self::{
     describe::{describe, name_of, payload_type, track_of},
@@ -30,7 +30,8 @@ use self::{
 };
 use super::{
     connection::{Connection, Incoming},
-    push::{Door, Ends, Refusal, Server, Wanted, random_hex, taken_away},
+    push::{Door, Ends, METHODS, Refusal, Server, taken_away},
+    random_hex,
 };
 use crate::{
     config::{Action, stream_name_problem},
@@ -60,11 +61,11 @@ const REPORTS: Duration = Duration::from_secs(5);
 /// Recorders notice an end, and try again; of silence many notice nothing.
 const SILENCE: Duration = Duration::from_secs(20);
 const SESSION_TIMEOUT: u64 = 60;
-pub(super) const METHODS: &str = "DESCRIBE, PLAY, PAUSE";
 
-/// Whether a request begins to play.
-pub(super) fn begins(request: &Request<Vec<u8>>) -> bool {
-    matches!(request.method(), Method::Describe | Method::Play)
+/// Whether a request is of somebody who wants to play.
+pub(super) fn begins(request: &Message) -> bool {
+    let wants = |method: &str| ["DESCRIBE", "PLAY"].iter().any(|known| method.eq_ignore_ascii_case(known));
+    matches!(&request.start, Start::Request { method, .. } if wants(method))
 }
 
 /// Serves a connection to its end.
@@ -75,7 +76,7 @@ pub(super) async fn run(
     server: &Rc<Server>,
     connection: Connection,
     ends: Ends,
-    first: &Request<Vec<u8>>,
+    first: &Message,
 ) -> Result<(), SourceError> {
     let now = Instant::now();
     let mut conversation = Conversation {
@@ -153,17 +154,18 @@ enum Turn {
     Read,
     Heard(Heard),
     Ended(&'static str),
+    RightEnded,
     Tick,
 }
 
-type Headers = Vec<(HeaderName, String)>;
+type Fields = Vec<(&'static str, String)>;
 
 impl Conversation<'_> {
     async fn turn(&mut self) -> Result<(), SourceError> {
         let mut requests = vec![];
         // Receiver reports change nothing: there is nobody to tell.
         let mut take = |incoming: Incoming<'_>| {
-            if let Incoming::Message(Message::Request(request)) = incoming {
+            if let Incoming::Message(request) = incoming {
                 requests.push(request);
             }
         };
@@ -177,7 +179,7 @@ impl Conversation<'_> {
                 received = self.connection.receive(&mut take) => received.map(|()| Turn::Read)?,
                 Some(heard) = heard.recv() => Turn::Heard(heard),
                 why = &mut watching.ended => Turn::Ended(why.unwrap_or("the stream has ended")),
-                () = over => Turn::Ended("the right to play was taken away, or has ended"),
+                () = over => Turn::RightEnded,
                 () = sleep_until(tick) => Turn::Tick,
             },
         };
@@ -191,6 +193,7 @@ impl Conversation<'_> {
                 tracing::info!(peer = %self.ends.peer, "RTSP player is sent away: {why}");
                 Err(SourceError::Closed)
             }
+            Turn::RightEnded => Err(SourceError::RightEnded),
             Turn::Tick => self.tick().await,
         }
     }
@@ -239,22 +242,26 @@ impl Conversation<'_> {
         self.connection.send_frames(&frames).await
     }
 
-    /// Answers a request.
-    async fn request(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
+    /// Answers a request. An answer is none, and needs nothing.
+    async fn request(&mut self, request: &Message) -> Result<(), SourceError> {
+        let Start::Request { method, uri } = &request.start else { return Ok(()) };
+        let method = method.to_ascii_uppercase();
         let mut ended = false;
-        let mut answer = match self.act(request).await {
-            Ok((headers, body)) => {
-                ended = *request.method() == Method::Teardown;
-                let answer = Response::builder(Version::V1_0, StatusCode::Ok);
-                headers.into_iter().fold(answer, |answer, (name, value)| answer.header(name, value)).build(body)
+        let mut answer = match self.act(request, &method, uri).await {
+            Ok((fields, body)) => {
+                ended = method == "TEARDOWN";
+                let answer = Message::answer(200, "OK");
+                let mut answer = fields.into_iter().fold(answer, |answer, (name, value)| answer.with(name, value));
+                answer.body = body;
+                answer
             }
-            Err(refusal) => self.refuse(request, &refusal),
+            Err(refusal) => self.server.refuse(self.ends.peer, &method, &refusal, &self.door),
         };
-        if let Some(cseq) = request.header(&CSEQ) {
-            answer.insert_header(CSEQ, cseq.clone());
+        if let Some(cseq) = request.get("CSeq") {
+            answer.push("CSeq", cseq.as_bytes());
         }
-        answer.insert_header(SERVER, concat!("penstock/", env!("CARGO_PKG_VERSION")));
-        self.connection.answer(&answer).await?;
+        answer.push("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        self.connection.send(&answer).await?;
         match (ended, self.guesses > MAX_GUESSES) {
             (true, _) => Err(SourceError::Ended),
             (_, true) => Err(SourceError::WrongPassword),
@@ -262,97 +269,74 @@ impl Conversation<'_> {
         }
     }
 
-    fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
-        self.server.refuse(self.ends.peer, request, refusal, &self.door)
-    }
-
-    /// Headers and body of the answer.
-    async fn act(&mut self, request: &Request<Vec<u8>>) -> Result<(Headers, Vec<u8>), Refusal> {
-        let session = (SESSION, format!("{};timeout={SESSION_TIMEOUT}", self.session));
-        match request.method() {
-            Method::Options => Ok((vec![(PUBLIC, super::push::METHODS.into())], vec![])),
-            Method::GetParameter | Method::SetParameter | Method::Teardown => Ok((vec![session], vec![])),
-            Method::Describe => self.describe(request).await,
-            Method::Setup => {
-                let transport = self.setup(request).await?;
-                Ok((vec![session, (TRANSPORT, transport)], vec![]))
+    /// Fields and body of the answer.
+    async fn act(&mut self, request: &Message, method: &str, uri: &str) -> Result<(Fields, Vec<u8>), Refusal> {
+        let session = ("Session", format!("{};timeout={SESSION_TIMEOUT}", self.session));
+        match method {
+            "OPTIONS" => Ok((vec![("Public", METHODS.into())], vec![])),
+            "GET_PARAMETER" | "SET_PARAMETER" | "TEARDOWN" => Ok((vec![session], vec![])),
+            "DESCRIBE" => self.describe(request, uri).await,
+            "SETUP" => {
+                let transport = self.setup(request, uri).await?;
+                Ok((vec![session, ("Transport", transport)], vec![]))
             }
-            Method::Play => {
+            "PLAY" => {
                 self.play()?;
-                Ok((vec![session, (RANGE, "npt=now-".into())], vec![]))
+                Ok((vec![session, ("Range", "npt=now-".into())], vec![]))
             }
-            Method::Pause => {
+            "PAUSE" => {
                 self.playing = false;
                 self.deadline = Instant::now() + Duration::from_secs(SESSION_TIMEOUT);
                 Ok((vec![session], vec![]))
             }
-            _ => Err(Refusal("refused_method", 455, format!("one who plays may {METHODS}"))),
+            _ => Err(Refusal("refused_state", 455, "a connection plays or publishes, not both".into())),
         }
     }
 
-    async fn describe(&mut self, request: &Request<Vec<u8>>) -> Result<(Headers, Vec<u8>), Refusal> {
-        let player = self.watch(request).await?;
+    async fn describe(&mut self, request: &Message, uri: &str) -> Result<(Fields, Vec<u8>), Refusal> {
+        let player = self.watch(request, ("DESCRIBE", uri)).await?;
         let text = describe(&player.name, &player.watching.formats);
-        let mut base = request.request_uri().cloned().ok_or_else(no_url)?;
-        base.set_query(None);
-        let base = format!("{}/", base.as_str().trim_end_matches('/'));
-        Ok((vec![(CONTENT_TYPE, "application/sdp".into()), (CONTENT_BASE, base)], text.into_bytes()))
+        let base = uri.split('?').next().unwrap_or_default().trim_end_matches('/');
+        Ok((vec![("Content-Type", "application/sdp".into()), ("Content-Base", format!("{base}/"))], text.into_bytes()))
     }
 
     /// Watches the stream that a request is about, if that is not so already.
-    async fn watch(&mut self, request: &Request<Vec<u8>>) -> Result<&mut Player, Refusal> {
-        let url = request.request_uri().ok_or_else(no_url)?;
-        let name = name_of(url.path());
-        if let Some(problem) = stream_name_problem(name) {
+    async fn watch(&mut self, request: &Message, (method, uri): (&str, &str)) -> Result<&mut Player, Refusal> {
+        let name = decode(name_of(&path(uri)));
+        if let Some(problem) = stream_name_problem(&name) {
             return Err(Refusal("refused_stream", 404, problem));
         }
         if self.player.as_ref().is_none_or(|player| player.name != name) {
             if self.playing {
                 return Err(Refusal("refused_state", 455, "a connection plays one stream".into()));
             }
-            let asked = (Action::Play, name, self.ends.peer);
-            let admitted = self.door.admit(&self.server.settings.rights, request, url, asked).await;
+            let asked = (Action::Play, name.as_str(), self.ends.peer);
+            let admitted = self.door.admit(&self.server.settings.rights, request, (method, uri), asked).await;
             self.guesses += u32::from(admitted.is_err());
             let grant = admitted?;
-            self.player = Some(Player::new(self.server, name, self.ends.peer, grant).await?);
+            self.player = Some(Player::new(self.server, &name, self.ends.peer, grant).await?);
             self.deadline = Instant::now() + PATIENCE;
         }
         self.player.as_mut().ok_or_else(|| Refusal("refused_state", 455, "nothing is watched".into()))
     }
 
     /// The answer's `Transport`.
-    async fn setup(&mut self, request: &Request<Vec<u8>>) -> Result<String, Refusal> {
-        let (local, peer, encrypted) = (self.ends.local, self.ends.peer, self.ends.encrypted);
+    async fn setup(&mut self, request: &Message, uri: &str) -> Result<String, Refusal> {
+        let ends = self.ends;
         if self.playing {
             return Err(Refusal("refused_state", 455, "tracks are set up before PLAY".into()));
         }
-        let header = request.header(&TRANSPORT).map_or("", |value| value.as_str()).to_owned();
-        let path = request.request_uri().map_or("", Url::path).to_owned();
-        let player = self.watch(request).await?;
+        let field = request.text("Transport").into_owned();
+        let player = self.watch(request, ("SETUP", uri)).await?;
         let formats = &player.watching.formats;
-        let index = track_of(&path, formats.len());
+        let index = track_of(&path(uri), formats.len());
         let index = index.filter(|index| player.tracks.iter().all(|track| track.index != *index));
         let format = index.and_then(|index| Some((index, formats.get(index)?)));
         let (index, format) = format.ok_or_else(|| Refusal("refused_track", 404, "no such track to set up".into()))?;
-        let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
-        let reference = Reference::default();
-        let ssrc = random_ssrc();
-        let outgoing = Outgoing::new(payload_type(index, format), format.codec.clock_rate(), ssrc, reference.clone());
-        let (way, answer) = match Wanted::parse(&header).ok_or_else(refused)? {
-            Wanted::Channel(wanted) => {
-                let channel = wanted.or_else(|| u8::try_from(2 * player.tracks.len()).ok()).ok_or_else(refused)?;
-                let taken = |track: &Track| matches!(track.way, Way::Channel(other) if channel.abs_diff(other) < 2);
-                if player.tracks.iter().any(taken) {
-                    return Err(refused());
-                }
-                (Way::Channel(channel), format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1))
-            }
-            Wanted::Udp(_) if encrypted => {
-                let words = "by TCP, please: what goes by UDP would not be encrypted";
-                return Err(Refusal("refused_transport", 461, words.into()));
-            }
-            Wanted::Udp(client) => Way::udp(local, peer, client)?,
-        };
+        let (ssrc, reference) = (random_ssrc(), Reference::default());
+        let (number, clock_rate) = (payload_type(index, format), format.codec.clock_rate());
+        let outgoing = Outgoing::new(number, clock_rate, ssrc, reference.clone());
+        let (way, answer) = Way::of(&field, &player.tracks, ends)?;
         player.tracks.push(Track { index, way, outgoing, reference, reported: None });
         Ok(format!("{answer};ssrc={ssrc:08X}"))
     }
@@ -370,6 +354,32 @@ impl Conversation<'_> {
 }
 
 impl Way {
+    /// The first of the alternatives of a `Transport` field that can be had, and the answer's.
+    fn of(field: &str, tracks: &[Track], ends: Ends) -> Result<(Self, String), Refusal> {
+        let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
+        let can_be_had = |wanted: &Transport| match wanted.lower {
+            _ if wanted.secure => false,
+            // RTCP needs the next one.
+            Lower::Tcp => wanted.channel.is_none_or(|channel| channel < u16::from(u8::MAX)),
+            Lower::Udp => wanted.client_port.is_some_and(|port| port != 0),
+            Lower::Multicast => false,
+        };
+        let wanted = Transport::parse(field).find(can_be_had).ok_or_else(refused)?;
+        if let (Lower::Udp, Some(client)) = (wanted.lower, wanted.client_port) {
+            if ends.encrypted {
+                let words = "by TCP, please: what goes by UDP would not be encrypted";
+                return Err(Refusal("refused_transport", 461, words.into()));
+            }
+            return Self::udp(ends.local, ends.peer, client);
+        }
+        let named = wanted.channel.and_then(|channel| u8::try_from(channel).ok());
+        let channel = named.or_else(|| u8::try_from(2 * tracks.len()).ok()).ok_or_else(refused)?;
+        if tracks.iter().any(|track| matches!(track.way, Self::Channel(other) if channel.abs_diff(other) < 2)) {
+            return Err(refused());
+        }
+        Ok((Self::Channel(channel), format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1)))
+    }
+
     fn udp(local: SocketAddr, peer: SocketAddr, client: u16) -> Result<(Self, String), Refusal> {
         let ports = Ports::bind(local.ip(), peer.ip());
         let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
@@ -395,8 +405,12 @@ impl Way {
     }
 }
 
-fn no_url() -> Refusal {
-    Refusal("refused_malformed", 400, "this method needs a URL".into())
+/// The path of a request's URL.
+fn path(uri: &str) -> String {
+    match Url::parse(uri) {
+        Ok((url, _)) => url.path().to_owned(),
+        Err(_) => uri.split('?').next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// A random one, as RFC 3550 §8.1 wants it.

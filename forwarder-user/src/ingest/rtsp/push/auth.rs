@@ -1,16 +1,15 @@
-//! The password of those who publish: Basic (RFC 7617) and Digest (RFC 2617, and RFC 2069 as old cameras
+//! The password of those who publish and play: Basic (RFC 7617) and Digest (RFC 2617, and RFC 2069 as old cameras
 //! know it). For a token of the configuration the user's name is of no importance.
 
 use std::{future::pending, net::SocketAddr, sync::Arc};
 
-use http_auth::ChallengeRef;
 use openssl::hash::{MessageDigest, hash};
-use rtsp_types::{Request, headers::AUTHORIZATION};
-use url::Url;
+use penstock_rtp::rtsp::{challenge::Challenge, message::Message, url::Url};
 
-use super::{conversation::Refusal, random_hex};
+use super::conversation::Refusal;
 use crate::{
     config::{Action, Secret},
+    ingest::rtsp::random_hex,
     rights::{Asker, Credentials, Denied, Grant, Rights, Watch},
 };
 
@@ -46,15 +45,15 @@ impl Door {
         digest.then_some(better).into_iter().chain([format!("Basic realm=\"{REALM}\"")]).collect()
     }
 
-    /// What a request with this `Authorization` shows.
-    pub(super) fn credentials(&self, method: &str, url: &Url, authorization: &str) -> Credentials {
-        let scheme = authorization.trim().split_once(' ').map_or("", |(scheme, _)| scheme);
+    /// What a request with this `Authorization` shows. `uri`: as the request has it.
+    pub(super) fn credentials(&self, method: &str, uri: &str, authorization: &str) -> Credentials {
+        let given = authorization.trim();
+        let scheme = given.split(|letter: char| letter.is_ascii_whitespace()).next().unwrap_or_default();
         if !scheme.eq_ignore_ascii_case("digest") {
-            return Credentials::of_header(authorization).unwrap_or_else(|| Credentials::Token(Secret::default()));
+            return Credentials::of_header(given).unwrap_or_else(|| Credentials::Token(Secret::default()));
         }
-        let parsed = http_auth::parse_challenges(authorization).unwrap_or_default();
-        let digest = parsed.first().and_then(|given| self.digest(method, url, given));
-        match digest {
+        let parsed = Challenge::parse(given.as_bytes());
+        match parsed.first().and_then(|given| self.digest(method, uri, given)) {
             Some(digest) => {
                 let name = digest.username.clone();
                 Credentials::Digest(name, Arc::new(move |password| digest.is_of(password)))
@@ -70,22 +69,24 @@ impl Door {
     pub(in crate::ingest::rtsp) async fn admit(
         &self,
         rights: &Rights,
-        request: &Request<Vec<u8>>,
-        url: &Url,
+        request: &Message,
+        (method, uri): (&str, &str),
         (action, stream, peer): (Action, &str, SocketAddr),
     ) -> Result<Grant, Refusal> {
-        let given = request.header(&AUTHORIZATION).map_or("", |value| value.as_str());
-        let in_query = || Credentials::of_query(url.query()?).filter(|_| rights.reads_query());
-        let credentials = match given {
+        let given = request.text("Authorization");
+        let url = Url::parse(uri).ok();
+        let query = url.as_ref().and_then(|(url, _)| url.query()).unwrap_or_default();
+        let in_query = || Credentials::of_query(query).filter(|_| rights.reads_query());
+        let credentials = match given.as_ref() {
             "" => in_query().unwrap_or(Credentials::None),
-            _ => self.credentials(request.method().into(), url, given),
+            given => self.credentials(method, uri, given),
         };
         let asker = Asker {
             action,
             stream: stream.to_owned(),
             address: peer.ip().to_canonical(),
             protocol: "rtsp",
-            query: Secret::new(url.query().unwrap_or_default()),
+            query: Secret::new(query),
             credentials,
         };
         rights.ask(asker, true).await.map_err(|denied| match denied {
@@ -98,13 +99,11 @@ impl Door {
     }
 
     /// `None`: of another request, or of another connection.
-    fn digest(&self, method: &str, url: &Url, given: &ChallengeRef<'_>) -> Option<Digest> {
-        let value = |name: &str| {
-            let found = given.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_unescaped()).unwrap_or_default()
-        };
+    fn digest(&self, method: &str, requested: &str, given: &Challenge) -> Option<Digest> {
+        let value = |name: &str| String::from_utf8_lossy(given.get(name).unwrap_or_default()).into_owned();
         let uri = value("uri");
-        let same = Url::parse(&uri).is_ok_and(|given| given == *url) || uri == url.path();
+        let path = Url::parse(requested).map(|(url, _)| url.path().to_owned()).unwrap_or_default();
+        let same = uri == requested || uri == path || means_the_same(&uri, requested);
         if !same || value("realm") != REALM || value("nonce") != self.nonce || self.nonce.is_empty() {
             return None;
         }
@@ -148,6 +147,15 @@ pub(in crate::ingest::rtsp) async fn taken_away(watch: Option<Watch>) {
     }
 }
 
+/// Whether two URLs differ in how they are written only: in user and password, a port that need not be named.
+fn means_the_same(one: &str, other: &str) -> bool {
+    let parts = |text: &str| {
+        let (url, _) = Url::parse(text).ok()?;
+        Some((url.host().to_ascii_lowercase(), url.port(), url.path().to_owned(), url.query().map(str::to_owned)))
+    };
+    parts(one).is_some_and(|parts_of_one| Some(parts_of_one) == parts(other))
+}
+
 /// In hexadecimal. An empty text, which nothing matches, where MD5 is forbidden.
 fn md5(text: &str) -> String {
     let digest = hash(MessageDigest::md5(), text.as_bytes());
@@ -160,8 +168,8 @@ mod tests {
 
     use super::*;
 
-    fn admits(door: &Door, method: &str, url: &Url, authorization: &str) -> bool {
-        door.credentials(method, url, authorization).is_token(&Secret::new("s3cret"))
+    fn admits(door: &Door, method: &str, uri: &str, authorization: &str) -> bool {
+        door.credentials(method, uri, authorization).is_token(&Secret::new("s3cret"))
     }
 
     /// What a client answers to a challenge.
@@ -173,36 +181,36 @@ mod tests {
 
     #[test]
     fn the_right_password_opens_by_both_schemes() {
-        let url = Url::parse("rtsp://host:8554/cam").unwrap();
+        let url = "rtsp://host:8554/cam";
         let door = Door::new();
         for challenge in door.challenges(true) {
-            let right = answer(&challenge, "s3cret", "ANNOUNCE", url.as_str());
-            assert!(admits(&door, "ANNOUNCE", &url, &right), "{right}");
-            let wrong = answer(&challenge, "s3cre", "ANNOUNCE", url.as_str());
-            assert!(!admits(&door, "ANNOUNCE", &url, &wrong), "{wrong}");
+            let right = answer(&challenge, "s3cret", "ANNOUNCE", url);
+            assert!(admits(&door, "ANNOUNCE", url, &right), "{right}");
+            let wrong = answer(&challenge, "s3cre", "ANNOUNCE", url);
+            assert!(!admits(&door, "ANNOUNCE", url, &wrong), "{wrong}");
         }
-        let digest = answer(&door.challenges(true)[0], "s3cret", "ANNOUNCE", url.as_str());
-        assert!(!admits(&door, "RECORD", &url, &digest), "of another method");
-        assert!(!admits(&door, "ANNOUNCE", &Url::parse("rtsp://host:8554/other").unwrap(), &digest));
-        assert!(!admits(&Door::new(), "ANNOUNCE", &url, &digest), "of another connection");
+        let digest = answer(&door.challenges(true)[0], "s3cret", "ANNOUNCE", url);
+        assert!(!admits(&door, "RECORD", url, &digest), "of another method");
+        assert!(!admits(&door, "ANNOUNCE", "rtsp://host:8554/other", &digest));
+        assert!(!admits(&Door::new(), "ANNOUNCE", url, &digest), "of another connection");
         assert_eq!(door.challenges(false), ["Basic realm=\"penstock\""]);
     }
 
     #[test]
     fn qop_is_understood() {
-        let url = Url::parse("rtsp://host/cam").unwrap();
+        let url = "rtsp://host/cam";
         let door = Door::new();
         let challenge = format!("{}, qop=\"auth\"", door.challenges(true)[0]);
-        assert!(admits(&door, "ANNOUNCE", &url, &answer(&challenge, "s3cret", "ANNOUNCE", url.as_str())));
+        assert!(admits(&door, "ANNOUNCE", url, &answer(&challenge, "s3cret", "ANNOUNCE", url)));
     }
 
     #[test]
     fn nonsense_opens_nothing() {
-        let url = Url::parse("rtsp://host/cam").unwrap();
+        let url = "rtsp://host/cam";
         let door = Door::new();
         for text in ["", "Basic", "Basic !!!", "Basic czNjcmV0", "Digest", "Digest a=b", "Digest ,,,", "Bearer x"] {
-            assert!(!admits(&door, "ANNOUNCE", &url, text), "{text}");
+            assert!(!admits(&door, "ANNOUNCE", url, text), "{text}");
         }
-        assert!(admits(&door, "ANNOUNCE", &url, "Bearer s3cret"));
+        assert!(admits(&door, "ANNOUNCE", url, "Bearer s3cret"));
     }
 }

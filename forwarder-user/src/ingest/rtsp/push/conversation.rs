@@ -8,30 +8,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use penstock_rtp::description::{Description, DescriptionError};
-use rtsp_types::{
-    Message, Method, Request, Response, StatusCode, Version,
-    headers::{CONTENT_TYPE, CSEQ, PUBLIC, SERVER, SESSION, TRANSPORT},
+use penstock_rtp::{
+    description::{Description, DescriptionError, Writer},
+    rtsp::{
+        message::{Message, Start},
+        transport::{Lower, Transport},
+    },
 };
 use tokio::time::timeout_at;
-use url::Url;
 
 use super::{
     Claim, Server,
     auth::{Door, taken_away},
-    random_hex,
-    transport::Wanted,
+    name,
 };
 use crate::config::Action;
 use crate::ingest::{
     error::SourceError,
     handle::gone,
-    media::{Packet, Packets},
+    media::{Packet, Packets, Skipped},
     rtsp::{
         connection::{Connection, Incoming, Stream},
-        play,
+        play, random_hex,
         track::{self, Track, Way},
     },
+    secure::{self, Srtp},
     udp::Ports,
 };
 use crate::rights::Grant;
@@ -75,7 +76,8 @@ struct Conversation<'a> {
     tracks: Vec<Track>,
     recording: bool,
     /// What came among the media and has no answer yet.
-    requests: Vec<Request<Vec<u8>>>,
+    requests: Vec<Message>,
+    skipped: Skipped,
 }
 
 /// A refusal: name of its counter, status, words.
@@ -96,6 +98,7 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
         tracks: vec![],
         recording: false,
         requests: vec![],
+        skipped: Skipped::default(),
     };
     let error = match conversation.prepare().await {
         Ok(Some(first)) => {
@@ -120,12 +123,12 @@ pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends
 
 impl Conversation<'_> {
     /// Up to RECORD, or to the request by which somebody shows that he wants to play.
-    async fn prepare(&mut self) -> Result<Option<Request<Vec<u8>>>, SourceError> {
+    async fn prepare(&mut self) -> Result<Option<Message>, SourceError> {
         let deadline = Instant::now() + PATIENCE;
         while !self.recording {
             let mut requests = vec![];
             let mut take = |incoming: Incoming<'_>| {
-                if let Incoming::Message(Message::Request(request)) = incoming {
+                if let Incoming::Message(request) = incoming {
                     requests.push(request);
                 }
             };
@@ -164,26 +167,25 @@ impl Conversation<'_> {
         played
     }
 
-    /// Answers a request.
-    async fn request(&mut self, request: &Request<Vec<u8>>) -> Result<(), SourceError> {
-        let answered = self.act(request).await;
+    /// Answers a request. An answer is none, and needs nothing.
+    async fn request(&mut self, request: &Message) -> Result<(), SourceError> {
+        let Start::Request { method, uri } = &request.start else { return Ok(()) };
+        // Methods are case-sensitive (§6.1), and nobody means another one by small letters.
+        let method = method.to_ascii_uppercase();
+        let answered = self.act(request, &method, uri).await;
         let mut ended = false;
         let mut answer = match answered {
-            Ok(headers) => {
-                ended = *request.method() == Method::Teardown;
-                let mut answer = Response::builder(Version::V1_0, StatusCode::Ok);
-                for (name, value) in headers {
-                    answer = answer.header(name, value);
-                }
-                answer.build(vec![])
+            Ok(fields) => {
+                ended = method == "TEARDOWN";
+                fields.into_iter().fold(Message::answer(200, "OK"), |answer, (name, value)| answer.with(name, value))
             }
-            Err(refusal) => self.refuse(request, &refusal),
+            Err(refusal) => self.server.refuse(self.ends.peer, &method, &refusal, &self.door),
         };
-        if let Some(cseq) = request.header(&CSEQ) {
-            answer.insert_header(CSEQ, cseq.clone());
+        if let Some(cseq) = request.get("CSeq") {
+            answer.push("CSeq", cseq.as_bytes());
         }
-        answer.insert_header(SERVER, concat!("penstock/", env!("CARGO_PKG_VERSION")));
-        self.connection.answer(&answer).await?;
+        answer.push("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        self.connection.send(&answer).await?;
         if ended {
             return Err(SourceError::Ended);
         }
@@ -193,59 +195,66 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn refuse(&self, request: &Request<Vec<u8>>, refusal: &Refusal) -> Response<Vec<u8>> {
-        self.server.refuse(self.ends.peer, request, refusal, &self.door)
-    }
-
-    /// Headers of the answer.
-    async fn act(&mut self, request: &Request<Vec<u8>>) -> Result<Vec<(rtsp_types::HeaderName, String)>, Refusal> {
-        let given = request.header(&SESSION).map(|value| value.as_str());
+    /// Fields of the answer.
+    async fn act(
+        &mut self,
+        request: &Message,
+        method: &str,
+        uri: &str,
+    ) -> Result<Vec<(&'static str, String)>, Refusal> {
+        let given = request.get("Session");
         if given.is_some_and(|given| given.split(';').next().unwrap_or_default().trim() != self.session) {
             return Err(Refusal("refused_session", 454, "there is no such session".into()));
         }
-        let session = (SESSION, format!("{};timeout={SESSION_TIMEOUT}", self.session));
-        match request.method() {
-            Method::Options => Ok(vec![(PUBLIC, METHODS.into())]),
-            Method::GetParameter | Method::SetParameter | Method::Teardown => Ok(vec![session]),
-            Method::Announce => {
-                self.announce(request).await?;
+        let session = ("Session", format!("{};timeout={SESSION_TIMEOUT}", self.session));
+        match method {
+            "OPTIONS" => Ok(vec![("Public", METHODS.into())]),
+            "GET_PARAMETER" | "SET_PARAMETER" | "TEARDOWN" => Ok(vec![session]),
+            "ANNOUNCE" => {
+                self.announce(request, uri).await?;
                 Ok(vec![session])
             }
-            Method::Setup => {
-                let transport = self.setup(request)?;
-                Ok(vec![session, (TRANSPORT, transport)])
+            "SETUP" => {
+                let fields = self.setup(request, uri)?;
+                Ok([vec![session], fields].concat())
             }
-            Method::Record if self.tracks.is_empty() => {
+            "RECORD" if self.tracks.is_empty() => {
                 Err(Refusal("refused_state", 455, "RECORD comes after ANNOUNCE and SETUP".into()))
             }
-            Method::Record => {
+            "RECORD" => {
                 self.recording = true;
+                self.connection.set_channels(track::channels(&self.tracks));
                 Ok(vec![session])
             }
-            Method::Describe | Method::Play => {
+            "DESCRIBE" | "PLAY" => {
                 Err(Refusal("refused_state", 455, "a connection publishes or plays, not both".into()))
             }
             _ => Err(Refusal("refused_method", 405, format!("it knows {METHODS}"))),
         }
     }
 
-    async fn announce(&mut self, request: &Request<Vec<u8>>) -> Result<(), Refusal> {
+    async fn announce(&mut self, request: &Message, uri: &str) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
-        let url = request.request_uri().ok_or_else(|| bad("ANNOUNCE needs a URL"))?;
-        let name = url.path().trim_matches('/');
-        let grant = self.admit(request, url, name).await?;
+        let name = name::stream(uri).ok_or_else(|| bad("ANNOUNCE needs a URL that names a stream"))?;
+        let asked = (Action::Publish, name.as_str(), self.ends.peer);
+        let admitted = self.door.admit(&self.server.settings.rights, request, ("ANNOUNCE", uri), asked).await;
+        self.guesses += u32::from(admitted.is_err());
+        let grant = admitted?;
         if self.announced.is_some() {
             return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
         }
-        let kind = request.header(&CONTENT_TYPE).map_or("", |value| value.as_str());
-        if !kind.trim().to_ascii_lowercase().starts_with("application/sdp") {
+        let kind = request.get("Content-Type");
+        if kind.is_some_and(|kind| !kind.trim().to_ascii_lowercase().starts_with("application/sdp")) {
             return Err(Refusal("refused_malformed", 415, "ANNOUNCE needs application/sdp".into()));
         }
-        let description = Description::parse(request.body()).map_err(|error| match error {
+        let description = Description::parse(&request.body, Writer::Sender).map_err(|error| match error {
             DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
             error => Refusal("refused_malformed", 400, error.to_string()),
         })?;
-        let claim = self.server.claim(name, self.ends.peer).await;
+        if description.tracks.iter().any(|track| track.security.is_some()) && !self.ends.encrypted {
+            return Err(Refusal("refused_no_media", 415, "SRTP outside of TLS is not taken".into()));
+        }
+        let claim = self.server.claim(&name, self.ends.peer).await;
         let mut claim = claim.map_err(|why| Refusal("refused_stream", 455, why))?;
         if let Some(published) = &mut claim.published {
             published.media.described(&description).map_err(|error| {
@@ -258,53 +267,70 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    async fn admit(&mut self, request: &Request<Vec<u8>>, url: &Url, stream: &str) -> Result<Grant, Refusal> {
-        let asked = (Action::Publish, stream, self.ends.peer);
-        let admitted = self.door.admit(&self.server.settings.rights, request, url, asked).await;
-        self.guesses += u32::from(admitted.is_err());
-        admitted
-    }
-
-    /// The answer's `Transport`.
-    fn setup(&mut self, request: &Request<Vec<u8>>) -> Result<String, Refusal> {
+    /// The answer's `Transport`, and its `KeyMgmt`.
+    fn setup(&mut self, request: &Message, uri: &str) -> Result<Vec<(&'static str, String)>, Refusal> {
         let Some(Announced { description, .. }) = &self.announced else {
             return Err(Refusal("refused_state", 455, "SETUP comes after ANNOUNCE".into()));
         };
         if self.recording || self.tracks.len() >= MAX_TRACKS {
             return Err(Refusal("refused_state", 455, "no more tracks can be set up".into()));
         }
-        let url = request.request_uri().map_or("", Url::as_str);
-        let index = track_of(description, url)
+        let index = name::track(description, uri)
             .ok_or_else(|| Refusal("refused_track", 404, "the description has no such track".into()))?;
-        let header = request.header(&TRANSPORT).map_or("", |value| value.as_str());
         let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
-        let (way, answer) = match Wanted::parse(header).ok_or_else(refused)? {
-            Wanted::Channel(wanted) => {
+        let field = request.text("Transport");
+        // By TLS the key is told to nobody else, and what comes beside it is as safe.
+        let keys = description.tracks.get(index).and_then(|track| track.security.clone());
+        let keys = keys.filter(|_| self.ends.encrypted);
+        let can_be_had = |wanted: &Transport| match wanted.lower {
+            _ if wanted.secure && keys.is_none() => false,
+            // RTCP needs the next one.
+            Lower::Tcp => wanted.channel.is_none_or(|channel| channel < u16::from(u8::MAX)),
+            Lower::Udp => wanted.client_port.is_some_and(|port| port != 0),
+            Lower::Multicast => false,
+        };
+        // The first of the alternatives that can be had.
+        let wanted = Transport::parse(&field).find(can_be_had).ok_or_else(refused)?;
+        let field = request.get("KeyMgmt");
+        let srtp = match keys.filter(|_| wanted.secure).map(|keys| Srtp::new(&keys, field.as_deref())) {
+            Some(Ok(srtp)) => Some(srtp),
+            Some(Err(error)) => return Err(Refusal("refused_key", 463, error.to_string())),
+            None => None,
+        };
+        let profile = if srtp.is_some() { "SAVP" } else { "AVP" };
+        let (way, answer) = match (wanted.lower, wanted.client_port) {
+            (Lower::Udp, Some(client)) => self.by_udp(client, profile)?,
+            (_, _) => {
+                let wanted = wanted.channel.and_then(|channel| u8::try_from(channel).ok());
                 let channel = wanted.or_else(|| u8::try_from(2 * self.tracks.len()).ok()).ok_or_else(refused)?;
                 let taken = |track: &Track| matches!(track.way, Way::Channel(other) if channel.abs_diff(other) < 2);
                 if self.tracks.iter().any(taken) {
                     return Err(refused());
                 }
-                let answer = format!("RTP/AVP/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
+                let answer = format!("RTP/{profile}/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
                 (Way::Channel(channel), answer)
             }
-            Wanted::Udp(_) if self.ends.encrypted => {
-                let words = "by TCP, please: what comes by UDP would not be encrypted";
-                return Err(Refusal("refused_transport", 461, words.into()));
-            }
-            Wanted::Udp(client) => {
-                let ports = Ports::bind(self.ends.local.ip(), self.ends.peer.ip());
-                let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
-                let (first, last) = (ports.first(), client.saturating_add(1));
-                let answer = format!(
-                    "RTP/AVP;unicast;client_port={client}-{last};server_port={first}-{};mode=record",
-                    first + 1
-                );
-                (Way::Ports(ports), answer)
-            }
         };
-        self.tracks.push(Track { index, way });
-        Ok(answer)
+        let mut fields = vec![("Transport", answer)];
+        if srtp.is_some() {
+            fields.extend(secure::key_mgmt(uri).map(|ours| ("KeyMgmt", ours)));
+        }
+        self.tracks.push(Track { index, way, srtp });
+        Ok(fields)
+    }
+
+    /// A track beside the connection, from this port.
+    fn by_udp(&self, client: u16, profile: &str) -> Result<(Way, String), Refusal> {
+        if self.ends.encrypted && profile == "AVP" {
+            let words = "by TCP, or as RTP/SAVP, please: what comes by UDP would not be encrypted";
+            return Err(Refusal("refused_transport", 461, words.into()));
+        }
+        let ports = Ports::bind(self.ends.local.ip(), self.ends.peer.ip());
+        let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
+        let (first, last) = (ports.first(), client.saturating_add(1));
+        let answer =
+            format!("RTP/{profile};unicast;client_port={client}-{last};server_port={first}-{};mode=record", first + 1);
+        Ok((Way::Ports(ports), answer))
     }
 }
 
@@ -314,15 +340,9 @@ impl Packets for Conversation<'_> {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> Poll<Result<(), SourceError>> {
-        // Looked at with each batch, so that nothing is forwarded that came after the end.
-        if self.grant.as_ref().and_then(Grant::left).is_some_and(|left| left.is_zero()) {
-            return Poll::Ready(Err(SourceError::RightEnded));
-        }
-        let requests = &mut self.requests;
-        track::poll_packets(context, &mut self.tracks, &mut self.connection, take, &mut |message| {
-            if let Message::Request(request) = message {
-                requests.push(request);
-            }
+        let (requests, skipped) = (&mut self.requests, &mut self.skipped);
+        track::poll_packets(context, &mut self.tracks, &mut self.connection, take, skipped, &mut |message| {
+            requests.push(message);
         })
     }
 
@@ -340,21 +360,8 @@ impl Packets for Conversation<'_> {
     fn is_unordered(&self, index: usize) -> bool {
         track::is_unordered(&self.tracks, index)
     }
-}
 
-/// Which track a URL means: `a=control` is the whole of it, or its end. What was left out is beyond the
-/// last track.
-fn track_of(description: &Description, url: &str) -> Option<usize> {
-    let is_meant = |control: &str| {
-        let before = url.strip_suffix(control);
-        !control.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
-    };
-    if let Some(index) = description.tracks.iter().position(|track| is_meant(&track.control)) {
-        return Some(index);
+    fn take_skipped(&mut self) -> Skipped {
+        std::mem::take(&mut self.skipped)
     }
-    if description.left_out_controls.iter().any(|control| is_meant(control)) {
-        return Some(usize::MAX);
-    }
-    // Who sends one track need not name it.
-    (description.tracks.len() == 1 && description.tracks[0].control.is_empty()).then_some(0)
 }

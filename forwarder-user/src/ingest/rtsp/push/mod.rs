@@ -1,12 +1,12 @@
 //! The RTSP server for cameras and encoders that publish here (RFC 2326, ANNOUNCE and RECORD). Who wants to play goes on
 //! in `play`.
 //!
-//! `conversation` is one connection, `auth` its password, `transport` how a track comes.
+//! `conversation` is one connection, `auth` its password, `name` what its URLs mean.
 //! Here: the listening, and which streams are being published.
 
 mod auth;
 mod conversation;
-mod transport;
+mod name;
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,8 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ring::rand::{SecureRandom as _, SystemRandom};
-use rtsp_types::{Request, Response, StatusCode, Version, headers::WWW_AUTHENTICATE};
+use penstock_rtp::rtsp::message::Message;
 use rustls::server::ResolvesServerCert;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -33,7 +32,6 @@ use tokio_rustls::TlsAcceptor;
 pub(super) use self::{
     auth::{Door, taken_away},
     conversation::{Ends, METHODS, Refusal},
-    transport::Wanted,
 };
 use super::{connection::Stream as Bytes, handshake};
 use crate::{
@@ -225,22 +223,26 @@ impl Server {
     pub(super) fn refuse(
         &self,
         peer: SocketAddr,
-        request: &Request<Vec<u8>>,
+        method: &str,
         Refusal(name, status, words): &Refusal,
         door: &Door,
-    ) -> Response<Vec<u8>> {
+    ) -> Message {
         self.counters.add(name);
         let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
-        let method = <&str>::from(request.method());
-        // A challenge is what every client waits for.
-        match status {
-            401 => tracing::debug!(%peer, method, status, "RTSP request: {words}"),
-            _ => tracing::info!(%peer, method, status, "RTSP request refused: {words}"),
+        let method: String = method.chars().filter(|c| !c.is_control()).take(24).collect();
+        // Clients ask without a password first, and wait to be asked for it.
+        if *name == "asked_for_password" {
+            tracing::debug!(%peer, method, "an RTSP client is asked for its password");
+        } else {
+            tracing::info!(%peer, method, status, "RTSP request refused: {words}");
         }
-        let answer = Response::builder(Version::V1_0, StatusCode::from(*status)).reason_phrase(words);
-        let ask = *status == 401;
-        let challenges = if ask { door.challenges(self.settings.rights.takes_digest()) } else { vec![] };
-        challenges.into_iter().fold(answer, |answer, one| answer.header(WWW_AUTHENTICATE, one)).build(vec![])
+        let mut answer = Message::answer(*status, &words);
+        if *status == 401 {
+            for challenge in door.challenges(self.settings.rights.takes_digest()) {
+                answer.push("WWW-Authenticate", challenge);
+            }
+        }
+        answer
     }
 
     /// A connection has ended so.
@@ -298,15 +300,6 @@ impl Server {
         let keep = self.settings.rtsp.kept_bytes();
         let media = Media::new(name.to_owned(), String::new(), status, self.place.clone(), keep);
         Ok(Published { media, wanted })
-    }
-}
-
-/// Random bytes in hexadecimal. Empty, which is good for nothing, if the system has none.
-pub(super) fn random_hex() -> String {
-    let mut bytes = [0u8; 16];
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        Err(_) => String::new(),
     }
 }
 
