@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod aes;
+pub mod arrivals;
 pub mod atomic;
 pub mod checksum;
 pub mod counter;

@@ -22,6 +22,7 @@
 //! | `WINDOWS` | array | publisher-track slot → [`Window`] | producer; ingress, once per wake-up | both |
 //! | `KEYSTREAM_LOW` | ring buffer | [`KeystreamLow`]: whose window runs low | ingress | producer |
 //! | `STORES` | array of maps | chunk → array of [`crate::store::CHUNK`] [`crate::store::Stored`] | what opens a packet | userspace, when a viewer asks |
+//! | `ARRIVALS` | array | publisher-track slot → [`crate::arrivals::Arrivals`] | userspace before the flow exists, then what opens a packet | userspace |
 //! | `TAPS` | ring buffer | [`TapRecord`] | ingress | userspace engine |
 //! | `COUNTERS` | per-CPU array | [`crate::Counter`] → `u64` | datapath | userspace |
 //! | `SERVER` | array of 1 | → [`Server`] | userspace | CLI |
@@ -105,8 +106,9 @@ pub struct PublisherTrack {
     /// Not 0: the userspace engine opens this SSRC. Its packets are counted in [`PublisherState::packets`], unread and
     /// unauthenticated, and pass: so userspace learns whether XDP sees all of them. Never changes.
     pub diverted: u8,
-    /// 0.
-    pub reserved: u8,
+    /// Number of the header extension that counts all packets of the transport, 1 to 14; 0: none, and nothing is noted
+    /// in `ARRIVALS`. Never changes.
+    pub sequence_extension: u8,
     /// Entries of its keystream ring, 0 without one. For people, and to tell an underrun from a track
     /// that has no ring; the ring itself says its size. Changed alone.
     pub keystream: u32,

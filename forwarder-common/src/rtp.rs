@@ -113,6 +113,43 @@ impl RtpHeader {
     }
 }
 
+/// Header extensions with one byte in front of each element (RFC 8285 §4.2), and with two (§4.3): what the extension
+/// begins with, in the second case but for its last four bits.
+pub const ONE_BYTE: u16 = 0xbede;
+/// See [`ONE_BYTE`].
+pub const TWO_BYTES: u16 = 0x1000;
+
+/// The element with this number of a packet's header extension (RFC 8285). The first one, if it stands there twice.
+pub fn extension(packet: &[u8], number: u8) -> Option<&[u8]> {
+    let (header, len) = RtpHeader::parse(packet)?;
+    let start = header.has_extension().then_some(header.len_with_csrcs())?;
+    let (profile, mut elements) = packet.get(start..len)?.split_first_chunk::<4>()?;
+    let profile = u16::from_be_bytes([profile[0], profile[1]]);
+    let long = profile & 0xfff0 == TWO_BYTES;
+    if !long && profile != ONE_BYTE {
+        return None;
+    }
+    while let [first, rest @ ..] = elements {
+        // Padding stands alone.
+        if *first == 0 {
+            elements = rest;
+            continue;
+        }
+        let (id, len, rest) = match long {
+            true => rest.split_first().map(|(len, rest)| (*first, usize::from(*len), rest))?,
+            // 15 ends the list.
+            false if first >> 4 == 15 => return None,
+            false => (first >> 4, usize::from(first & 15) + 1, rest),
+        };
+        let (value, rest) = rest.split_at_checked(len)?;
+        if id == number {
+            return Some(value);
+        }
+        elements = rest;
+    }
+    None
+}
+
 /// |D(i-1, i)| of RFC 3550 §6.4.1 in RTP clock units, at most a minute's worth of time.
 #[inline(always)]
 pub const fn transit_difference(elapsed_ns: u64, timestamp_step: u32, clock_rate: u32) -> u32 {
@@ -194,6 +231,28 @@ mod tests {
             let mut packet = PACKET;
             packet[0] = packet[0] & 0x3f | version << 6;
             assert_eq!(RtpHeader::parse(&packet), None);
+        }
+    }
+
+    #[test]
+    fn elements_of_header_extensions() {
+        let packet = |extension: &[u8]| {
+            let mut packet = PACKET[..16].to_vec();
+            packet.extend_from_slice(extension);
+            packet
+        };
+        let one = packet(&[0xbe, 0xde, 0, 3, 0x10, 0xff, 0, 0x31, 7, 8, 0, 0x40, b'f', 0xf0, 0x50, 1]);
+        assert_eq!(extension(&one, 1), Some(&[0xff][..]));
+        assert_eq!((extension(&one, 3), extension(&one, 4)), (Some(&[7, 8][..]), Some(&b"f"[..])));
+        assert_eq!((extension(&one, 2), extension(&one, 5)), (None, None), "15 ends the list");
+        let two = packet(&[0x10, 0x05, 0, 2, 0, 20, 2, 7, 8, 3, 0, 0]);
+        assert_eq!((extension(&two, 20), extension(&two, 3)), (Some(&[7, 8][..]), Some(&[][..])));
+        // An element that is longer than what is there, another profile, none at all.
+        assert_eq!(extension(&packet(&[0xbe, 0xde, 0, 1, 0x1f, 0, 0, 0]), 1), None);
+        assert_eq!(extension(&packet(&[0xbe, 0xdf, 0, 1, 0x10, 1, 0, 0]), 1), None);
+        assert_eq!(extension(&[0x80; 12], 0), None);
+        for len in 0..one.len() {
+            assert_eq!(extension(&one[..len], 1), None, "{len} bytes");
         }
     }
 

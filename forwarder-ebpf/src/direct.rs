@@ -34,7 +34,7 @@ use forwarder_common::{
 };
 
 use crate::{
-    ahead, counters, fanout,
+    ahead, arrivals, counters, fanout,
     gcm::Sealed,
     handover::{Media, go_on},
     maps::{self, FANOUT_LISTS, PUBLISHER_STATE, PUBLISHER_TRACKS, SUBSCRIBER_STATE, SUBSCRIBER_TRACKS, lease},
@@ -87,6 +87,7 @@ fn forward(
     let opened = direct.open(frame, media, &shared.replay)?;
     ahead::wake(media.slot, opened.index, opened.payload_len);
     open::account(state, track, &media.rtp, &opened, media.now_ns);
+    arrivals::note(frame, &media.rtp, track, media.slot, media.now_ns);
     // Only here are header, ciphertext and tag together: what follows writes the viewer's over them.
     store::keep(frame, &media.rtp, &track.store, opened.index.0, store::Form::Sealed, media.now_ns);
     if let Some(action) = direct.send(frame, media, &opened)? {

@@ -6,7 +6,7 @@ use forwarder_common::{
 };
 
 use crate::{
-    ahead, counters, fanout,
+    ahead, arrivals, counters, fanout,
     handover::Media,
     maps::{PUBLISHER_STATE, PUBLISHER_TRACKS},
     open,
@@ -38,6 +38,7 @@ fn forward(
     let Media { rtp, slot, fanout, tap, now_ns, .. } = &Media::take().ok_or(Counter::DropInternalIngress)?;
     ahead::wake(*slot, opened.index, opened.payload_len);
     open::account(state, track, rtp, &opened, *now_ns);
+    arrivals::note(frame, rtp, track, *slot, *now_ns);
     if open::is_other(rtp, track) {
         // Not kept: what is sent again under an index must be what was sent.
         open::other(state, rtp);

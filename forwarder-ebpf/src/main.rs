@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 
 mod ahead;
+mod arrivals;
 mod classify;
 mod counters;
 mod direct;

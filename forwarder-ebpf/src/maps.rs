@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     Counter, SessionKey,
+    arrivals::Arrivals,
     keystream::Entry,
     maps as layout,
     store::{self, Stored},
@@ -43,7 +44,10 @@ pub static FLOWS: HashMap<layout::FlowKey, u32, MAX_PUBLISHER_TRACKS> = HashMap:
 pub static PUBLISHER_TRACKS: Array<layout::PublisherTrack, MAX_PUBLISHER_TRACKS> = Array::new();
 
 #[btf_map]
-pub static PUBLISHER_STATE: Array<layout::PublisherState, MAX_PUBLISHER_TRACKS> = Array::new();
+pub static PUBLISHER_STATE: Array<layout::PublisherState, MAX_PUBLISHER_TRACKS, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static ARRIVALS: Array<Arrivals, MAX_PUBLISHER_TRACKS, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static FANOUTS: ArrayOfMaps<DevMap<1>, { 2 * MAX_PUBLISHER_TRACKS }> = ArrayOfMaps::new();

@@ -19,7 +19,7 @@ pub(crate) struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 14] = [
+const COMMANDS: [Command; 15] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",
@@ -97,6 +97,13 @@ in network namespaces of its own. Needs root.",
         ],
         details: "Needs root. docs/benchmarks.md says how each figure is made, and how another server is measured.",
         program: Some(&program::BENCH_CAMERAS),
+    },
+    Command {
+        name: "bench network",
+        arguments: "[...]",
+        summary: &["what Chromium's viewers see over bad lines, by both engines and from browser to browser; --quick"],
+        details: "Needs root. docs/benchmarks.md says how each figure is made.",
+        program: Some(&program::BENCH_NETWORK),
     },
     Command {
         name: "load cameras",

@@ -53,6 +53,7 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["bench", "datapath", rest @ ..] => program::BENCH_DATAPATH.run(rest),
         ["bench", "fanout", rest @ ..] => program::BENCH_FANOUT.run(rest),
         ["bench", "cameras", rest @ ..] => program::BENCH_CAMERAS.run(rest),
+        ["bench", "network", rest @ ..] => program::BENCH_NETWORK.run(rest),
         ["load", "cameras", rest @ ..] => program::LOAD_CAMERAS.run(rest),
         ["release", rest @ ..] => release::run(rest),
         ["kernels", rest @ ..] => kernels::run(rest),

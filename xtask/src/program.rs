@@ -33,6 +33,8 @@ pub(crate) const BENCH_FANOUT: Program = Program {
 };
 pub(crate) const BENCH_CAMERAS: Program =
     Program { name: "bench-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
+pub(crate) const BENCH_NETWORK: Program =
+    Program { name: "bench-network", others: &["penstock"], release: true, needs: Scope::Everything };
 pub(crate) const LOAD_CAMERAS: Program =
     Program { name: "load-cameras", others: &[], release: true, needs: Scope::BuildOnly };
 pub(crate) const SOAK_CAMERAS: Program =

@@ -31,8 +31,9 @@ use self::{
     taps::{Reader, Taps},
 };
 use crate::{
-    Ear, Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats,
-    PublisherTrackId, Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Ear, Engine, EngineError, Figures, NewPublisherTrack, NewRepairTrack, NewSession, NewSubscriberTrack,
+    PublisherStats, PublisherTrackId, Received, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport,
+    Unrepaired,
     contract::Sources,
     io::{MediaSockets, Worker},
     kernel::KernelEngine,
@@ -304,6 +305,21 @@ impl Engine for AutoEngine {
         }
     }
 
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let state = self.lock();
+        let entry = state.sessions.get(session.0).ok_or(EngineError::Unknown("session"))?;
+        // Where the media is.
+        match (&self.kernel, entry.kernel, entry.userspace) {
+            (Some(kernel), Some(id), _) if !is_userspace(track.of.0) => kernel.add_repair_track(id, track),
+            (_, _, Some(id)) => self.userspace.add_repair_track(id, track),
+            _ => Err(EngineError::Unknown("session")),
+        }
+    }
+
+    fn takes_repairs(&self) -> bool {
+        true
+    }
+
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
         match &self.kernel {
             Some(kernel) if !is_userspace(track.0) => kernel.restore_publisher_track(track),
@@ -448,6 +464,13 @@ impl Engine for AutoEngine {
         match &self.kernel {
             Some(kernel) if !is_userspace(track.0) => kernel.received(track, from),
             _ => self.userspace.received(track, from),
+        }
+    }
+
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        match &self.kernel {
+            Some(kernel) if !is_userspace(track.0) => kernel.arrivals(track, each),
+            _ => self.userspace.arrivals(track, each),
         }
     }
 

@@ -37,7 +37,7 @@ const ROUNDS: usize = 4;
 const GATHER: Duration = Duration::from_millis(5);
 /// RTCP packet type of NACK and congestion control (RFC 4585 §6.1). It is in the clear in SRTCP too.
 const TRANSPORT_FEEDBACK: u8 = 205;
-/// A thread that has had media for the engine within this time does not wait: a packet would wait too.
+/// A thread that has had media within this time does not wait: a packet would wait too.
 const MEDIA: Duration = Duration::from_secs(1);
 
 /// Local addresses that there is room for.
@@ -288,7 +288,7 @@ struct Reader {
     counters: Arc<IoCounters>,
     /// The pool: every datagram is read into one of these, and opened there.
     buffers: Vec<Vec<u8>>,
-    /// When the engine was last given something.
+    /// When media came last.
     media: Option<Instant>,
 }
 
@@ -368,14 +368,17 @@ impl Reader {
                 let Some(filled) = buffer.get_mut(..meta.len) else { continue };
                 for datagram in filled.chunks_mut(meta.stride.max(1)) {
                     self.counters.datagrams.fetch_add(1, Ordering::Relaxed);
-                    if let (Some(worker), [first, second, ..]) = (self.worker.as_mut(), &*datagram)
-                        && protocol(*first, *second) == Protocol::Rtp
+                    let is_rtp =
+                        matches!(&*datagram, [first, second, ..] if protocol(*first, *second) == Protocol::Rtp);
+                    media |= is_rtp;
+                    if let Some(worker) = self.worker.as_mut()
+                        && is_rtp
                         && worker.rtp(number, peer, datagram)
                     {
-                        media = true;
                         continue;
                     }
-                    // Lost packets that are asked for wait for as short a time as new ones.
+                    // Lost packets that are asked for wait for as short a time as new ones; and when those of a new
+                    // SSRC came is told to their sender.
                     media |= matches!(&*datagram, [128..=191, TRANSPORT_FEEDBACK, ..]);
                     let datagram = Datagram { socket: number, peer, bytes: datagram.to_vec() };
                     if self.control.try_send(datagram).is_err() {

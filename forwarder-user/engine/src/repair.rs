@@ -160,6 +160,48 @@ impl Outgoing {
     }
 }
 
+/// What a publisher has sent again by RTX, as it was (RFC 4588 §4), but without extensions and padding: header and
+/// payload. `of`: payload type and SSRC of the media. `None`: it carries no packet (padding, a probe).
+pub fn unwrap<'a>(header: &RtpHeader, payload: &'a [u8], of: (u8, u32)) -> Option<(RtpHeader, &'a [u8])> {
+    let padding = if header.has_padding() { usize::from(*payload.last()?) } else { 0 };
+    let payload = payload.get(..payload.len().checked_sub(padding)?)?;
+    let (seq, payload) = payload.split_first_chunk()?;
+    let mut bytes = [0; FIXED_LEN];
+    write_header(&mut bytes, header.copy_as(of.0, u16::from_be_bytes(*seq), header.timestamp(), of.1));
+    bytes[0] &= !0x20;
+    (!payload.is_empty()).then(|| (RtpHeader::new(&bytes), payload))
+}
+
+/// Part of the table of incoming tracks that repairs leave to media.
+const FOR_MEDIA: usize = 4;
+
+/// Is there room for another SSRC of repairs in a table of so many, of which so many are taken?
+pub fn has_room(taken: usize, limit: usize) -> bool {
+    taken < limit - limit / FOR_MEDIA
+}
+
+/// What came of publishers' repairs.
+#[derive(Debug, Default)]
+pub struct Repairs {
+    /// Took the way of what they repair.
+    pub unwrapped: AtomicU64,
+    /// What they carry had come already, or is too old; or they carry nothing.
+    pub useless: AtomicU64,
+    /// Beyond what one track may have in a second, or the kernel did not take them.
+    pub refused: AtomicU64,
+}
+
+impl Repairs {
+    /// By name.
+    pub fn list(&self) -> [(&'static str, u64); 3] {
+        [
+            ("repairs_unwrapped", self.unwrapped.load(Relaxed)),
+            ("repairs_useless", self.useless.load(Relaxed)),
+            ("repairs_refused", self.refused.load(Relaxed)),
+        ]
+    }
+}
+
 fn write_header(room: &mut [u8], header: [u32; 3]) {
     for (place, word) in room.chunks_exact_mut(4).zip(header) {
         place.copy_from_slice(&word.to_ne_bytes());
@@ -205,6 +247,23 @@ mod tests {
             assert_eq!(&packet[12..21], [&70_000u64.to_be_bytes()[6..], b"payload"].concat());
         }
         assert_ne!(seen[0], seen[1], "an index of its own each time");
+    }
+
+    #[test]
+    fn what_a_publisher_sends_again_is_what_it_was() {
+        let header = |first: u8| RtpHeader::new(&[first, 0xe1, 0, 5, 0, 0, 0, 9, 1, 2, 3, 4]);
+        let (was, payload) = unwrap(&header(0x90), &[0xff, 0xfe, 7, 8], (96, 0x0506_0708)).unwrap();
+        assert_eq!((was.payload_type(), was.seq(), was.timestamp(), was.ssrc()), (96, 0xfffe, 9, 0x0506_0708));
+        assert!(was.marker() && !was.has_extension());
+        assert_eq!(payload, [7, 8]);
+        let (was, payload) = unwrap(&header(0xa0), &[0, 1, 7, 0, 0, 3], (96, 5)).unwrap();
+        assert_eq!((was.has_padding(), payload), (false, &[7][..]));
+        // Padding alone, more of it than there is, no sequence number, nothing behind it.
+        for nothing in [&[0, 0, 3][..], &[0, 200], &[0, 1, 1], &[]] {
+            assert_eq!(unwrap(&header(0xa0), nothing, (96, 5)), None);
+        }
+        assert_eq!(unwrap(&header(0x80), &[0, 1], (96, 5)), None);
+        assert!(has_room(191, 256) && !has_room(192, 256));
     }
 
     #[test]

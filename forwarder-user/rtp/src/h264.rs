@@ -78,14 +78,23 @@ pub fn profile_level_id(sps: &[u8]) -> Option<String> {
     (H264::class(header & 0x1f) == Class::Set(0)).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
 }
 
-/// Reads the first bits of a slice header, where no emulation prevention byte can stand yet.
-struct Bits<'a> {
+/// Reads bit by bit: of a slice header its first, where no emulation prevention byte can stand yet.
+pub(crate) struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Bits<'_> {
-    fn bit(&mut self) -> Option<u32> {
+impl<'a> Bits<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// An unsigned number of so many bits, at most 32.
+    pub(crate) fn number(&mut self, bits: u32) -> Option<u32> {
+        (0..bits).try_fold(0, |value, _| Some(value << 1 | self.bit()?))
+    }
+
+    pub(crate) fn bit(&mut self) -> Option<u32> {
         let byte = self.bytes.get(self.at / 8)?;
         let bit = byte >> (7 - self.at % 8) & 1;
         self.at += 1;
@@ -93,7 +102,7 @@ impl Bits<'_> {
     }
 
     /// ue(v) of H.264 §9.1.
-    fn exp_golomb(&mut self) -> Option<u32> {
+    pub(crate) fn exp_golomb(&mut self) -> Option<u32> {
         let mut zeros = 0;
         while self.bit()? == 0 {
             zeros += 1;

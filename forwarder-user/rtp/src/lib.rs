@@ -14,6 +14,7 @@
 //! | `clock` | one continuous line of timestamps |
 //! | `frames` | what leaves: numbers, timestamps and markers of our own |
 //! | `keyframe` | where decoding can start |
+//! | `picture` | how large the picture is |
 //! | here | the way of a packet |
 
 mod audio;
@@ -24,6 +25,7 @@ mod h264;
 mod h265;
 mod keyframe;
 mod nal;
+pub mod picture;
 mod reorder;
 pub mod rtsp;
 mod sdp;

@@ -59,6 +59,11 @@ pub(crate) fn is_key(payload: &[u8]) -> bool {
     begins && header.is_some_and(|header| header & 1 == 0)
 }
 
+/// What stands behind the payload descriptor.
+pub(crate) fn data(payload: &[u8]) -> Option<&[u8]> {
+    payload.get(descriptor_len(payload)?..)
+}
+
 /// Length of the payload descriptor (§4.2), at most 6 bytes.
 fn descriptor_len(payload: &[u8]) -> Option<usize> {
     let first = *payload.first()?;

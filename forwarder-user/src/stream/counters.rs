@@ -103,6 +103,10 @@ counters! {
     silent_viewers;
     /// RTP with a payload type that was not negotiated.
     rtp_other_payload_type;
+    /// RTP of a picture in several layers that does not say of which.
+    rtp_unknown_layer;
+    /// Times that another layer of a picture went to the viewers than before.
+    layers_changed;
     /// RTP with a wrong tag, or malformed.
     rtp_auth_failed;
     /// RTP of unknown SSRCs beyond what a session may have checked in a second.
@@ -129,10 +133,18 @@ counters! {
     retransmissions_awaited;
     /// Packets that publishers were asked for (NACK), those asked for twice included.
     packets_asked_for;
+    /// SSRCs of repairs that the engine did not take: for want of room, as a rule.
+    repairs_not_taken;
     /// Packets that came after publishers had been asked for them.
     packets_repaired;
     /// Packets of publishers that did not come in spite of it, or for which it was too late.
     packets_given_up;
+    /// Reports to publishers on which packets of their transport came, and when.
+    transport_feedback_sent;
+    /// Packets of publishers that were told to have come by such reports.
+    packets_told_received;
+    /// And those told to be missing; some come after all, and are told again.
+    packets_told_missing;
     /// Packets that viewers asked for and that were never sent to them.
     retransmissions_never_sent;
     /// Packets that viewers asked for and of which not what had come was kept: nothing was sent.

@@ -93,6 +93,21 @@ impl SenderClock {
     }
 }
 
+/// Most that an encoder of sound is told to be lost for its viewers' sake, of 256: 15 of 100. More redundancy would take
+/// more from the sound than the loss does.
+const FOR_VIEWERS: u8 = 38;
+/// A viewer's report says how things are for so long.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Loss, of 256, that an encoder of sound is told, so that it sends as much redundancy as its viewers need (Opus in-band
+/// FEC): what it has lost on its way here, or the worst of what they report.
+///
+/// Only the fraction says it. Chromium's bandwidth estimate goes by transport-wide feedback and by cumulative loss, so
+/// the picture does not suffer for it.
+pub(super) fn loss_for_encoder(own: u8, worst: u8) -> u8 {
+    own.max(worst.min(FOR_VIEWERS))
+}
+
 /// SRs that a receiver may still refer to.
 const SENT_SRS: usize = 8;
 
@@ -102,6 +117,8 @@ pub(super) struct ViewerReport {
     /// Middle NTP bits of our last SRs and when they left.
     sent: VecDeque<(u32, Instant)>,
     pub(super) last: Option<Reception>,
+    /// When that came.
+    came: Option<Instant>,
     pub(super) rtt: Option<Duration>,
 }
 
@@ -122,7 +139,13 @@ impl ViewerReport {
             let kept = Duration::from_nanos(u64::from(reception.delay_since_last_sr) * 1_000_000_000 / 65_536);
             self.rtt = now.duration_since(*left).checked_sub(kept).or(Some(Duration::ZERO));
         }
-        self.last = Some(reception);
+        (self.last, self.came) = (Some(reception), Some(now));
+    }
+
+    /// Loss of 256 that the viewer reports at the moment.
+    pub(super) fn loss(&self, now: Instant) -> u8 {
+        let fresh = self.came.is_some_and(|came| now.saturating_duration_since(came) < FRESH);
+        self.last.filter(|_| fresh).map_or(0, |last| last.fraction_lost)
     }
 }
 
@@ -183,6 +206,19 @@ mod tests {
         assert_eq!(report.rtt, Some(Duration::from_millis(40)));
         report.received(Reception { last_sr: 5, ..reception }, start);
         assert_eq!(report.rtt, Some(Duration::from_millis(40)), "an SR that we have forgotten");
+    }
+
+    #[test]
+    fn encoders_of_sound_learn_what_viewers_lose_up_to_a_bound() {
+        assert_eq!(
+            [(0, 0), (0, 20), (0, 255), (60, 255)].map(|(own, worst)| loss_for_encoder(own, worst)),
+            [0, 20, 38, 60]
+        );
+        let start = Instant::now();
+        let mut report = ViewerReport::default();
+        assert_eq!(report.loss(start), 0);
+        report.received(Reception { fraction_lost: 50, ..Default::default() }, start);
+        assert_eq!((report.loss(start + FRESH / 2), report.loss(start + FRESH)), (50, 0));
     }
 
     #[test]

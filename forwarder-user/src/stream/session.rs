@@ -12,6 +12,7 @@ use super::keyframe::Keyframes;
 use super::report::{ReceptionHistory, SenderClock, ViewerReport};
 use super::resend::Resend;
 use super::strays::Strays;
+use super::task::arrivals::Reports;
 use super::task::silence::Silence;
 use crate::block::Block;
 use crate::rights::Grant;
@@ -19,9 +20,11 @@ use penstock_engine::{
     Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
 };
 use penstock_media::codec::Format;
+use penstock_rtp::picture::Size;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::estimate::{Arrived, Estimate};
 use penstock_webrtc::gaps::Gaps;
+use penstock_webrtc::layers::Choice;
 use penstock_webrtc::peer::{Pair, Peer};
 use penstock_webrtc::sdp::{self, Sent};
 
@@ -133,8 +136,15 @@ pub(super) struct Media {
     pub(super) estimate: Estimate,
     /// Packets from unknown addresses that are authenticated.
     pub(super) strays: Budget,
+    /// Of a publisher that is told which packets of its transport have come.
+    pub(super) transport: Option<Reports>,
     /// Which RTP of unknown SSRCs is authenticated.
     pub(super) unknown: Unknown,
+    /// Packets of layers of which no keyframe has been seen that are looked into.
+    pub(super) unseen: Budget,
+    /// Of a publisher with layers: which one goes to the viewers, and when that is looked at again.
+    pub(super) choice: Choice,
+    pub(super) next_layers: Option<Instant>,
     /// The publisher's wall clock against ours, from its first SR.
     pub(super) clock: Option<SenderClock>,
     /// Of a viewer: the last reference time that it sent, its SSRC, and when it came.
@@ -149,6 +159,8 @@ pub(super) struct Media {
 
 /// An SSRC that was taken out of the engine.
 pub(super) struct Former {
+    /// Place of its track in the session.
+    pub(super) track: usize,
     /// The track that it had.
     pub(super) id: PublisherTrackId,
     /// The highest index that is known to have been accepted of it.
@@ -168,11 +180,49 @@ pub(super) struct PublisherTrack {
     pub(super) nack: bool,
     /// It comes from a camera, whose profiles no browser offers although it plays them.
     pub(super) any_profile: bool,
+    /// By which it sends again what it is asked for, instead of on the SSRC of the media.
+    pub(super) rtx: Option<Rtx>,
+    /// Number of the header extension by which it counts all packets of its transport, if it takes feedback on them.
+    pub(super) sequence: Option<u8>,
+    /// It is one of several layers of a picture.
+    pub(super) layer: Option<Layer>,
+}
+
+/// How a track's repairs are known (RFC 4588).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rtx {
+    pub(super) payload_type: u8,
+    /// Number of the header extension that names the layer that is repaired.
+    pub(super) extension: Option<u8>,
+}
+
+/// One of several layers of a picture (simulcast). Each is a track; one goes to the viewers.
+pub(super) struct Layer {
+    /// As packets name it.
+    pub(super) name: String,
+    /// Number of the header extension by which they do.
+    pub(super) extension: u8,
+    /// By its last keyframe that came up to us.
+    pub(super) size: Option<Size>,
+    /// Its SSRC, and since when, while no keyframe has been seen: its packets come up until one has.
+    pub(super) unseen: Option<(u32, Instant)>,
+    pub(super) is_forwarded: bool,
 }
 
 impl PublisherTrack {
     pub(super) fn kind(&self) -> Kind {
         self.format.codec.kind()
+    }
+
+    /// Does it go to the viewers?
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.layer.as_ref().is_none_or(|layer| layer.is_forwarded)
+    }
+
+    /// The SSRC under which it comes, be it one of which the engine knows nothing yet.
+    pub(super) fn ssrc(&self) -> Option<u32> {
+        let unseen = self.layer.as_ref().and_then(|layer| layer.unseen);
+        self.source.as_ref().map(|source| source.ssrc).or(unseen.map(|(ssrc, _)| ssrc))
     }
 
     /// Asks for a keyframe, with the next report.
@@ -209,6 +259,8 @@ pub(super) struct Source {
     /// When the SSRC was learnt, and the RTP timestamp of that packet.
     pub(super) learnt: Instant,
     pub(super) first_timestamp: u32,
+    /// The SSRC by which it is repaired, once that is known.
+    pub(super) repairs: Option<(u32, PublisherTrackId)>,
     /// Packets that came up to us between that one and the engine's first. They have arrived, so
     /// reports must not call them lost.
     pub(super) passed_up: u64,

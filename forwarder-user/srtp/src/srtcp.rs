@@ -34,8 +34,17 @@ impl RtpOpener {
 
     /// Is the tag right for this index? The plaintext is not kept: the packet only teaches us its SSRC.
     pub fn authenticate(&self, packet: &[u8], index: ExtendedSeq) -> bool {
-        let Some((header, len)) = RtpHeader::parse(packet) else { return false };
-        self.0.open_rtp(&mut packet.to_vec(), len, header.ssrc(), index).is_some()
+        self.open(packet, index).is_some()
+    }
+
+    /// Header and payload in the clear, behind each other, if the tag is right for this index; and where the payload
+    /// begins.
+    pub fn open(&self, packet: &[u8], index: ExtendedSeq) -> Option<(Vec<u8>, usize)> {
+        let (header, len) = RtpHeader::parse(packet)?;
+        let mut plain = packet.to_vec();
+        let payload = self.0.open_rtp(&mut plain, len, header.ssrc(), index)?;
+        plain.truncate(len + payload);
+        Some((plain, len))
     }
 }
 

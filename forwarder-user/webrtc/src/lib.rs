@@ -5,11 +5,13 @@
 
 #[cfg(test)]
 mod allocations;
+pub mod arrivals;
 pub mod dtls;
 pub mod estimate;
 pub mod gaps;
 pub mod ice;
 pub mod keys;
+pub mod layers;
 mod openssl;
 pub mod peer;
 mod records;

@@ -1,10 +1,13 @@
 //! RTCP in plaintext: what we read of it and what we write (RFC 3550 §6, RFC 4585, RFC 5104,
-//! draft-alvestrand-rmcat-remb-03).
+//! draft-alvestrand-rmcat-remb-03, draft-holmer-rmcat-transport-wide-cc-extensions-01).
 
 use rtcp_types::{
     Bye, Compound, Fir, Nack, PayloadFeedback, Pli, ReceiverReport, ReportBlock, ReportBlockBuilder, RtcpPacketParser,
-    RtcpPacketWriterExt, RtcpWriteError, Sdes, SdesChunk, SdesItem, SenderReport, TransportFeedback,
+    RtcpPacketWriterExt, RtcpWriteError, Sdes, SdesChunk, SdesItem, SenderReport, TransportFeedback, Twcc, TwccBuilder,
+    TwccPacketStatus,
 };
+
+use crate::arrivals::Report;
 
 /// Items of one NACK: what is asked for at one time fits in a datagram.
 const MAX_NACK_ITEMS: usize = 128;
@@ -194,6 +197,15 @@ pub enum Feedback {
         /// Modulo 256.
         seq: u8,
     },
+    /// Which packets of the transport have come, and when.
+    Transport {
+        /// Any source of the publisher's.
+        ssrc: u32,
+        /// Its last packet has come.
+        report: Report,
+        /// Counts these reports, modulo 256.
+        count: u8,
+    },
     /// These packets are missing (RFC 4585 §6.2.1). In ascending order, modulo 2^16.
     Nack {
         /// The publisher's source.
@@ -225,6 +237,10 @@ pub fn to_publisher(
                 append(&mut packet, &pli)?;
             }
             Feedback::Nack { ssrc, missing } => write_nack(&mut packet, our_ssrc, *ssrc, missing),
+            Feedback::Transport { ssrc, report, count } => {
+                let twcc = TransportFeedback::builder_owned(twcc(report, *count));
+                append(&mut packet, &twcc.sender_ssrc(our_ssrc).media_ssrc(*ssrc))?;
+            }
             Feedback::Fir { ssrc, seq } => {
                 let fir = Fir::builder().add_ssrc(*ssrc, *seq);
                 append(&mut packet, &PayloadFeedback::builder_owned(fir).sender_ssrc(our_ssrc))?;
@@ -320,6 +336,25 @@ fn report_block(reception: &Reception) -> ReportBlockBuilder {
         .interarrival_jitter(reception.jitter)
         .last_sender_report_timestamp(reception.last_sr)
         .delay_since_last_sender_report_timestamp(reception.delay_since_last_sr)
+}
+
+/// The draft's §3.1. Time is told from a multiple of 64 ms on, each packet's from the one before it.
+fn twcc(report: &Report, count: u8) -> TwccBuilder {
+    const TICKS: u64 = 256;
+    let first = report.came.iter().flatten().next().copied().unwrap_or_default();
+    let reference = first / TICKS;
+    let mut last = reference * TICKS;
+    let status = |at: &Option<u64>| match *at {
+        None => TwccPacketStatus::NotReceived,
+        Some(at) => {
+            let delta = at as i64 - last as i64;
+            last = at;
+            // A report does not reach farther.
+            TwccPacketStatus::Received { delta: delta.clamp(i16::MIN.into(), i16::MAX.into()) as i16 }
+        }
+    };
+    let statuses: Vec<_> = report.came.iter().map(status).collect();
+    Twcc::builder(report.first, reference as u32 & 0xff_ffff, count, &statuses, None)
 }
 
 /// RFC 4585 §6.2.1: a sequence number, and a bit for each of the 16 behind it.
@@ -469,6 +504,30 @@ mod tests {
         let answer = [0x80, 207, 0, 5, 0, 0, 0, 1, 5, 0, 0, 3, 0, 0, 0, 9, 0x11, 0x22, 0x33, 0x44, 0, 1, 0, 0];
         assert!(packet.ends_with(&answer), "{packet:02x?}");
         assert_eq!(parse(&packet).unwrap().len(), 1);
+    }
+
+    /// As the draft's §3.1 has it, byte by byte.
+    #[test]
+    fn transport_feedback_has_reference_statuses_and_deltas() {
+        // 64 ms and 2.5 ms after 2^24 of them; then 1 ms; missing; 1 s; back 1 ms.
+        let base = (1u64 << 24) * 256 + 256 + 10;
+        let came = vec![Some(base), Some(base + 4), None, Some(base + 4004), Some(base + 4000)];
+        let feedback = Feedback::Transport { ssrc: 7, report: Report { first: 65_534, came }, count: 9 };
+        let packet = to_publisher(1, "c", &[], &[feedback]).unwrap();
+        let twcc = &packet[packet.len() - 28..];
+        assert_eq!(twcc[..20], [0x8f, 205, 0, 6, 0, 0, 0, 1, 0, 0, 0, 7, 0xff, 0xfe, 0, 5, 0, 0, 1, 9]);
+        // A vector of two bits each: small, small, missing, large, large.
+        assert_eq!(twcc[20..22], [0b11_01_01_00, 0b10_10_00_00]);
+        assert_eq!(twcc[22..28], [10, 4, 0x0f, 0xa0, 0xff, 0xfc]);
+        assert_eq!(parse(&packet), Ok(vec![]));
+    }
+
+    #[test]
+    fn the_longest_transport_feedback_fits_into_a_datagram() {
+        let came: Vec<_> = (0..1024u64).map(|n| (n % 4 == 0 || n == 1023).then_some(n * 2000)).collect();
+        let feedback = Feedback::Transport { ssrc: 7, report: Report { first: 0, came }, count: 0 };
+        let packet = to_publisher(1, "0123456789abcdef", &[], &[feedback]).unwrap();
+        assert!(packet.len() <= 1100, "{} bytes", packet.len());
     }
 
     /// draft-alvestrand-rmcat-remb-03 §2.2.

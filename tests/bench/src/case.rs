@@ -26,7 +26,12 @@ pub struct Case {
     pub rate: f64,
     /// Packets of a stream that come at once: a frame of the video.
     pub burst: u32,
+    /// Packets of each [`KEY_EVERY`]th frame, a keyframe; 0: it is as the others.
+    pub key: u32,
 }
+
+/// Frames from one keyframe to the next: two seconds.
+pub const KEY_EVERY: u64 = 60;
 
 /// Copies per second that the fan-out cases ask for, unless one packet a copy would be too many.
 const COPIES: f64 = 40_000.0;
@@ -37,17 +42,27 @@ impl Case {
     /// One stream to many viewers.
     pub fn fan_out(viewers: u32, payload: usize) -> Self {
         let rate = (COPIES / f64::from(viewers)).min(PACKETS);
-        Self { origin: Origin::Srtp, streams: 1, viewers, payload, rate, burst: 1 }
+        Self { origin: Origin::Srtp, streams: 1, viewers, payload, rate, burst: 1, key: 0 }
+    }
+
+    /// Video of 2 Mbit/s as encoders make it: 30 frames a second of six packets, and every two seconds a keyframe of
+    /// 100 KB at once. `streams` publishers, each with so many viewers.
+    pub fn video(streams: u32, viewers: u32) -> Self {
+        let (burst, key) = (6, 91);
+        let rate = 30.0 * mean_frame(burst, key);
+        Self { origin: Origin::Srtp, streams, viewers, payload: 1100, rate, burst, key }
     }
 
     /// Cameras at 1 Mbit/s, each with a viewer: 110 packets a second of 1,100 bytes, four a frame.
     pub fn cameras(streams: u32, origin: Origin) -> Self {
-        Self { origin, streams, viewers: 1, payload: 1100, rate: 110.0, burst: 4 }
+        Self { origin, streams, viewers: 1, payload: 1100, rate: 110.0, burst: 4, key: 0 }
     }
 
     /// As the command line and the report name it.
     pub fn name(&self) -> String {
         match (self.streams, self.origin) {
+            (1, _) if self.key != 0 => format!("{}xvideo", self.viewers),
+            (streams, _) if self.key != 0 => format!("{streams}-videos"),
             (1, _) => format!("{}x{}", self.viewers, self.payload),
             (streams, Origin::Srtp) => format!("{streams}-publishers"),
             (streams, Origin::Source) => format!("{streams}-sources"),
@@ -57,6 +72,12 @@ impl Case {
     /// For people.
     pub fn title(&self) -> String {
         match (self.streams, self.origin) {
+            (1, _) if self.key != 0 => {
+                format!("1 video of 2 Mbit/s with keyframes of 100 KB, {} viewers", self.viewers)
+            }
+            (streams, _) if self.key != 0 => {
+                format!("{streams} videos of 2 Mbit/s with keyframes of 100 KB, 1 viewer each")
+            }
             (1, _) => format!("1 stream, {} viewers, {} B", self.viewers, self.payload),
             (streams, Origin::Srtp) => format!("{streams} SRTP publishers at 1 Mbit/s, 1 viewer each"),
             (streams, Origin::Source) => format!("{streams} sources in the process at 1 Mbit/s, 1 viewer each"),
@@ -77,12 +98,17 @@ impl Case {
     /// streams' frames are spread evenly.
     pub fn schedule(&self, length: Duration) -> impl Iterator<Item = (Duration, u32, u64)> + use<> {
         let (streams, burst) = (u64::from(self.streams), u64::from(self.burst));
-        let period = f64::from(self.burst) / self.rate;
+        let key = if self.key == 0 { burst } else { u64::from(self.key) };
+        let period = mean_frame(self.burst, self.key) / self.rate;
         let frames = (length.as_secs_f64() / period) as u64 * streams;
         (0..frames).flat_map(move |frame| {
             let due = Duration::from_secs_f64(frame as f64 / streams as f64 * period);
             let (stream, number) = ((frame % streams) as u32, frame / streams);
-            (0..burst).map(move |packet| (due, stream, number * burst + packet))
+            // Keyframes before this one.
+            let keys = number.div_ceil(KEY_EVERY);
+            let first = keys * key + (number - keys) * burst;
+            let packets = if number.is_multiple_of(KEY_EVERY) { key } else { burst };
+            (0..packets).map(move |packet| (due, stream, first + packet))
         })
     }
 
@@ -104,6 +130,12 @@ impl Case {
     }
 }
 
+/// Packets of a frame, on average.
+fn mean_frame(burst: u32, key: u32) -> f64 {
+    let key = if key == 0 { burst } else { key };
+    (f64::from(key) + f64::from(burst) * (KEY_EVERY - 1) as f64) / KEY_EVERY as f64
+}
+
 /// The cases of a run.
 pub fn all(quick: bool) -> Vec<Case> {
     if quick {
@@ -111,6 +143,8 @@ pub fn all(quick: bool) -> Vec<Case> {
     }
     let fan_outs = [1, 8, 64, 512].into_iter().flat_map(|viewers| [100, 500, 1100].map(|payload| (viewers, payload)));
     let mut cases: Vec<Case> = fan_outs.map(|(viewers, payload)| Case::fan_out(viewers, payload)).collect();
+    cases.extend([1, 64, 200].map(|viewers| Case::video(1, viewers)));
+    cases.push(Case::video(512, 1));
     for streams in [64, 256, 512] {
         cases.extend([Origin::Srtp, Origin::Source].map(|origin| Case::cameras(streams, origin)));
     }
@@ -127,6 +161,7 @@ mod tests {
             case.check().unwrap();
             let schedule: Vec<_> = case.schedule(Duration::from_secs(2)).collect();
             let wanted = 2.0 * case.rate * f64::from(case.streams);
+            assert!(case.key == 0 || (case.rate * 8800.0 - 2e6).abs() < 1e5, "{} packets a second", case.rate);
             assert!(
                 (schedule.len() as f64 - wanted).abs() <= wanted * 0.05 + 2.0,
                 "{}: {}",

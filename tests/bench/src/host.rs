@@ -50,6 +50,8 @@ pub struct Options {
     pub rate: f64,
     #[arg(long)]
     pub burst: u32,
+    #[arg(long)]
+    pub key: u32,
     /// A bpffs.
     #[arg(long)]
     pub bpf: PathBuf,
@@ -63,8 +65,8 @@ pub struct Options {
 
 impl Options {
     fn case(&self) -> Case {
-        let Self { origin, streams, viewers, payload, rate, burst, .. } = *self;
-        Case { origin, streams, viewers, payload, rate, burst }
+        let Self { origin, streams, viewers, payload, rate, burst, key, .. } = *self;
+        Case { origin, streams, viewers, payload, rate, burst, key }
     }
 
     /// The same as arguments.
@@ -78,6 +80,7 @@ impl Options {
             ("payload", self.payload.to_string()),
             ("rate", self.rate.to_string()),
             ("burst", self.burst.to_string()),
+            ("key", self.key.to_string()),
             ("bpf", self.bpf.display().to_string()),
             ("times", self.times.to_string()),
         ];
@@ -215,6 +218,7 @@ fn add_publisher<E: Engine>(engine: &E, stream: u32) -> Result<PublisherTrackId>
         payload_type: PAYLOAD_TYPE,
         clock_rate: 90_000,
         first: ExtendedSeq(BEFORE_FIRST),
+        sequence_extension: None,
     };
     Ok(engine.add_publisher_track(session, track)?)
 }

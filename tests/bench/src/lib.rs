@@ -12,6 +12,7 @@
 //! | `cpu`, `memory`, `programs` | what a run cost |
 //! | `peer` | any WHIP and WHEP server |
 //! | `cameras` | RTSP cameras, and a whole server that plays them |
+//! | `network` | browsers over bad lines |
 //! | `run`, `search`, `report`, `picture` | one run; the highest rate; medians, JSON and tables; a picture |
 
 pub mod cameras;
@@ -23,6 +24,7 @@ mod evp;
 pub mod host;
 pub mod load;
 pub mod memory;
+pub mod network;
 pub mod peer;
 pub mod picture;
 pub mod program;

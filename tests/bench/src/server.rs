@@ -52,10 +52,21 @@ impl Process {
     /// When it does not come up; its messages are on standard error.
     pub fn start(scene: &Scene, contender: Contender, case: &Case, times: u32, one_core: bool) -> Result<Self> {
         let bpf = BpfFs::mount()?;
-        let Case { origin, streams, viewers, payload, rate, burst } = *case;
+        let Case { origin, streams, viewers, payload, rate, burst, key } = *case;
         let path = bpf.path().to_owned();
-        let options =
-            host::Options { contender, origin, streams, viewers, payload, rate, burst, bpf: path, times, one_core };
+        let options = host::Options {
+            contender,
+            origin,
+            streams,
+            viewers,
+            payload,
+            rate,
+            burst,
+            key,
+            bpf: path,
+            times,
+            one_core,
+        };
         let own = std::env::current_exe()?;
         // Tests lie one directory deeper.
         let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("bench-fanout-host"));

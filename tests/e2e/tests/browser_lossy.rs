@@ -3,7 +3,7 @@
 //! Judged by counters, not by times: of the frames that the publisher encodes while the line is bad, nearly all are
 //! decoded. Without repair Chromium stands still for three seconds after each loss.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tests_kit::browser::watch::{START, plays, publish};
@@ -111,6 +111,58 @@ fn five_percent_on_the_viewers_line() -> Result<()> {
 #[test]
 fn five_percent_on_the_publishers_line() -> Result<()> {
     case("", Whose::Publisher, 50)
+}
+
+#[test]
+fn five_percent_on_the_publishers_line_to_the_userspace_engine() -> Result<()> {
+    case("[media]\nengine = \"userspace\"\n", Whose::Publisher, 50)
+}
+
+/// A camera whose pictures take more than 2 Mbit/s, few enough for a busy machine.
+const CAMERA: &str = "const media = navigator.mediaDevices, capture = media?.getUserMedia.bind(media);
+    if (capture) media.getUserMedia = () => capture({
+        audio: true, video: { width: 1280, height: 720, frameRate: 8 } });";
+
+/// Each packet that carries a number is told to have come, those that go to nobody included: a publisher on a good line
+/// learns of no loss, and finds out soon how much its line carries.
+fn a_good_line_is_told_to_be_good(engine: &str) -> Result<()> {
+    let stage = Stage::with_lines(&format!("[media]\nengine = \"{engine}\"\n"))?;
+    let publishing = Browser::launch("publisher", &stage.near, Some(&stage.publishing_origin()))?;
+    stage.explain((|| {
+        let page = publishing.open_with(&format!("{}/lossy/publish", stage.publishing_origin()), CAMERA)?;
+        page.evaluate("document.getElementById('start').click()")?;
+        let began = Instant::now();
+        page.wait_for_stats("it may send 2 Mbit/s", START, |stats| {
+            stats.selected_pair()["availableOutgoingBitrate"].as_f64().unwrap_or_default() > 2e6
+        })?;
+        println!("{engine}: its estimate passes 2 Mbit/s {:.1} s after the start", began.elapsed().as_secs_f64());
+        let stats = page.wait_for_stats("enough is sent", START, |stats| {
+            count(stats.outbound("video"), "packetsSent") > 1000 && !stats.remote_inbound("video").is_null()
+        })?;
+        let told = |name: &str| {
+            Ok::<_, anyhow::Error>(
+                stage.server.get("/api/v1/state")?["counters"]["control"][name].as_u64().unwrap_or(0),
+            )
+        };
+        let (received, missing) = (told("packets_told_received")?, told("packets_told_missing")?);
+        println!("{received} packets told to have come, {missing} to be missing");
+        ensure!(received > 1000 && missing <= received / 500, "{missing} of {received} told to be missing");
+        for kind in ["video", "audio"] {
+            let lost = stats.remote_inbound(kind)["packetsLost"].as_i64().unwrap_or(0);
+            ensure!(lost <= 0, "{lost} packets of {kind} lost: {stats}");
+        }
+        Ok(())
+    })())
+}
+
+#[test]
+fn on_a_good_line_nothing_is_told_to_be_lost() -> Result<()> {
+    a_good_line_is_told_to_be_good("auto")
+}
+
+#[test]
+fn on_a_good_line_nothing_is_told_to_be_lost_by_the_userspace_engine() -> Result<()> {
+    a_good_line_is_told_to_be_good("userspace")
 }
 
 #[test]

@@ -360,6 +360,7 @@ impl Publisher {
                 payload_type: PUBLISHER_PAYLOAD_TYPE,
                 clock_rate: 90_000,
                 first: ExtendedSeq(first),
+                sequence_extension: None,
             },
         )?;
         Ok(Self { socket, session, track, key, ssrc, index: first, payload_len: 1100 })

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use forwarder_common::ExtendedSeq;
-use penstock_engine::{Engine, RtxSource, Unrepaired, kernel, repair, userspace};
+use penstock_engine::{Engine, NewRepairTrack, RtxSource, Unrepaired, kernel, repair, userspace};
 use tests_engine::lab::{Lab, PATIENCE, Publisher, Server, Viewer, address};
 use tests_kit::srtp::Key;
 
@@ -201,4 +201,87 @@ fn the_userspace_engine_tells_what_is_missing() -> Result<()> {
     let mut lab = Lab::new(1)?;
     let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), false)?;
     gaps_are_told(&lab, &mut server)
+}
+
+/// SSRC and payload type by which publishers send again.
+const REPAIRS: (u32, u8) = (0x7100_0000, 97);
+
+/// Sends by RTX what is said to have been lost under this index.
+fn send_again(publisher: &Publisher, rtx_index: u64, lost: u64, payload: &[u8]) -> Result<()> {
+    let mut header = vec![0x80, REPAIRS.1 | 0x80];
+    header.extend((rtx_index as u16).to_be_bytes());
+    header.extend([0, 0, 0, 9]);
+    header.extend(REPAIRS.0.to_be_bytes());
+    let payload = [&(lost as u16).to_be_bytes(), payload].concat();
+    publisher.socket.send(&publisher.key.seal(&header, &payload, rtx_index))?;
+    Ok(())
+}
+
+/// A publisher sends indices twice, with two contents, on the SSRC of its media and by RTX, in either order: one of them
+/// reaches the viewers, whatever the other one says.
+fn one_of_two<E: Engine>(lab: &Lab, server: &mut Server<E>, viewers: u16) -> Result<()> {
+    const ROUNDS: u64 = 20;
+    const REPAIR: &[u8] = b"another";
+    let (mut publisher, viewers) = join(lab, server, viewers, 16)?;
+    let (ssrc, payload_type) = REPAIRS;
+    let first = ExtendedSeq(0xfffa);
+    let new = NewRepairTrack { ssrc, payload_type, of: publisher.track, first, sequence_extension: None };
+    server.engine.add_repair_track(publisher.session, new)?;
+    let seq = |packet: &[u8]| u16::from_be_bytes([packet[2], packet[3]]);
+    let expect = |what: &str, len: usize, after: &mut Vec<u16>, step: i16| -> Result<()> {
+        for (viewer, last) in viewers.iter().zip(after) {
+            let packet = next(viewer).with_context(|| what.to_owned())?;
+            let wanted = last.wrapping_add_signed(step);
+            ensure!(packet.len() == 12 + len + 16, "{what}: {} bytes", packet.len());
+            ensure!(seq(&packet) == wanted, "{what}: {} instead of {wanted}", seq(&packet));
+            *last = wanted;
+        }
+        Ok(())
+    };
+    publisher.send()?;
+    let mut last = viewers.iter().map(|viewer| Ok(seq(&next(viewer)?))).collect::<Result<Vec<_>>>()?;
+    let (media, mut rtx_index) = (publisher.payload_len, first.0);
+    for _ in 0..ROUNDS {
+        publisher.index += 1;
+        let lost = publisher.index;
+        publisher.send()?;
+        expect("behind a gap", media, &mut last, 2)?;
+        rtx_index += 1;
+        send_again(&publisher, rtx_index, lost, REPAIR)?;
+        expect("the repair", REPAIR.len(), &mut last, -1)?;
+        // The original, late.
+        publisher.send_index(lost)?;
+        publisher.send()?;
+        expect("nothing of the original", media, &mut last, 2)?;
+        // And a repair of what has come.
+        rtx_index += 1;
+        send_again(&publisher, rtx_index, publisher.index, REPAIR)?;
+        publisher.send()?;
+        expect("nothing of what repairs nothing", media, &mut last, 1)?;
+    }
+    for viewer in &viewers {
+        ensure!(viewer.packets(Duration::from_millis(200))?.is_empty(), "something was forwarded twice");
+    }
+    server.counts("repairs_unwrapped", ROUNDS)?;
+    server.counts("repairs_useless", ROUNDS)?;
+    server.counts("repairs_refused", 0)?;
+    server.counts("drop_replayed", ROUNDS)
+}
+
+#[test]
+fn of_an_original_and_its_repair_the_kernel_forwards_one() -> Result<()> {
+    for viewers in [1, 3] {
+        let mut lab = Lab::new(1)?;
+        let config = lab.config();
+        let (mut server, _threads) = lab.start_auto(config, userspace::Config::default())?;
+        one_of_two(&lab, &mut server, viewers)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn of_an_original_and_its_repair_the_userspace_engine_forwards_one() -> Result<()> {
+    let mut lab = Lab::new(1)?;
+    let (mut server, _threads) = lab.start_userspace(userspace::Config::default(), false)?;
+    one_of_two(&lab, &mut server, 3)
 }

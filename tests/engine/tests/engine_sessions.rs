@@ -217,6 +217,7 @@ fn new_track() -> NewPublisherTrack {
         payload_type: 111,
         clock_rate: 48_000,
         first: forwarder_common::ExtendedSeq(1),
+        sequence_extension: None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! A bad line between two hosts: packets are lost, late, out of order, there twice, or wait in a queue.
+//! A bad line between two hosts: packets are lost, late, out of order, there twice, or wait in a queue; or a NAT gives
+//! one of them other ports.
 //!
 //! A switch in this process joins two interfaces of a namespace of its own, frame by frame. Only UDP suffers: HTTP is
 //! not what these tests are about. What becomes of a packet is [`Shaper`]'s decision, which knows no clock and no
@@ -6,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BTreeSet, BinaryHeap},
     io,
     mem::{size_of, zeroed},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -126,9 +127,61 @@ impl Shaper {
     }
 }
 
+/// A NAT for one of the hosts, as far as ports go.
+#[derive(Clone, Debug, Default)]
+struct Nat {
+    /// Which host is behind it.
+    side: usize,
+    /// Bits in which a port outside differs from the one inside; 0: none, no NAT.
+    turned: u16,
+    /// Ports inside that have sent something since: nobody else gets anything.
+    open: BTreeSet<u16>,
+}
+
+impl Nat {
+    /// Changes the port of a UDP packet from this side. `false`: it leads nowhere.
+    fn translate(&mut self, side: usize, frame: &mut [u8]) -> bool {
+        let Some(udp) = udp_offset(&frame[VNET..]).filter(|_| self.turned != 0).map(|at| at + VNET) else {
+            return true;
+        };
+        let leaves = side == self.side;
+        let at = if leaves { udp } else { udp + 2 };
+        let Some([a, b]) = frame.get(at..at + 2).and_then(|port| <[u8; 2]>::try_from(port).ok()) else { return false };
+        let before = u16::from_be_bytes([a, b]);
+        let after = before ^ self.turned;
+        if leaves {
+            self.open.insert(before);
+        } else if !self.open.contains(&after) {
+            return false;
+        }
+        frame[at..at + 2].copy_from_slice(&after.to_be_bytes());
+        // What the kernel is to complete itself says nothing of ports yet (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+        if frame[0] & 1 == 0 {
+            update_checksum(&mut frame[udp + 6..], before, after);
+        }
+        true
+    }
+}
+
+/// RFC 1624: eqn. 3. A checksum of 0 is none.
+fn update_checksum(place: &mut [u8], before: u16, after: u16) {
+    let Some(bytes) = place.first_chunk_mut::<2>() else { return };
+    let sum = u16::from_be_bytes(*bytes);
+    if sum == 0 {
+        return;
+    }
+    let mut new = u32::from(!sum) + u32::from(!before) + u32::from(after);
+    while new >> 16 != 0 {
+        new = (new & 0xffff) + (new >> 16);
+    }
+    let new = !(new as u16);
+    *bytes = if new == 0 { 0xffff_u16 } else { new }.to_be_bytes();
+}
+
 /// Two interfaces joined by a switch. The first direction is from the first one to the second.
 pub struct BadLine {
     shapers: Arc<Mutex<[Shaper; 2]>>,
+    nat: Arc<Mutex<Nat>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     _namespace: NetNs,
@@ -147,15 +200,17 @@ impl BadLine {
         let ports = namespace.run(|| Ok::<_, anyhow::Error>([Port::open("side0")?, Port::open("side1")?]))?;
         let shapers = Arc::new(Mutex::new([Shaper::new(seed), Shaper::new(!seed)]));
         let stop = Arc::new(AtomicBool::new(false));
+        let nat = Arc::new(Mutex::new(Nat::default()));
         let switch = Switch {
             ports,
             shapers: Arc::clone(&shapers),
+            nat: Arc::clone(&nat),
             stop: Arc::clone(&stop),
             waiting: BinaryHeap::new(),
             number: 0,
         };
         let thread = thread::Builder::new().name("bad-line".into()).spawn(move || switch.run())?;
-        Ok(Self { shapers, stop, thread: Some(thread), _namespace: namespace })
+        Ok(Self { shapers, nat, stop, thread: Some(thread), _namespace: namespace })
     }
 
     fn lock(&self) -> MutexGuard<'_, [Shaper; 2]> {
@@ -166,6 +221,15 @@ impl BadLine {
     pub fn set(&self, [there, back]: [Line; 2]) {
         let mut shapers = self.lock();
         (shapers[0].line, shapers[1].line) = (there, back);
+    }
+
+    /// Gives one of the hosts (0: the first, 1: the second) other UDP ports, as the other one sees it. What goes to those
+    /// that it had before leads nowhere.
+    pub fn change_ports(&self, side: usize) {
+        let mut nat = self.nat.lock().unwrap_or_else(PoisonError::into_inner);
+        // Within the upper half of all ports, which is where clients have theirs.
+        nat.turned = nat.turned % 0x3000 + 0x0111;
+        (nat.side, nat.open) = (side, BTreeSet::new());
     }
 
     /// What it has done, by direction.
@@ -197,6 +261,7 @@ struct Waiting {
 struct Switch {
     ports: [Port; 2],
     shapers: Arc<Mutex<[Shaper; 2]>>,
+    nat: Arc<Mutex<Nat>>,
     stop: Arc<AtomicBool>,
     waiting: BinaryHeap<Reverse<Waiting>>,
     number: u64,
@@ -234,24 +299,29 @@ impl Switch {
 
     fn take(&mut self, port: usize, frame: &[u8]) {
         let now = Instant::now();
-        let times = match is_udp(&frame[VNET..]) {
+        let mut frame = frame.to_vec();
+        if !self.nat.lock().unwrap_or_else(PoisonError::into_inner).translate(port, &mut frame) {
+            return;
+        }
+        let times = match udp_offset(&frame[VNET..]).is_some() {
             true => self.shapers.lock().unwrap_or_else(PoisonError::into_inner)[port].pass(now, frame.len() - VNET),
             false => vec![now],
         };
         for at in times {
             self.number += 1;
-            self.waiting.push(Reverse(Waiting { at, number: self.number, port: 1 - port, frame: frame.to_vec() }));
+            self.waiting.push(Reverse(Waiting { at, number: self.number, port: 1 - port, frame: frame.clone() }));
         }
     }
 }
 
-/// Ethernet, IPv4 without options or IPv6 without extensions, UDP.
-fn is_udp(frame: &[u8]) -> bool {
-    match frame.get(12..14) {
-        Some([0x08, 0x00]) => frame.get(23) == Some(&17),
-        Some([0x86, 0xdd]) => frame.get(20) == Some(&17),
-        _ => false,
-    }
+/// Where the UDP header of a frame is: Ethernet, IPv4 without options or IPv6 without extensions, UDP.
+fn udp_offset(frame: &[u8]) -> Option<usize> {
+    let (protocol, offset) = match frame.get(12..14) {
+        Some([0x08, 0x00]) => (frame.get(23)?, 14 + 20),
+        Some([0x86, 0xdd]) => (frame.get(20)?, 14 + 40),
+        _ => return None,
+    };
+    (*protocol == 17 && frame.len() >= offset + 8).then_some(offset)
 }
 
 /// `struct virtio_net_hdr` in front of each frame: what the kernel has joined (TCP) it splits again behind us.
@@ -340,6 +410,37 @@ mod tests {
         };
         let all = (0..PACKETS).map(&mut pass).collect();
         (all, shaper.seen)
+    }
+
+    /// A frame with a UDP packet of these ports, and its checksum.
+    fn frame(source: u16, destination: u16) -> Vec<u8> {
+        let mut frame = vec![0; VNET + 14 + 20 + 8];
+        frame[VNET + 12] = 0x08;
+        frame[VNET + 23] = 17;
+        let udp = VNET + 34;
+        frame[udp..udp + 2].copy_from_slice(&source.to_be_bytes());
+        frame[udp + 2..udp + 4].copy_from_slice(&destination.to_be_bytes());
+        let sum = u32::from(source) + u32::from(destination);
+        let folded = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
+        frame[udp + 6..].copy_from_slice(&folded.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn a_nat_turns_ports_there_and_back_and_forgets_those_before() {
+        let mut nat = Nat { side: 1, turned: 0x0111, open: BTreeSet::new() };
+        let mut out = frame(40_000, 8189);
+        assert!(nat.translate(1, &mut out) && out == frame(40_000 ^ 0x0111, 8189), "with the right checksum");
+        let mut back = frame(8189, 40_000 ^ 0x0111);
+        assert!(nat.translate(0, &mut back) && back == frame(8189, 40_000));
+        assert!(!nat.translate(0, &mut frame(8189, 40_000)), "nobody has sent from there");
+        nat.turned = 0x0222;
+        nat.open.clear();
+        assert!(!nat.translate(0, &mut frame(8189, 40_000 ^ 0x0111)), "the port before");
+        let mut tcp = frame(1, 2);
+        tcp[VNET + 23] = 6;
+        assert!(Nat { turned: 5, ..Nat::default() }.translate(0, &mut tcp.clone()));
+        assert!(Nat::default().translate(0, &mut frame(1, 2)), "no NAT");
     }
 
     #[test]

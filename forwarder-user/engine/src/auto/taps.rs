@@ -17,7 +17,7 @@ use crate::{
     Engine as _, EngineError, PublisherTrackId,
     contract::{Feeder as _, NewSource},
     elsewhere::Elsewhere,
-    kernel::KernelEngine,
+    kernel::{KernelEngine, rtx::Unwrapper},
     userspace::Forwarder,
 };
 
@@ -32,12 +32,14 @@ pub(super) struct Reader {
 
 impl AutoEngine {
     pub(super) fn start_reader(&self) -> io::Result<()> {
-        let Some(taps) = self.kernel.as_ref().and_then(|kernel| kernel.take_taps()) else { return Ok(()) };
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let Some(taps) = kernel.take_taps() else { return Ok(()) };
+        let unwrapper = kernel.unwrapper();
         let feeder = self.userspace.feeder_beside_the_kernel().ok_or_else(|| io::Error::other("no media sockets"))?;
         let (bell, rung) = UnixStream::pair()?;
         let sources = Arc::clone(&self.taps);
         let run = move || {
-            if let Err(error) = carry(taps, feeder, &sources, rung) {
+            if let Err(error) = carry(taps, (feeder, unwrapper), &sources, rung) {
                 tracing::error!("plaintext from the kernel is not read any more: {error}");
             }
         };
@@ -82,7 +84,12 @@ impl AutoEngine {
 }
 
 /// Runs until the bell's other end is closed.
-fn carry(mut taps: RingBuf<MapData>, mut feeder: Forwarder, sources: &Taps, mut bell: UnixStream) -> io::Result<()> {
+fn carry(
+    mut taps: RingBuf<MapData>,
+    (mut feeder, mut unwrapper): (Forwarder, Unwrapper),
+    sources: &Taps,
+    mut bell: UnixStream,
+) -> io::Result<()> {
     let mut place = Elsewhere::new();
     loop {
         let mut files = [PollFd::new(taps.as_fd(), PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
@@ -99,8 +106,10 @@ fn carry(mut taps: RingBuf<MapData>, mut feeder: Forwarder, sources: &Taps, mut 
             place.came_from(TapRecord::cpu(&record));
             let track = KernelEngine::tapped(tap);
             let source = sources.read().unwrap_or_else(PoisonError::into_inner).get(&track).copied();
-            if let Some(source) = source {
-                feeder.push(source, index, &header, payload, false);
+            match source {
+                Some(source) => feeder.push(source, index, &header, payload, false),
+                // Nobody's plaintext but ours, or of a tap that has just ended.
+                None => unwrapper.take(track, &header, payload),
             }
         }
         feeder.flush();

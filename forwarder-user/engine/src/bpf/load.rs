@@ -108,6 +108,7 @@ fn load_object(limits: &Limits, media_port: u16, chunks: usize) -> Result<Ebpf, 
         .map_max_entries("FLOWS", 2 * publisher_tracks)
         .map_max_entries("PUBLISHER_TRACKS", publisher_tracks)
         .map_max_entries("PUBLISHER_STATE", publisher_tracks)
+        .map_max_entries("ARRIVALS", publisher_tracks)
         .map_max_entries("FANOUTS", fanout_slots(limits))
         .map_max_entries("FANOUT_LISTS", fanout_slots(limits))
         .map_max_entries("PUBLISHER_KEYSTREAMS", publisher_tracks)

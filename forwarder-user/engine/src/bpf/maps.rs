@@ -5,6 +5,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use forwarder_common::{
+    ReplayWindow,
+    arrivals::Arrivals,
     maps::{
         FanoutList, FlowKey, Path, PublisherState, PublisherStateBytes, PublisherTrack, Server, Session,
         SubscriberState, SubscriberTrack,
@@ -15,6 +17,7 @@ use forwarder_common::{
 use super::{
     handle::{array, take, take_map},
     keys::{self, Keys},
+    mapped::{Mapped, Shared},
     stores::{self, Stores},
 };
 
@@ -43,6 +46,10 @@ pub struct Tables {
     pub publisher_tracks: Array<MapData, PublisherTrack>,
     /// `PUBLISHER_STATE`, by slot: written before the flow exists, only read afterwards.
     pub publisher_state: Array<MapData, PublisherStateBytes>,
+    /// The replay lists of `PUBLISHER_STATE`, as they are at the moment.
+    pub replay: Mapped<ReplayWindow>,
+    /// `ARRIVALS`, by slot: cleared before the flow exists, only read afterwards.
+    pub arrivals: Mapped<Arrivals>,
     /// `SUBSCRIBER_TRACKS`, by slot: written while no member list names it.
     pub subscriber_tracks: Array<MapData, SubscriberTrack>,
     /// `SUBSCRIBER_STATE`, by slot: written before the slot is used, only read afterwards.
@@ -97,12 +104,16 @@ impl Maps {
         basis.fill(&mut tables);
         array::<tower::Tables>(ebpf, "TOWER_TABLES")?.set(0, tables.as_ref(), 0)?;
         let (chunks, mut keys) = (keys::Outer::take(ebpf)?, Keys::new(basis));
+        let publisher_state = take_map(ebpf, "PUBLISHER_STATE")?;
+        let arrivals = take_map(ebpf, "ARRIVALS")?;
         keys.push(chunks.add(0).map_err(MapError::IoError)?);
         Ok(Self {
             tables: Tables {
                 flows: take(ebpf, "FLOWS")?,
                 publisher_tracks: array(ebpf, "PUBLISHER_TRACKS")?,
-                publisher_state: array(ebpf, "PUBLISHER_STATE")?,
+                replay: mapped(&publisher_state)?,
+                arrivals: mapped(&arrivals)?,
+                publisher_state: publisher_state.try_into()?,
                 subscriber_tracks: array(ebpf, "SUBSCRIBER_TRACKS")?,
                 subscriber_state: array(ebpf, "SUBSCRIBER_STATE")?,
                 sessions: array(ebpf, "SESSIONS")?,
@@ -122,6 +133,10 @@ impl Maps {
             taps: take(ebpf, "TAPS")?,
         })
     }
+}
+
+fn mapped<T: Shared>(map: &Map) -> Result<Mapped<T>, MapError> {
+    Mapped::of(map).map_err(MapError::IoError)
 }
 
 impl Tables {

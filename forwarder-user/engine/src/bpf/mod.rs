@@ -21,6 +21,7 @@ pub mod keys;
 pub mod keystream;
 mod limits;
 pub mod load;
+pub mod mapped;
 pub mod maps;
 pub mod object;
 pub mod outer;

@@ -74,6 +74,21 @@ pub trait Engine: Send + Sync {
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError>;
 
+    /// Starts opening an SSRC of repairs. Each packet in it takes the way of the packet that it repairs: it claims that
+    /// one's index in the one replay list of its track, so of a late original and its repair one is forwarded, whichever
+    /// comes first. Ends by [`remove_publisher_track`](Self::remove_publisher_track).
+    ///
+    /// # Errors
+    /// As [`add_publisher_track`](Self::add_publisher_track); also where room is left for media alone.
+    fn add_repair_track(&self, _session: SessionId, _track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        Err(EngineError::Unknown("repair"))
+    }
+
+    /// Are there SSRCs of repairs ([`add_repair_track`](Self::add_repair_track))?
+    fn takes_repairs(&self) -> bool {
+        false
+    }
+
     /// The track's packets come up to the control task although the engine has it: if nothing leads to it any more,
     /// that is mended. Whether it was.
     fn restore_publisher_track(&self, _track: PublisherTrackId) -> bool {
@@ -150,6 +165,10 @@ pub trait Engine: Send + Sync {
     fn received(&self, _track: PublisherTrackId, _from: u64) -> Option<Received> {
         None
     }
+
+    /// Which packets of an incoming SSRC have come since this was asked last, those that went to nobody included: their
+    /// numbers by [`NewPublisherTrack::sequence_extension`], and when, ns of CLOCK_BOOTTIME. In no order.
+    fn arrivals(&self, _track: PublisherTrackId, _each: &mut dyn FnMut(u16, u64)) {}
 
     /// The media sockets are bound. An engine that sends by itself keeps them.
     fn set_sockets(&self, _sockets: &Arc<MediaSockets>) {}

@@ -46,6 +46,24 @@ pub struct NewPublisherTrack {
     pub clock_rate: u32,
     /// Index of the packet from which the SSRC was learnt; it and all before it are not forwarded.
     pub first: ExtendedSeq,
+    /// Number of the header extension by which its sender counts all packets of the transport, 1 to 14. When they come
+    /// is noted then, for [`Engine::arrivals`](crate::Engine::arrivals).
+    pub sequence_extension: Option<u8>,
+}
+
+/// An SSRC by which a publisher sends again what was lost of another one (RFC 4588).
+#[derive(Clone, Copy, Debug)]
+pub struct NewRepairTrack {
+    /// The publisher's own.
+    pub ssrc: u32,
+    /// Of what is sent again.
+    pub payload_type: u8,
+    /// Whose packets it carries.
+    pub of: PublisherTrackId,
+    /// Index of the packet from which the SSRC was learnt; it and all before it are not taken.
+    pub first: ExtendedSeq,
+    /// As [`NewPublisherTrack::sequence_extension`].
+    pub sequence_extension: Option<u8>,
 }
 
 /// An outgoing SSRC.

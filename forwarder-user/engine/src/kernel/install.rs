@@ -174,6 +174,9 @@ pub(super) fn install_publisher(state: &mut State, handle: u32, flow: FlowKey) -
     let Some(publisher) = state.publishers.get(handle) else { return Ok(()) };
     let fresh = PublisherState::starting_after(publisher.track.first);
     state.tables.publisher_state.set(slot, fresh.into_bytes(), 0)?;
+    if let Some(arrivals) = state.tables.arrivals.get(slot) {
+        arrivals.clear();
+    }
     state.tables.publisher_tracks.set(slot, wire::publisher_track(slot, publisher), 0)?;
     state.tables.flows.insert(flow, slot, IF_ABSENT)
 }

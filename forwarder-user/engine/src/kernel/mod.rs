@@ -8,6 +8,7 @@
 //! | `install`, `taps` | sessions and tracks into their maps; their packets in the clear |
 //! | `fanout`, `plan`, `release` | thread: everything that needs a grace period |
 //! | `store` | packets that viewers lost: where the kernel keeps them, and how they are sent again |
+//! | `rtx` | what publishers send again, on the way of what it repairs |
 //! | `housekeeping` | thread: heartbeat and program log |
 //! | `again` | interfaces that come back |
 //! | `serve` | the engine's contract |
@@ -21,6 +22,7 @@ mod install;
 pub mod keystream;
 mod plan;
 mod release;
+pub mod rtx;
 mod serve;
 mod shared;
 mod state;
@@ -133,6 +135,7 @@ pub struct KernelEngine {
     /// Whether tracks keep packets.
     repair: bool,
     sent_again: AtomicU64,
+    repairs: Arc<repair::Repairs>,
     attached: Interfaces,
     /// The same, for looking up paths.
     devices: Devices,
@@ -199,6 +202,7 @@ impl KernelEngine {
             limits: config.limits,
             repair: config.repair.track > 0,
             sent_again: AtomicU64::new(0),
+            repairs: Arc::default(),
             lease_ns: config.lease.as_nanos() as u64,
             short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
             devices: Devices::Attached(attached.clone()),

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use forwarder_common::{
     Counter, ExtendedSeq,
+    arrivals::Seen,
     maps::{PUBLISHER_DROPS, PublisherState, xdp_mode},
 };
 
@@ -12,13 +13,14 @@ use super::{
     install::{Path, check_flow, install_publisher, move_flows, refused, restore_flow, session_key, stop_publisher},
     keystream,
     state::{self, Phase, State},
-    wire,
+    taps, wire,
 };
 use crate::{
-    Engine, EngineError, Figures, NewPublisherTrack, NewSession, NewSubscriberTrack, PublisherStats, PublisherTrackId,
-    Received, Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
+    Engine, EngineError, Figures, NewPublisherTrack, NewRepairTrack, NewSession, NewSubscriberTrack, PublisherStats,
+    PublisherTrackId, Received, Role, RtxSource, SessionId, SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     bpf::{describe, load::Datapath, mode_name},
     clock::boottime_ns,
+    repair,
     route::Look,
     slots::Slots,
     tier::{Level, Tier},
@@ -150,7 +152,26 @@ impl Engine for KernelEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        self.add_incoming(session, track, false)
+        self.add_incoming(session, track, Incoming::Media)
+    }
+
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let of = {
+            let state = self.shared.lock();
+            let publisher = state.publishers.get(track.of.0).ok_or(EngineError::Unknown("publisher track"))?;
+            let limit = state.publishers.limit();
+            if !repair::has_room(state.publishers.values().count(), limit) {
+                return Err(EngineError::Full {
+                    table: "the table of incoming tracks",
+                    limit,
+                    key: "publisher_tracks",
+                });
+            }
+            publisher.track
+        };
+        let NewRepairTrack { ssrc, payload_type, first, sequence_extension, .. } = track;
+        let new = NewPublisherTrack { ssrc, payload_type, first, sequence_extension, ..of };
+        self.add_incoming(session, new, Incoming::Repairs(track.of.0))
     }
 
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
@@ -230,8 +251,7 @@ impl Engine for KernelEngine {
         if state.publishers.get(track.0).is_none() {
             return true;
         }
-        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0));
-        seen.map_or(true, |seen| seen.replay.check(index).is_err())
+        state.tables.replay.get(Slots::<()>::slot(track.0)).is_none_or(|replay| replay.check(index).is_err())
     }
 
     fn repair(&self, track: SubscriberTrackId, seq: u16, rtx: Option<&mut RtxSource>) -> Result<Vec<u8>, Unrepaired> {
@@ -247,13 +267,22 @@ impl Engine for KernelEngine {
     fn received(&self, track: PublisherTrackId, from: u64) -> Option<Received> {
         let state = self.shared.lock();
         state.publishers.get(track.0)?;
-        let seen = state.tables.publisher_state(Slots::<()>::slot(track.0)).ok()?;
-        Some(Received::of(&seen.replay, from))
+        Some(Received::of(state.tables.replay.get(Slots::<()>::slot(track.0))?, from))
+    }
+
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        let mut state = self.shared.lock();
+        let State { tables, publishers, .. } = &mut *state;
+        let heard = publishers.get_mut(track.0).and_then(|publisher| publisher.heard.as_mut());
+        if let (Some(heard), Some(arrivals)) = (heard, tables.arrivals.get(Slots::<()>::slot(track.0))) {
+            arrivals.since(heard, each);
+        }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all: Vec<_> = Counter::ALL.iter().map(|counter| (counter.name(), self.counted(*counter))).collect();
         all.push(("sealed_again", self.sent_again.load(Ordering::Relaxed)));
+        all.extend(self.repairs.list());
         if let Some(keystream) = &self.shared.lock().keystream {
             let figures = &keystream.figures;
             all.extend([
@@ -274,6 +303,17 @@ impl Engine for KernelEngine {
         let programs = datapath.as_ref().map(Datapath::programs).unwrap_or_default();
         vec![Figures { engine: "kernel", counters, programs }]
     }
+}
+
+/// What an incoming SSRC is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Incoming {
+    Media,
+    /// To be counted; the userspace engine opens it.
+    Diverted,
+    /// Brings again what was lost of this track. Its packets are opened and go to the reader of the taps: whatever is
+    /// in them then takes the way of what it repairs (`rtx`).
+    Repairs(u32),
 }
 
 impl KernelEngine {
@@ -307,14 +347,14 @@ impl KernelEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        self.add_incoming(session, track, true)
+        self.add_incoming(session, track, Incoming::Diverted)
     }
 
     fn add_incoming(
         &self,
         session: SessionId,
         track: NewPublisherTrack,
-        diverted: bool,
+        incoming: Incoming,
     ) -> Result<PublisherTrackId, EngineError> {
         let mut state = self.shared.lock();
         let state = &mut *state;
@@ -326,13 +366,18 @@ impl KernelEngine {
             side: None,
             keystream: 0,
             tap: 0,
-            diverted,
+            repairs: if let Incoming::Repairs(of) = incoming { Some(of) } else { None },
+            diverted: incoming == Incoming::Diverted,
             store: None,
+            heard: track.sequence_extension.map(|_| Box::new(Seen::new())),
             stopping: false,
         };
         let limit = state.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = state.publishers.insert(entry).map_err(full)?;
+        if let Some(publisher) = state.publishers.get_mut(handle).filter(|publisher| publisher.repairs.is_some()) {
+            publisher.tap = taps::number(handle);
+        }
         if let Err(error) = install_publisher(state, handle, flow) {
             state.publishers.remove(handle);
             return Err(refused("installing an incoming track")(error));
@@ -340,13 +385,13 @@ impl KernelEngine {
         if let Some(session) = state.sessions.get_mut(session.0) {
             session.publisher_tracks.insert(handle);
             // What is opened elsewhere is kept elsewhere.
-            if self.repair && !diverted {
+            if self.repair && incoming == Incoming::Media {
                 state.work.stores.insert(handle);
                 self.shared.bell.notify_one();
             }
             let source = keystream::Source { key: Arc::clone(&session.key), ssrc: track.ssrc };
             let next = ExtendedSeq(track.first.0 + 1);
-            if !diverted {
+            if incoming == Incoming::Media {
                 state.produce(keystream::Command::AddPublisher { handle, source, next, kind: track.kind });
             }
         }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use forwarder_common::{
+    arrivals::Seen,
     maps::{KEY_CHUNK, Path},
     store::Range,
 };
@@ -78,10 +79,14 @@ pub struct PublisherTrack {
     pub keystream: u32,
     /// Number in the records of `TAPS`, 0: none are wanted.
     pub tap: u32,
+    /// The track of which it brings again what was lost.
+    pub repairs: Option<u32>,
     /// Only counted; the userspace engine opens it.
     pub diverted: bool,
     /// Where the kernel keeps its packets, once it does.
     pub store: Option<Range>,
+    /// What has been told of `ARRIVALS`, if anything is noted there.
+    pub heard: Option<Box<Seen>>,
     /// `remove_publisher_track` was called: the slot waits for the fan-out thread.
     pub stopping: bool,
 }

@@ -11,6 +11,11 @@ use crate::{EngineError, PublisherTrackId, slots::Slots};
 /// The mark of tap numbers, which are never 0.
 const TAP: u32 = 1 << 31;
 
+/// The number in the records of a track.
+pub(super) fn number(handle: u32) -> u32 {
+    handle | TAP
+}
+
 impl KernelEngine {
     /// Each packet of this track also goes to the reader of [`take_taps`](Self::take_taps), or no more.
     ///
@@ -20,7 +25,7 @@ impl KernelEngine {
         let mut state = self.shared.lock();
         let State { tables, publishers, .. } = &mut *state;
         let publisher = publishers.get_mut(track.0).ok_or(EngineError::Unknown("publisher track"))?;
-        publisher.tap = if on { track.0 | TAP } else { 0 };
+        publisher.tap = if on { number(track.0) } else { 0 };
         let slot = Slots::<()>::slot(track.0);
         let entry = wire::publisher_track(slot, publisher);
         tables.publisher_tracks.set(slot, entry, 0).map_err(refused("tapping a track"))

@@ -43,6 +43,7 @@ pub(super) fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::
         keystream: publisher.keystream,
         tap: publisher.tap,
         diverted: publisher.diverted.into(),
+        sequence_extension: publisher.track.sequence_extension.unwrap_or(0),
         store: publisher.store.map_or(0, Range::pack),
         ..layout::PublisherTrack::default()
     }

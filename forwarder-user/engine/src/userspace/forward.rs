@@ -23,6 +23,7 @@ use crate::{
     clock::boottime_ns,
     contract::Feeder,
     io::Worker,
+    repair,
     transmit::{Sent, Transmitter},
 };
 
@@ -102,6 +103,18 @@ impl Forwarder {
         {
             self.inner.kept.overflow();
         }
+    }
+
+    /// What a publisher has sent again takes the way of what it repairs: its index is claimed in that one's replay list,
+    /// before anything is sealed, so of a late original and its repair one goes on.
+    fn put_in(&mut self, of: u32, unwrapped: Option<(ExtendedSeq, RtpHeader, &[u8])>) {
+        let repairs = &self.inner.repairs;
+        let Some((index, header, payload)) = unwrapped else {
+            repairs.useless.fetch_add(1, Relaxed);
+            return;
+        };
+        repairs.unwrapped.fetch_add(1, Relaxed);
+        self.take(PublisherTrackId(of), index, &header, payload, false);
     }
 
     /// Once for a batch: its packets arrived together.
@@ -212,9 +225,18 @@ impl Forwarder {
         match authenticate(publisher, packet, self.now_ns) {
             Ok(Authentic { index, header, start, len, arrived, gap, other }) => {
                 inner.count(Counter::Gaps, gap.into());
+                if let Some(heard) = &publisher.heard {
+                    heard.note(packet, self.now_ns);
+                }
                 publisher.account(&header, arrived, self.now_ns);
                 inner.count(Counter::Opened, 1);
                 inner.count(Counter::OpenedBytes, arrived as u64);
+                if let Some(of) = publisher.repairs {
+                    let unwrapped = unwrapped(&tables, (track, of), &header, &packet[start..start + len]);
+                    drop(tables);
+                    self.put_in(of, unwrapped);
+                    return Some(());
+                }
                 if other {
                     inner.count(Counter::DropPayloadType, 1);
                     publisher.other(header.payload_type());
@@ -354,6 +376,26 @@ fn refusal(why: Refused) -> Counter {
         Refused::Replayed => Counter::DropReplayed,
         Refused::TooOld => Counter::DropTooOld,
     }
+}
+
+/// The packet within a packet of repairs, and its index, if its track lacks it.
+fn unwrapped<'a>(
+    tables: &Tables,
+    (repairs, of): (u32, u32),
+    header: &RtpHeader,
+    payload: &'a [u8],
+) -> Option<(ExtendedSeq, RtpHeader, &'a [u8])> {
+    let publisher = tables.publishers.get(of)?;
+    let Origin::Srtp { session, payload_type, ssrc, .. } = &publisher.origin else { return None };
+    // A handle that was given out again may be another publisher's.
+    let Origin::Srtp { session: own, .. } = &tables.publishers.get(repairs)?.origin else { return None };
+    if own != session {
+        return None;
+    }
+    let (header, payload) = repair::unwrap(header, payload, (*payload_type, *ssrc))?;
+    let index = publisher.replay.highest().estimate(header.seq())?;
+    publisher.replay.check(index).ok()?;
+    Some((index, header, payload))
 }
 
 /// Whether any subscriber or listener of a track is left.

@@ -112,6 +112,7 @@ pub(crate) struct Inner {
     /// Subscribers that have not had all yet that was kept for them.
     behind: Behind,
     kept: Totals,
+    repairs: repair::Repairs,
 }
 
 impl Inner {
@@ -207,6 +208,7 @@ impl UserspaceEngine {
             resent: AtomicU64::new(0),
             behind: Behind::default(),
             kept: Totals::default(),
+            repairs: repair::Repairs::default(),
         }))
     }
 

@@ -15,14 +15,15 @@ use super::{
     UserspaceEngine,
     backlog::Start,
     outgoing,
-    tables::{Listener, Origin, Publisher, Replay, Session, Subscriber, Tables},
+    tables::{Heard, Listener, Origin, Publisher, Replay, Session, Subscriber, Tables},
 };
 use crate::{
-    Ear, Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewSession, NewSource,
-    NewSubscriberTrack, PublisherStats, PublisherTrackId, Received, Role, RtxSource, SessionId, Sources,
+    Ear, Engine, EngineError, Event, Feeder, Figures, KeptStats, NewPublisherTrack, NewRepairTrack, NewSession,
+    NewSource, NewSubscriberTrack, PublisherStats, PublisherTrackId, Received, Role, RtxSource, SessionId, Sources,
     SubscriberStats, SubscriberTrackId, Transport, Unrepaired,
     clock::boottime_ns,
     io::{MediaSockets, Worker},
+    repair,
 };
 
 impl Engine for UserspaceEngine {
@@ -147,6 +148,7 @@ impl Engine for UserspaceEngine {
         };
         let mut publisher = Publisher::new(origin, track.clock_rate, track.first, false);
         publisher.kept = self.0.keeper(self.0.config.repair.last());
+        publisher.heard = track.sequence_extension.map(|number| Box::new(Heard::new(number)));
         let limit = tables.publishers.limit();
         let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
         let handle = tables.publishers.insert(publisher).map_err(full)?;
@@ -155,6 +157,43 @@ impl Engine for UserspaceEngine {
             entry.publisher_tracks.insert(handle);
         }
         Ok(PublisherTrackId(handle))
+    }
+
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let mut tables = self.0.write();
+        let Some(of) = tables.publishers.get(track.of.0) else { return Err(EngineError::Unknown("publisher track")) };
+        let clock_rate = of.clock_rate;
+        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
+        let entry = entry.ok_or(EngineError::Unknown("session"))?;
+        let flow = (entry.socket, entry.transport.peer, track.ssrc);
+        if tables.flows.contains_key(&flow) {
+            return Err(EngineError::Taken { peer: entry.transport.peer, ssrc: track.ssrc });
+        }
+        let origin = Origin::Srtp {
+            session: session.0,
+            cipher: Arc::clone(&entry.cipher),
+            expires: Arc::clone(&entry.expires),
+            ssrc: track.ssrc,
+            payload_type: track.payload_type,
+        };
+        let mut publisher = Publisher::new(origin, clock_rate, track.first, false);
+        publisher.repairs = Some(track.of.0);
+        publisher.heard = track.sequence_extension.map(|number| Box::new(Heard::new(number)));
+        let limit = tables.publishers.limit();
+        let full = || EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        if !repair::has_room(tables.publishers.values().count(), limit) {
+            return Err(full());
+        }
+        let handle = tables.publishers.insert(publisher).map_err(|_| full())?;
+        tables.flows.insert(flow, handle);
+        if let Some(entry) = tables.sessions.get_mut(session.0) {
+            entry.publisher_tracks.insert(handle);
+        }
+        Ok(PublisherTrackId(handle))
+    }
+
+    fn takes_repairs(&self) -> bool {
+        true
     }
 
     fn restore_publisher_track(&self, track: PublisherTrackId) -> bool {
@@ -257,6 +296,13 @@ impl Engine for UserspaceEngine {
         }
     }
 
+    fn arrivals(&self, track: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        let tables = self.0.read();
+        if let Some(heard) = tables.publishers.get(track.0).and_then(|publisher| publisher.heard.as_ref()) {
+            heard.tell(each);
+        }
+    }
+
     fn sources(&self) -> Option<&dyn Sources> {
         Some(self)
     }
@@ -278,6 +324,7 @@ impl Engine for UserspaceEngine {
         all.push(("resent_by_xdp", self.0.resent.load(Relaxed)));
         all.extend(self.0.kept.list(&self.0.read()));
         let memory = &self.0.config.repair.memory;
+        all.extend(self.0.repairs.list());
         all.push(("repair_memory_bytes", memory.used() as u64));
         all.push(("repair_memory_refused", memory.refused()));
         all

@@ -5,12 +5,18 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use forwarder_common::{ExtendedSeq, ReplayWindow, RtpHeader, maps::Path, rtp, seq::Refused};
+use forwarder_common::{
+    ExtendedSeq, ReplayWindow, RtpHeader,
+    arrivals::{Arrivals, Seen},
+    maps::Path,
+    rtp,
+    seq::Refused,
+};
 
 use super::{backlog::Start, kept::Kept};
 use penstock_srtp::cipher::Cipher;
@@ -120,6 +126,10 @@ pub(super) struct Publisher {
     last_arrival_ns: AtomicU64,
     last_timestamp: AtomicU32,
     jitter_q4: AtomicU32,
+    /// The track of which it brings again what was lost.
+    pub repairs: Option<u32>,
+    /// When its packets came, if their sender counts them, and by which header extension.
+    pub heard: Option<Box<Heard>>,
     /// What it keeps for subscribers to come, if anything.
     pub kept: Option<Mutex<Kept>>,
     /// Subscriber tracks in the order of joining.
@@ -133,6 +143,31 @@ pub(super) struct Listener {
     pub ear: Ear,
     /// First incoming index that was not accepted before it began to listen; it has been told of those before.
     pub live_from: u64,
+}
+
+/// When packets came, by the number of their transport.
+pub(super) struct Heard {
+    extension: u8,
+    arrivals: Arrivals,
+    /// What has been told of it.
+    told: Mutex<Seen>,
+}
+
+impl Heard {
+    pub(super) fn new(extension: u8) -> Self {
+        Self { extension, arrivals: Arrivals::new(), told: Mutex::new(Seen::new()) }
+    }
+
+    /// An authentic packet, as it came but for its payload.
+    pub(super) fn note(&self, packet: &[u8], now_ns: u64) {
+        if let Some([a, b]) = rtp::extension(packet, self.extension) {
+            self.arrivals.note(u16::from_be_bytes([*a, *b]), now_ns);
+        }
+    }
+
+    pub(super) fn tell(&self, each: &mut dyn FnMut(u16, u64)) {
+        self.arrivals.since(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner), each);
+    }
 }
 
 impl Publisher {
@@ -151,6 +186,8 @@ impl Publisher {
             last_arrival_ns: AtomicU64::new(0),
             last_timestamp: AtomicU32::new(0),
             jitter_q4: AtomicU32::new(0),
+            repairs: None,
+            heard: None,
             kept: None,
             members: Vec::new(),
             listeners: Vec::new(),

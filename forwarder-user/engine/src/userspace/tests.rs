@@ -266,6 +266,7 @@ fn a_flow_belongs_to_who_had_it_first() {
         payload_type: 96,
         clock_rate: 90_000,
         first: ExtendedSeq(1),
+        sequence_extension: None,
     };
     let owner = session(&lab.engine, &lab.sockets, Role::Publisher, "127.0.0.1:1000");
     let track = lab.engine.add_publisher_track(owner, new(SSRC)).unwrap();

@@ -68,17 +68,17 @@ impl Task {
         let session = self.sessions.get_mut(publisher)?;
         let our_ssrc = session.media.as_ref()?.ssrc;
         let (mut feedback, mut waiting, mut keyframe) = (vec![], false, false);
-        for track in session.publisher_tracks_mut().iter_mut().filter(|track| track.nack) {
+        for track in session.publisher_tracks_mut().iter_mut().filter(|track| track.nack && track.is_forwarded()) {
             let is_video = track.kind() == Kind::Video;
             let Some(source) = track.source.as_mut() else { continue };
             let from = source.gaps.as_ref().map_or(u64::MAX, Gaps::from);
-            let Some(received) = self.engine.received(source.id, from) else { continue };
             // What came up to us while the SSRC was learnt is in no list, and not missing.
-            let began = self.engine.publisher_stats(source.id).is_some_and(|stats| stats.packets > 0);
-            if source.gaps.is_none() && !began {
+            let began = || self.engine.publisher_stats(source.id).is_some_and(|stats| stats.packets > 0);
+            if source.gaps.is_none() && !began() {
                 waiting = true;
                 continue;
             }
+            let Some(received) = self.engine.received(source.id, from) else { continue };
             let gaps = source.gaps.get_or_insert_with(|| Gaps::new(received.highest));
             let before = gaps.figures();
             let penstock_engine::Received { floor, highest, missing } = received;

@@ -1,6 +1,6 @@
 //! Which of a stream's tracks its viewers get: attached, detached, and what the engine says of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forwarder_common::ExtendedSeq;
 
@@ -85,10 +85,17 @@ impl Task {
             return;
         };
         let sent = self.streams.sent(&session.stream, &self.sessions);
-        let Some(sent) = sent.iter().find(|sent| sent.kind() == wanted.kind()) else { return };
+        let mut forwarded = sent.iter().filter(|sent| sent.is_forwarded());
+        let Some(sent) = forwarded.find(|sent| sent.kind() == wanted.kind()) else { return };
         let Some(place) = wanted.place(sent) else { return };
         let Some(Source { id: from, ssrc, first_timestamp, learnt, .. }) = sent.source.as_ref() else { return };
-        let (from, since_first) = (*from, now.duration_since(*learnt));
+        let (from, mut since_first, mut first_timestamp) = (*from, now.duration_since(*learnt), *first_timestamp);
+        // A layer may have waited for long: its last packet says better where its clock is.
+        let last = sent.layer.as_ref().and_then(|_| self.engine.publisher_stats(from));
+        if let Some(last) = last.filter(|last| last.last_arrival_ns != 0) {
+            since_first = Duration::from_nanos(boottime_ns().saturating_sub(last.last_arrival_ns));
+            first_timestamp = last.last_timestamp;
+        }
         // The same SSRC of the same publisher goes on, be it by another engine: nothing changes but what was lost.
         let feeds = self.streams.publisher(&session.stream).map(|publisher| (publisher, *ssrc));
         let goes_on = feeds.is_some() && wanted.fed_by == feeds;
@@ -96,7 +103,7 @@ impl Task {
         let timestamp_offset = match sent.any_profile {
             true => wanted.timestamp_offset,
             false if goes_on => wanted.timestamp_offset,
-            false => wanted.continued_timestamp(*first_timestamp, since_first, boottime_ns()),
+            false => wanted.continued_timestamp(first_timestamp, since_first, boottime_ns()),
         };
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
         let Some(session) = self.sessions.get_mut(viewer) else { return };
@@ -175,7 +182,7 @@ impl Task {
 
     /// Takes a viewer's track out of the engine. When that has said where the index stands, the track is attached anew.
     /// `false`: it was not there.
-    fn detach(&mut self, viewer: Key, index: usize) -> bool {
+    pub(super) fn detach(&mut self, viewer: Key, index: usize) -> bool {
         let Some(session) = self.sessions.get_mut(viewer) else { return false };
         let Some(entry) = session.viewer_tracks_mut().get_mut(index) else { return false };
         let Attachment::Attached { track, .. } = entry.attachment else { return false };
@@ -227,7 +234,7 @@ impl Task {
         let Some(publisher) = self.streams.publisher(stream) else { return };
         let Some(session) = self.sessions.get_mut(publisher) else { return };
         for entry in session.publisher_tracks_mut() {
-            if entry.kind() == Kind::Video {
+            if entry.kind() == Kind::Video && entry.is_forwarded() {
                 entry.keyframes.want();
             }
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Task;
+use super::arrivals::Reports;
 use super::learn::SEARCHES_PER_SECOND;
 use crate::stream::What;
 use crate::stream::budget::{Budget, Unknown};
@@ -16,10 +17,13 @@ use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
 use penstock_webrtc::estimate::Estimate;
 use penstock_webrtc::keys;
+use penstock_webrtc::layers::Choice;
 use penstock_webrtc::peer::Pair;
 
 /// Packets with a session's SSRC, from addresses that no session has, that are authenticated in a second.
 const STRAYS_PER_SECOND: u32 = 20;
+/// Packets of layers of unknown size that are looked into in a second: a large keyframe of each of three layers.
+const UNSEEN_PER_SECOND: u32 = 1000;
 
 impl Task {
     /// DTLS is complete: keys go to the engine now, and not before.
@@ -55,7 +59,11 @@ impl Task {
             next_remb: now,
             estimate: Estimate::new(self.config.remb_start),
             strays: Budget::new(now, STRAYS_PER_SECOND),
+            transport: session.has_transport_feedback().then(|| Reports::new(now)),
             unknown: Unknown::new(now),
+            unseen: Budget::new(now, UNSEEN_PER_SECOND),
+            choice: Choice::default(),
+            next_layers: None,
             clock: None,
             reference: None,
             former: HashMap::new(),

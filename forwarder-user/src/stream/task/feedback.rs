@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::Task;
+use super::arrivals::Reports;
 use crate::stream::StreamConfig;
 use crate::stream::ids::Key;
-use crate::stream::report::{LastSr, SenderClock, delay_units};
+use crate::stream::report::{LastSr, SenderClock, delay_units, loss_for_encoder};
 use crate::stream::resend::Refused;
 use crate::stream::session::{Attachment, PublisherTrack, Session};
 use penstock_engine::clock::boottime_ns;
@@ -21,9 +22,10 @@ impl Session {
         if self.role == Role::Subscriber {
             return Some(media.next_report);
         }
-        let keyframes = self.publisher_tracks().iter().filter(|track| track.source.is_some());
+        let keyframes = self.publisher_tracks().iter().filter(|track| track.ssrc().is_some());
         let keyframe = keyframes.filter_map(|track| track.keyframes.due(now, config.keyframe_interval)).min();
-        Some(keyframe.into_iter().fold(media.next_report.min(media.next_remb), Instant::min))
+        let others = keyframe.into_iter().chain(media.next_layers).chain(media.transport.as_ref().map(Reports::due));
+        Some(others.fold(media.next_report.min(media.next_remb), Instant::min))
     }
 
     /// BYE for what we sent, sealed.
@@ -157,11 +159,12 @@ impl Task {
 
     /// Sends what is due of a session's reports.
     pub(super) fn report(&mut self, key: Key, now: Instant) {
+        let worst = self.worst_audio_loss(key, now);
         let Some(session) = self.sessions.get_mut(key) else { return };
         let engine = self.engine.as_ref();
         let plain = match session.role {
             Role::Publisher => {
-                let (plain, keyframes) = publisher_report(session, engine, &self.config, now);
+                let (plain, keyframes) = publisher_report(session, engine, &self.config, worst, now);
                 self.counters.keyframe_requests_sent += keyframes;
                 plain
             }
@@ -176,6 +179,17 @@ impl Task {
         if let Some(sealed) = media.sealer.seal(&plain) {
             self.send(pair.socket, pair.peer, &sealed);
         }
+    }
+
+    /// The worst loss of sound, of 256, that a publisher's viewers report; 0 where no report is due.
+    fn worst_audio_loss(&self, key: Key, now: Instant) -> u8 {
+        let Some(session) = self.sessions.get(key).filter(|session| session.role == Role::Publisher) else { return 0 };
+        if session.media.as_ref().is_none_or(|media| media.next_report > now) {
+            return 0;
+        }
+        let viewers = self.streams.viewers(&session.stream).into_iter().filter_map(|viewer| self.sessions.get(viewer));
+        let audio = viewers.flat_map(Session::viewer_tracks).filter(|track| track.kind() == Kind::Audio);
+        audio.map(|track| track.report.loss(now)).max().unwrap_or(0)
     }
 
     /// SR and SDES for what a viewer has been sent.
@@ -229,6 +243,7 @@ fn publisher_report(
     session: &mut Session,
     engine: &dyn Engine,
     config: &StreamConfig,
+    worst_audio_loss: u8,
     now: Instant,
 ) -> (Option<Vec<u8>>, u64) {
     let Some(media) = session.media.as_mut() else { return (None, 0) };
@@ -246,34 +261,45 @@ fn publisher_report(
     let mut keyframes = 0;
     for track in session.publisher_tracks_mut() {
         let kind = track.kind();
-        let Some(source) = track.source.as_mut() else { continue };
-        let stats = (report_due || remb_due).then(|| engine.publisher_stats(source.id)).flatten();
-        if let Some(mut stats) = stats.filter(|stats| stats.packets > 0) {
-            stats.packets += source.passed_up;
-            source.add_to(&mut arrived, &stats);
-            if report_due {
-                receptions.extend(source.reception.report(source.ssrc, &stats, now));
-            }
-        }
-        if kind != Kind::Video {
-            continue;
-        }
-        video.push(source.ssrc);
-        if track.keyframes.take(now, config.keyframe_interval) {
+        if kind == Kind::Video
+            && let Some(ssrc) = track.ssrc()
+            && track.keyframes.take(now, config.keyframe_interval)
+        {
             keyframes += 1;
-            let ssrc = source.ssrc;
             let only_fir = track.format.offers("ccm fir") && !track.format.offers("nack pli");
             feedback.push(match only_fir {
                 true => Feedback::Fir { ssrc, seq: track.keyframes.seq },
                 false => Feedback::Pli { ssrc },
             });
         }
+        let Some(source) = track.source.as_mut() else { continue };
+        let stats = (report_due || remb_due).then(|| engine.publisher_stats(source.id)).flatten();
+        if let Some(mut stats) = stats.filter(|stats| stats.packets > 0) {
+            stats.packets += source.passed_up;
+            source.add_to(&mut arrived, &stats);
+            if report_due {
+                let mut reception = source.reception.report(source.ssrc, &stats, now);
+                // Where REMB drives the encoder, it might send less for loss that it does not have.
+                if let Some(reception) = reception.as_mut().filter(|_| kind == Kind::Audio && track.sequence.is_some())
+                {
+                    reception.fraction_lost = loss_for_encoder(reception.fraction_lost, worst_audio_loss);
+                }
+                receptions.extend(reception);
+            }
+        }
+        if kind == Kind::Video {
+            video.push(source.ssrc);
+        }
     }
     if remb_due
         && !video.is_empty()
         && let Some(media) = session.media.as_mut()
     {
-        let bitrate = media.estimate.update(now, arrived, config.remb_max);
+        // Who is told of each packet needs no estimate of ours; the configuration's bound holds for all.
+        let bitrate = match media.transport {
+            Some(_) => config.remb_max,
+            None => media.estimate.update(now, arrived, config.remb_max),
+        };
         feedback.push(Feedback::Remb { bitrate, ssrcs: video });
     }
     if receptions.is_empty() && feedback.is_empty() {

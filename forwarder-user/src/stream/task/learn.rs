@@ -6,14 +6,15 @@ use forwarder_common::ExtendedSeq;
 use forwarder_common::rtp::RtpHeader;
 
 use super::Task;
+use super::layers::{Found, track_of};
 use crate::stream::ids::Key;
 use crate::stream::report::ReceptionHistory;
-use crate::stream::session::{Attachment, Former, Others, PublisherTrack, Session, Source, Tracks};
+use crate::stream::session::{Attachment, Former, Others, PublisherTrack, Rtx, Session, Source, Tracks};
 use crate::stream::strays::Strays;
 use penstock_engine::clock::boottime_ns;
-use penstock_engine::{NewPublisherTrack, PublisherTrackId, Role};
+use penstock_engine::{NewPublisherTrack, NewRepairTrack, PublisherTrackId, Role};
 use penstock_srtp::srtcp::RtpOpener;
-use penstock_webrtc::peer::Pair;
+use penstock_webrtc::{peer::Pair, sdp};
 
 /// A second SSRC with a track's payload type replaces the first once that has been silent so long.
 const SOURCE_SILENT: Duration = Duration::from_millis(300);
@@ -50,15 +51,30 @@ impl Task {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        if !media.unknown.admits(header.ssrc(), now) {
+        let Tracks::Publisher(tracks) = &session.tracks else { return };
+        let unseen = |track: &PublisherTrack| track.source.is_none() && track.ssrc() == Some(header.ssrc());
+        let admitted = match tracks.iter().any(unseen) {
+            true => media.unseen.take(now),
+            false => media.unknown.admits(header.ssrc(), now),
+        };
+        if !admitted {
             self.counters.rtp_rate_limited += 1;
             return;
         }
-        let former = media.former.get(&header.ssrc()).map(|former| (former.stopped, former.highest));
+        let repairs =
+            |track: &PublisherTrack| track.source.as_ref()?.repairs.filter(|(ssrc, _)| *ssrc == header.ssrc());
+        if let Some((_, id)) = tracks.iter().find_map(repairs) {
+            return self.repair_astray(key, id, &header, packet);
+        }
+        let former = media.former.get(&header.ssrc());
+        let was = former.map(|former| former.track);
+        let former = former.map(|former| (former.stopped, former.highest));
         let is_it = |track: &PublisherTrack| track.source.as_ref().is_some_and(|known| known.ssrc == header.ssrc());
-        let Tracks::Publisher(tracks) = &session.tracks else { return };
         if let Some(track) = tracks.iter().position(is_it) {
-            return self.astray(key, track, &header, packet, now);
+            if self.astray(key, track, &header, packet, now) {
+                self.note_arrival(key, packet);
+            }
+            return;
         }
         if let Some((false, _)) = former {
             // Until nothing of it is in flight any more, nobody knows from where it may go on.
@@ -67,48 +83,54 @@ impl Task {
         }
         let known =
             Known { former: former.map(|(_, highest)| highest), heard: media.heard.get(&header.ssrc()).copied() };
-        let index = media.rtp.as_ref().and_then(|rtp| {
-            let near = known.authenticate(rtp, header.seq(), packet);
+        let opened = media.rtp.as_ref().and_then(|rtp| {
+            let near = known.open(rtp, header.seq(), packet);
             let search = || media.searches.take(now).then(|| known.search(rtp, header.seq(), packet)).flatten();
             near.or_else(search)
         });
-        let Some(index) = index else {
+        let Some((index, plain, payload)) = opened else {
             self.counters.rtp_auth_failed += 1;
             return;
         };
-        let tracks = session.publisher_tracks();
-        let track = tracks.iter().position(|track| track.accepts(header.payload_type()));
-        match track {
-            Some(track) => self.learn(key, track, &header, index, now),
-            None => self.counters.rtp_other_payload_type += 1,
+        let found = track_of(tracks, packet, &header, was);
+        self.note_arrival(key, packet);
+        match found {
+            Found::Track(track) => {
+                if self.is_seen(key, track, header.ssrc(), plain.get(payload..).unwrap_or_default(), now) {
+                    self.learn(key, track, &header, index, now);
+                }
+            }
+            Found::Repairs(track) => self.learn_repairs(key, track, &header, index),
+            Found::OtherPayloadType => self.counters.rtp_other_payload_type += 1,
+            Found::UnknownLayer => self.counters.rtp_unknown_layer += 1,
         }
     }
 
     /// RTP of an SSRC that the engine has, and that came up nevertheless. When that is no coincidence, the track moves
-    /// to where such packets are opened.
-    fn astray(&mut self, key: Key, track: usize, header: &RtpHeader, packet: &[u8], now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    /// to where such packets are opened. Says whether it is authentic.
+    fn astray(&mut self, key: Key, track: usize, header: &RtpHeader, packet: &[u8], now: Instant) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
         let Session { tracks: Tracks::Publisher(tracks), media: Some(media), name, stream, .. } = session else {
-            return;
+            return false;
         };
-        let Some(source) = tracks.get_mut(track).and_then(|track| track.source.as_mut()) else { return };
+        let Some(source) = tracks.get_mut(track).and_then(|track| track.source.as_mut()) else { return false };
         let highest = self.engine.publisher_stats(source.id).unwrap_or_default().highest;
         let index = highest.estimate(header.seq());
         let authentic = |index: &ExtendedSeq| media.rtp.as_ref().is_some_and(|rtp| rtp.authenticate(packet, *index));
         let Some(index) = index.filter(authentic) else {
             self.counters.rtp_auth_failed += 1;
-            return;
+            return false;
         };
         source.passed_up += u64::from(now.duration_since(source.learnt) < SOURCE_UNHEARD);
         self.counters.rtp_known_ssrc += 1;
         if now.duration_since(source.learnt) >= FLOW_LOST && self.engine.restore_publisher_track(source.id) {
             self.counters.flows_restored += 1;
             tracing::warn!(session = name, ssrc = source.ssrc, "its packets lead to its track again");
-            return;
+            return true;
         }
         // A copy of what the engine has had, by whatever way, says nothing of it.
         if self.engine.has_accepted(source.id, index) || !source.strays.add(source.learnt, now) {
-            return;
+            return true;
         }
         let ssrc = source.ssrc;
         if self.engine.divert(media.engine, ASTRAY) {
@@ -118,6 +140,7 @@ impl Task {
         } else if source.strays.tell() {
             tracing::error!(session = name, stream, ssrc, "viewers do not get all of this track: {ASTRAY}");
         }
+        true
     }
 
     /// Who was moved to the userspace engine goes back to the kernel engine, if that can serve again.
@@ -153,7 +176,7 @@ impl Task {
             }
             let highest = media.former.get(&ssrc).map_or(ExtendedSeq(0), |former| former.highest);
             let highest = stats.highest.max(stats.highest_accepted).max(highest);
-            media.former.insert(ssrc, Former { id, highest, stopped: false });
+            media.former.insert(ssrc, Former { track, id, highest, stopped: false });
             // Before the engine is told: it may answer at once.
             self.stopping.insert(id, key);
         }
@@ -185,7 +208,10 @@ impl Task {
         let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
         let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
         let other = entry.adopt(header.payload_type());
-        entry.nack = nack && penstock_webrtc::sdp::asks_again(&entry.format);
+        entry.nack = nack && sdp::asks_again(&entry.format);
+        if other && let Some(rtx) = entry.rtx.take() {
+            entry.rtx = sdp::publisher_rtx(&entry.format).map(|payload_type| Rtx { payload_type, ..rtx });
+        }
         let codec = entry.format.codec;
         let new = NewPublisherTrack {
             ssrc: header.ssrc(),
@@ -193,6 +219,7 @@ impl Task {
             payload_type: header.payload_type(),
             clock_rate: codec.clock_rate(),
             first,
+            sequence_extension: entry.sequence,
         };
         let added = self.engine.add_publisher_track(engine, new);
         match added {
@@ -202,6 +229,7 @@ impl Task {
                     id,
                     learnt: now,
                     first_timestamp: header.timestamp(),
+                    repairs: None,
                     passed_up: 0,
                     strays: Strays::default(),
                     reception: ReceptionHistory::default(),
@@ -212,18 +240,23 @@ impl Task {
                     self.asking.begin(key, now);
                 }
                 // The packet that taught us the SSRC, and what came before it, is not forwarded.
-                entry.keyframes.want();
+                if entry.is_forwarded() {
+                    entry.keyframes.want();
+                }
+                let layer = entry.layer.as_ref().map(|layer| layer.name.clone());
                 self.counters.ssrcs_learnt += 1;
                 if let Some(media) = session.media.as_mut() {
                     media.heard.remove(&header.ssrc());
                 }
                 let (name, stream) = (&session.name, session.stream.clone());
-                tracing::info!(session = name, stream, ssrc = header.ssrc(), codec = codec.name(), "track started");
+                let ssrc = header.ssrc();
+                tracing::info!(session = name, stream, ssrc, layer, codec = codec.name(), "track started");
                 self.sessions.sends_under(key, header.ssrc());
                 if other {
                     self.counters.codecs_learnt += 1;
                     self.close_mismatched(&stream);
                 }
+                self.look_at_layers(key, now);
                 self.attach_viewers(&stream, codec.kind(), now);
                 self.arm(key, now);
             }
@@ -289,6 +322,42 @@ impl Task {
         }
     }
 
+    /// Gives the engine an SSRC by which a track is repaired. One that has changed takes the place of the one before.
+    fn learn_repairs(&mut self, key: Key, track: usize, header: &RtpHeader, first: ExtendedSeq) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(engine) = session.media.as_ref().map(|media| media.engine) else { return };
+        let Some(entry) = session.publisher_tracks_mut().get_mut(track) else { return };
+        // Before there is media there is nothing to repair.
+        let (Some(source), Some(rtx)) = (entry.source.as_mut(), entry.rtx) else { return };
+        if let Some((_, former)) = source.repairs.take() {
+            self.engine.remove_publisher_track(former);
+        }
+        let (ssrc, of) = (header.ssrc(), source.id);
+        let new =
+            NewRepairTrack { ssrc, payload_type: rtx.payload_type, of, first, sequence_extension: entry.sequence };
+        match self.engine.add_repair_track(engine, new) {
+            Ok(id) => source.repairs = Some((ssrc, id)),
+            // Without it a keyframe mends what is lost, and media goes on.
+            Err(error) => {
+                self.counters.repairs_not_taken += 1;
+                tracing::debug!(session = session.name, "no repairs: {error}");
+            }
+        }
+        self.sessions.sends_under(key, ssrc);
+    }
+
+    /// A packet of repairs that came up before the engine had its SSRC. It is lost, and has arrived.
+    fn repair_astray(&mut self, key: Key, id: PublisherTrackId, header: &RtpHeader, packet: &[u8]) {
+        self.counters.rtp_known_ssrc += 1;
+        let rtp = self.sessions.get(key).and_then(|session| session.media.as_ref()?.rtp.as_ref());
+        let opened = rtp.and_then(|rtp| Known::default().open(rtp, header.seq(), packet));
+        if let Some((index, ..)) = opened
+            && !self.engine.has_accepted(id, index)
+        {
+            self.note_arrival(key, packet);
+        }
+    }
+
     /// Makes room for a new SSRC of a track. `false`: the present one is alive and stays.
     fn replace_source(&mut self, key: Key, track: usize, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
@@ -332,11 +401,18 @@ impl Task {
                 }
             }
         }
+        if let Some((_, repairs)) = source.repairs {
+            self.engine.remove_publisher_track(repairs);
+        }
         self.engine.remove_publisher_track(source.id);
     }
 }
 
+/// The index under which a packet is authentic, the packet in the clear, and where its payload begins.
+type Opened = (ExtendedSeq, Vec<u8>, usize);
+
 /// What is known of an SSRC that the engine does not have.
+#[derive(Default)]
 struct Known {
     /// Its highest index, if it was forwarded before: whoever plays back what it sent until then must not be believed
     /// again.
@@ -346,25 +422,33 @@ struct Known {
 }
 
 impl Known {
-    /// The index under which a packet is authentic, if it is near: a new SSRC starts with ROC 0; its first packet may be
-    /// lost and the sequence number wrap before the first one that we see.
-    fn authenticate(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<ExtendedSeq> {
+    /// Opens a packet whose index is near what is known: a new SSRC starts with ROC 0; its first packet may be lost and
+    /// the sequence number wrap before the first one that we see.
+    fn open(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<Opened> {
         let first = ExtendedSeq(u64::from(seq));
         let wrapped = (seq < 0x8000).then_some(ExtendedSeq(first.0 + (1 << 16)));
         let known = [self.heard, self.former].map(|highest| highest.and_then(|highest| highest.estimate(seq)));
         let guesses = known.into_iter().chain([Some(first), wrapped]);
-        guesses.flatten().filter(|index| self.is_new(*index)).find(|index| opener.authenticate(packet, *index))
+        self.first_right(opener, guesses.flatten(), packet)
     }
 
-    /// The same among all that it may be, if it was sent all the time and nobody has listened.
-    fn search(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<ExtendedSeq> {
+    /// The same among all indices that it may have, if it was sent all the time and nobody has listened.
+    fn search(&self, opener: &RtpOpener, seq: u16, packet: &[u8]) -> Option<Opened> {
         let from = self.former.or(self.heard).map_or(0, |highest| highest.0 >> 16);
         let indices = (from..from + ROCS).map(|roc| ExtendedSeq(roc << 16 | u64::from(seq)));
-        let new = indices.filter(|index| *index <= ExtendedSeq::MAX && self.is_new(*index));
-        new.into_iter().find(|index| opener.authenticate(packet, *index))
+        self.first_right(opener, indices.filter(|index| *index <= ExtendedSeq::MAX), packet)
     }
 
-    fn is_new(&self, index: ExtendedSeq) -> bool {
-        self.former.is_none_or(|highest| index > highest)
+    fn first_right(
+        &self,
+        opener: &RtpOpener,
+        mut indices: impl Iterator<Item = ExtendedSeq>,
+        packet: &[u8],
+    ) -> Option<Opened> {
+        indices.find_map(|index| {
+            let new = self.former.is_none_or(|highest| index > highest);
+            let (plain, payload) = new.then(|| opener.open(packet, index)).flatten()?;
+            Some((index, plain, payload))
+        })
     }
 }

@@ -6,19 +6,23 @@
 //! | `signalling` | commands of HTTP: offers, ICE fragments, deletion |
 //! | `connect` | keys into the engine and out of it, consent, peers that move |
 //! | `learn` | which SSRCs a publisher sends |
-//! | `attach` | which of them viewers get |
+//! | `layers` | which layer of a picture that comes in several viewers get |
+//! | `attach` | which tracks viewers get |
 //! | `sources` | streams that have a source instead of a WHIP publisher |
 //! | `feedback` | RTCP |
+//! | `arrivals` | which packets of publishers have come and when, told to them |
 //! | `asking` | what publishers' packets lack, asked for |
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 //! | `view` | one session, for whoever has it |
 
+pub(in crate::stream) mod arrivals;
 mod asking;
 mod attach;
 mod connect;
 mod feedback;
+mod layers;
 mod learn;
 mod play;
 mod signalling;
@@ -245,8 +249,10 @@ impl Task {
             return self.failed(key, &error);
         }
         self.look_whether_back(key);
+        self.look_at_layers_in_time(key, now);
         self.look_for_silence(key, now);
         self.look_for_other_types(key, now);
+        self.report_arrivals(key, now);
         self.report(key, now);
         self.flush(key, now);
     }

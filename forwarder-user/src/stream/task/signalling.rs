@@ -13,7 +13,7 @@ use crate::stream::ids::{Key, random, random_hex, random_ssrc};
 use crate::stream::keyframe::Keyframes;
 use crate::stream::report::ViewerReport;
 use crate::stream::resend::Resend;
-use crate::stream::session::{Attachment, PublisherTrack, Session, Tracks, ViewerTrack};
+use crate::stream::session::{Attachment, Layer, PublisherTrack, Rtx, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
 use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Visitor, What};
 use penstock_engine::{Role, RtxSource};
@@ -300,10 +300,12 @@ impl Task {
         let mut peer = Peer::new(now, (self.config.dtls, self.certificate.clone()), self.sockets.advertised());
         let local = peer.accept(&offer.remote).map_err(internal)?;
         let retransmits = self.config.nack;
-        let (tracks, sources) = tracks(role, offer, plans, retransmits.then_some(now));
+        let repairs = self.engine.takes_repairs();
+        let (tracks, sources) = tracks(role, offer, plans, (retransmits.then_some(now), repairs));
         let cname = random_hex::<8>();
         let sdp_id = u64::from_be_bytes(random()) >> 2;
-        let answer = sdp::Answer { offer, plans, local: &local, sources: &sources, retransmits, cname: &cname, sdp_id };
+        let sources = &sources[..];
+        let answer = sdp::Answer { offer, plans, local: &local, sources, retransmits, repairs, cname: &cname, sdp_id };
         let sdp = answer.to_text();
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
@@ -383,8 +385,13 @@ impl Task {
     }
 }
 
-/// `retransmits`: what is lost is sent again from now on.
-fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant>) -> (Tracks, Vec<OutgoingSource>) {
+/// `retransmits`: what is lost is sent again from now on; `repairs`: by publishers on SSRCs of their own.
+fn tracks(
+    role: Role,
+    offer: &Offer,
+    plans: &[Plan],
+    (retransmits, repairs): (Option<Instant>, bool),
+) -> (Tracks, Vec<OutgoingSource>) {
     let sections = offer.sections.iter().zip(plans).enumerate();
     let active = sections.filter_map(|(place, (section, plan))| match plan {
         Plan::Active(format) => {
@@ -395,15 +402,28 @@ fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant
     });
     match role {
         Role::Publisher => {
-            let track = |(_, format, others)| PublisherTrack {
-                nack: retransmits.is_some() && sdp::asks_again(&format),
-                format,
-                others,
-                source: None,
-                keyframes: Keyframes::default(),
-                any_profile: false,
-            };
-            (Tracks::Publisher(active.map(track).collect()), vec![])
+            let tracks = active.flat_map(|(section, format, others)| {
+                let of = offer.sections.get(section);
+                let rtx = sdp::publisher_rtx(&format).filter(|_| repairs && retransmits.is_some());
+                let rtx = rtx.map(|payload_type| {
+                    let extension = of.and_then(|of| of.extensions.of(sdp::Extension::RepairedLayer));
+                    Rtx { payload_type, extension }
+                });
+                let track = |layer| PublisherTrack {
+                    nack: retransmits.is_some() && sdp::asks_again(&format),
+                    format: format.clone(),
+                    others: others.clone(),
+                    source: None,
+                    keyframes: Keyframes::default(),
+                    any_profile: false,
+                    rtx,
+                    sequence: of.and_then(|of| sdp::transport_sequence(of, &format)),
+                    layer,
+                };
+                let layers = layers(offer, section);
+                if layers.is_empty() { vec![track(None)] } else { layers.into_iter().map(Some).map(track).collect() }
+            });
+            (Tracks::Publisher(tracks.collect()), vec![])
         }
         Role::Subscriber => {
             // Of just the size that is needed, as they are kept.
@@ -441,12 +461,21 @@ fn tracks(role: Role, offer: &Offer, plans: &[Plan], retransmits: Option<Instant
     }
 }
 
-/// Says which layer of a picture that comes in several was asked for.
+/// The layers in which a section's picture comes, the likeliest to be the largest first; none: it comes in one.
+fn layers(offer: &Offer, section: usize) -> Vec<Layer> {
+    let Some((names, extension)) = offer.sections.get(section).and_then(sdp::layers) else { return vec![] };
+    let layer = |name: &str| Layer { name: name.into(), extension, size: None, unseen: None, is_forwarded: false };
+    names.into_iter().map(layer).collect()
+}
+
+/// Says that a picture comes in several layers.
 fn tell_layers(session: &str, offer: &Offer, plans: &[Plan]) {
     for (section, _) in offer.sections.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Active(_))) {
         let offered = section.layers.names.join(", ");
-        match sdp::layer(section) {
-            Some((layer, _)) => tracing::info!(session, layer, "of the simulcast layers {offered} one is taken"),
+        match sdp::layers(section) {
+            Some(_) => {
+                tracing::info!(session, "of the simulcast layers {offered} viewers get the largest that is sent")
+            }
             None if section.layers.names.len() > 1 => {
                 tracing::warn!(session, "simulcast layers {offered}, and no header extension to tell them apart");
             }
@@ -472,10 +501,12 @@ fn unlike(mut draw: impl FnMut() -> u32, sources: &[OutgoingSource]) -> u32 {
 }
 
 fn describe(tracks: &Tracks) -> String {
-    let formats: Vec<String> = match tracks {
+    let mut formats: Vec<String> = match tracks {
         Tracks::Publisher(tracks) => tracks.iter().map(|track| track.format.to_string()).collect(),
         Tracks::Viewer(tracks) => tracks.iter().map(|track| track.format.to_string()).collect(),
     };
+    // Layers of one picture.
+    formats.dedup();
     formats.join(", ")
 }
 
@@ -488,7 +519,7 @@ mod tests {
     fn a_viewers_ssrcs_are_drawn_until_they_differ() {
         let offer = Offer::parse(include_str!("../../../webrtc/src/sdp/fixtures/chromium_publish.sdp")).unwrap();
         let plans = sdp::negotiate_publisher(&offer, &[]).unwrap();
-        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, None);
+        let (_, mut sources) = tracks(Role::Subscriber, &offer, &plans, (None, false));
         assert_ne!(sources[0].ssrc, sources[1].ssrc);
         sources[1].rtx = Some(77);
         let mut drawn = [sources[0].ssrc, sources[1].ssrc, 77, sources[0].ssrc, 5].into_iter();

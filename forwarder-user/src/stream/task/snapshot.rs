@@ -33,7 +33,8 @@ impl Task {
     fn stream(&self, name: &str, stream: &Stream, now: Instant) -> Value {
         let publisher = stream.session(&self.sessions).map(|session| {
             let tracks = session.publisher_tracks();
-            let codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
+            let mut codecs: Vec<String> = tracks.iter().map(|track| track.format.to_string()).collect();
+            codecs.dedup();
             let sources = tracks.iter().filter_map(|track| track.source.as_ref());
             let bitrate: u64 = sources.clone().map(|source| source.reception.bitrate).sum();
             let lost: i64 = sources.clone().map(|source| source.reception.cumulative_lost).sum();
@@ -99,6 +100,12 @@ pub(super) fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Va
     json!({
         "kind": track.kind(),
         "codec": track.format.to_string(),
+        "layer": track.layer.as_ref().map(|layer| json!({
+            "name": layer.name,
+            "width": layer.size.map(|(width, _)| width),
+            "height": layer.size.map(|(_, height)| height),
+            "forwarded": layer.is_forwarded,
+        })),
         "payload_type": track.format.payload_type,
         "ssrc": source.map(|source| source.ssrc),
         "packets": stats.packets,
@@ -107,6 +114,8 @@ pub(super) fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Va
         "lost": reception.map(|reception| reception.cumulative_lost),
         "loss": reception.map(|reception| f64::from(reception.fraction_lost) / 256.0),
         "nack": track.nack,
+        "rtx": track.rtx.is_some(),
+        "feedback": congestion_feedback(track),
         "asked_for": gaps.map(|gaps| gaps.figures().asked),
         "repaired": gaps.map(|gaps| gaps.figures().repaired),
         "given_up": gaps.map(|gaps| gaps.figures().given_up),
@@ -114,6 +123,14 @@ pub(super) fn publisher_track(track: &PublisherTrack, engine: &dyn Engine) -> Va
         "bitrate": reception.map(|reception| reception.bitrate),
         "jitter_ms": f64::from(stats.jitter) * 1000.0 / f64::from(track.format.codec.clock_rate()),
     })
+}
+
+/// By which its encoder follows the network. `None`: by none.
+fn congestion_feedback(track: &PublisherTrack) -> Option<&'static str> {
+    match track.sequence {
+        Some(_) => Some("transport-cc"),
+        None => track.format.offers("goog-remb").then_some("goog-remb"),
+    }
 }
 
 pub(super) fn viewer_track(track: &ViewerTrack, engine: &dyn Engine) -> Value {

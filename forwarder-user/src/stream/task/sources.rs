@@ -163,6 +163,7 @@ impl Task {
                 id,
                 learnt: now,
                 first_timestamp: 0,
+                repairs: None,
                 passed_up: 0,
                 strays: Strays::default(),
                 reception: ReceptionHistory::default(),
@@ -172,6 +173,9 @@ impl Task {
             keyframes: Keyframes::default(),
             nack: false,
             any_profile: true,
+            rtx: None,
+            sequence: None,
+            layer: None,
         });
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         let former = std::mem::replace(&mut sourced.tracks, new.collect());

@@ -34,6 +34,11 @@ pub(crate) struct State {
     pub kept: BTreeMap<u16, Vec<u8>>,
     /// What of every incoming SSRC has come, and how often something came ahead.
     pub received: Received,
+    /// Whether it takes SSRCs of repairs, and those that it has.
+    pub takes_repairs: bool,
+    pub repairs: Vec<NewRepairTrack>,
+    /// What has come of every incoming SSRC, until it is asked for.
+    pub arrivals: Vec<(u16, u64)>,
     pub gaps: u64,
 }
 
@@ -127,6 +132,20 @@ impl Engine for FakeEngine {
         Ok(PublisherTrackId(id))
     }
 
+    fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
+        let mut state = self.state();
+        let of = state.publisher_tracks[&track.of.0].1;
+        let id = Self::free(&state.publisher_tracks);
+        let NewRepairTrack { ssrc, payload_type, first, .. } = track;
+        state.publisher_tracks.insert(id, (session, NewPublisherTrack { ssrc, payload_type, first, ..of }));
+        state.repairs.push(track);
+        Ok(PublisherTrackId(id))
+    }
+
+    fn takes_repairs(&self) -> bool {
+        self.state().takes_repairs
+    }
+
     fn restore_publisher_track(&self, _: PublisherTrackId) -> bool {
         let mut state = self.state();
         state.calls.push("restore".into());
@@ -210,6 +229,10 @@ impl Engine for FakeEngine {
         let mut received = self.state().received.clone();
         received.missing.retain(|index| *index >= from);
         Some(received)
+    }
+
+    fn arrivals(&self, _: PublisherTrackId, each: &mut dyn FnMut(u16, u64)) {
+        self.state().arrivals.drain(..).for_each(|(number, at_ns)| each(number, at_ns));
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -126,6 +126,36 @@ impl Lab {
         self.events();
     }
 
+    /// An SRTP packet that its sender has given this number among all, by the extension 3.
+    pub(super) fn counted(&mut self, from: &Remote, payload_type: u8, (ssrc, index): (u32, u64), number: u16) {
+        let mut packet = vec![0x90, payload_type];
+        packet.extend((index as u16).to_be_bytes());
+        packet.extend([0; 4]);
+        packet.extend(ssrc.to_be_bytes());
+        packet.extend([0xbe, 0xde, 0, 1, 0x31]);
+        packet.extend(number.to_be_bytes());
+        packet.extend([0, 7, 7]);
+        let sealed = seal_rtp(&from.keys.outgoing.rtp, &packet, ExtendedSeq(index));
+        self.task.rtp(from.key, from.pair, &sealed, self.now);
+        self.events();
+    }
+
+    /// An SRTP packet of a layer that it names by the extension 10, as the fixture of Chromium has it.
+    pub(super) fn layer(&mut self, from: &Remote, name: &str, (ssrc, index): (u32, u64), payload: &[u8]) {
+        let mut packet = vec![0x90, VP8];
+        packet.extend((index as u16).to_be_bytes());
+        packet.extend([0; 4]);
+        packet.extend(ssrc.to_be_bytes());
+        let mut elements = [&[10 << 4 | (name.len().max(1) as u8 - 1)], name.as_bytes()].concat();
+        elements.resize(elements.len().next_multiple_of(4), 0);
+        packet.extend([0xbe, 0xde, 0, elements.len() as u8 / 4]);
+        packet.extend(elements);
+        packet.extend(payload);
+        let sealed = seal_rtp(&from.keys.outgoing.rtp, &packet, ExtendedSeq(index));
+        self.task.rtp(from.key, from.pair, &sealed, self.now);
+        self.events();
+    }
+
     /// An SRTP packet of a peer.
     pub(super) fn sealed(&self, from: &Remote, payload_type: u8, ssrc: u32, index: u64, timestamp: u32) -> Vec<u8> {
         let mut packet = vec![0x80, payload_type];

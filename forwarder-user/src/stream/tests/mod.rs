@@ -3,10 +3,12 @@
 mod client;
 mod fake_engine;
 mod lab;
+mod layers;
 mod limits;
 mod repair;
 mod rights;
 mod sessions;
+mod simulator;
 mod strangers;
 mod tracks;
 

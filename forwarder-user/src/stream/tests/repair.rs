@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use forwarder_common::ExtendedSeq;
 
-use super::lab::{Lab, Remote, VP8, count};
+use super::lab::{Lab, OPUS, PUBLISH, Remote, VP8, count};
 use super::*;
 use penstock_engine::{Kind, PublisherStats, Received, SubscriberStats};
-use penstock_webrtc::rtcp::{Feedback, Incoming, to_publisher};
+use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, to_publisher};
 
 const SSRC: u32 = 77;
 
@@ -27,6 +27,108 @@ async fn playing() -> (Lab, Remote, Remote, u32) {
     // Reports and the first keyframe are behind us.
     lab.pass(Duration::from_millis(1500));
     (lab, publisher, viewer, ssrc)
+}
+
+/// What transport-wide feedback says: the first number and how many packets each tells of, and how many of all came.
+fn told(packets: &[Vec<u8>]) -> (Vec<(u16, u16)>, u64) {
+    let reports: Vec<_> = packets.iter().filter(|packet| packet[1] == 205 && packet[0] & 0x1f == 15).collect();
+    let word = |packet: &[u8], at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    (reports.iter().map(|packet| (word(packet, 12), word(packet, 14))).collect(), reports.len() as u64)
+}
+
+#[tokio::test]
+async fn publishers_are_told_of_each_packet_that_came() {
+    let mut lab = Lab::new(config()).await;
+    let mut publisher = lab.publish("room");
+    assert!(publisher.answer.sdp.contains("a=rtcp-fb:96 transport-cc\r\n"), "{}", publisher.answer.sdp);
+    // What comes up to us counts: of an SSRC that is learnt, and of a type that nobody takes.
+    lab.counted(&publisher, VP8, (SSRC, 1), 500);
+    lab.counted(&publisher, 126, (SSRC + 1, 1), 501);
+    let feeds = lab.engine.state().publisher_tracks.values().next().unwrap().1;
+    assert_eq!((feeds.ssrc, feeds.sequence_extension), (SSRC, Some(3)));
+    lab.engine.state().arrivals = vec![(504, 1_000_000), (503, 2_000_000)];
+    lab.pass(Duration::from_millis(150));
+    assert_eq!(told(&publisher.received().0).0, [(500, 5)]);
+    let counters = lab.counters();
+    let counted = ["transport_feedback_sent", "packets_told_received", "packets_told_missing"];
+    assert_eq!(counted.map(|name| counters[name].as_u64()), [Some(1), Some(4), Some(1)]);
+    // Late, and told with all behind it; and no more while nothing comes.
+    lab.engine.state().arrivals = vec![(502, 9_000_000)];
+    lab.pass(Duration::from_millis(600));
+    assert_eq!(told(&publisher.received().0).0, [(502, 3)]);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(told(&publisher.received().0).0, []);
+}
+
+#[tokio::test]
+async fn publishers_that_take_no_transport_feedback_get_none() {
+    let mut lab = Lab::new(config()).await;
+    let offer = PUBLISH.lines().filter(|line| !line.ends_with("transport-cc")).collect::<Vec<_>>().join("\r\n");
+    let answer = lab.offer(Role::Publisher, "room", &offer).unwrap();
+    let mut publisher = lab.connect(answer);
+    lab.counted(&publisher, VP8, (SSRC, 1), 500);
+    lab.pass(Duration::from_secs(2));
+    let (packets, _) = publisher.received();
+    assert_eq!((told(&packets).1, count(&packets, 206, Some(15)) > 0), (0, true));
+}
+
+#[tokio::test]
+async fn ssrcs_of_repairs_are_learnt_with_what_they_repair() {
+    const RTX: u8 = 97;
+    let mut lab = Lab::new(config()).await;
+    lab.engine.state().takes_repairs = true;
+    let publisher = lab.publish("room");
+    assert!(publisher.answer.sdp.contains("a=fmtp:97 apt=96\r\n"), "{}", publisher.answer.sdp);
+    // Before there is media there is nothing to repair.
+    lab.rtp(&publisher, RTX, 5, 10, 0);
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+    lab.rtp(&publisher, VP8, SSRC, 1, 0);
+    lab.rtp(&publisher, RTX, 5, 11, 0);
+    let of = *lab.engine.state().publisher_tracks.iter().find(|(_, (_, track))| track.ssrc == SSRC).unwrap().0;
+    let learnt = |lab: &Lab| lab.engine.state().repairs.iter().map(|new| (new.ssrc, new.of.0)).collect::<Vec<_>>();
+    assert_eq!(learnt(&lab), [(5, of)]);
+    // What was on its way is no reason to begin anew; another SSRC is.
+    lab.rtp(&publisher, RTX, 5, 12, 0);
+    lab.rtp(&publisher, RTX, 6, 1, 0);
+    assert_eq!(learnt(&lab), [(5, of), (6, of)]);
+    assert_eq!(lab.engine.state().publisher_tracks.len(), 2, "one for media, one for repairs");
+    // They end with their media.
+    lab.task.close_all();
+    assert!(lab.engine.state().publisher_tracks.is_empty());
+}
+
+/// So that it sends in-band FEC; by the fraction alone, up to a bound, and only where its picture does not suffer for it.
+#[tokio::test]
+async fn a_publisher_of_sound_learns_what_its_viewers_lose() {
+    for (feedback, expected) in [("transport-cc", 38), ("goog-remb", 0)] {
+        let mut lab = Lab::new(config()).await;
+        let kept = |line: &&str| feedback == "transport-cc" || !line.ends_with("transport-cc");
+        let offer = PUBLISH.lines().filter(kept).collect::<Vec<_>>().join("\r\n");
+        let answer = lab.offer(Role::Publisher, "room", &offer).unwrap();
+        assert!(answer.sdp.contains("useinbandfec=1"), "{}", answer.sdp);
+        let mut publisher = lab.connect(answer);
+        lab.rtp(&publisher, OPUS, SSRC, 1, 0);
+        lab.rtp(&publisher, VP8, SSRC + 1, 1, 0);
+        let mut viewer = lab.play("room");
+        let ssrc = {
+            let state = lab.engine.state();
+            state.subscriber_tracks.values().find(|(_, _, track)| track.kind == Kind::Audio).unwrap().2.ssrc
+        };
+        lab.engine.state().publisher_stats =
+            PublisherStats { first: ExtendedSeq(2), highest: ExtendedSeq(100), packets: 99, ..Default::default() };
+        let reception = Reception { ssrc, fraction_lost: 90, cumulative_lost: 500, ..Default::default() };
+        lab.rtcp(&mut viewer, &to_publisher(1, "viewer", &[reception], &[]).unwrap());
+        publisher.received();
+        lab.pass(Duration::from_millis(1100));
+        let (_, read) = publisher.received();
+        let told = |ssrc| {
+            read.iter().find_map(|one| match one {
+                Incoming::Reception(block) if block.ssrc == ssrc => Some((block.fraction_lost, block.cumulative_lost)),
+                _ => None,
+            })
+        };
+        assert_eq!((told(SSRC), told(SSRC + 1)), (Some((expected, 0)), Some((0, 0))), "{feedback}");
+    }
 }
 
 fn nack(lab: &mut Lab, viewer: &mut Remote, ssrc: u32, missing: &[u16]) {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use super::extension::Extension;
 use super::negotiate::{Plan, others};
 use super::offer::{Offer, Section};
 use super::simulcast;
@@ -47,6 +48,8 @@ pub struct Answer<'a> {
     /// Lost packets are sent again to viewers that ask by generic NACK (RFC 4585 §6.2.1), and asked for where
     /// publishers have them.
     pub retransmits: bool,
+    /// Publishers may send again by RTX (RFC 4588), on the payload type that they have offered for it.
+    pub repairs: bool,
     /// Viewers: name of the stream, and of the source in SDES, so that peers play audio and video
     /// of one publisher in step.
     pub cname: &'a str,
@@ -104,7 +107,12 @@ impl Answer<'_> {
             formats.extend(others(section, format, source.is_some()));
         }
         let again = source.and_then(|source| source.rtx);
-        let types: Vec<String> = formats.iter().flat_map(|format| types(format, again)).collect();
+        let rtx = |format: &Format| match source {
+            Some(_) => again.and(format.rtx),
+            None => publisher_rtx(format).filter(|_| active && self.retransmits && self.repairs),
+        };
+        let types = formats.iter().flat_map(|format| [Some(format.payload_type), rtx(format)]).flatten();
+        let types: Vec<String> = types.map(|payload_type| payload_type.to_string()).collect();
         let _ = write!(text, "m={} 9 {} {}\r\nc=IN IP4 0.0.0.0\r\n", section.media, section.protocol, types.join(" "));
         write_mid(text, section);
         let local = self.local;
@@ -116,12 +124,17 @@ impl Answer<'_> {
             local.fingerprint,
             if local.active { "active" } else { "passive" },
         );
-        for format in formats {
-            self.write_format(text, section, format, (active, source));
+        // Congestion feedback goes to publishers only; from viewers it would tell us nothing that we act upon.
+        let receives = active && source.is_none();
+        let sequence = formats.iter().find_map(|format| transport_sequence(section, format)).filter(|_| receives);
+        if let Some(number) = sequence {
+            let _ = write!(text, "a=extmap:{number} {}\r\n", Extension::TransportSequence.uri());
         }
-        if let (Some((layer, extension)), None) = (simulcast::layer(section).filter(|_| active), source) {
-            let _ = write!(text, "a=extmap:{extension} {}\r\n", simulcast::EXTENSION);
-            let _ = write!(text, "a=rid:{layer} recv\r\na=simulcast:recv {layer}\r\n");
+        for format in &formats {
+            self.write_format(text, section, format, (active, source, rtx(format)));
+        }
+        if receives {
+            write_layers(text, section, formats.iter().any(|format| rtx(format).is_some()));
         }
         if section.receiver_rtt && source.is_some() {
             text.push_str("a=rtcp-xr:rcvr-rtt=all\r\n");
@@ -146,7 +159,7 @@ impl Answer<'_> {
         text: &mut String,
         section: &Section,
         format: &Format,
-        (active, source): (bool, Option<&OutgoingSource>),
+        (active, source, rtx): (bool, Option<&OutgoingSource>, Option<u8>),
     ) {
         let (pt, codec) = (format.payload_type, format.codec);
         // As the offer has it, for peers that compare.
@@ -156,9 +169,9 @@ impl Answer<'_> {
         if !fmtp.is_empty() {
             let _ = write!(text, "a=fmtp:{pt} {fmtp}\r\n");
         }
-        // Not `transport-cc`. REMB is what we send to publishers; from viewers it would tell us nothing
-        // that we act upon.
-        for feedback in ["goog-remb", "ccm fir", "nack pli"] {
+        // Beside the transport-wide feedback REMB is but a bound.
+        let sequence = transport_sequence(section, format).filter(|_| active && source.is_none());
+        for feedback in sequence.map(|_| "transport-cc").into_iter().chain(["goog-remb", "ccm fir", "nack pli"]) {
             if format.offers(feedback) && (feedback != "goog-remb" || source.is_none()) {
                 let _ = write!(text, "a=rtcp-fb:{pt} {feedback}\r\n");
             }
@@ -166,16 +179,33 @@ impl Answer<'_> {
         if active && self.retransmits && asks_again(format) {
             let _ = write!(text, "a=rtcp-fb:{pt} nack\r\n");
         }
-        if let (Some(rtx), Some(_)) = (format.rtx, source.and_then(|source| source.rtx)) {
+        if let Some(rtx) = rtx {
             let _ = write!(text, "a=rtpmap:{rtx} rtx/{}\r\na=fmtp:{rtx} apt={pt}\r\n", codec.clock_rate());
         }
     }
 }
 
-/// Payload types of a format in the `m=` line. `again`: there is a source for what is sent again.
-fn types(format: &Format, again: Option<u32>) -> impl Iterator<Item = String> + use<> {
-    let rtx = again.and(format.rtx);
-    [Some(format.payload_type), rtx].into_iter().flatten().map(|payload_type| payload_type.to_string())
+/// The payload type by which a publisher can send again what it is asked for.
+pub fn publisher_rtx(format: &Format) -> Option<u8> {
+    format.rtx.filter(|_| asks_again(format))
+}
+
+/// Number of the header extension by which a publisher counts all packets of its transport, if it takes the feedback
+/// that tells which of them came (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+pub fn transport_sequence(section: &Section, format: &Format) -> Option<u8> {
+    section.extensions.of(Extension::TransportSequence).filter(|_| format.offers("transport-cc"))
+}
+
+/// All layers of a publisher's picture, as the offer names them (RFC 8853 §5.3.2).
+fn write_layers(text: &mut String, section: &Section, rtx: bool) {
+    let Some((_, extension)) = simulcast::layers(section) else { return };
+    let _ = write!(text, "a=extmap:{extension} {}\r\n", Extension::Layer.uri());
+    if let Some(number) = section.extensions.of(Extension::RepairedLayer).filter(|_| rtx) {
+        let _ = write!(text, "a=extmap:{number} {}\r\n", Extension::RepairedLayer.uri());
+    }
+    let names = &section.layers.names;
+    names.iter().for_each(|name| _ = write!(text, "a=rid:{name} recv\r\n"));
+    let _ = write!(text, "a=simulcast:recv {}\r\n", names.join(";"));
 }
 
 /// `a=mid`, where the offer has one.

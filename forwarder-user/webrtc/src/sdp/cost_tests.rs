@@ -109,7 +109,8 @@ fn serve(text: &str) -> Result<usize, String> {
         candidates: vec![],
     };
     let (offer, plans) = (&offer, &plans);
-    let answer = Answer { offer, plans, local: &local, sources: &[], retransmits: true, cname: "c", sdp_id: 1 };
+    let answer =
+        Answer { offer, plans, local: &local, sources: &[], retransmits: true, repairs: true, cname: "c", sdp_id: 1 };
     Ok(answer.to_text().len())
 }
 

@@ -4,7 +4,7 @@
 //! an `m=` or BUNDLE line, and what is kept are references into the text: a repeated line replaces nothing and
 //! adds nothing, whatever it says of however many formats.
 
-use super::simulcast;
+use super::extension::Numbers;
 use super::steps::step;
 
 /// Bytes of one line. Browsers' longest, that of a media section with all its payload types, has 300.
@@ -44,8 +44,8 @@ pub(super) struct Part<'a> {
     pub ice_lite: bool,
     /// `a=simulcast` (RFC 8853).
     pub simulcast: Option<&'a str>,
-    /// Number of the header extension that names a packet's layer (RFC 8852 §4.1).
-    pub layer_extension: Option<u8>,
+    /// Numbers of header extensions.
+    pub extensions: Numbers,
     /// Asks for the round trip (`a=rtcp-xr`, RFC 3611 §5.1).
     pub receiver_rtt: bool,
     feedback_lines: usize,
@@ -190,7 +190,7 @@ impl<'a> Part<'a> {
             "fmtp" => with_format(&mut self.media, value, |format, rest| first(&mut format.fmtp, rest)),
             "rtcp-fb" => self.feedback(value)?,
             "simulcast" => first(&mut self.simulcast, value),
-            "extmap" => self.layer_extension = self.layer_extension.or(simulcast::extension(value)),
+            "extmap" => self.extensions.read(value),
             "rtcp-xr" => self.receiver_rtt |= value.contains("rcvr-rtt"),
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! What an SDP offer means: media sections, their formats, the transport.
 
+use super::extension::{Extension, Numbers};
 use super::fingerprint::Fingerprint;
 use super::lines::{self, FEEDBACK, Media, Part};
 use super::simulcast::Layers;
@@ -68,6 +69,8 @@ pub struct Section {
     pub receiver_rtt: bool,
     /// Layers that the offerer can send side by side.
     pub layers: Layers,
+    /// Numbers of the header extensions that we read.
+    pub extensions: Numbers,
     /// Payload types that we could carry, in the offerer's order of preference.
     pub formats: Vec<Format>,
     /// Payload types of Opus that do not speak of its second channel.
@@ -141,7 +144,8 @@ fn section(part: &Part<'_>, media: &Media<'_>, session: &Part<'_>, lone: bool) -
         sends,
         receives,
         receiver_rtt: part.receiver_rtt,
-        layers: Layers::read(part.simulcast.unwrap_or_default(), part.layer_extension),
+        layers: Layers::read(part.simulcast.unwrap_or_default(), part.extensions.of(Extension::Layer)),
+        extensions: part.extensions,
         closed: media.port == 0 && !session.bundle.contains(&mid),
         formats: vec![],
         lone_channel: vec![],

@@ -27,7 +27,8 @@ fn local() -> LocalDescription {
 
 fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
     let local = local();
-    Answer { offer, plans, local: &local, sources, retransmits: false, cname: "cname", sdp_id: 1 }.to_text()
+    Answer { offer, plans, local: &local, sources, retransmits: false, repairs: false, cname: "cname", sdp_id: 1 }
+        .to_text()
 }
 
 /// Retransmission is offered where it is to be had: to whom asks, by whom sends, on an SSRC of its own where the
@@ -42,7 +43,17 @@ fn viewers_may_ask_again_where_it_is_kept() {
     let text = |retransmits, rtx| {
         let sources = [OutgoingSource { section: 0, ssrc: 5, rtx: None }, OutgoingSource { section: 1, ssrc: 6, rtx }];
         let sources = &sources[..];
-        Answer { offer: &offer, plans: &plans, local: &local, sources, retransmits, cname: "c", sdp_id: 1 }.to_text()
+        Answer {
+            offer: &offer,
+            plans: &plans,
+            local: &local,
+            sources,
+            retransmits,
+            repairs: false,
+            cname: "c",
+            sdp_id: 1,
+        }
+        .to_text()
     };
     let with_rtx = text(true, Some(7));
     assert!(with_rtx.contains("a=rtcp-fb:96 nack\r\n"), "{with_rtx}");
@@ -69,11 +80,51 @@ fn publishers_are_asked_for_what_is_missing() {
     let plans = negotiate_publisher(&offer, &[]).unwrap();
     let local = local();
     let text = |retransmits| {
-        Answer { offer: &offer, plans: &plans, local: &local, sources: &[], retransmits, cname: "c", sdp_id: 1 }
-            .to_text()
+        Answer {
+            offer: &offer,
+            plans: &plans,
+            local: &local,
+            sources: &[],
+            retransmits,
+            repairs: false,
+            cname: "c",
+            sdp_id: 1,
+        }
+        .to_text()
     };
     assert!(text(true).contains("a=rtcp-fb:96 nack\r\n") && !text(true).contains("rtx"), "{}", text(true));
     assert!(!text(false).contains(" nack\r\n"));
+}
+
+/// Those that repair by RTX may, layer by layer where there are layers.
+#[test]
+fn publishers_may_send_again_by_rtx() {
+    let layers = "a=rid:q send\na=rid:f send\na=simulcast:send q;f\n";
+    for (more, named) in [("", 0), (layers, 1)] {
+        let offer = Offer::parse(&format!("{}\n{more}", CHROMIUM_PUBLISH.trim_end())).unwrap();
+        let plans = negotiate_publisher(&offer, &[]).unwrap();
+        let local = local();
+        let text = |retransmits, repairs| {
+            Answer {
+                offer: &offer,
+                plans: &plans,
+                local: &local,
+                sources: &[],
+                retransmits,
+                repairs,
+                cname: "c",
+                sdp_id: 1,
+            }
+            .to_text()
+        };
+        let answer = text(true, true);
+        for line in ["m=video 9 UDP/TLS/RTP/SAVPF 96 97", "a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96"] {
+            assert!(answer.contains(&format!("{line}\r\n")), "{line} in {answer}");
+        }
+        assert!(!answer.contains("a=ssrc"), "{answer}");
+        assert_eq!(answer.matches("a=extmap:11 urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id").count(), named);
+        assert!(!text(false, true).contains("rtx") && !text(true, false).contains("rtx"));
+    }
 }
 
 #[test]
@@ -85,43 +136,44 @@ fn viewers_that_want_the_round_trip_are_promised_it() {
     assert_eq!(answer(&offer, &plans, &sources).matches("a=rtcp-xr:rcvr-rtt=all\r\n").count(), 1);
 }
 
-/// Of layers the largest is asked for, in whatever order they are named.
+/// All layers are taken, as they were offered; the names say which is likely to be the largest.
 #[test]
-fn of_a_simulcast_offer_one_layer_is_taken() {
+fn of_a_simulcast_offer_all_layers_are_taken() {
     let answered = |more: &str| {
         let text = format!("{}\n{more}", OBS_PUBLISH.trim_end());
         let offer = Offer::parse(&text).unwrap();
         let plans = negotiate_publisher(&offer, &[]).unwrap();
-        answer(&offer, &plans, &[])
+        let first = layers(&offer.sections[1]).map(|(names, _)| names[0].to_owned());
+        (answer(&offer, &plans, &[]), first)
     };
     let rid = "a=extmap:10 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\n";
     let taken = |layers: &str| {
-        let answer = answered(&format!("{rid}a=simulcast:{layers}\n"));
-        let layer = answer.lines().find_map(|line| line.strip_prefix("a=simulcast:recv ")).map(str::to_owned);
-        let line = |layer: &String| answer.contains(&format!("a=rid:{layer} recv\r\n"));
-        assert!(layer.as_ref().is_none_or(line) && answer.contains("a=extmap:10 urn") == layer.is_some(), "{answer}");
-        layer
+        let (answer, first) = answered(&format!("{rid}a=simulcast:{layers}\n"));
+        let list = answer.lines().find_map(|line| line.strip_prefix("a=simulcast:recv ")).map(str::to_owned);
+        let rids = answer.lines().filter_map(|line| line.strip_prefix("a=rid:")?.strip_suffix(" recv"));
+        assert_eq!(list, Some(rids.collect::<Vec<_>>().join(";")).filter(|list| !list.is_empty()));
+        assert_eq!(answer.contains("a=extmap:10 urn"), list.is_some());
+        list.zip(first)
     };
-    for (layers, best) in [
-        ("send q;h;f", Some("f")),
-        ("send f;h;q", Some("f")),
-        ("send l;~h", Some("h")),
-        ("recv x send low;HIGH,other", Some("HIGH")),
-        ("send 0;1;2", Some("0")),
-        ("send f", None),
-        ("recv q;h;f", None),
-        ("send ;;", None),
-        ("", None),
+    for (layers, list, first) in [
+        ("send q;h;f", "q;h;f", "f"),
+        ("send f;h;q", "f;h;q", "f"),
+        ("send l;~h", "l;h", "h"),
+        ("recv x send low;HIGH,other", "low;HIGH", "HIGH"),
+        ("send 0;1;2;3", "0;1;2;3", "0"),
+        ("send a;b;a", "a;b", "a"),
     ] {
-        assert_eq!(taken(layers).as_deref(), best, "{layers:?}");
+        assert_eq!(taken(layers), Some((list.into(), first.into())), "{layers:?}");
+    }
+    for none in ["send f", "send f;f", "recv q;h;f", "send ;;", ""] {
+        assert_eq!(taken(none), None, "{none:?}");
     }
     // Packets of one layer could not be told from those of another.
-    assert!(!answered("a=simulcast:send q;h;f\n").contains("simulcast"));
-    assert!(
-        !answered("a=extmap:15 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\na=simulcast:send q;f\n").contains("rid")
-    );
+    assert!(!answered("a=simulcast:send q;h;f\n").0.contains("simulcast"));
+    let beyond = "a=extmap:15 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id\na=simulcast:send q;f\n";
+    assert!(!answered(beyond).0.contains("rid"));
     let many = (0..100).map(|n| format!("l{n}")).collect::<Vec<_>>().join(";");
-    assert_eq!(taken(&format!("send {many};f")).as_deref(), Some("l0"));
+    assert_eq!(taken(&format!("send {many};f")).unwrap().0.split(';').count(), 8);
 }
 
 #[test]
@@ -187,13 +239,28 @@ fn chromium_publishes_what_it_lists_first_and_may_send_the_rest() {
     assert!(lines(&answer, "m=video 9 UDP/TLS/RTP/SAVPF ")[0].starts_with("96 "), "{answer}");
     assert!(answer.contains("a=group:BUNDLE 0 1\r\n") && answer.contains("a=ice-lite\r\n"));
     assert!(answer.contains("a=fmtp:111 minptime=10;useinbandfec=1\r\n"));
-    assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\na=rtcp-fb:96 nack pli\r\n"));
-    for absent in ["rtx", "extmap", "transport-cc", "96 nack\r", "ssrc", "simulcast", "red/", "telephone"] {
+    assert!(answer.contains("a=rtcp-fb:96 transport-cc\r\na=rtcp-fb:96 goog-remb\r\na=rtcp-fb:96 ccm fir\r\n"));
+    assert!(answer.contains("a=rtcp-fb:96 nack pli\r\n"));
+    let counted = "a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n";
+    assert_eq!((answer.matches(counted).count(), answer.matches("extmap").count()), (2, 2), "sound too: {answer}");
+    assert!(answer.contains("a=rtcp-fb:111 transport-cc\r\n"));
+    for absent in ["rtx", "96 nack\r", "ssrc", "simulcast", "red/", "telephone"] {
         assert!(!answer.contains(absent), "{absent} in {answer}");
     }
     assert_eq!(answer.matches("a=recvonly").count(), 2);
     assert_eq!(answer.matches("a=candidate:").count(), 2, "in the first section only");
     assert!(answer.contains(" 2001:db8::1 8189 typ host"));
+}
+
+/// Whoever counts its packets and takes no feedback on them, or the other way round, gets REMB.
+#[test]
+fn without_transport_wide_feedback_remb_is_answered() {
+    for absent in ["transport-cc", "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"] {
+        let text = CHROMIUM_PUBLISH.lines().filter(|line| !line.ends_with(absent)).collect::<Vec<_>>().join("\r\n");
+        let offer = Offer::parse(&text).unwrap();
+        let answer = answer(&offer, &negotiate_publisher(&offer, &[]).unwrap(), &[]);
+        assert!(answer.contains("a=rtcp-fb:96 goog-remb\r\n") && !answer.contains("extmap"), "{answer}");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn main() -> Result<()> {
             payload_type: 96,
             clock_rate: 90_000,
             first: ExtendedSeq(1000),
+            sequence_extension: None,
         },
     )?;
     println!("ready");

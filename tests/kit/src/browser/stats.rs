@@ -42,6 +42,12 @@ impl Stats {
         self.find(|entry| entry["type"] == "outbound-rtp" && entry["kind"] == kind)
     }
 
+    /// The first `remote-inbound-rtp` entry of `kind`: what the other side reports of it, `null` if there is none.
+    #[must_use]
+    pub fn remote_inbound(&self, kind: &str) -> &Value {
+        self.find(|entry| entry["type"] == "remote-inbound-rtp" && entry["kind"] == kind)
+    }
+
     /// Every `inbound-rtp` entry.
     pub fn all_inbound(&self) -> impl Iterator<Item = &Value> {
         self.0.iter().filter(|entry| entry["type"] == "inbound-rtp")

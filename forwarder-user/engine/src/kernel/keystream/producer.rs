@@ -29,7 +29,7 @@ use super::{
     install::Change,
     ring::{ENTRY_BYTES, Ring},
     stream::{Filled, Stream, TrackRing},
-    window::{self, BEHIND, LEAST, Longest, Rate},
+    window::{self, BEHIND, Burst, LEAST, Longest, Rate},
 };
 use crate::slots::Slots;
 
@@ -137,8 +137,9 @@ impl Producer {
             let Some([_, highest, ..]) = self.window(stream.handle) else { continue };
             stream.highest = stream.highest.max(highest.load(Ordering::SeqCst));
             stream.rate.reached(stream.highest, now);
+            stream.burst.reached(stream.highest, now);
             hurried |= stream.rate.hurried(GATHER);
-            let entries = stream.rate.entries();
+            let entries = stream.rate.entries(stream.burst.largest());
             if window::misfits(stream.wanted, entries) {
                 stream.wanted = entries;
                 self.share(streams);
@@ -180,7 +181,8 @@ impl Producer {
                     served.store(16 * longest.blocks() as u64, Ordering::SeqCst);
                 }
                 let rate = Rate::new(kind, highest, now);
-                let mut stream = Stream { handle, rings: Vec::new(), highest, wanted: rate.entries(), rate, longest };
+                let (wanted, burst) = (rate.entries(0), Burst::new(highest, now));
+                let mut stream = Stream { handle, rings: Vec::new(), highest, wanted, rate, burst, longest };
                 stream.rings.push(TrackRing::new(owner, source, 0));
                 let slot = Slots::<()>::slot(handle);
                 streams.insert(slot, stream);

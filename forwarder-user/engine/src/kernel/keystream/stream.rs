@@ -9,7 +9,7 @@ use super::{
     compute::{self, Backend},
     job::Job,
     ring::Ring,
-    window::{BEHIND, Longest, Rate},
+    window::{BEHIND, Burst, Longest, Rate},
 };
 
 /// A publisher track's rings.
@@ -20,6 +20,8 @@ pub(super) struct Stream {
     /// Highest incoming index that the kernel has told.
     pub highest: u64,
     pub rate: Rate,
+    /// How many packets come at once.
+    pub burst: Burst,
     /// Entries that each ring should have, by the rate.
     pub wanted: u32,
     /// How long payloads are, and so entries.

@@ -74,10 +74,60 @@ impl Rate {
         }
     }
 
-    /// Entries that each ring of this stream should have.
-    pub(super) fn entries(&self) -> u32 {
-        let stock = (self.per_second * STOCK.as_secs_f64()) as u32;
-        BEHIND + self.least_ahead().max(stock).min(MAX_AHEAD)
+    /// Entries that each ring of this stream should have, whose packets come in bursts of so many.
+    pub(super) fn entries(&self, burst: u32) -> u32 {
+        let (stock, least) = ((self.per_second * STOCK.as_secs_f64()) as u32, self.least_ahead());
+        // What goes by before the producer wakes comes on top of a burst. A ring is replaced by one half as long again
+        // at least (`misfits`).
+        let burst = burst + burst / 4;
+        let burst = if burst > least { burst.max(least + least / 2 + BEHIND) } else { 0 };
+        BEHIND + least.max(stock).max(burst).min(MAX_AHEAD)
+    }
+}
+
+/// Packets that come faster than this are one burst: while they do, the producer wakes once or not at all.
+const TOGETHER: Duration = Duration::from_millis(8);
+/// A burst is no longer than this. What goes on is a rate.
+const BURST: Duration = Duration::from_millis(20);
+/// Packets after which a burst is forgotten that does not come again, and twice that at most: some keyframes.
+const BURST_PERIOD: u64 = 2048;
+
+/// The largest burst of a publisher track lately: a keyframe, as a rule, whose packets come at once.
+#[derive(Debug)]
+pub(super) struct Burst {
+    /// Where it began, and when.
+    from: u64,
+    began: Instant,
+    /// The last look.
+    index: u64,
+    at: Instant,
+    /// The largest in this period and in the one before, and where this one began.
+    now: u64,
+    before: u64,
+    since: u64,
+}
+
+impl Burst {
+    pub(super) fn new(index: u64, now: Instant) -> Self {
+        Self { from: index, began: now, index, at: now, now: 0, before: 0, since: index }
+    }
+
+    /// The producer was woken, and the publisher has reached this index.
+    pub(super) fn reached(&mut self, index: u64, now: Instant) {
+        if now.duration_since(self.at) > TOGETHER || now.duration_since(self.began) > BURST {
+            // What came since the last look came together: else there would have been one between.
+            (self.from, self.began) = (self.index, now);
+        }
+        (self.index, self.at) = (index.max(self.index), now);
+        self.now = self.now.max(self.index - self.from);
+        if self.index - self.since >= BURST_PERIOD {
+            (self.before, self.now, self.since) = (self.now, 0, self.index);
+        }
+    }
+
+    /// Packets of the largest one.
+    pub(super) fn largest(&self) -> u32 {
+        self.now.max(self.before).min(MAX_AHEAD.into()) as u32
     }
 }
 
@@ -134,8 +184,50 @@ mod tests {
     #[test]
     fn a_keyframe_of_60_packets_is_in_stock_just_before_a_wake_up() {
         let rate = Rate::new(Kind::Video, 0, Instant::now());
-        let ahead = rate.entries() - BEHIND;
+        let ahead = rate.entries(0) - BEHIND;
         assert!(u64::from(ahead) - step(ahead) >= 60);
+    }
+
+    /// Video of 30 frames a second, six packets each, and every two seconds a keyframe.
+    #[test]
+    fn keyframes_of_any_size_are_in_stock_once_one_was_seen() {
+        for key in [20u64, 70, 91, 150, 400] {
+            let start = Instant::now();
+            let (mut rate, mut burst) = (Rate::new(Kind::Video, 0, start), Burst::new(0, start));
+            let (mut index, mut low, mut short) = (0, 9, 0);
+            for frame in 0..600 {
+                let now = start + Duration::from_millis(33) * frame;
+                let ahead = u64::from(rate.entries(burst.largest()) - BEHIND);
+                let packets = if frame % 60 == 30 { key } else { 6 };
+                // Without the producer in between, and woken by a part of the stock before.
+                short += u64::from(frame > 60 && packets + step(ahead as u32) > ahead);
+                index += packets;
+                if index >= low {
+                    burst.reached(index, now);
+                    rate.reached(index, now);
+                    low = index + step(ahead as u32);
+                }
+            }
+            assert_eq!(short, 0, "keyframes of {key} packets");
+            assert!(u64::from(rate.entries(burst.largest())) <= BEHIND as u64 + (key + 20) * 5 / 4 + 72);
+        }
+    }
+
+    #[test]
+    fn what_comes_evenly_is_no_burst_and_old_bursts_are_forgotten() {
+        let start = Instant::now();
+        let mut burst = Burst::new(0, start);
+        for wake in 1..100u64 {
+            burst.reached(9 * wake, start + Duration::from_millis(40 * wake));
+        }
+        assert_eq!(burst.largest(), 9);
+        burst.reached(1000, start + Duration::from_secs(4));
+        assert!(burst.largest() >= 100);
+        for wake in 0..1000u64 {
+            burst.reached(1009 + 9 * wake, start + Duration::from_secs(5) + Duration::from_millis(40 * wake));
+        }
+        assert_eq!(burst.largest(), 9);
+        assert_eq!(Rate::new(Kind::Audio, 0, start).entries(9), BEHIND + AUDIO_AHEAD);
     }
 
     #[test]
@@ -143,14 +235,14 @@ mod tests {
         let start = Instant::now();
         let mut rate = Rate::new(Kind::Video, 0, start);
         rate.reached(1000, start + Duration::from_millis(100));
-        assert_eq!(rate.entries(), BEHIND + 300);
+        assert_eq!(rate.entries(0), BEHIND + 300);
         assert!(rate.hurried(Duration::from_millis(5)));
         rate.reached(1001, start + Duration::from_secs(1));
-        assert!(rate.entries() > BEHIND + 250);
+        assert!(rate.entries(0) > BEHIND + 250);
         for second in 2..200 {
             rate.reached(1001, start + Duration::from_secs(second));
         }
-        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        assert_eq!(rate.entries(0), BEHIND + VIDEO_AHEAD);
         assert!(!rate.hurried(Duration::from_millis(5)));
     }
 
@@ -174,9 +266,9 @@ mod tests {
         for packet in 1..=60 {
             rate.reached(packet, start + Duration::from_micros(20 * packet));
         }
-        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        assert_eq!(rate.entries(0), BEHIND + VIDEO_AHEAD);
         rate.reached(63, start + Duration::from_millis(100));
-        assert_eq!(rate.entries(), BEHIND + VIDEO_AHEAD);
+        assert_eq!(rate.entries(0), BEHIND + VIDEO_AHEAD);
     }
 
     #[test]
