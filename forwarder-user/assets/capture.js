@@ -19,8 +19,8 @@ export function obstacle() {
     if (window.isSecureContext) return "This browser gives no page a camera or a microphone.";
     return (
       "Browsers allow camera, microphone and screen only on pages from https:// or localhost, " +
-      `and this one is from ${location.origin}.\nOpen it by https://, if the server or a proxy in front of it ` +
-      "has that, or publish with other software by WHIP."
+      `and this one is from ${location.origin}.\nOpen it by https:// (whoever runs the server sets http.listen_tls, ` +
+      "or has a proxy in front of it), or publish with other software by WHIP."
     );
   }
   const policy = document.permissionsPolicy ?? document.featurePolicy;

@@ -33,7 +33,7 @@ $("wall").addEventListener("click", () => {
   chosen.clear();
   if (all) query.set("wall", "1");
   else query.delete("wall");
-  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+  history.replaceState(null, "", String(query) ? `?${query}` : location.pathname);
   showAll();
 });
 
@@ -58,6 +58,8 @@ function playOrNot(tile) {
   if (token) fresh.setAttribute("token", token);
   fresh.setAttribute("src", `${pathOf(name)}/whep`);
   tile.querySelector(".stage").append(fresh);
+  // Twenty tiles at once would talk without end.
+  fresh.querySelector("[aria-live]").setAttribute("aria-live", "off");
 }
 
 function tileOf(name) {
@@ -66,12 +68,16 @@ function tileOf(name) {
   tile.innerHTML = `<div class="stage"><button type="button" class="play">Play</button></div>
     <a><strong dir="auto"></strong> <small></small></a>`;
   tile.querySelector("strong").textContent = name;
-  tile.querySelector("a").href = pathOf(name) + location.search.replace(/[?&]wall=[^&]*/, "");
+  // What is for the player in this address, a token for one, goes along.
+  const rest = new URLSearchParams(location.search);
+  rest.delete("wall");
+  tile.querySelector("a").href = pathOf(name) + (String(rest) ? `?${rest}` : "");
   const play = tile.querySelector("button.play");
   play.setAttribute("aria-label", `Play ${name} here`);
   play.addEventListener("click", () => {
     chosen.add(name);
     playOrNot(tile);
+    tile.querySelector("a").focus();
   });
   watcher.observe(tile);
   return tile;

@@ -46,6 +46,8 @@ function begin() {
     if (query.has(option)) player.setAttribute(option, query.get(option));
   }
   player.setAttribute("aria-label", `Stream ${name}`);
+  // Names for what the element has made, for tests and for styles.
+  [player.querySelector("p").id, player.querySelector("button").id] = ["message", "unmute"];
   const token = savedToken("play");
   if (token) player.setAttribute("token", token);
   player.setAttribute("src", `${PATH}/whep`);
@@ -56,8 +58,6 @@ player.addEventListener("statechange", ({ detail: { state, message, status } }) 
   const [colour, word] = WORDS[state];
   show(colour, status === 401 ? "Token needed" : word, message);
   $("token-form").hidden = status !== 401;
-  if (state !== "live" && state !== "paused" && state !== "waiting") since = 0;
-  else since ||= performance.now();
 });
 
 $("token-form").addEventListener("submit", (event) => {
@@ -108,7 +108,8 @@ async function watch() {
   for (;;) {
     await sleep(1000);
     if (reader?.pc !== player.pc) reader = player.pc && new StatsReader(player.pc);
-    if (!since || !reader || document.documentElement.classList.contains("embed")) {
+    since = player.pc?.connectionState === "connected" ? since || performance.now() : 0;
+    if (!since || document.documentElement.classList.contains("embed")) {
       table([]);
       continue;
     }

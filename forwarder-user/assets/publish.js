@@ -121,8 +121,7 @@ async function start() {
   video.srcObject = media;
   wanted = true;
   backoff.reset();
-  $("start").hidden = true;
-  $("stop").hidden = false;
+  swap("start", "stop");
   $("choices").disabled = true;
   run();
 }
@@ -132,11 +131,17 @@ function stop(state, word, message) {
   session?.close();
   media?.getTracks().forEach((track) => track.stop());
   video.srcObject = null;
-  $("start").hidden = false;
   $("start").disabled = false;
-  $("stop").hidden = true;
+  swap("stop", "start");
   $("choices").disabled = false;
   show(state, word, message);
+}
+
+/** One button in place of another, which whoever uses the keyboard does not lose. */
+function swap(from, to) {
+  const focused = document.activeElement === $(from) || document.activeElement === document.body;
+  [$(from).hidden, $(to).hidden] = [true, false];
+  if (focused) $(to).focus();
 }
 
 /** What the server gets of it; it may know nothing yet. */

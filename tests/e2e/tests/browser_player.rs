@@ -302,6 +302,11 @@ fn refusals_in_the_words_of_viewers() -> Result<()> {
             page.wait_for(behind, START)?;
             page.close()?;
         }
+        // A name with slashes, and one more at the end.
+        let page = browser.open(&format!("{}/site/floor-1/cam/?token=open-sesame", stage.viewing_origin()))?;
+        page.wait_for(behind, START)?;
+        ensure!(page.evaluate("document.getElementById('stream').textContent")? == "site/floor-1/cam");
+        page.close()?;
         let page = browser.open(&url)?;
         page.wait_for("!document.getElementById('token-form').hidden", START)?;
         page.evaluate("document.getElementById('token').value = 'open-sesame'")?;
