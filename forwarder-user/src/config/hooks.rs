@@ -55,13 +55,7 @@ impl Default for Hooks {
 impl Hooks {
     /// Whether the server starts programs.
     pub fn runs_commands(&self) -> bool {
-        let commands = [
-            &self.run_on_stream_ready,
-            &self.run_on_stream_gone,
-            &self.run_on_session_opened,
-            &self.run_on_session_closed,
-        ];
-        commands.iter().any(|command| !command.is_empty())
+        EVENTS.iter().any(|event| !self.command(event).is_empty())
     }
 
     /// [`timeout_ms`](Self::timeout_ms) as a duration.
@@ -82,7 +76,7 @@ impl Hooks {
 
     /// Whether anybody is told anything.
     pub fn is_on(&self) -> bool {
-        !self.url.is_empty() || EVENTS.iter().any(|event| !self.command(event).is_empty())
+        !self.url.is_empty() || self.runs_commands()
     }
 
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {

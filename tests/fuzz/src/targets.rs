@@ -13,13 +13,13 @@ use penstock::config::{Config, mediamtx};
 use penstock::ingest::outside;
 use penstock_media::Profile;
 use penstock_media::codec::Codec;
-use penstock_rtp::description::Description;
+use penstock_rtp::description::{Description, Writer};
 use penstock_rtp::{Pipeline, Reorder, sender_report};
 use penstock_srtp::kdf;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::peer::{Pair, Peer};
 use penstock_webrtc::sdp::{Fragment, Offer};
-use penstock_webrtc::{dtls, rtcp};
+use penstock_webrtc::{dtls, ice::Check, rtcp};
 use str0m::config::DtlsCert;
 use str0m::ice::StunMessage;
 
@@ -307,8 +307,7 @@ fn peer() -> Result<Peer, String> {
             .expect("a fixture of a browser")
     });
     let locals = [Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)))];
-    let mut peer =
-        Peer::new(Instant::now(), certificate.clone(), &Arc::from(locals)).map_err(|error| error.to_string())?;
+    let mut peer = Peer::new(Instant::now(), (dtls::Stack::default(), certificate.clone()), &Arc::from(locals));
     peer.accept(&offer.remote).map_err(|error| error.to_string())?;
     Ok(peer)
 }
@@ -325,10 +324,12 @@ fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn stun(input: &[u8]) -> Result<u64, String> {
-    let Ok(message) = StunMessage::parse(input) else { return Ok(0) };
+    let check = Check::parse(input);
     let mut peer = peer()?;
+    let believed = check.as_ref().is_some_and(|check| peer.is_check(check));
+    holds(!believed, || "a check is believed without the password".into())?;
+    let Ok(message) = StunMessage::parse(input) else { return Ok(2 + u64::from(check.is_some())) };
     let pair = Pair { socket: 0, peer: ([192, 0, 2, 1], 5000).into() };
-    holds(!peer.is_check(&message), || "a check is believed without the password".into())?;
     let answer = peer.stun_answer(Instant::now(), pair, &message);
     holds(!answer, || "an answer is believed that nobody has asked for".into())?;
     let polled = peer.poll().map_err(|error| format!("it ends the session: {error}"))?;
@@ -420,7 +421,10 @@ fn authorization(input: &[u8]) -> Result<u64, String> {
 }
 
 fn description(input: &[u8]) -> Result<u64, String> {
-    match Description::parse(input) {
+    // As a camera's, and as a publisher's.
+    let written = [Writer::Server, Writer::Sender].map(|writer| Description::parse(input, writer));
+    let [server, sender] = written;
+    match server.and(sender) {
         Err(error) => Ok(kind(&error.to_string())),
         Ok(found) => {
             let said = format!("{found:?}").len();
@@ -438,13 +442,13 @@ fn normalisation(input: &[u8]) -> Result<u64, String> {
     let Some((codec, input)) = input.split_first() else { return Ok(0) };
     let codec = CODECS[usize::from(*codec) % CODECS.len()];
     let sets = [vec![0x67, 0x42, 0xe0, 0x1f], vec![0x68, 1, 2]];
-    let mut pipeline = Pipeline::new(codec, 96, &sets, ExtendedSeq(0));
+    let mut pipeline = Pipeline::new(codec, 96, &sets, ExtendedSeq(0), Instant::now());
     let (mut reorder, mut now) = (Reorder::default(), Instant::now());
     let (mut last, mut left, mut outcome, mut wrong) = (0, 0usize, codec as u64, None);
     for piece in pieces(input).take(256) {
         now += Duration::from_millis(10);
-        let mut ordered = Vec::new();
-        reorder.push(piece, now, &mut |packet| ordered.push(packet.to_vec()));
+        let mut ordered: Vec<Vec<u8>> = Vec::new();
+        reorder.push(piece, 96, now, &mut |packet| ordered.push(packet.to_vec()));
         for packet in ordered {
             let taken = pipeline.packet(&packet, now, &mut |index, _, payload| {
                 if index.0 <= last {
