@@ -248,7 +248,7 @@ impl Client<'_> {
         let (marker, clock, ssrc) = match self.behaviour.fault {
             Fault::NoMarker => (false, 0, 0),
             Fault::EachMarker => (true, 0, 0),
-            Fault::SetClock => (packet.marker, second * 777_777_777, 0),
+            Fault::SetClock => (packet.marker, second.wrapping_mul(777_777_777), 0),
             Fault::OtherSsrcs => (packet.marker, 0, second << 4),
             _ => (packet.marker, 0, 0),
         };
