@@ -19,7 +19,7 @@ pub(crate) struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 15] = [
+const COMMANDS: [Command; 17] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",
@@ -57,7 +57,8 @@ need root: they make network namespaces. At the end stands how long each file to
         summary: &["hosts as they are: uplinks, translation, addresses that change, logs, standstills"],
         details: "\
 The tests of tests/e2e/tests/hosts, which `cargo xtask test` runs too: what the machine around a server does to it, each
-in network namespaces of its own. Needs root.",
+in network namespaces of its own. Needs root. At its end stands a table: each set-up, by default (the kernel engine
+wherever it can) and with sockets alone, where there is a choice.",
         program: None,
     },
     Command {
@@ -118,6 +119,20 @@ in network namespaces of its own. Needs root.",
         summary: &["64 cameras with a viewer each for three minutes: loss, latency, every packet opened"],
         details: "Needs root.",
         program: Some(&program::SOAK_CAMERAS),
+    },
+    Command {
+        name: "soak hostile",
+        arguments: "[...]",
+        summary: &["a live stream with twenty viewers for ten minutes while strangers do their worst: nothing is lost"],
+        details: "Needs root.",
+        program: Some(&program::SOAK_HOSTILE),
+    },
+    Command {
+        name: "fuzz",
+        arguments: "[TARGET] [--minutes N] [...]",
+        summary: &["fuzz every parser that sees outside bytes, a minute each; a little of it is in `test`"],
+        details: "Seeded and repeatable; what does harm is kept in tests/fuzz/corpus. `--minutes 60` for hours.",
+        program: Some(&program::FUZZ),
     },
     Command {
         name: "kernels",

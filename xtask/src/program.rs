@@ -40,6 +40,12 @@ pub(crate) const LOAD_CAMERAS: Program =
 pub(crate) const SOAK_CAMERAS: Program =
     Program { name: "soak-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
 
+/// A release build tries ten times as many inputs; allocations are the same.
+pub(crate) const FUZZ: Program = Program { name: "fuzz", others: &[], release: true, needs: Scope::BuildOnly };
+/// It judges counters, whatever the build.
+pub(crate) const SOAK_HOSTILE: Program =
+    Program { name: "soak-hostile", others: &["penstock"], release: true, needs: Scope::Networks };
+
 impl Program {
     /// Sets up, builds and runs it, with its arguments.
     ///
@@ -50,7 +56,8 @@ impl Program {
         ebpf::build(Objects::All)?;
         if self.release {
             let mut build = cargo();
-            build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "forwarder-user"]);
+            build.args(["build", "--release", "--locked", "--package", "tests-bench", "--package", "tests-fuzz"]);
+            build.args(["--package", "forwarder-user"]);
             run_command(build.args([self.name].iter().chain(self.others).flat_map(|binary| ["--bin", binary])))?;
         } else {
             // Without the tests themselves: those who only want to see it wait less, and nothing is compiled twice later.

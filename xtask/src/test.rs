@@ -1,5 +1,7 @@
 //! `cargo xtask test`.
 
+mod table;
+
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
@@ -35,6 +37,9 @@ const ALONE: [&str; 7] = [
 
 /// The least of `cargo xtask kernels`, as a filter and in the summary.
 const KERNELS: &str = "kernels";
+
+/// What `cargo xtask hosts` runs, which ends with a table.
+pub(crate) const HOSTS: &str = "hosts";
 
 /// What `cargo xtask lint` looks at, likewise.
 const GATES: &str = "gates";
@@ -78,6 +83,8 @@ struct Report {
     totals: Totals,
     time: Duration,
     ok: bool,
+    /// Its tests by name, and whether each has passed.
+    tests: Vec<(String, bool)>,
 }
 
 /// Sets up, builds, and runs the tests. All groups run even when one fails.
@@ -102,6 +109,9 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
         reports.push(on_kernels());
     }
 
+    if filter == Some(HOSTS) {
+        println!("\n{}", table::of(reports.iter().flat_map(|report| &report.tests)));
+    }
     println!("\nseconds");
     println!("  {:>6.1}  set-up and build", built.as_secs_f32());
     for report in &reports {
@@ -127,7 +137,7 @@ fn gates() -> Report {
     let start = Instant::now();
     let (all, failed) = gates::all();
     let totals = Totals { passed: (all - failed.len()) as u64, failed: failed.len() as u64, ignored: 0 };
-    Report { name: GATES.into(), totals, time: start.elapsed(), ok: failed.is_empty() }
+    Report { name: GATES.into(), totals, time: start.elapsed(), ok: failed.is_empty(), tests: Vec::new() }
 }
 
 /// Do all programs load on the kernels that are furthest apart? One test, which has the machine to itself.
@@ -140,7 +150,7 @@ fn on_kernels() -> Report {
     }
     let ok = outcome.is_ok();
     let totals = Totals { passed: u64::from(ok), failed: u64::from(!ok), ignored: 0 };
-    Report { name: KERNELS.into(), totals, time: start.elapsed(), ok }
+    Report { name: KERNELS.into(), totals, time: start.elapsed(), ok, tests: Vec::new() }
 }
 
 /// Runs groups, so many at once.
@@ -222,13 +232,15 @@ impl Group {
         let failed = |error: io::Error, command: &Command| format!("{}: {error}", display(command));
         let start = Instant::now();
         let mut child = self.command.stdout(Stdio::piped()).spawn().map_err(|error| failed(error, &self.command))?;
-        let (mut totals, mut rest) = (Totals::default(), format!("\n── {}\n", self.name));
+        let (mut totals, mut tests) = (Totals::default(), Vec::new());
+        let mut rest = format!("\n── {}\n", self.name);
         if let Some(output) = child.stdout.take() {
             let mut output = BufReader::new(output);
             let mut line = Vec::new();
             while output.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
                 let text = String::from_utf8_lossy(&line);
                 totals.add(text.trim_end());
+                tests.extend(outcome(text.trim_end()));
                 if text.starts_with("test ") && !text.starts_with("test result") {
                     say(&format!("{}: {text}", self.name));
                 } else {
@@ -239,8 +251,14 @@ impl Group {
         }
         let ok = child.wait().map_err(|error| failed(error, &self.command))?.success();
         say(&rest);
-        Ok(Report { name: self.name, totals, time: start.elapsed(), ok })
+        Ok(Report { name: self.name, totals, time: start.elapsed(), ok, tests })
     }
+}
+
+/// `test uplinks::a_way_that_moves ... ok`: name, and whether it has passed.
+fn outcome(line: &str) -> Option<(String, bool)> {
+    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    Some((name.to_owned(), outcome == "ok"))
 }
 
 /// When nobody reads our output any more, the tests still run to their end.

@@ -7,7 +7,10 @@
 use std::{
     io::{self, IoSliceMut, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
-    os::{fd::AsFd as _, unix::net::UnixStream},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::net::UnixStream,
+    },
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -259,12 +262,26 @@ impl Threads {
 
 /// Those of all sockets that a thread reads.
 fn states(sockets: &MediaSockets, thread: usize) -> io::Result<Vec<Option<UdpSocketState>>> {
-    (0..sockets.count()).map(|socket| state(sockets, socket, thread).map(Some)).collect()
+    (0..sockets.count()).map(|socket| state_of(sockets, socket, thread).map(Some)).collect()
 }
 
-fn state(sockets: &MediaSockets, socket: usize, thread: usize) -> io::Result<UdpSocketState> {
-    let socket = sockets.get(socket, thread).ok_or(io::ErrorKind::NotFound)?;
-    UdpSocketState::new(UdpSockRef::from(socket))
+fn state_of(sockets: &MediaSockets, socket: usize, thread: usize) -> io::Result<UdpSocketState> {
+    state(sockets.get(socket, thread).ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// What a socket can do, and prepares it. quinn-udp wants datagrams that nobody divides, for its own looking for the
+/// path's MTU. Media may be divided where the kernel knows (by ICMP, or a route) that it does not fit: late is better
+/// than never.
+pub(crate) fn state(socket: &UdpSocket) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(UdpSockRef::from(socket))?;
+    let (level, option, value) = match socket.local_addr()? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+    };
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live number of the length that is given; the call only reads it.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if set == 0 { Ok(state) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for Threads {
@@ -315,7 +332,7 @@ impl Reader {
     /// Takes up sockets that were added.
     fn look_again(&mut self) {
         while self.states.len() < self.sockets.count() {
-            let state = state(&self.sockets, self.states.len(), self.number);
+            let state = state_of(&self.sockets, self.states.len(), self.number);
             if let Err(error) = &state {
                 tracing::error!("the media socket of a new address is not read: {error}");
             }

@@ -4,15 +4,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
+use penstock_engine::bpf::MAX_INTERFACES;
 use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-        link::{LinkAttribute, LinkFlags, LinkMessage},
-        route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        route::{RouteAttribute, RouteMessage, RouteType},
     },
 };
+
+/// `RT_TABLE_LOCAL`: addresses of this host.
+const LOCAL_TABLE: u8 = 255;
 
 /// Addresses that peers are told, at most: each is a candidate that they try.
 const MOST_ADDRESSES: usize = 16;
@@ -23,7 +27,7 @@ pub(super) struct Host {
     links: Vec<Link>,
     /// Interface index and address, only those that peers elsewhere may reach.
     addresses: Vec<(u32, IpAddr)>,
-    /// Interfaces of default routes.
+    /// Interfaces of default routes, of all tables.
     default_routes: Vec<u32>,
 }
 
@@ -32,6 +36,20 @@ struct Link {
     index: u32,
     name: String,
     usable: bool,
+    /// Why XDP is not wanted on it, beside others on which it is.
+    unfit: Option<&'static str>,
+    /// The device that XDP would be on: the parent of a VLAN.
+    device: u32,
+}
+
+/// An interface by which peers may be met.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Uplink {
+    pub(super) name: String,
+    /// Global ones.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Why it is not among those chosen for XDP, where nobody names them.
+    pub(super) left_out: Option<&'static str>,
 }
 
 impl Host {
@@ -92,14 +110,47 @@ impl Host {
         self.addresses.iter().any(|(index, _)| usable(*index))
     }
 
-    /// Interfaces that are up and not among these.
-    pub(super) fn others(&self, chosen: &[String]) -> Vec<&str> {
-        let others = self.links.iter().filter(|link| link.usable && !chosen.contains(&link.name));
-        others.map(|link| link.name.as_str()).collect()
+    /// What a person should know of each interface that is up and has an address or a default route: its name, its
+    /// addresses, and why XDP is not wanted on it, if that is so.
+    pub(super) fn uplinks(&self) -> Vec<Uplink> {
+        let wanted = self.wanted();
+        let usable = self.links.iter().filter(|link| link.usable);
+        let uplinks = usable.filter_map(|link| {
+            let addresses: Vec<IpAddr> =
+                self.addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, address)| *address).collect();
+            let leads = self.default_routes.contains(&link.index);
+            if addresses.is_empty() && !leads {
+                return None;
+            }
+            let unwanted = || link.unfit.unwrap_or("XDP is on as many interfaces as it can be");
+            let left_out = (!wanted.contains(&link.name)).then(unwanted);
+            Some(Uplink { name: link.name.clone(), addresses, left_out })
+        });
+        uplinks.collect()
+    }
+
+    /// Interfaces for XDP: those of default routes, and those that have an address which peers are told, as far as
+    /// there is room. On some XDP makes no sense unless they lead somewhere.
+    fn wanted(&self) -> Vec<String> {
+        let leads = |link: &&Link| self.default_routes.contains(&link.index);
+        let has_address = |link: &&Link| self.addresses.iter().any(|(index, _)| *index == link.index);
+        let usable = || self.links.iter().filter(|link| link.usable);
+        let others = usable().filter(|link| !leads(link) && has_address(link) && link.unfit.is_none());
+        let (mut devices, mut names) = (Vec::new(), Vec::new());
+        for link in usable().filter(leads).chain(others) {
+            if !devices.contains(&link.device) {
+                if devices.len() == MAX_INTERFACES {
+                    continue;
+                }
+                devices.push(link.device);
+            }
+            names.push(link.name.clone());
+        }
+        names
     }
 
     /// The same where no interface must be attached to: every address of the host is offered, those of the interfaces
-    /// of default routes first. Without a default route, all interfaces that are up are chosen.
+    /// of default routes first, and XDP is wanted wherever peers may be met.
     ///
     /// # Errors
     /// As [`choose`](Self::choose), of what was given.
@@ -113,7 +164,8 @@ impl Host {
         }
         let usable: Vec<String> = self.links.iter().filter(|link| link.usable).map(|link| link.name.clone()).collect();
         let all = self.global_addresses(&usable)?;
-        let Ok((interfaces, mut addresses)) = self.choose(&[], &[]) else { return Ok((usable, all)) };
+        let interfaces = self.wanted();
+        let Ok((_, mut addresses)) = self.choose(&[], &[]) else { return Ok((interfaces, all)) };
         let more: Vec<IpAddr> = all.into_iter().filter(|address| !addresses.contains(address)).collect();
         addresses.extend(more);
         addresses.truncate(MOST_ADDRESSES);
@@ -164,7 +216,26 @@ fn link(message: &LinkMessage) -> Option<Link> {
     })?;
     let flags = message.header.flags;
     let usable = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback);
-    Some(Link { index: message.header.index, name, usable })
+    let (mut kind, mut parent, mut port) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::LinkInfo(info) => {
+                kind = info.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None });
+            }
+            LinkAttribute::Link(index) => parent = Some(*index),
+            LinkAttribute::Controller(index) => port = *index != 0,
+            _ => {}
+        }
+    }
+    let unfit = match kind {
+        _ if message.header.link_layer_type != LinkLayerType::Ether => Some("it is no Ethernet device"),
+        Some(InfoKind::Bridge) => Some("a bridge has generic XDP only"),
+        // Of a VRF it would be the VRF that has the routes, and the port that has the packets.
+        _ if port => Some("it is a port of another interface"),
+        _ => None,
+    };
+    let device = parent.filter(|_| kind == Some(&InfoKind::Vlan)).unwrap_or(message.header.index);
+    Some(Link { index: message.header.index, name, usable, unfit, device })
 }
 
 fn global_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
@@ -188,12 +259,12 @@ fn global_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     (global && !temporary && !unready).then_some((message.header.index, ip))
 }
 
-/// Interfaces of a default route, of all its hops.
+/// Interfaces of a default route, of all its hops, in whatever table: rules may send some peers by it.
 fn default_route(message: &RouteMessage) -> Vec<u32> {
     let header = &message.header;
     let family = matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6);
     let default = header.destination_prefix_length == 0 && header.kind == RouteType::Unicast;
-    if !family || !default || header.table != RouteHeader::RT_TABLE_MAIN {
+    if !family || !default || header.table == LOCAL_TABLE {
         return Vec::new();
     }
     let interfaces = message.attributes.iter().find_map(|attribute| match attribute {
@@ -209,7 +280,7 @@ mod tests {
     use super::*;
 
     fn host() -> Host {
-        let link = |index, name: &str, usable| Link { index, name: name.into(), usable };
+        let link = |index, name: &str, usable| Link { index, name: name.into(), usable, unfit: None, device: index };
         Host {
             links: vec![link(1, "lo", false), link(2, "eth0", true), link(3, "eth1", true), link(4, "eth2", false)],
             addresses: vec![(2, "192.0.2.1".parse().unwrap()), (2, "2001:db8::1".parse().unwrap())],
@@ -242,20 +313,38 @@ mod tests {
     #[test]
     fn every_address_is_offered_and_none_means_waiting() {
         let all = Host { default_routes: vec![], ..host() };
-        assert_eq!(
-            all.choose_any(&[], &[]).unwrap(),
-            (names(&["eth0", "eth1"]), all.addresses.iter().map(|a| a.1).collect())
-        );
+        let offered: Vec<IpAddr> = all.addresses.iter().map(|a| a.1).collect();
+        assert_eq!(all.choose_any(&[], &[]).unwrap(), (names(&["eth0"]), offered), "eth1 has no address");
         let mut two = host();
         two.addresses.insert(0, (3, "198.51.100.1".parse().unwrap()));
         let (interfaces, addresses) = two.choose_any(&[], &[]).unwrap();
-        assert_eq!((interfaces, addresses.len()), (names(&["eth0"]), 3));
+        assert_eq!((interfaces, addresses.len()), (names(&["eth0", "eth1"]), 3));
         assert_eq!(addresses[2], two.addresses[0].1, "that of the default route comes first");
-        assert_eq!(two.others(&names(&["eth0"])), ["eth1"]);
         let alone = Host { addresses: vec![], links: vec![], default_routes: vec![] };
         assert!(alone.choose_any(&[], &[]).is_err() && !alone.has_addresses(&[]));
         assert!(alone.choose_any(&names(&["eth9"]), &[]).is_err());
         assert!(two.has_addresses(&names(&["eth1"])) && !two.has_addresses(&names(&["eth2"])));
+    }
+
+    #[test]
+    fn xdp_is_wanted_where_peers_may_be_met() {
+        let mut host = host();
+        let more =
+            (5..20).map(|index| Link { index, name: format!("v{index}"), usable: true, unfit: None, device: index });
+        host.links.extend(more);
+        host.addresses.extend((5..20).map(|index| (index, IpAddr::from([10, 0, index as u8, 1]))));
+        host.links[4].unfit = Some("a bridge has generic XDP only");
+        // VLANs of one device are one attachment.
+        host.links[5].device = 2;
+        let wanted = host.wanted();
+        assert_eq!((wanted[0].as_str(), wanted[1].as_str(), wanted.len()), ("eth0", "v6", MAX_INTERFACES + 1));
+        let uplinks = host.uplinks();
+        let why = |name: &str| uplinks.iter().find(|uplink| uplink.name == name).and_then(|uplink| uplink.left_out);
+        assert_eq!((why("eth0"), why("v5")), (None, Some("a bridge has generic XDP only")));
+        assert!(why("v19").is_some_and(|why| why.contains("as many")) && uplinks.iter().all(|one| one.name != "eth1"));
+        // What leads somewhere is tried in any case, and what it says is told.
+        host.default_routes.push(5);
+        assert_eq!(host.wanted()[1], "v5");
     }
 
     #[test]

@@ -70,15 +70,28 @@ fn raise_open_files(connections: usize) -> Result<(), TooLow> {
     Ok(())
 }
 
-/// The tightest limit of this process's cgroup and those above it, in bytes (cgroup v2, `memory.max`).
+/// The tightest limit of this process's cgroup and those above it, in bytes: `memory.max` of version 2,
+/// `memory.limit_in_bytes` of version 1.
 fn least_memory(root: &Path, own: &str) -> Option<(u64, PathBuf)> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let below = Path::new(path).ancestors().map(|path| root.join(path));
-    let limit = |cgroup: PathBuf| {
-        let limit = std::fs::read_to_string(cgroup.join("memory.max")).ok()?.trim().parse().ok()?;
-        Some((limit, cgroup))
+    let of_kind = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(":/")?;
+        match controllers {
+            "" => Some((root.to_owned(), path.to_owned(), "memory.max")),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                Some((root.join("memory"), path.to_owned(), "memory.limit_in_bytes"))
+            }
+            _ => None,
+        }
     };
-    below.filter_map(limit).min()
+    let limits = own.lines().filter_map(of_kind).flat_map(|(root, path, file)| {
+        let groups: Vec<PathBuf> = Path::new(&path).ancestors().map(|path| root.join(path)).collect();
+        groups.into_iter().filter_map(move |group| {
+            let limit = std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()?;
+            Some((limit, group))
+        })
+    });
+    limits.min()
 }
 
 #[cfg(test)]
@@ -93,9 +106,14 @@ mod tests {
         std::fs::write(inner.join("memory.max"), "max\n").unwrap();
         std::fs::write(root.join("machine/memory.max"), "25165824\n").unwrap();
         let found = least_memory(&root, "0::/machine/penstock\n");
+        let old = root.join("memory/penstock");
+        std::fs::create_dir_all(&old).unwrap();
+        std::fs::write(old.join("memory.limit_in_bytes"), "1048576\n").unwrap();
+        let of_version_1 = least_memory(&root, "4:cpu,memory:/penstock\n0::/\n");
         std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!(of_version_1, Some((1 << 20, old)));
         assert_eq!(found, Some((24 << 20, root.join("machine"))));
-        assert_eq!(least_memory(&root, "1:memory:/x\n"), None);
+        assert_eq!(least_memory(&root, "1:memory:/x\nnonsense\n"), None);
         let error = TooLow::Memory { cgroup: root, limit: 24 << 20, needed: LEAST_MEMORY }.to_string();
         assert!(error.contains("24 MiB") && error.contains("64 MiB"), "{error}");
     }

@@ -5,7 +5,6 @@ mod ask;
 mod check;
 mod doctor;
 mod edit;
-mod harden;
 mod healthcheck;
 mod host;
 mod import;
@@ -18,8 +17,10 @@ mod options;
 mod output;
 mod probe;
 mod reload;
+mod rights;
 mod serve;
 mod signal;
+mod uplinks;
 mod verify;
 mod version;
 

@@ -54,6 +54,10 @@ pub(super) struct Options {
     #[arg(long, value_enum)]
     transmitter: Option<TransmitterChoice>,
 
+    /// Let rules of this host's firewall hold for every packet of media: no XDP, sockets alone (media.respect_firewall)
+    #[arg(long)]
+    respect_firewall: bool,
+
     /// Directory for the maps' pins (kernel.pin_dir)
     #[arg(long, value_name = "DIR", env = "PENSTOCK_PIN_DIR")]
     pin_dir: Option<PathBuf>,
@@ -114,6 +118,7 @@ impl Options {
         config.kernel.mode = self.mode.unwrap_or(config.kernel.mode);
         config.media.engine = self.engine.unwrap_or(config.media.engine);
         config.media.transmitter = self.transmitter.unwrap_or(config.media.transmitter);
+        config.media.respect_firewall |= self.respect_firewall;
         if let Some(directory) = &self.pin_dir {
             config.kernel.pin_dir = std::path::absolute(directory)?;
         }
@@ -121,7 +126,9 @@ impl Options {
             config.log.level = level.clone();
         }
         config.check("command line")?;
-        Ok(config.with_saved_streams()?)
+        let mut config = config.with_saved_streams()?;
+        config.settle();
+        Ok(config)
     }
 }
 
@@ -169,6 +176,13 @@ mod tests {
         assert_eq!(config.media.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!((config.kernel.interfaces[0].as_str(), config.kernel.mode), ("eth7", Mode::Generic));
         std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn the_firewall_is_respected_by_sockets() {
+        let media = config(&["--respect-firewall"]).unwrap().media;
+        assert_eq!((media.engine, media.transmitter), (EngineChoice::Userspace, TransmitterChoice::Socket));
+        assert!(config(&["--respect-firewall", "--engine", "kernel"]).is_err());
     }
 
     #[test]

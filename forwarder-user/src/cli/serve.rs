@@ -16,13 +16,14 @@ use tokio::{
 
 use super::{
     FAILED, FORCED, OK, announce,
-    harden::harden,
     host::Host,
     limits,
     logging::{self, Level},
     network::{self, Chosen, Follower},
     options::Options,
     reload::{self, Reload},
+    rights::{self, Janitor},
+    uplinks::{self, Xdp},
 };
 use penstock_engine::{
     Engine, Events,
@@ -62,13 +63,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
-    harden();
+    rights::harden();
+    // Before there are threads: it is a fork.
+    let janitor = Janitor::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let code = runtime.block_on(serve(options, config, level, started));
+    let code = runtime.block_on(serve(options, (config, janitor), level, started));
     // Nothing is waited for any more: what is left at a second signal is cut off.
     runtime.shutdown_background();
     logging::finish();
@@ -86,7 +89,12 @@ struct Running {
     chosen: Chosen,
 }
 
-async fn serve(options: &Options, config: Config, level: Level, started: Instant) -> anyhow::Result<u8> {
+async fn serve(
+    options: &Options,
+    (config, janitor): (Config, Option<Janitor>),
+    level: Level,
+    started: Instant,
+) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -103,7 +111,8 @@ async fn serve(options: &Options, config: Config, level: Level, started: Instant
         }
     };
     let (sender, mut changes) = mpsc::channel(http::QUEUE);
-    let mut running = start(&config, listening, identity, sender).await?;
+    let mut running = start(&config, listening, (identity, janitor), sender).await?;
+    rights::give_up(&config, options.config.as_deref());
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
@@ -191,30 +200,24 @@ async fn listen(config: &Config, server: http::Server, follower: &mut Follower) 
 async fn start(
     config: &Config,
     listening: Listening,
-    identity: Option<Certificates>,
+    (identity, janitor): (Option<Certificates>, Option<Janitor>),
     changes: http::Changes,
 ) -> anyhow::Result<Running> {
     let Listening { host, http, addresses: listens } = listening;
     let chosen = network::choose(config, &host)?;
-    let others = host.others(&chosen.interfaces);
     let Chosen { interfaces, addresses } = chosen.clone();
-    if !others.is_empty() && config.kernel.interfaces.is_empty() {
-        tracing::info!(
-            "no XDP on {}, which no default route leaves by: peers there are served from userspace; name them in \
-             `kernel.interfaces` for the kernel",
-            others.join(", ")
-        );
-    }
     #[expect(clippy::disallowed_methods, reason = "the engine tells once of each session and track, which are bounded")]
     let (events, received) = mpsc::unbounded_channel();
-    announce::warn(&doctor::glance(&interfaces, &addresses));
-    let engine = start_engine(config, interfaces, &addresses, events).await?;
+    announce::warn(&doctor::glance(config, &interfaces, &addresses));
+    let (engine, xdp) =
+        start_engine(config, Chosen { interfaces, addresses: addresses.clone() }, janitor, events).await?;
     let settings = http::Settings::new(config);
     let mut of_streams = stream_settings(config, &addresses, settings.rights());
     of_streams.ingest.identity = identity;
     let (control, task) = stream::spawn(of_streams, engine.clone(), received)
         .context("cannot open the media sockets and start the sources")?;
     announce::print(config, engine.as_ref(), &addresses, &listens, settings.rights());
+    uplinks::print(config, &host.uplinks(), &addresses, &xdp);
     hooks::start(&config.hooks, control.listen());
     let http = http.serve(http::router(config, settings.clone(), control.clone(), changes)?);
     Ok(Running { engine, control, settings, task, http, chosen })
@@ -223,10 +226,10 @@ async fn start(
 /// Attaches to the interfaces; those of the addresses if none is named.
 async fn start_engine(
     config: &Config,
-    interfaces: Vec<String>,
-    addresses: &[IpAddr],
+    Chosen { interfaces, addresses }: Chosen,
+    janitor: Option<Janitor>,
     events: Events,
-) -> anyhow::Result<Arc<dyn Engine>> {
+) -> anyhow::Result<(Arc<dyn Engine>, Xdp)> {
     let limits = kernel::Limits {
         sessions: config.limits.sessions,
         publisher_tracks: config.limits.publisher_tracks,
@@ -251,19 +254,23 @@ async fn start_engine(
         let indices: Vec<u32> =
             interfaces.iter().filter_map(|name| nix::net::if_::if_nametoindex(&**name).ok()).collect();
         let userspace = prepare(userspace, config, (!interfaces.is_empty()).then_some(indices)).await?;
-        return Ok(Arc::new(AutoEngine::new(None, userspace, why)));
+        let xdp = Xdp::none(&why);
+        return Ok((Arc::new(AutoEngine::new(None, userspace, why)), xdp));
     }
+    let leave_interfaces = config.media.engine == EngineChoice::Auto && config.kernel.interfaces.is_empty();
     let settings = kernel::Config {
         interfaces,
-        media_addresses: addresses.to_vec(),
+        media_addresses: addresses,
         mode: config.kernel.mode.into(),
         generic_if_refused: config.media.engine == EngineChoice::Kernel,
+        leave_interfaces,
         limits,
         keystream: Some(kernel::keystream::Settings {
             memory: config.kernel.keystream_memory_mb << 20,
             fixed_entries: None,
         }),
         pin_dir: config.kernel.pin_dir.clone(),
+        unmounter: janitor.map(Janitor::unmounter),
         statistics: config.kernel.bpf_stats,
         repair: kept,
         ..kernel::Config::new(config.media.port)
@@ -271,18 +278,24 @@ async fn start_engine(
     // Loading waits for the kernel's verifier.
     let engine = tokio::task::spawn_blocking(move || KernelEngine::start(settings, events)).await?;
     match (engine, config.media.engine) {
-        (engine, EngineChoice::Kernel) => Ok(Arc::new(engine.context("the kernel engine does not start")?)),
+        (engine, EngineChoice::Kernel) => {
+            let engine = engine.context("the kernel engine does not start")?;
+            let xdp = Xdp::of(&engine);
+            Ok((Arc::new(engine), xdp))
+        }
         (Ok(engine), _) => {
+            let xdp = Xdp::of(&engine);
             let indices = engine.interfaces().iter().map(|interface| interface.index).collect();
             let userspace = prepare(userspace, config, Some(indices)).await?;
-            Ok(Arc::new(AutoEngine::new(Some(engine), userspace, String::new())))
+            Ok((Arc::new(AutoEngine::new(Some(engine), userspace, String::new())), xdp))
         }
         // Another server with these pins, or a limit that cannot be: an error here as well.
         (Err(error @ (StartError::Running { .. } | StartError::Limit { .. })), _) => Err(error.into()),
         (Err(error), _) => {
             announce::no_kernel_engine(&error);
             let userspace = prepare(userspace, config, None).await?;
-            Ok(Arc::new(AutoEngine::new(None, userspace, error.to_string())))
+            let why = error.to_string();
+            Ok((Arc::new(AutoEngine::new(None, userspace, why)), Xdp::none("there is no kernel engine")))
         }
     }
 }
@@ -319,6 +332,7 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
         max_sessions: config.limits.sessions,
         nack: config.repair().1 > 0,
         dtls: config.media.dtls,
+        publisher_max: config.limits.publisher_max_kbps * 1000,
         socket_buffer: config.media.socket_buffer_kb * 1024,
         ingest: ingest::Settings {
             streams: config.streams.clone(),

@@ -53,6 +53,17 @@ impl Default for Hooks {
 }
 
 impl Hooks {
+    /// Whether the server starts programs.
+    pub fn runs_commands(&self) -> bool {
+        let commands = [
+            &self.run_on_stream_ready,
+            &self.run_on_stream_gone,
+            &self.run_on_session_opened,
+            &self.run_on_session_closed,
+        ];
+        commands.iter().any(|command| !command.is_empty())
+    }
+
     /// [`timeout_ms`](Self::timeout_ms) as a duration.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)

@@ -7,7 +7,9 @@ use std::{
 
 use forwarder_common::maps::MAX_COPIES;
 
-use super::{Config, Secret, SrtpProfiles, source::KEYFRAME_CACHE_KB, stream_name_problem};
+use super::{
+    Config, EngineChoice, Secret, SrtpProfiles, TransmitterChoice, source::KEYFRAME_CACHE_KB, stream_name_problem,
+};
 
 /// Overrides `auth.publish_token`.
 pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
@@ -78,7 +80,15 @@ impl Config {
             .map_err(|error| ConfigError::Parse { origin: origin.into(), error: Box::new(error) })?;
         config.override_secrets(|name| std::env::var(name).ok());
         config.check(origin)?;
+        config.settle();
         Ok(config)
+    }
+
+    /// Takes over what one key says of others. After [`check`](Self::check).
+    pub fn settle(&mut self) {
+        if self.media.respect_firewall {
+            (self.media.engine, self.media.transmitter) = (EngineChoice::Userspace, TransmitterChoice::Socket);
+        }
     }
 
     fn override_secrets(&mut self, get: impl Fn(&str) -> Option<String>) {
@@ -118,6 +128,14 @@ impl Config {
             .or_else(|| self.certificate_problem())
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
+            .or_else(|| self.firewall_problem())
+    }
+
+    fn firewall_problem(&self) -> Option<(&'static str, String)> {
+        let past = self.media.engine == EngineChoice::Kernel || self.media.transmitter == TransmitterChoice::Xdp;
+        let problem =
+            "is for sockets: `media.engine = \"kernel\"` and `media.transmitter = \"xdp\"` go past every rule";
+        (self.media.respect_firewall && past).then(|| ("media.respect_firewall", problem.into()))
     }
 
     fn address_problem(&self) -> Option<(&'static str, String)> {
@@ -158,7 +176,7 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 32] = [
+        let ranges: [(&'static str, u64, u64, u64); 33] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
@@ -173,6 +191,7 @@ impl Config {
             ("limits.http_requests", limits.http_requests as u64, 1, 1 << 20),
             ("media.socket_buffer_kb", self.media.socket_buffer_kb as u64, 64, 1 << 20),
             ("limits.source_max_kbps", limits.source_max_kbps, 64, 10_000_000),
+            ("limits.publisher_max_kbps", limits.publisher_max_kbps, 64, 10_000_000),
             ("rtsp.connections", self.rtsp.connections as u64, 1, 1 << 16),
             ("rtsp.keyframe_cache_kb", self.rtsp.keyframe_cache_kb as u64, KEYFRAME_CACHE_KB.0, KEYFRAME_CACHE_KB.1),
             ("rtcp.interval_ms", self.rtcp.interval_ms, 100, 5_000),
@@ -304,6 +323,7 @@ mod tests {
             ("[media]\npublic_addresses = { \"10.0.0.1\" = \"2001:db8::1\" }", "media.public_addresses"),
             ("[media]\nsrtp_profiles = [\"aes-cm-sha1-80\"]", "media.srtp_profiles"),
             ("[debug]\nprofiles = true\nremote = true", "debug.remote"),
+            ("[media]\nrespect_firewall = true\nengine = \"kernel\"", "media.respect_firewall"),
             ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\nkey = \"key.pem\"", "rtsp.certificate"),
             ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\ncertificate = \"chain.pem\"", "rtsp.key"),
             ("[http]\nlisten_tls = [\"0.0.0.0:443\"]\nkey = \"key.pem\"", "http.certificate"),
@@ -319,6 +339,12 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn who_respects_the_firewall_has_sockets() {
+        let media = Config::parse("[media]\nrespect_firewall = true\n", "test").unwrap().media;
+        assert_eq!((media.engine, media.transmitter), (EngineChoice::Userspace, TransmitterChoice::Socket));
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Media {
     pub engine: EngineChoice,
     /// How the userspace engine sends; default `auto`.
     pub transmitter: TransmitterChoice,
+    /// Rules of this host's firewall hold for every packet: the userspace engine and sockets carry all media.
+    pub respect_firewall: bool,
     /// SRTP profiles that peers may have. AES-GCM always.
     pub srtp_profiles: Vec<SrtpProfiles>,
     /// Codecs that publishers are asked for, the best first; empty: what every browser decodes.
@@ -231,6 +233,8 @@ pub struct Limits {
     pub http_requests: usize,
     /// What one source that is not WebRTC may send, kilobits per second.
     pub source_max_kbps: u64,
+    /// Most that one publisher may send on average.
+    pub publisher_max_kbps: u64,
 }
 
 /// Feedback to publishers and reports to viewers.
@@ -389,6 +393,7 @@ impl Default for Media {
             addresses: Vec::new(),
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
+            respect_firewall: false,
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
             codecs: Vec::new(),
             dtls: Stack::default(),
@@ -422,6 +427,7 @@ impl Default for Limits {
             http_connections: 2048,
             http_requests: 1024,
             source_max_kbps: 100_000,
+            publisher_max_kbps: 100_000,
         }
     }
 }

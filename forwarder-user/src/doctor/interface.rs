@@ -35,8 +35,10 @@ pub(super) fn attach(programs: Option<&mut Programs>, link: &Link, mode: Mode) -
 /// Is it up and free, and has its driver run our program?
 pub(super) fn native(report: &mut Report, tried: Option<Result<(), String>>, link: &Link, choice: Choice) {
     let name = &link.name;
+    // One that nobody has named is left out, if there is another.
+    let need = if choice.alone || !choice.config.kernel.interfaces.is_empty() { Need::Kernel } else { Need::Advice };
     if !link.up {
-        report.bad(Need::Kernel, format!("interface {name}"), "it is down", format!("ip link set {name} up"));
+        report.bad(need, format!("interface {name}"), "it is down", format!("ip link set {name} up"));
         return;
     }
     let check = format!("interface {name}: native XDP");
@@ -45,7 +47,7 @@ pub(super) fn native(report: &mut Report, tried: Option<Result<(), String>>, lin
             report.good(Need::Kernel, check, "a Penstock server is on it");
         } else {
             let mend = format!("stop its owner, or `ip link set {name} xdp off`");
-            report.bad(Need::Kernel, format!("interface {name}"), format!("has another XDP program, {program}"), mend);
+            report.bad(need, format!("interface {name}"), format!("has another XDP program, {program}"), mend);
         }
         return;
     }

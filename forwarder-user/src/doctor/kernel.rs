@@ -51,10 +51,8 @@ pub(super) fn examine(
 }
 
 /// Interfaces' settings alone.
-pub(super) fn glance(report: &mut Report, interfaces: &[String], addresses: &[IpAddr]) {
-    for link in probe::interfaces(interfaces, addresses).unwrap_or_default() {
-        interface::settings(report, &link);
-    }
+pub(super) fn glance(report: &mut Report, links: &[probe::Link]) {
+    links.iter().for_each(|link| interface::settings(report, link));
 }
 
 /// Whether programs may be loaded at all.

@@ -4,6 +4,7 @@
 //! undone again. `serve` runs the part that touches nothing, and warns of what it finds.
 
 mod ethtool;
+mod goes_past;
 mod host;
 mod interface;
 mod kernel;
@@ -11,7 +12,7 @@ mod report;
 
 use std::net::IpAddr;
 
-use penstock_engine::{tier::Level, transmit::xdp};
+use penstock_engine::{bpf::probe, tier::Level, transmit::xdp};
 
 use crate::config::{Config, EngineChoice, TransmitterChoice};
 
@@ -29,6 +30,8 @@ pub fn examine(config: &Config, interfaces: &[String], addresses: &[IpAddr], ver
         report.good(Need::Kernel, "engine", "`media.engine` is \"userspace\": nothing of the kernel is needed");
     }
     let userspace = transmitter(&mut report, config);
+    let links = probe::interfaces(interfaces, addresses).unwrap_or_default();
+    goes_past::examine(&mut report, config, &links, addresses);
     host::machine(&mut report);
     host::sockets(&mut report, config, addresses);
     report.conclude(config, short_way, userspace);
@@ -65,9 +68,11 @@ fn transmitter(report: &mut Report, config: &Config) -> (&'static str, Level) {
 }
 
 /// The checks that change nothing and take no time.
-pub fn glance(interfaces: &[String], addresses: &[IpAddr]) -> Report {
+pub fn glance(config: &Config, interfaces: &[String], addresses: &[IpAddr]) -> Report {
     let mut report = Report::default();
     host::machine(&mut report);
-    kernel::glance(&mut report, interfaces, addresses);
+    let links = probe::interfaces(interfaces, addresses).unwrap_or_default();
+    kernel::glance(&mut report, &links);
+    goes_past::examine(&mut report, config, &links, addresses);
     report
 }

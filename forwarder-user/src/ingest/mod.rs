@@ -51,6 +51,7 @@ use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::Handle;
+pub use rtsp::outside;
 pub use status::{State, Status};
 pub use totals::Totals;
 

@@ -50,6 +50,8 @@ pub struct StreamConfig {
     pub remb_start: u64,
     /// Highest REMB, bit/s. Default 4 Mbit/s.
     pub remb_max: u64,
+    /// Most that a publisher's media may have on average, bit/s. Default 100 Mbit/s.
+    pub publisher_max: u64,
     /// Least time between two keyframe requests to a publisher. Default 500 ms.
     pub keyframe_interval: Duration,
     /// Whether what viewers lose is sent again, for which the engine keeps packets. Default true.
@@ -82,6 +84,7 @@ impl StreamConfig {
             remb_interval: Duration::from_millis(500),
             remb_start: 1_500_000,
             remb_max: 4_000_000,
+            publisher_max: 100_000_000,
             keyframe_interval: Duration::from_millis(500),
             nack: true,
             counter_mode: true,

@@ -111,6 +111,10 @@ counters! {
     rtp_auth_failed;
     /// RTP of unknown SSRCs beyond what a session may have checked in a second.
     rtp_rate_limited;
+    /// Times that a publisher had sent more than `limits.publisher_max_kbps` allows, and was not passed on for a while.
+    publishers_muted;
+    /// Packets of publishers that came in such a while.
+    publisher_too_fast;
     /// Tracks whose packets led nowhere, and lead to them again.
     flows_restored;
     /// SSRCs learnt.

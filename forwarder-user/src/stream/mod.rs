@@ -1,5 +1,6 @@
 //! Streams: who publishes, who plays. The handle by which HTTP talks to the control task.
 
+mod allowance;
 mod budget;
 mod clock;
 mod config;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use forwarder_common::ExtendedSeq;
 use str0m::ice::TransId;
 
+use super::allowance::Allowance;
 use super::budget::{Budget, Unknown};
 use super::ids::Key;
 use super::keyframe::Keyframes;
@@ -134,6 +135,8 @@ pub(super) struct Media {
     pub(super) next_remb: Instant,
     /// What the publisher may send.
     pub(super) estimate: Estimate,
+    /// What of it is passed on.
+    pub(super) allowance: Allowance,
     /// Packets from unknown addresses that are authenticated.
     pub(super) strays: Budget,
     /// Of a publisher that is told which packets of its transport have come.
@@ -266,6 +269,8 @@ pub(super) struct Source {
     pub(super) passed_up: u64,
     /// What came up although the engine has the SSRC.
     pub(super) strays: Strays,
+    /// Payload bytes that its publisher's allowance was charged for.
+    pub(super) charged: u64,
     pub(super) reception: ReceptionHistory,
     /// What is missing, from the first look on.
     pub(super) gaps: Option<Gaps>,

@@ -101,6 +101,26 @@ fn by_address(netlink: &mut Netlink, media: &[IpAddr]) -> Result<Vec<u32>, Start
     wanted.iter().map(find).collect()
 }
 
+/// What decides which interfaces get the program, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Which attachments are tried.
+    pub mode: Mode,
+    /// In [`Mode::Auto`]: take generic XDP where a driver refuses native.
+    pub generic_if_refused: bool,
+    /// Nobody has named these interfaces: what stands in the way on one of them is no reason not to take the others.
+    pub leave: bool,
+}
+
+/// What has become of them.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Those that have the program.
+    pub attached: Vec<Attached>,
+    /// Names of the others, and why: the userspace engine serves peers behind them.
+    pub left: Vec<(String, String)>,
+}
+
 /// Attaches the ingress program to all `links`; where generic mode is not wanted, to those that take native XDP, of
 /// which there must be one.
 ///
@@ -110,52 +130,53 @@ pub fn attach(
     netlink: &mut Netlink,
     datapath: &mut Datapath,
     links: &[Link],
-    (mode, generic_if_refused): (Mode, bool),
-) -> Result<Vec<Attached>, StartError> {
-    let (mut attached, mut left, mut generic_works) = (Vec::new(), None, None);
+    choice: Choice,
+) -> Result<Outcome, StartError> {
+    let (mut outcome, mut first, mut generic_works) = (Outcome::default(), None, None);
     for link in links {
-        wait_until_free(netlink, link)?;
         let refuse = |reason: String| StartError::Interface { name: link.name.clone(), reason };
-        let native = match mode {
-            Mode::Generic => None,
-            _ => Some(attach_one(datapath, link, XdpMode::Driver)?.map_err(|error| why(link, &error))),
+        let free = wait_until_free(netlink, link);
+        let native = match (&free, choice.mode) {
+            (Err(_), _) | (_, Mode::Generic) => None,
+            (Ok(()), _) => Some(attach_one(datapath, link, XdpMode::Driver)?.map_err(|error| why(link, &error))),
         };
-        match rule(mode, generic_if_refused, native) {
-            Next::Native => {
-                attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::NATIVE });
-            }
+        let next = match free {
+            Ok(()) => rule(choice.mode, choice.generic_if_refused, native),
+            Err(StartError::Interface { reason, .. }) if choice.leave => Next::Leave(reason),
+            Err(error) => return Err(error),
+        };
+        match next {
+            Next::Native => outcome.attached.push(attached(link, xdp_mode::NATIVE)),
             Next::Refuse(reason) => return Err(refuse(reason)),
             Next::Leave(reason) => {
-                tracing::warn!(
-                    interface = link.name,
-                    "native XDP refused, so the userspace engine serves peers behind it, at less than generic XDP costs: \
-                     {reason}"
-                );
-                left.get_or_insert_with(|| {
-                    refuse(format!(
-                        "native XDP: {reason}; generic XDP costs more than sockets where a stream has several viewers, \
-                         `kernel.mode = \"generic\"` takes it nevertheless"
-                    ))
-                });
+                first.get_or_insert_with(|| refuse(format!("{reason}{GENERIC_COSTS}")));
+                outcome.left.push((link.name.clone(), reason));
             }
             Next::Generic(refusal) => {
                 if let Some(reason) = &refusal {
                     tracing::warn!(interface = link.name, "native XDP refused, trying generic XDP (slow): {reason}");
                 }
                 if let Err(reason) = generic_works.get_or_insert_with(selftest::generic_copies_are_private) {
-                    let native = refusal.map(|reason| format!("native XDP: {reason}; ")).unwrap_or_default();
+                    let native = refusal.map(|reason| format!("{reason}; ")).unwrap_or_default();
                     return Err(refuse(format!("{native}generic XDP: {reason}")));
                 }
                 attach_one(datapath, link, XdpMode::Skb)?
                     .map_err(|error| refuse(format!("generic XDP: {}", why(link, &error))))?;
-                attached.push(Attached { index: link.index, name: link.name.clone(), mode: xdp_mode::GENERIC });
+                outcome.attached.push(attached(link, xdp_mode::GENERIC));
             }
         }
     }
-    match left {
-        Some(refusal) if attached.is_empty() => Err(refusal),
-        _ => Ok(attached),
+    match first {
+        Some(refusal) if outcome.attached.is_empty() => Err(refusal),
+        _ => Ok(outcome),
     }
+}
+
+const GENERIC_COSTS: &str = "; generic XDP costs more than sockets where a stream has several viewers, \
+                             `kernel.mode = \"generic\"` takes it nevertheless";
+
+fn attached(link: &Link, mode: u8) -> Attached {
+    Attached { index: link.index, name: link.name.clone(), mode }
 }
 
 /// What becomes of an interface.
@@ -178,8 +199,8 @@ fn rule(mode: Mode, generic_if_refused: bool, native: Option<Result<(), String>>
         (_, Some(Ok(()))) => Next::Native,
         (_, None) => Next::Generic(None),
         (Mode::Native, Some(Err(reason))) => Next::Refuse(format!("native XDP: {reason}")),
-        (_, Some(Err(reason))) if generic_if_refused => Next::Generic(Some(reason)),
-        (_, Some(Err(reason))) => Next::Leave(reason),
+        (_, Some(Err(reason))) if generic_if_refused => Next::Generic(Some(format!("native XDP: {reason}"))),
+        (_, Some(Err(reason))) => Next::Leave(format!("native XDP: {reason}")),
     }
 }
 
@@ -256,8 +277,8 @@ mod tests {
     fn auto_takes_generic_mode_only_where_nobody_else_serves() {
         let refused = || Some(Err("no".to_owned()));
         assert_eq!(rule(Mode::Auto, false, Some(Ok(()))), Next::Native);
-        assert_eq!(rule(Mode::Auto, false, refused()), Next::Leave("no".into()));
-        assert_eq!(rule(Mode::Auto, true, refused()), Next::Generic(Some("no".into())));
+        assert_eq!(rule(Mode::Auto, false, refused()), Next::Leave("native XDP: no".into()));
+        assert_eq!(rule(Mode::Auto, true, refused()), Next::Generic(Some("native XDP: no".into())));
         assert_eq!(rule(Mode::Native, true, refused()), Next::Refuse("native XDP: no".into()));
         assert_eq!(rule(Mode::Generic, false, None), Next::Generic(None));
     }

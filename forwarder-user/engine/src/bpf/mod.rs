@@ -33,10 +33,11 @@ pub mod stores;
 pub mod verdict;
 
 pub use self::{
-    attach::{Mode, mode_name},
+    attach::{MAX_INTERFACES, Mode, mode_name},
     error::StartError,
     handle::as_io,
     limits::Limits,
     load::describe,
+    pins::Unmounter,
     verdict::Refusal,
 };

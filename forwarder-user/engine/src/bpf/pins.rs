@@ -5,6 +5,7 @@
 
 use std::{
     ffi::CString,
+    fmt,
     fs::{self, DirBuilder, File, Permissions},
     io,
     os::{
@@ -15,6 +16,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -33,9 +35,20 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Where distributions mount the system's bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 
+/// Unmounts the directory in place of a process that has given the right to do so up.
+#[derive(Clone)]
+pub struct Unmounter(pub Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
+
+impl fmt::Debug for Unmounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unmounter")
+    }
+}
+
 /// The directory, locked. Dropping it removes the pins, and the mount if it is the server's own.
 pub struct PinDirectory {
     path: PathBuf,
+    unmounter: Option<Unmounter>,
     /// Keeps the flock.
     _lock: File,
 }
@@ -74,9 +87,14 @@ impl PinDirectory {
         if let Some(dead) = server(path) {
             tracing::warn!(pid = dead.pid, path = %path.display(), "replacing the maps of a server that died");
         }
-        let claimed = Self { path: path.to_owned(), _lock: directory };
+        let claimed = Self { path: path.to_owned(), unmounter: None, _lock: directory };
         claimed.clear().map_err(|error| fail("removing stale pins", error))?;
         Ok(claimed)
+    }
+
+    /// Who unmounts it at the end, where this process may not.
+    pub fn unmount_by(&mut self, unmounter: Option<Unmounter>) {
+        self.unmounter = unmounter;
     }
 
     /// Pins the maps that may be ([`NAMES`]) by their names.
@@ -110,7 +128,13 @@ impl Drop for PinDirectory {
         }
         if self.path != Path::new(SYSTEM_BPFFS) && is_mount_point(&self.path) {
             // Lazily, because our own lock keeps it busy.
-            unmount(&self.path);
+            let outcome = match (unmount(&self.path), &self.unmounter) {
+                (Err(error), Some(Unmounter(unmount))) if error.kind() == io::ErrorKind::PermissionDenied => unmount(),
+                (outcome, _) => outcome,
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(path = %self.path.display(), "bpffs not unmounted: {error}");
+            }
         }
         // An ordinary directory that an administrator keeps for the mount may stay or not be ours.
         let _ = fs::remove_dir(&self.path);
@@ -159,11 +183,13 @@ fn mount(path: &Path) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn unmount(path: &Path) {
-    let Ok(c_path) = c_path(path) else { return };
-    // SAFETY: `c_path` ends in NUL and outlives the call.
-    if unsafe { libc::umount2(c_path.as_ptr(), libc::MNT_DETACH) } != 0 {
-        tracing::warn!(path = %path.display(), "bpffs not unmounted: {}", io::Error::last_os_error());
+fn unmount(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: `path` ends in NUL and outlives the call.
+    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

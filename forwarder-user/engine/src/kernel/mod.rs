@@ -60,7 +60,7 @@ use crate::{
         load,
         maps::{self, Maps},
         object,
-        pins::PinDirectory,
+        pins::{PinDirectory, Unmounter},
     },
     clock, repair,
     route::{Changes, Devices, Interfaces, Look, Monitor, Netlink, Watcher},
@@ -87,12 +87,16 @@ pub struct Config {
     /// In [`Mode::Auto`]: attach in generic mode where a driver refuses native XDP. Otherwise such interfaces are
     /// left to the userspace engine, whose sockets cost less (decision 24).
     pub generic_if_refused: bool,
+    /// Nobody has named the interfaces: what stands in the way on one of them is no reason not to take the others.
+    pub leave_interfaces: bool,
     /// Sizes of the maps, fixed at start.
     pub limits: Limits,
     /// Keystream ahead of time. `None`: all packets are sealed by AES in BPF, at several times the cost.
     pub keystream: Option<keystream::Settings>,
     /// Directory of the pinned maps; a bpffs is mounted there unless it is in one already.
     pub pin_dir: PathBuf,
+    /// Who unmounts it at the end, where the server has given the right to do so up.
+    pub unmounter: Option<Unmounter>,
     /// The short way for streams with one viewer. Not on kernels whose verifier does not take it.
     pub direct: bool,
     /// What is kept for viewers who lose packets.
@@ -114,9 +118,11 @@ impl Config {
             media_port,
             mode: Mode::Auto,
             generic_if_refused: true,
+            leave_interfaces: false,
             limits: Limits::default(),
             keystream: Some(keystream::Settings { memory: 128 << 20, fixed_entries: None }),
             pin_dir: PathBuf::from("/run/penstock/bpf"),
+            unmounter: None,
             direct: true,
             repair: repair::Settings::default(),
             statistics: false,
@@ -136,6 +142,8 @@ pub struct KernelEngine {
     repair: bool,
     sent_again: AtomicU64,
     repairs: Arc<repair::Repairs>,
+    /// Interfaces that could not be attached to, and why.
+    left: Vec<(String, String)>,
     attached: Interfaces,
     /// The same, for looking up paths.
     devices: Devices,
@@ -169,7 +177,8 @@ impl KernelEngine {
         config.limits.check()?;
         let mut netlink = Netlink::open().map_err(StartError::Netlink)?;
         let links = attach::choose(&mut netlink, &config.interfaces, &config.media_addresses)?;
-        let pins = PinDirectory::claim(&config.pin_dir)?;
+        let mut pins = PinDirectory::claim(&config.pin_dir)?;
+        pins.unmount_by(config.unmounter);
         let chunks = store::limit(&config.repair.memory);
         let mut datapath = load::load(&config.limits, config.media_port, config.direct, chunks)?;
         if let (true, Err(missing)) = (config.direct, &datapath.short_way) {
@@ -182,7 +191,12 @@ impl KernelEngine {
         if let Err(reason) = datapath.watch_transmission() {
             tracing::warn!("what full transmit rings drop is not counted: {reason}");
         }
-        let attached = attach::attach(&mut netlink, &mut datapath, &links, (config.mode, config.generic_if_refused))?;
+        let choice = attach::Choice {
+            mode: config.mode,
+            generic_if_refused: config.generic_if_refused,
+            leave: config.leave_interfaces,
+        };
+        let attach::Outcome { attached, left } = attach::attach(&mut netlink, &mut datapath, &links, choice)?;
         let server = describe_server(&attached, config.media_port);
         let attached = Interfaces::new(attached);
         maps.server.set(0, server, 0).map_err(|error| StartError::Load(describe(&error)))?;
@@ -207,6 +221,7 @@ impl KernelEngine {
             short_way: datapath.short_way.clone().map_err(|missing| missing.reason),
             devices: Devices::Attached(attached.clone()),
             attached,
+            left,
             netlink: Mutex::new(netlink),
             counters: maps.counters,
             taps: Mutex::new(Some(maps.taps)),
@@ -286,6 +301,11 @@ impl KernelEngine {
     /// The interfaces that the programs are on.
     pub fn interfaces(&self) -> Arc<[Attached]> {
         self.attached.get()
+    }
+
+    /// Names of those that were to have them and do not, and why.
+    pub fn left_out(&self) -> &[(String, String)] {
+        &self.left
     }
 
     /// Global addresses of the attached interfaces and of VLANs on them: those that media can use.

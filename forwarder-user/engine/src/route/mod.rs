@@ -7,6 +7,7 @@
 //! | `monitor` | thread: what changes, as the kernel tells it |
 //! | `netlink`, `features`, `conntrack` | the questions to the kernel |
 //! | `link` | what it says of interfaces |
+//! | `nftables` | rules of this host that media in XDP goes past, for `penstock doctor` |
 //!
 //! [`Path`]: forwarder_common::maps::Path
 
@@ -15,6 +16,7 @@ mod features;
 mod link;
 mod monitor;
 pub mod netlink;
+pub mod nftables;
 mod path;
 mod watch;
 

@@ -18,7 +18,8 @@ use rtnetlink::{
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkExtentMask, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
+        tc::{TcAttribute, TcMessage},
     },
     sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE},
 };
@@ -33,6 +34,13 @@ use crate::Transport;
 /// Interfaces change seldom, and hundreds of sessions that are refreshed within seconds leave by the same few.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// How long a narrow path is remembered, and how many of them.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+const MOST_NARROW: usize = 4096;
+
+/// `RT_TABLE_LOCAL`: addresses of this host.
+const LOCAL_TABLE: u8 = 255;
+
 /// Where the kernel would send a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -42,6 +50,8 @@ pub struct Route {
     pub next_hop: IpAddr,
     /// The destination is an address of this host.
     pub local: bool,
+    /// What a packet may have on the whole way, where the kernel knows it: from ICMP, or since the route says so.
+    pub mtu: Option<u32>,
 }
 
 /// A connection to rtnetlink in the network namespace of the thread that opened it.
@@ -54,6 +64,7 @@ pub struct Netlink {
     recent_links: Recent<Link>,
     /// Devices that take redirected frames.
     recent_takers: Recent<()>,
+    narrow: Narrow,
 }
 
 /// What was said of interfaces, by index, and when.
@@ -71,6 +82,26 @@ impl<T: Clone> Recent<T> {
     }
 }
 
+/// Peers behind narrow paths.
+#[derive(Default)]
+struct Narrow(HashMap<IpAddr, (Instant, u32)>);
+
+impl Narrow {
+    fn tell(&mut self, peer: IpAddr, mtu: u32, usual: u32, now: Instant) -> Option<u32> {
+        if mtu < usual {
+            if self.0.len() >= MOST_NARROW {
+                self.0.retain(|_, (at, _)| now.duration_since(*at) < REMEMBERED);
+            }
+            if self.0.len() < MOST_NARROW {
+                self.0.insert(peer, (now, mtu));
+            }
+            return Some(mtu);
+        }
+        let known = self.0.get(&peer).filter(|(at, _)| now.duration_since(*at) < REMEMBERED);
+        known.map(|(_, mtu)| *mtu)
+    }
+}
+
 impl Netlink {
     /// # Errors
     /// What `socket`, `bind` or `connect` say.
@@ -85,6 +116,7 @@ impl Netlink {
             conntrack: Conntrack::default(),
             recent_links: Recent::default(),
             recent_takers: Recent::default(),
+            narrow: Narrow::default(),
         })
     }
 
@@ -192,9 +224,33 @@ impl Netlink {
         }
     }
 
+    /// What a packet to this peer may have, if that is less than `usual`: as a route says it now, or one has said within
+    /// the last hour. The kernel forgets what ICMP has told after ten minutes, whether or not it is still true.
+    pub(super) fn narrow(&mut self, peer: IpAddr, mtu: u32, usual: u32) -> Option<u32> {
+        self.narrow.tell(peer, mtu, usual, Instant::now())
+    }
+
     /// What a peer sees us as, where this host translates its packets.
     pub fn translated(&mut self, transport: Transport) -> Option<SocketAddr> {
         self.conntrack.translated(transport)
+    }
+
+    /// Queueing disciplines by the index of their interface and kind (`fq_codel`, `tbf`, `clsact`, …), those within
+    /// others too.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn qdiscs(&mut self) -> io::Result<Vec<(u32, String)>> {
+        let answers = self.request(Message::GetQueueDiscipline(TcMessage::default()), NLM_F_DUMP)?;
+        let qdisc = |answer| {
+            let Message::NewQueueDiscipline(message) = answer else { return None };
+            let kind = message.attributes.into_iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            });
+            Some((u32::try_from(message.header.index).ok()?, kind?))
+        };
+        Ok(answers.into_iter().filter_map(qdisc).collect())
     }
 
     /// Every address of this host with the index of its interface.
@@ -220,7 +276,7 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// Interfaces of the default routes of the main table, IPv4 first.
+    /// Interfaces of the default routes of all tables, IPv4 first.
     ///
     /// # Errors
     /// What the kernel says.
@@ -233,7 +289,7 @@ impl Netlink {
                 let Message::NewRoute(route) = answer else { continue };
                 let header = &route.header;
                 if header.destination_prefix_length != 0
-                    || header.table != RouteHeader::RT_TABLE_MAIN
+                    || header.table == LOCAL_TABLE
                     || header.kind != RouteType::Unicast
                 {
                     continue;
@@ -337,10 +393,17 @@ fn neighbour_message(ifindex: u32, address: IpAddr) -> NeighbourMessage {
 }
 
 fn as_route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
-    let mut route = Route { ifindex: 0, next_hop: destination, local: message.header.kind == RouteType::Local };
+    let mut route =
+        Route { ifindex: 0, next_hop: destination, local: message.header.kind == RouteType::Local, mtu: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.ifindex = *index,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.next_hop = (*address).into(),
             RouteAttribute::Gateway(RouteAddress::Inet6(address)) => route.next_hop = (*address).into(),
             RouteAttribute::Via(RouteVia::Inet(address)) => route.next_hop = (*address).into(),
@@ -354,6 +417,20 @@ fn as_route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrow_paths_are_remembered_for_an_hour() {
+        let (mut narrow, now) = (Narrow::default(), Instant::now());
+        let peer: IpAddr = "192.0.2.7".parse().expect("an address");
+        assert_eq!(narrow.tell(peer, 1500, 1400, now), None);
+        assert_eq!(narrow.tell(peer, 900, 1400, now), Some(900));
+        assert_eq!(narrow.tell(peer, 1500, 1400, now + REMEMBERED / 2), Some(900));
+        assert_eq!(narrow.tell(peer, 1500, 1400, now + REMEMBERED), None);
+        for number in 0..2 * MOST_NARROW as u32 {
+            narrow.tell(IpAddr::from(number.to_be_bytes()), 900, 1400, now);
+        }
+        assert!(narrow.0.len() <= MOST_NARROW);
+    }
 
     #[test]
     fn the_loopback_answers() -> io::Result<()> {

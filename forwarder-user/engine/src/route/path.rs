@@ -11,6 +11,9 @@ use forwarder_common::maps::{Path, USUAL_MTU, xdp_mode};
 use super::{link::Link, netlink::Netlink};
 use crate::Transport;
 
+/// What IP packets with media have at most, of nearly every peer: 1,200 to 1,300 bytes of RTP, tag and headers.
+const USUAL_PACKET: u32 = 1400;
+
 /// An interface that carries our program.
 #[derive(Clone, Debug)]
 pub struct Attached {
@@ -79,6 +82,13 @@ pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> R
     }
     if let Some(seen) = netlink.translated(transport) {
         return Err(format!("this host translates its packets (NAT): it sees {seen}, and XDP goes past that rule"));
+    }
+    let mtu = route.mtu.unwrap_or(link.mtu).min(link.mtu);
+    if let Some(mtu) = netlink.narrow(canonical(transport.peer).ip(), mtu, USUAL_PACKET) {
+        return Err(format!(
+            "the path to it takes packets of {mtu} bytes at most (path MTU), and XDP cannot divide what is larger: \
+             sockets send that in fragments"
+        ));
     }
     let (egress, vlan) = device(&link, devices)?;
     takes_copies(netlink, devices, (egress, &link.name))?;

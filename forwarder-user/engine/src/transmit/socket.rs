@@ -7,7 +7,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 
 use super::{Destination, Sent, Transmitter};
-use crate::io::MediaSockets;
+use crate::io::{self, MediaSockets};
 
 /// Messages that are collected, and that one system call sends.
 const MESSAGES: usize = 256;
@@ -70,7 +70,7 @@ impl SocketTransmitter {
         while self.states.len() <= socket {
             let one = self.sockets.get(self.states.len(), self.thread);
             let Some(one) = one else { return };
-            self.states.push(UdpSocketState::new(UdpSockRef::from(one)).ok());
+            self.states.push(io::state(one).ok());
         }
     }
 
@@ -108,7 +108,8 @@ impl SocketTransmitter {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 self.sent.dropped += message.segments() as u64;
             }
-            // The device or the path takes no segments; quinn-udp remembers it.
+            // The device takes no segments, which quinn-udp remembers; or the path to this peer takes none of this length,
+            // and single packets may be divided on their way.
             Err(_) => return false,
         }
         true

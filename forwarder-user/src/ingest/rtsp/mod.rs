@@ -1,11 +1,13 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera, `setup` asks
 //! for its tracks, `credentials` answers its challenges, `redirect` says where it may send us; `push` is the server for
-//! those that publish here, `play` for those that play; `track` takes the media out of either's connection.
+//! those that publish here, `play` for those that play; `track` takes the media out of either's connection; `outside` is
+//! for `tests/fuzz`.
 
 pub(super) mod client;
 pub(super) mod connection;
 mod credentials;
 mod dial;
+pub mod outside;
 mod play;
 pub(super) mod push;
 pub(super) mod redirect;

@@ -7,6 +7,7 @@ use super::Task;
 use super::arrivals::Reports;
 use super::learn::SEARCHES_PER_SECOND;
 use crate::stream::What;
+use crate::stream::allowance::Allowance;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
@@ -58,6 +59,7 @@ impl Task {
             next_report: now + self.config.report_interval,
             next_remb: now,
             estimate: Estimate::new(self.config.remb_start),
+            allowance: Allowance::default(),
             strays: Budget::new(now, STRAYS_PER_SECOND),
             transport: session.has_transport_feedback().then(|| Reports::new(now)),
             unknown: Unknown::new(now),

@@ -51,6 +51,10 @@ impl Task {
             self.counters.rtp_auth_failed += 1;
             return;
         };
+        if media.allowance.is_spent(now) {
+            self.counters.publisher_too_fast += 1;
+            return;
+        }
         let Tracks::Publisher(tracks) = &session.tracks else { return };
         let unseen = |track: &PublisherTrack| track.source.is_none() && track.ssrc() == Some(header.ssrc());
         let admitted = match tracks.iter().any(unseen) {
@@ -161,7 +165,7 @@ impl Task {
 
     /// Takes a track's SSRC out of the engine, to be learnt again from its next packet: see `engine/auto/divert.rs` for
     /// why nothing is forwarded twice. `false`: it has none.
-    fn learn_anew(&mut self, key: Key, track: usize) -> bool {
+    pub(super) fn learn_anew(&mut self, key: Key, track: usize) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
         let stream = session.stream.clone();
         let Some(source) = session.publisher_tracks().get(track).and_then(|track| track.source.as_ref()) else {
@@ -232,6 +236,7 @@ impl Task {
                     repairs: None,
                     passed_up: 0,
                     strays: Strays::default(),
+                    charged: 0,
                     reception: ReceptionHistory::default(),
                     gaps: None,
                     others: Others::default(),

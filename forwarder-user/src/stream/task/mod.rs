@@ -12,11 +12,13 @@
 //! | `feedback` | RTCP |
 //! | `arrivals` | which packets of publishers have come and when, told to them |
 //! | `asking` | what publishers' packets lack, asked for |
+//! | `allowance` | publishers that send more than they may |
 //! | `silence` | who is connected while nothing arrives |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 //! | `view` | one session, for whoever has it |
 
+mod allowance;
 pub(in crate::stream) mod arrivals;
 mod asking;
 mod attach;
@@ -142,6 +144,11 @@ impl Task {
         })
     }
 
+    #[cfg(test)]
+    pub(in crate::stream) fn config(&self) -> &StreamConfig {
+        &self.config
+    }
+
     pub(in crate::stream) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -250,6 +257,7 @@ impl Task {
         }
         self.look_whether_back(key);
         self.look_at_layers_in_time(key, now);
+        self.charge(key, now);
         self.look_for_silence(key, now);
         self.look_for_other_types(key, now);
         self.report_arrivals(key, now);

@@ -18,6 +18,9 @@ const SILENT_PUBLISHER: &str = "connected, and for 5 s no media of it has arrive
                                 (rtp_other_payload_type, rtp_auth_failed)";
 const LEFT_OUT: &str = "connected, and for 5 s nothing was sent to it though its publisher sends: see the drops by reason \
                         (penstock_drops_total, penstock sessions)";
+/// Of a publisher that sends more than it may.
+pub(super) const TOO_FAST: &str = "it sends more than `limits.publisher_max_kbps` allows: not passed on for as long as \
+                                   the excess takes";
 pub(super) const UNHEARD: &str = "copies leave for it, and its receiver reports tell of none: a firewall, a translation of addresses \
                        (NAT) on this host, or a path that is too narrow for its packets (MTU) is in the way";
 
@@ -69,13 +72,21 @@ impl Task {
         let Some(connected) = session.media.as_ref().map(|media| media.connected + session.stood_still) else { return };
         session.silence.looked = Some(now);
         let silent = session.silence.count(packets, connected, now);
+        let is_muted = session.media.as_ref().is_some_and(|media| media.allowance.is_spent(now));
         let warning = match session.role {
+            Role::Publisher if is_muted => Some(TOO_FAST),
             Role::Publisher => (silent >= PATIENCE).then_some(SILENT_PUBLISHER),
             Role::Subscriber if silent >= PATIENCE => sends.then_some(LEFT_OUT),
             Role::Subscriber => is_unheard(session, now).then_some(UNHEARD),
         };
         session.silence.warning = warning;
-        let Some(warning) = warning.filter(|_| !std::mem::replace(&mut session.silence.told, true)) else { return };
+        // Whoever mutes says so.
+        let Some(warning) = warning
+            .filter(|warning| *warning != TOO_FAST)
+            .filter(|_| !std::mem::replace(&mut session.silence.told, true))
+        else {
+            return;
+        };
         match session.role {
             Role::Publisher => self.counters.silent_publishers += 1,
             Role::Subscriber => self.counters.silent_viewers += 1,

@@ -166,6 +166,7 @@ impl Task {
                 repairs: None,
                 passed_up: 0,
                 strays: Strays::default(),
+                charged: 0,
                 reception: ReceptionHistory::default(),
                 gaps: None,
                 others: Others::default(),

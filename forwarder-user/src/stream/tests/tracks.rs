@@ -253,6 +253,26 @@ async fn former_ssrcs_are_remembered_by_their_highest_accepted_index() {
     assert!(lab.task.sessions.get(publisher.key).is_none(), "nobody changes its SSRC so often");
 }
 
+/// What it has sent too much is made up for by silence, and then the same SSRC goes on.
+#[tokio::test]
+async fn a_publisher_that_sends_too_much_is_not_passed_on_for_a_while() {
+    let (mut lab, publisher) = lab_with_a_track().await;
+    let most = lab.task.config().publisher_max / 8;
+    // Within a second's worth.
+    lab.engine.state().publisher_stats.octets = most / 2;
+    lab.pass(SECOND);
+    assert_eq!((lab.counters()["publishers_muted"].as_u64(), lab.engine.state().publisher_tracks.len()), (Some(0), 1));
+    lab.engine.state().publisher_stats.octets += 5 * most;
+    lab.pass(SECOND);
+    assert_eq!((lab.counters()["publishers_muted"].as_u64(), lab.engine.state().publisher_tracks.len()), (Some(1), 0));
+    lab.rtp(&publisher, VP8, 2, 101, 0);
+    assert_eq!((&lab.counters()["publisher_too_fast"], &lab.counters()["ssrcs_learnt"]), (&1.into(), &1.into()));
+    lab.engine.state().publisher_stats.octets = 0;
+    lab.pass(5 * SECOND);
+    lab.rtp(&publisher, VP8, 2, 102, 0);
+    assert_eq!((&lab.counters()["ssrcs_learnt"], lab.engine.state().publisher_tracks.len()), (&2.into(), 1));
+}
+
 /// A publisher that finds no room is told, once, instead of staying connected without media.
 #[tokio::test]
 async fn a_publisher_without_room_for_its_track_is_closed() {

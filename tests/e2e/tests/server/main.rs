@@ -20,6 +20,7 @@ mod publisher;
 mod recipes;
 mod refusal;
 mod reload;
+mod rights;
 mod rtcp;
 mod rtsp_play;
 mod verify;

@@ -50,6 +50,11 @@ const LEAST_SHARE: usize = 64;
 /// For the control task's word.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// See [`outside`](super::outside).
+pub(super) fn is_admitted(password: &config::Secret, uri: &str, authorization: &str) -> bool {
+    Door::new().credentials("ANNOUNCE", uri, authorization).is_token(password)
+}
+
 /// What the server has done, by name. Written by its thread, read by the control task.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
