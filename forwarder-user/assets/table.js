@@ -44,8 +44,9 @@ export function rows(stats) {
 
 /** What of a publisher arrives at the server, of `api/v1/own-session/…`. */
 export function arrivals({ tracks = [], warning } = {}) {
-  const all = tracks.flatMap(({ kind, bitrate, loss, lost, rtt_ms: rtt }) => {
-    const Kind = kind === "video" ? "Video" : "Audio";
+  const all = tracks.flatMap(({ kind, layer, bitrate, loss, lost, rtt_ms: rtt }) => {
+    // Of a picture in several sizes, each has its name.
+    const Kind = (kind === "video" ? "Video" : "Audio") + (layer?.name ? ` (${layer.name})` : "");
     return [
       [`${Kind} at the server`, bitrate && kbps(bitrate / 1000)],
       [`${Kind} lost on the way`, Number.isInteger(lost) ? `${lost} (${(100 * loss).toFixed(1)} %)` : ""],
