@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use forwarder_common::{
     ExtendedSeq, SessionKey,
-    keystream::{Entry, FAST_BLOCKS, FAST_PAYLOAD},
+    keystream::{Entry, FAST_BLOCKS},
+    maps::MAX_PAYLOAD,
 };
 use penstock_engine::kernel::keystream::{
     Job, Key as ProducerKey,
@@ -31,8 +32,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Longest payload that it serves.
-    pub const LONGEST: usize = FAST_PAYLOAD;
+    /// Longest payload that it serves and that viewers by IPv6 can have, too.
+    pub const LONGEST: usize = MAX_PAYLOAD - 20;
 
     /// A ring without keystream, for a track with this key and SSRC.
     ///

@@ -174,13 +174,14 @@ fn longer_payloads_underrun_until_the_producer_has_seen_one() -> Result<()> {
 /// has more than an even share.
 #[test]
 fn rings_shrink_for_those_who_come_later() -> Result<()> {
-    const MEMORY: u64 = 300 * 1664;
+    const ENTRY: u64 = size_of::<forwarder_common::keystream::Entry>() as u64;
+    const MEMORY: u64 = 300 * ENTRY;
     let mut bench = Bench::new(Some(Settings { memory: MEMORY, fixed_entries: None }), 16)?;
     let give_up = Instant::now() + PATIENCE;
     loop {
         let [rings, memory] = ["keystream_rings", "keystream_memory_bytes"].map(|name| bench.server.counter(name));
         ensure!(memory <= MEMORY, "{memory} of {MEMORY} bytes");
-        if rings == u64::from(VIEWERS) + 1 && memory <= 7 * 32 * 1664 {
+        if rings == u64::from(VIEWERS) + 1 && memory <= 7 * 32 * ENTRY {
             break;
         }
         ensure!(Instant::now() < give_up, "{rings} rings, {memory} bytes");

@@ -313,10 +313,8 @@ impl Task {
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
         }
-        if let Some(without) = &without {
-            self.counters.viewers_without_a_kind += 1;
-            tracing::warn!(session = name, stream, "the viewer gets {without}");
-        }
+        self.counters.viewers_without_a_kind += u64::from(without.is_some());
+        without.iter().for_each(|without| tracing::warn!(session = name, stream, "the viewer gets {without}"));
         let opened = What::SessionOpened { session: name.clone(), role, by: visitor.grant.by.to_string() };
         self.notices.tell(&stream, opened);
         let session = Session {

@@ -2,6 +2,7 @@
 
 mod client;
 mod fake_engine;
+mod formats;
 mod lab;
 mod layers;
 mod limits;

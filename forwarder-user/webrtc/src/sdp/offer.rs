@@ -53,7 +53,7 @@ pub struct Section {
     pub kind: Option<Kind>,
     /// First words of the `m=` line: media, port, protocol, the first format.
     pub media: String,
-    /// Only `UDP/TLS/RTP/SAVPF` is usable (RFC 5764 §8).
+    /// Usable are those that mean DTLS-SRTP where there is a fingerprint (RFC 9429 §5.1.2).
     pub protocol: String,
     /// Repeated where the section is refused.
     pub first_format: String,

@@ -73,7 +73,7 @@ pub fn direct(media: &Media) -> Vec<(Counter, u64)> {
 /// both sides; bytes behind the packet.
 #[test]
 fn every_length() -> Result<()> {
-    let lengths = |step| (0..=Ring::LONGEST + 1).step_by(step).chain([15, 16, 17, 63, 64, 65, 1247, 1248, 1249]);
+    let lengths = |step| (0..=Ring::LONGEST).step_by(step).chain([15, 16, 17, 63, 64, 65, 1247, 1248, 1249]);
     let runs = [(0, 0, 1), (1, 1, 1), (2, 1, 7), (3, 0, 7), (5, 1, 7), (8, 0, 7)];
     for (number, publisher, step) in runs {
         on_wire(XdpMode::Driver, 1, |wire| {
