@@ -244,8 +244,8 @@ fn rtpmap<'a>(media: &Section<'a>, payload_type: u8) -> Option<&'a str> {
 
 /// A payload type as viewers see it, and its parameter sets. `Err`: why browsers do not play it.
 fn format(media: &Section<'_>, payload_type: u8) -> Result<(Format, Vec<Vec<u8>>), String> {
-    let rtpmap = rtpmap(media, payload_type)
-        .ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
+    let rtpmap =
+        rtpmap(media, payload_type).ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
     let mut parts = rtpmap.split('/').map(str::trim);
     let name = parts.next().unwrap_or_default();
     let (rate, channels) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

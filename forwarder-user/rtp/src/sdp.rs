@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_left() {
-        let many = format!("m=audio 0 RTP/AVP 0\n{}{}", "a=x\n".repeat(10_000), "m=video 0 RTP/AVP 96\n".repeat(10_000));
+        let many =
+            format!("m=audio 0 RTP/AVP 0\n{}{}", "a=x\n".repeat(10_000), "m=video 0 RTP/AVP 96\n".repeat(10_000));
         let sdp = Sdp::parse(&many);
         assert_eq!((sdp.media.len(), sdp.media[0].all("x").count()), (MAX_SECTIONS, MAX_ATTRIBUTES));
         let long = format!("a=x:{}\nm=audio 0 RTP/AVP 0", "y".repeat(20_000));

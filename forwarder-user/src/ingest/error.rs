@@ -19,7 +19,9 @@ pub(super) enum SourceError {
     Unauthorized,
     #[error("the camera asks for a user and password (401), and `source` has none")]
     CredentialsMissing,
-    #[error("the camera asks for a password (401), and in no way that is understood: Basic or Digest with MD5 or SHA-256")]
+    #[error(
+        "the camera asks for a password (401), and in no way that is understood: Basic or Digest with MD5 or SHA-256"
+    )]
     UnknownChallenge,
     /// Not a failure: somebody goes there.
     #[error("the camera sends us on too often")]
@@ -142,7 +144,9 @@ impl SourceError {
             Self::NoUrl => "give the stream a `source`",
             Self::Closed => "the camera hangs up: look at how many viewers it takes, and restart it",
             Self::Timeout(_) => "the camera does not answer: restart it, and check that the port is that of RTSP",
-            Self::Stalled { why: Some(_), .. } => "what comes is of no use: the reason is above; see the camera's settings",
+            Self::Stalled { why: Some(_), .. } => {
+                "what comes is of no use: the reason is above; see the camera's settings"
+            }
             Self::Stalled { why: None, .. } => {
                 "nothing comes: set `transport` to the other one of \"tcp\" and \"udp\", and check the firewall"
             }

@@ -116,7 +116,11 @@ impl Source {
             match self.converse(to).await {
                 Err(SourceError::Moved(next)) if followed < redirect::MOST => {
                     followed += 1;
-                    tracing::info!(stream = self.media.name, source = self.media.origin, "the camera sends us to {next}");
+                    tracing::info!(
+                        stream = self.media.name,
+                        source = self.media.origin,
+                        "the camera sends us to {next}"
+                    );
                     to = *next;
                 }
                 ended => return ended,

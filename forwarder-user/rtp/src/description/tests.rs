@@ -11,8 +11,7 @@ fn parse(media: &str) -> Result<Description, DescriptionError> {
 /// Codec names and controls of what is taken, from a server's whole description.
 fn taken(text: impl AsRef<[u8]>) -> Vec<(&'static str, String)> {
     let description = Description::parse(text.as_ref(), Writer::Server);
-    let description =
-        description.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(text.as_ref())));
+    let description = description.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(text.as_ref())));
     description.tracks.into_iter().map(|track| (track.format.codec.name(), track.control)).collect()
 }
 
@@ -103,7 +102,8 @@ fn what_is_not_needed_may_be_anything() {
         "v=2\r\nq\r\n=\r\na=\r\na=:\r\nm\r\n",
     ] {
         assert_eq!(taken(format!("{head}{video}")), [("H264", "trackID=1".to_owned())], "{head}");
-        let other_ends = [format!("{head}{video}").replace("\r\n", "\n"), format!("{head}{video}").replace("\r\n", "\r")];
+        let other_ends =
+            [format!("{head}{video}").replace("\r\n", "\n"), format!("{head}{video}").replace("\r\n", "\r")];
         for text in other_ends {
             assert_eq!(taken(&text).len(), 1, "{text:?}");
         }
@@ -145,7 +145,8 @@ fn rtpmaps_as_the_field_has_them() {
 /// `m=video 0 RTP/AVP 26 97` with H.264 second; gortsplib#479 (a backchannel of twenty formats).
 #[test]
 fn the_first_format_that_browsers_play() {
-    let description = parse("m=video 0 RTP/AVP 26 97\r\na=rtpmap:97 H264/90000\r\na=fmtp:97 profile-level-id=zz\r\n").unwrap();
+    let description =
+        parse("m=video 0 RTP/AVP 26 97\r\na=rtpmap:97 H264/90000\r\na=fmtp:97 profile-level-id=zz\r\n").unwrap();
     let track = &description.tracks[0];
     assert_eq!((track.payload_type, track.format.fmtp.as_str()), (97, "packetization-mode=1;profile-level-id=42e01f"));
     let audio = parse("m=audio 0 RTP/AVP 97 8\r\na=rtpmap:97 MPEG4-GENERIC/16000\r\n").unwrap();
@@ -176,7 +177,13 @@ fn parameter_sets_as_the_field_has_them() {
         assert_eq!(sets(&fmtp), (2, true), "{fmtp}");
     }
     assert_eq!(sets("a=fmtp:96 sprop-parameter-sets=Z2QAH6w="), (1, true));
-    for fmtp in ["a=fmtp:96 sprop-parameter-sets=", "a=fmtp:96 sprop-parameter-sets=,,", "a=fmtp:96", "a=fmtp:", "a=fmtp:97 x=1"] {
+    for fmtp in [
+        "a=fmtp:96 sprop-parameter-sets=",
+        "a=fmtp:96 sprop-parameter-sets=,,",
+        "a=fmtp:96",
+        "a=fmtp:",
+        "a=fmtp:97 x=1",
+    ] {
         assert_eq!(sets(fmtp), (0, false), "{fmtp}");
     }
 }
@@ -209,14 +216,23 @@ fn secure_rtp_is_described_with_its_keys() {
     let text = "v=0\na=key-mgmt:mikey AQAFAA==\nm=video 0 RTP/SAVP 96\na=rtpmap:96 H264/90000\n\
                 m=audio 0 RTP/SAVPF 8\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:abc\na=key-mgmt:mikey BBBB\n";
     let description = Description::parse(text.as_bytes(), Writer::Server).unwrap();
-    let [Some(video), Some(audio)] = [0, 1].map(|at| description.tracks[at].security.as_ref()) else { panic!("{description:?}") };
-    assert_eq!((video.protocol.as_str(), &video.key_mgmt[..], video.crypto.len()), ("RTP/SAVP", &["mikey AQAFAA==".to_owned()][..], 0));
-    assert_eq!((&audio.key_mgmt[..], &audio.crypto[..]), (&["mikey BBBB".to_owned()][..], &["1 AES_CM_128_HMAC_SHA1_80 inline:abc".to_owned()][..]));
+    let [Some(video), Some(audio)] = [0, 1].map(|at| description.tracks[at].security.as_ref()) else {
+        panic!("{description:?}")
+    };
+    assert_eq!(
+        (video.protocol.as_str(), &video.key_mgmt[..], video.crypto.len()),
+        ("RTP/SAVP", &["mikey AQAFAA==".to_owned()][..], 0)
+    );
+    assert_eq!(
+        (&audio.key_mgmt[..], &audio.crypto[..]),
+        (&["mikey BBBB".to_owned()][..], &["1 AES_CM_128_HMAC_SHA1_80 inline:abc".to_owned()][..])
+    );
 }
 
 #[test]
 fn a_track_may_be_left_out_later() {
-    let mut description = parse("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\na=control:v\nm=audio 0 RTP/AVP 8\n").unwrap();
+    let mut description =
+        parse("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\na=control:v\nm=audio 0 RTP/AVP 8\n").unwrap();
     description.leave_out(0, "its SETUP was refused: 404");
     assert_eq!(description.left_out, ["H264: its SETUP was refused: 404"]);
     assert_eq!((description.tracks.len(), description.left_out_controls.as_slice()), (1, &["v".to_owned()][..]));

@@ -11,7 +11,18 @@ pub struct Challenge {
 
 /// Parameters of Digest. What stands before `=` elsewhere may be a part of a name.
 const NAMES: [&str; 13] = [
-    "realm", "nonce", "opaque", "algorithm", "qop", "stale", "domain", "uri", "response", "username", "cnonce", "nc",
+    "realm",
+    "nonce",
+    "opaque",
+    "algorithm",
+    "qop",
+    "stale",
+    "domain",
+    "uri",
+    "response",
+    "username",
+    "cnonce",
+    "nc",
     "charset",
 ];
 const SCHEMES: [&str; 4] = ["digest", "basic", "bearer", "negotiate"];
@@ -162,7 +173,10 @@ mod tests {
         ] {
             one(field, &[("realm", "IP Camera"), ("nonce", "abc"), ("algorithm", "MD5")]);
         }
-        one(r#"Digest realm="a \"b\" \c", qop="auth,auth-int", stale=TRUE"#, &[("realm", "a \"b\" \\c"), ("qop", "auth,auth-int")]);
+        one(
+            r#"Digest realm="a \"b\" \c", qop="auth,auth-int", stale=TRUE"#,
+            &[("realm", "a \"b\" \\c"), ("qop", "auth,auth-int")],
+        );
         assert!(Challenge::parse(b"Digest nonce=\"x\", stale=TRUE")[0].is_stale());
     }
 

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again_and_has_no_lines_of_others() {
-        let mut sent = Message::request("SETUP", "rtsp://h/x\r\nEvil: 1").with("CSeq", "7").with("Session", "a\r\nB: c");
+        let mut sent =
+            Message::request("SETUP", "rtsp://h/x\r\nEvil: 1").with("CSeq", "7").with("Session", "a\r\nB: c");
         sent.body = b"abc".to_vec();
         let bytes = sent.to_bytes();
         let head = bytes.strip_suffix(b"abc").unwrap();

@@ -96,7 +96,9 @@ mod tests {
     #[test]
     fn alternatives_come_in_order() {
         let lowers: Vec<Lower> =
-            Transport::parse("RTP/AVP;multicast, RAW/RAW/UDP, rtp/avp;client_port=7-8,RTP/AVP/TCP,").map(|one| one.lower).collect();
+            Transport::parse("RTP/AVP;multicast, RAW/RAW/UDP, rtp/avp;client_port=7-8,RTP/AVP/TCP,")
+                .map(|one| one.lower)
+                .collect();
         assert_eq!(lowers, [Lower::Multicast, Lower::Udp, Lower::Tcp]);
         assert_eq!(Transport::parse("").count(), 0);
     }

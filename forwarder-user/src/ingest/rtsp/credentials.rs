@@ -70,7 +70,8 @@ impl Answerer {
         };
         let mut value = b"Digest ".to_vec();
         quote(&mut value, "username", user.as_bytes());
-        for (name, text) in [("realm", realm), ("nonce", nonce), ("uri", uri.as_bytes()), ("response", response.as_bytes())]
+        for (name, text) in
+            [("realm", realm), ("nonce", nonce), ("uri", uri.as_bytes()), ("response", response.as_bytes())]
         {
             value.extend_from_slice(b", ");
             quote(&mut value, name, text);
@@ -160,13 +161,18 @@ mod tests {
         let field = r#"Digest realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", opaque="5c""#;
         let answer = answer(&[field], "Mufasa", "CircleOfLife", "GET", "/dir/index.html").unwrap();
         assert_eq!(get(&answer, "response"), "1949323746fe6a43ef61f9606e7febea");
-        assert_eq!((get(&answer, "opaque"), answer.contains("qop"), answer.contains("algorithm")), ("5c", false, false));
+        assert_eq!(
+            (get(&answer, "opaque"), answer.contains("qop"), answer.contains("algorithm")),
+            ("5c", false, false)
+        );
     }
 
     /// Another implementation, which knows our `cnonce`, comes to the same.
     #[test]
     fn with_qop_and_other_hashes() {
-        for (algorithm, hash) in [("MD5", Algorithm::Md5), ("SHA-256", Algorithm::Sha256), ("sha256", Algorithm::Sha256)] {
+        for (algorithm, hash) in
+            [("MD5", Algorithm::Md5), ("SHA-256", Algorithm::Sha256), ("sha256", Algorithm::Sha256)]
+        {
             let field = format!("Digest realm=\"r\", nonce=\"n\", qop=\"auth,auth-int\", algorithm={algorithm}");
             let answer = answer(&[&field], "me", "pw", "PLAY", "rtsp://h/").unwrap();
             let (secret, request) = (hash.hex(b"me:r:pw").unwrap(), hash.hex(b"PLAY:rtsp://h/").unwrap());
@@ -186,7 +192,9 @@ mod tests {
         ] {
             assert!(answer(fields, "me", "pw", "PLAY", "*").unwrap().starts_with("Digest "), "{fields:?}");
         }
-        for fields in [&["Basic"][..], &["Basic realm=a b"], &["Digest \u{1}", "Basic realm=\"\u{e9}\""], &["\t basic\t"]] {
+        for fields in
+            [&["Basic"][..], &["Basic realm=a b"], &["Digest \u{1}", "Basic realm=\"\u{e9}\""], &["\t basic\t"]]
+        {
             assert_eq!(answer(fields, "me", "p:w", "PLAY", "*").as_deref(), Some("Basic bWU6cDp3"), "{fields:?}");
         }
         for fields in [&[][..], &["Bearer x"], &["Digest realm=\"r\""], &["\u{fffd}"]] {
@@ -201,7 +209,8 @@ mod tests {
         let value = answerer.answer("me", &Secret::new("pw"), "PLAY", "*").unwrap();
         let realm = b"realm=\"\xc9\xe3 \\\"q\\\"\"";
         assert!(value.windows(realm.len()).any(|window| window == realm));
-        let mut session = Answerer::choose([&b"Digest realm=r, nonce=n, algorithm=MD5-sess, qop=auth"[..]].into_iter()).unwrap();
+        let mut session =
+            Answerer::choose([&b"Digest realm=r, nonce=n, algorithm=MD5-sess, qop=auth"[..]].into_iter()).unwrap();
         let first = session.answer("me", &Secret::new("pw"), "PLAY", "*").unwrap();
         let second = session.answer("me", &Secret::new("pw"), "PLAY", "*").unwrap();
         assert!(String::from_utf8_lossy(&first).contains("nc=00000001"));

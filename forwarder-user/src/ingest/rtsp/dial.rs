@@ -37,7 +37,8 @@ pub(super) async fn dial(source: &config::Stream, to: &Destination) -> Result<Di
     let mut connected = Err(unreachable(io::Error::from(io::ErrorKind::AddrNotAvailable)));
     for address in addresses {
         if !to.admits(address.ip()) {
-            connected = Err(SourceError::Redirect(format!("{} is an address of this machine or of none", address.ip())));
+            connected =
+                Err(SourceError::Redirect(format!("{} is an address of this machine or of none", address.ip())));
             continue;
         }
         let tried = timeout(PATIENCE, TcpStream::connect(address)).await;

@@ -1,11 +1,12 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera, `setup` asks
-//! for its tracks, `credentials` answers its challenges, `redirect` says where it may send us; `push` is the server for
+//! for its tracks, `playing` is what follows, `credentials` answers its challenges, `redirect` says where it may send us; `push` is the server for
 //! those that publish here; `track` takes the media out of either's connection.
 
 pub(super) mod client;
 pub(super) mod connection;
 mod credentials;
 mod dial;
+mod playing;
 pub(super) mod push;
 pub(super) mod redirect;
 mod setup;

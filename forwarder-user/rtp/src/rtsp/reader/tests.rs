@@ -50,7 +50,8 @@ fn the_same_comes_out_however_the_bytes_are_cut() {
     let open = b"RTSP/1.0 200 OK\r\nContent-Type: application/sdp\r\n\r\nv=0\r\nm=audio 0 RTP/AVP 0\r\n";
     let stray = [0xff, 0, b'$', 9, b'R', b'T', 1];
     let stream =
-        [&message[..], &frame(1, 3), answer, &frame(0, 900), &stray, &frame(0, 20), open, message, &frame(3, 0)].concat();
+        [&message[..], &frame(1, 3), answer, &frame(0, 900), &stray, &frame(0, 20), open, message, &frame(3, 0)]
+            .concat();
     let expected = ["OPTIONS * 5", "1:3", "200 3", "0:900", "0:20", "200 26", "OPTIONS * 5", "3:0"];
     let mut seed = 11;
     for most in [1, 2, 7, 40, 400, 4000] {
@@ -65,7 +66,8 @@ fn the_same_comes_out_however_the_bytes_are_cut() {
 /// gortsplib PR 653: seven bytes between frames; others begin as frames or messages do.
 #[test]
 fn stray_bytes_are_skipped_to_the_next_that_looks_like_something() {
-    for stray in [&b"\x01\x02\x03\x04\x05\x06\x07"[..], b"\x00\x00$\x00\x00", b"\xffRTSP", b"\xffOPTIONS$", b"\xff$$$"] {
+    for stray in [&b"\x01\x02\x03\x04\x05\x06\x07"[..], b"\x00\x00$\x00\x00", b"\xffRTSP", b"\xffOPTIONS$", b"\xff$$$"]
+    {
         let (mut reader, mut taken) = (Reader::default(), vec![]);
         reader.set_channels(4);
         let stream = [&frame(0, 100), stray, &frame(0, 101), b"RTSP/1.0 200 OK\r\n\r\n", &frame(1, 102)].concat();
@@ -97,7 +99,12 @@ fn the_longest_frame_fits() {
 
 #[test]
 fn lengths_as_the_field_has_them() {
-    for length in ["Content-length:3", "CONTENT-LENGTH : 3 ", "Content-Length: 003 bytes", "Content-Length: x\r\ncontent-length: 3"] {
+    for length in [
+        "Content-length:3",
+        "CONTENT-LENGTH : 3 ",
+        "Content-Length: 003 bytes",
+        "Content-Length: x\r\ncontent-length: 3",
+    ] {
         let stream = format!("RTSP/1.0 200 OK\r\n{length}\r\n\r\nabc$\0\0\0");
         assert_eq!(whole(stream.as_bytes()).0, ["200 3", "0:0"], "{length}");
     }
@@ -111,7 +118,8 @@ fn lengths_as_the_field_has_them() {
 #[test]
 fn a_body_without_an_end_ends_when_nothing_comes() {
     for length in ["", "Content-Length: 400\r\n"] {
-        let stream = format!("RTSP/1.0 200 OK\r\nContent-Type: application/sdp\r\n{length}\r\nv=0\r\nm=video 0 RTP/AVP 96");
+        let stream =
+            format!("RTSP/1.0 200 OK\r\nContent-Type: application/sdp\r\n{length}\r\nv=0\r\nm=video 0 RTP/AVP 96");
         let (mut reader, mut taken) = (Reader::default(), vec![]);
         assert_eq!(reader.read(stream.as_bytes(), &mut |incoming| taken.push(told(incoming))), Ok(0));
         assert!(reader.waits_for_body() && taken.is_empty());
@@ -124,6 +132,7 @@ fn a_body_without_an_end_ends_when_nothing_comes() {
 #[test]
 fn another_server_is_named() {
     assert_eq!(whole(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n").2, Err(ReadError::Http));
+    assert_eq!(whole(b"GET / HTTP/1.1\r\n\r\n").2, Err(ReadError::Http));
     let flood = "OPTIONS * RTSP/1.0\r\n\r\n".repeat(1000);
     assert_eq!(whole(flood.as_bytes()).2, Err(ReadError::Flood));
 }

@@ -5,8 +5,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use openssl::hash::{MessageDigest, hash};
 use penstock_rtp::rtsp::{challenge::Challenge, url::Url};
 
-use crate::ingest::rtsp::random_hex;
 use crate::config::Secret;
+use crate::ingest::rtsp::random_hex;
 
 const REALM: &str = "penstock";
 

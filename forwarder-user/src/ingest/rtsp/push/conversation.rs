@@ -180,7 +180,12 @@ impl Conversation<'_> {
     }
 
     /// Fields of the answer.
-    async fn act(&mut self, request: &Message, method: &str, uri: &str) -> Result<Vec<(&'static str, String)>, Refusal> {
+    async fn act(
+        &mut self,
+        request: &Message,
+        method: &str,
+        uri: &str,
+    ) -> Result<Vec<(&'static str, String)>, Refusal> {
         let given = request.get("Session");
         if given.is_some_and(|given| given.split(';').next().unwrap_or_default().trim() != self.session) {
             return Err(Refusal("refused_session", 454, "there is no such session".into()));
@@ -214,6 +219,9 @@ impl Conversation<'_> {
 
     async fn announce(&mut self, request: &Message, uri: &str) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
+        if uri.contains(|letter: char| letter.is_ascii_whitespace()) {
+            return Err(Refusal("garbage", 400, "a URL has no blanks: write %20".into()));
+        }
         self.admit(request, uri)?;
         if self.announced.is_some() {
             return Err(Refusal("refused_state", 455, "a connection publishes one stream".into()));
