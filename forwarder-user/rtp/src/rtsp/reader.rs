@@ -13,7 +13,8 @@ pub const MAX_HEAD: usize = 32 << 10;
 pub const MAX_BODY: usize = 64 << 10;
 /// Messages that one read may bring; clients wait for their answers.
 const MAX_MESSAGES: usize = 64;
-/// Bytes that may be skipped before anything was good.
+/// Bytes that may be skipped before anything was good, and the most that may be at once.
+const FIRST_ALLOWANCE: usize = 4 << 10;
 const ALLOWANCE: usize = 64 << 10;
 /// One byte in so many may be skipped after that.
 const GOOD_FOR_ONE: usize = 8;
@@ -45,7 +46,7 @@ pub enum ReadError {
     #[error("too many messages at once")]
     Flood,
     /// The port is that of another server.
-    #[error("an HTTP server answers: the port is not that of RTSP")]
+    #[error("the other end speaks HTTP: the port is not that of RTSP")]
     Http,
 }
 
@@ -80,7 +81,7 @@ impl Default for Reader {
             line: 0,
             head: None,
             lost: false,
-            allowance: ALLOWANCE,
+            allowance: FIRST_ALLOWANCE,
             good: 0,
             skipped: 0,
             channels: 256,
@@ -213,7 +214,7 @@ impl Reader {
             Some(known) => known,
             None => {
                 let Some(end) = self.head_end(bytes)? else { return Ok(None) };
-                if bytes.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"HTTP/")) {
+                if is_http(&bytes[..end]) {
                     return Err(ReadError::Http);
                 }
                 let known = (end, body_len(&bytes[..end])?);
@@ -275,6 +276,14 @@ impl Reader {
         self.searched = bytes.len();
         if bytes.len() > MAX_HEAD { Err(ReadError::LongHead) } else { Ok(None) }
     }
+}
+
+/// Whether a head is of HTTP, an answer or a request.
+fn is_http(head: &[u8]) -> bool {
+    let line = message::lines(head).next().unwrap_or_default();
+    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let is_version = |word: &[u8]| word.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"HTTP/"));
+    words.clone().next().is_some_and(is_version) || words.next_back().is_some_and(is_version)
 }
 
 /// `None`: it has not come in full.

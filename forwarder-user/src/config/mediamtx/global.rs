@@ -10,12 +10,15 @@ const ABSENT: [(&str, &str, &str); 5] = [
     ("hls", "hls", "there is no HLS: viewers play by WebRTC"),
     ("rtmp", "rtmp", "there is no RTMP: publish by WHIP or RTSP"),
     ("srt", "srt", "there is no SRT: publish by WHIP or RTSP"),
+    ("moq", "moq", "there is no Media over QUIC: publish by WHIP or RTSP, play by WHEP"),
     ("playback", "playback", "nothing is recorded, so there is nothing to play back"),
-    ("rtsp", "rt", "`penstock config import` does not set up an RTSP server: WebRTC is what viewers play by"),
 ];
 
+/// Of these, those that MediaMTX serves unless they are switched off.
+const ON_BY_DEFAULT: [&str; 4] = ["hls", "rtmp", "srt", "moq"];
+
 /// Keys without effect on what viewers see, or of a mechanism that needs no setting here.
-const NEEDLESS: [&str; 22] = [
+const NEEDLESS: [&str; 23] = [
     "logDestinations",
     "logFile",
     "sysLogPrefix",
@@ -36,8 +39,9 @@ const NEEDLESS: [&str; 22] = [
     "webrtcServerKey",
     "webrtcServerCert",
     "webrtcIPsFromInterfaces",
-    "authJWTClaimKey",
-    "authJWTInHTTPQuery",
+    "apiAllowOrigin",
+    "metricsAllowOrigin",
+    "pprofAllowOrigin",
 ];
 
 /// Keys that other files of this folder read.
@@ -45,10 +49,12 @@ const ELSEWHERE: [&str; 4] = ["authMethod", "authInternalUsers", "paths", "pathD
 
 pub(super) fn take(root: &Value, out: &mut Imported) {
     for (key, value) in root.entries() {
-        if !ELSEWHERE.contains(&key.as_str()) && !NEEDLESS.contains(&key.as_str()) {
+        let key = key.as_str();
+        if ![&ELSEWHERE[..], &NEEDLESS, &super::rtsp::KEYS].iter().any(|keys| keys.contains(&key)) {
             one(root, key, value, out);
         }
     }
+    defaults(root, out);
     if root.get("udpReadBufferSize").is_none_or(|size| size.text() == Some("0")) {
         out.note("media.socket_buffer_kb is 4096, where MediaMTX has what the system gives by itself");
     }
@@ -61,16 +67,23 @@ fn one(root: &Value, key: &str, value: &Value, out: &mut Imported) {
             _ => out.leave_out(key, "its levels are error, warn, info and debug"),
         },
         "logStructured" if value.flag() == Some(true) => out.set("log", "format", "json", key),
-        "udpReadBufferSize" | "rtspUDPReadBufferSize" => buffer(key, value, out),
+        "udpReadBufferSize" => buffer(key, value, out),
         "webrtc" if value.is_off() => out.leave_out(key, "WebRTC cannot be switched off: it is all there is"),
         "webrtc" => {}
-        "webrtcAddress" => http_address(key, value, out),
-        "webrtcLocalUDPAddress" => media_address(key, value, out),
-        "webrtcLocalTCPAddress" if !value.is_off() => out.leave_out(key, "media goes by UDP only"),
+        "webrtcDisable" if value.flag() == Some(true) => {
+            out.leave_out(key, "WebRTC cannot be switched off: it is all there is");
+        }
+        // Below, since they count when they are absent as well.
+        "webrtcAddress" | "webrtcLocalUDPAddress" | "webrtcICEUDPMuxAddress" => {}
+        "webrtcLocalTCPAddress" | "webrtcICETCPMuxAddress" if !value.is_off() => {
+            out.leave_out(key, "media goes by UDP only")
+        }
         "webrtcEncryption" if !value.is_off() => {
             out.leave_out(key, "HTTPS is not served: put a TLS proxy in front of http.listen");
         }
-        "webrtcAllowOrigin" | "webrtcAllowOrigins" => origins(key, value, out),
+        "webrtcAllowOrigin" | "webrtcAllowOrigins" => {}
+        "dumpPackets" if !value.is_off() => out.leave_out(key, "packets are not dumped: use tcpdump"),
+        "rtspDisable" | "rtmpDisable" | "hlsDisable" | "webrtcDisable" => {}
         "webrtcTrustedProxies" if !value.is_off() => {
             out.leave_out(key, "addresses in logs are those of connections; the proxy's log has the clients'");
         }
@@ -126,6 +139,40 @@ fn other(root: &Value, key: &str, value: &Value, out: &mut Imported) {
     }
 }
 
+/// What it means that a key is absent: MediaMTX's own default.
+fn defaults(root: &Value, out: &mut Imported) {
+    listen(root, "webrtcAddress", ":8889", ("http", "listen"), out);
+    let media = ["webrtcLocalUDPAddress", "webrtcICEUDPMuxAddress"];
+    let given = media.into_iter().find_map(|key| Some((key, root.get(key)?)));
+    let absent = Value::Text { text: ":8189".into(), quoted: true };
+    let (key, value) = given.unwrap_or(("MediaMTX's default of webrtcLocalUDPAddress", &absent));
+    media_address(key, value, out);
+    let origins = ["webrtcAllowOrigins", "webrtcAllowOrigin"].into_iter().find_map(|key| Some((key, root.get(key)?)));
+    let absent = Value::Text { text: "*".into(), quoted: true };
+    let (key, value) = origins.unwrap_or(("MediaMTX's default of webrtcAllowOrigins", &absent));
+    self::origins(key, value, out);
+    let silent = ON_BY_DEFAULT.into_iter().filter(|key| root.get(key).is_none());
+    let silent: Vec<&str> = silent.filter(|key| root.get(&format!("{key}Disable")).is_none()).collect();
+    if !silent.is_empty() {
+        out.note(format!(
+            "{}: MediaMTX serves these as well unless they are switched off; here they are not",
+            silent.join(", ")
+        ));
+    }
+}
+
+/// An address to listen on, or the one that MediaMTX has.
+pub(super) fn listen(root: &Value, key: &str, default: &str, ours: (&'static str, &'static str), out: &mut Imported) {
+    let (given, from) = match root.get(key).and_then(Value::text) {
+        Some(given) => (given, key.to_owned()),
+        None => (default, format!("MediaMTX's default of {key}")),
+    };
+    let Some((host, port)) = address(given) else { return out.leave_out(key, "not an address and a port") };
+    let hosts = host.map_or(vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], |host| vec![host]);
+    let listen = hosts.into_iter().map(|host: IpAddr| SocketAddr::new(host, port).to_string().into());
+    out.set(ours.0, ours.1, listen.collect::<Vec<toml::Value>>(), &from);
+}
+
 fn buffer(key: &str, value: &Value, out: &mut Imported) {
     match value.text().map(str::parse::<u64>) {
         None | Some(Ok(0)) => {}
@@ -138,19 +185,10 @@ fn buffer(key: &str, value: &Value, out: &mut Imported) {
     }
 }
 
-fn http_address(key: &str, value: &Value, out: &mut Imported) {
-    let Some((host, port)) = value.text().and_then(address) else {
-        return out.leave_out(key, "not an address and a port");
-    };
-    let hosts = host.map_or(vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], |host| vec![host]);
-    let listen: Vec<toml::Value> =
-        hosts.into_iter().map(|host: IpAddr| SocketAddr::new(host, port).to_string().into()).collect();
-    out.set("http", "listen", listen, key);
-}
-
 fn media_address(key: &str, value: &Value, out: &mut Imported) {
     if value.is_off() {
-        return out.leave_out(key, "media goes by UDP, which cannot be switched off");
+        out.leave_out(key, "media goes by UDP, which cannot be switched off");
+        return out.set("media", "port", 8189, "MediaMTX's default of webrtcLocalUDPAddress");
     }
     match value.text().and_then(address) {
         Some((_, 0)) | None => out.leave_out(key, "not an address and a port"),

@@ -3,13 +3,15 @@
 //! | file | does |
 //! | --- | --- |
 //! | `value` | reads YAML |
-//! | `global` | keys of the server |
+//! | `global` | keys of the server, and what it means when they are absent |
+//! | `rtsp` | its RTSP server |
 //! | `users` | who may publish, play and ask |
 //! | `paths` | streams |
 //! | here | what it becomes |
 
 mod global;
 mod paths;
+mod rtsp;
 mod users;
 mod value;
 
@@ -39,7 +41,7 @@ struct Line {
 }
 
 /// Our sections, in the order in which they are written.
-const SECTIONS: [&str; 7] = ["http", "media", "kernel", "limits", "auth", "log", "debug"];
+const SECTIONS: [&str; 8] = ["http", "media", "kernel", "limits", "rtsp", "auth", "log", "debug"];
 
 impl Imported {
     fn set(&mut self, section: &'static str, key: &'static str, value: impl Into<toml::Value>, from: &str) {
@@ -97,7 +99,7 @@ fn one_line(text: &str) -> String {
 
 /// A dot would begin a table below.
 fn toml_key(name: &str) -> String {
-    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if bare { name.to_owned() } else { format!("\"{name}\"") }
 }
 
@@ -112,6 +114,7 @@ pub fn import(text: &str) -> Result<Imported, String> {
     }
     let mut imported = Imported::default();
     global::take(&root, &mut imported);
+    rtsp::take(&root, &mut imported);
     users::take(&root, &mut imported);
     paths::take(&root, &mut imported);
     // Whatever the other file said, what we write must be a configuration.

@@ -7,7 +7,7 @@ use crate::config::{Config, stream_name_problem};
 const TAKEN: [&str; 5] = ["source", "sourceFingerprint", "sourceOnDemand", "rtspTransport", "sourceProtocol"];
 
 /// Keys with a value that asks for what we do not have: key, the value by default, and the reason.
-const ABSENT: [(&str, &str, &str); 17] = [
+const ABSENT: [(&str, &str, &str); 23] = [
     ("record", "no", "nothing is recorded"),
     ("maxReaders", "0", "the limit is one for all streams: limits.viewers_per_stream"),
     ("fallback", "", "viewers wait until the camera is back"),
@@ -18,7 +18,13 @@ const ABSENT: [(&str, &str, &str); 17] = [
     ("rtspRangeType", "", "cameras play from now on"),
     ("rtspAnyPort", "no", "RTP must come from the ports that the camera names: use TCP"),
     ("sourceAnyPortEnable", "no", "RTP must come from the ports that the camera names: use TCP"),
-    ("overridePublisher", "", "a second publisher is refused while the first is there"),
+    ("rtspScale", "", "cameras play at their own speed"),
+    ("rtspDemuxMpegts", "no", "MPEG-TS is not taken apart"),
+    ("forward", "", "streams are not sent on: ffmpeg or MediaMTX can fetch them"),
+    ("disablePublisherOverride", "no", "a second publisher is always refused"),
+    ("whepBearerToken", "", "streams of other WHEP servers are not fetched"),
+    ("playback", "yes", "nothing is recorded, so there is nothing to play back"),
+    ("overridePublisher", "yes", "a second publisher is refused while the first is there"),
     ("publishUser", "", "a token is for all streams: auth.publish_token"),
     ("readUser", "", "a token is for all streams: auth.play_token"),
     ("publishIPs", "", "addresses do not decide: use the firewall"),
@@ -28,14 +34,17 @@ const ABSENT: [(&str, &str, &str); 17] = [
 ];
 
 /// Beginnings of keys that say how one of those or of the absent sources is done.
-const DETAILS: [&str; 10] = [
+const DETAILS: [&str; 13] = [
     "record",
+    "moqTransport",
+    "mpegts",
     "rpiCamera",
     "whep",
     "srt",
     "alwaysAvailable",
     "rtspRange",
     "rtspUDP",
+    "rtpUDP",
     "runOn",
     "publishPass",
     "readPass",
@@ -57,6 +66,7 @@ pub(super) fn take(root: &Value, out: &mut Imported) {
             Some(source) => camera(name, source, &find, out),
         }
     }
+    out.note("overridePublisher: a second publisher of a stream is refused while the first is there");
     if !open {
         out.note(
             "paths: publishers may choose any stream name that no camera has, where MediaMTX knows those in \
@@ -77,9 +87,13 @@ fn absent(key: &str, path: &Value, out: &mut Imported) {
         if value.is_off() || TAKEN.contains(&name.as_str()) {
             continue;
         }
+        let is_default = |default: &str| match default {
+            "yes" | "no" => value.flag() == Some(default == "yes"),
+            default => value.text() == Some(default),
+        };
         let known = ABSENT.iter().find(|(absent, ..)| absent == name);
         match known {
-            Some((_, default, _)) if value.text() == Some(*default) => {}
+            Some((_, default, _)) if is_default(default) => {}
             Some((.., why)) => out.leave_out(&format!("{key}.{name}"), why),
             None if name.starts_with("runOn") && !name.ends_with("Restart") && value.text().is_some() => {
                 if !name.ends_with("Timeout") && !name.ends_with("CloseAfter") {
@@ -102,7 +116,7 @@ fn camera<'a>(path: &str, source: &str, find: &dyn Fn(&str) -> Option<&'a Value>
     if path.starts_with('~') || source.contains("$MTX_") || source.contains("$G") {
         return out.leave_out(&key, "patterns are not taken: name each stream and its source");
     }
-    let name = path.trim_matches('/').replace('/', "-");
+    let name = path.trim_matches('/').to_owned();
     if let Some(problem) = stream_name_problem(&name) {
         return out.leave_out(&key, problem);
     }
@@ -124,12 +138,6 @@ fn camera<'a>(path: &str, source: &str, find: &dyn Fn(&str) -> Option<&'a Value>
     let stream = (name.clone(), lines);
     if let Some(problem) = problem(&stream) {
         return out.leave_out(&key, problem);
-    }
-    if name != path {
-        out.leave_out(
-            &key,
-            format!("it is called {name:?} here, since a stream name has no slash: viewers' URLs change"),
-        );
     }
     out.streams.push(stream);
 }

@@ -124,12 +124,12 @@ fn server_keys_are_taken_over() {
 #[test]
 fn cameras_are_taken_over_with_their_passwords() {
     let (_, config, _) = imported();
-    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["door", "hall-1", "yard"]);
+    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["door", "hall/1", "yard"]);
     let door = &config.streams["door"];
     let (user, password) = door.source.credentials().unwrap();
     assert!(user == "viewer" && password.matches("pa@ss"));
     assert_eq!((door.transport, door.on_demand), (RtspTransport::Tcp, false));
-    let hall = &config.streams["hall-1"];
+    let hall = &config.streams["hall/1"];
     assert!(hall.source.credentials().unwrap().1.matches("geheim"));
     assert_eq!(hall.source.url().unwrap().query(), Some("channel=1&subtype=0"));
     assert_eq!((hall.transport, hall.on_demand), (RtspTransport::Auto, true));
@@ -142,7 +142,6 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
     let keys: Vec<&str> = imported.left_out.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
     let expected = [
         "api",
-        "rtsp",
         "hls",
         "webrtcAllowOrigins",
         "webrtcAdditionalHosts",
@@ -152,7 +151,6 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
         "authInternalUsers[1].permissions.path",
         "paths.hall/1.maxReaders",
         "paths.hall/1.record",
-        "paths.hall/1",
         "paths.yard.runOnReady",
         "paths.yard.rtspTransport",
         "paths.radio",
@@ -163,6 +161,87 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
     let said = format!("{:?}{:?}", imported.left_out, imported.notes);
     for secret in ["hidden", "geheim", "to%see", "0123abc"] {
         assert!(!said.contains(secret), "{said}");
+    }
+}
+
+/// The newest default file of MediaMTX, as a list of keys and values.
+const DEFAULTS: &str = include_str!("defaults.yml");
+
+/// What is absent means MediaMTX's default, whether it stands there or not.
+#[test]
+fn absent_keys_have_the_defaults_of_mediamtx() {
+    let (nothing, all) = (import("").unwrap(), import(DEFAULTS).unwrap());
+    let config = |imported: &Imported| {
+        // Where a key comes from may differ.
+        let text = imported.to_toml("m").lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+        Config::parse(&text, "imported").unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    let of_nothing = config(&nothing);
+    assert_eq!(of_nothing, config(&all));
+    let ports =
+        |addresses: &[std::net::SocketAddr]| addresses.iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();
+    assert_eq!(ports(&of_nothing.http.listen), [8889, 8889]);
+    assert_eq!((of_nothing.media.port, ports(&of_nothing.rtsp.listen)), (8189, vec![8554, 8554]));
+    assert!(of_nothing.rtsp.listen_tls.is_empty());
+    assert_eq!(of_nothing.http.allowed_origins, ["*"]);
+    // Servers that it switches on in so many words are missing; that nobody asked for them is no reason to stop.
+    let keys: Vec<&str> = all.left_out.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    assert_eq!(keys, ["rtmp", "hls", "srt", "moq"], "{:#?}", all.left_out);
+    assert!(nothing.left_out.is_empty() && nothing.notes.iter().any(|note| note.starts_with("hls, rtmp, srt, moq")));
+}
+
+/// A file as in the report: `webrtc: yes` and somebody who publishes.
+#[test]
+fn a_file_for_publishers_gives_a_server_that_listens_where_it_did() {
+    let imported = import("webrtc: yes\nrtsp: yes\npaths:\n  site/door:\n    source: publisher\n").unwrap();
+    let config = Config::parse(&imported.to_toml("m"), "imported").unwrap();
+    assert_eq!((config.http.listen[0].port(), config.rtsp.listen[0].port(), config.media.port), (8889, 8554, 8189));
+    let off = import("rtsp: no\nwebrtcICEUDPMuxAddress: :9189\n").unwrap();
+    let config = Config::parse(&off.to_toml("m"), "imported").unwrap();
+    assert!(config.rtsp.listen.is_empty() && config.media.port == 9189);
+    let tls = import("rtspEncryption: optional\nrtspsAddress: 192.0.2.1:322\nserverKey: /k.pem\n").unwrap();
+    let config = Config::parse(&tls.to_toml("m"), "imported").unwrap();
+    assert_eq!((config.rtsp.listen.len(), config.rtsp.listen_tls[0].port()), (2, 322));
+    assert_eq!((config.rtsp.key.to_str(), config.rtsp.certificate.to_str()), (Some("/k.pem"), Some("server.crt")));
+}
+
+/// YAML's own way to say things once.
+#[test]
+fn merged_maps_are_taken() {
+    let text = "pathDefaults: &all\n  sourceOnDemand: yes\npaths:\n  a: &a\n    source: rtsp://192.0.2.1/\n    rtspTransport: tcp\n  b:\n    <<: *a\n    source: rtsp://192.0.2.2/\n";
+    let imported = import(text).unwrap();
+    assert!(imported.left_out.is_empty(), "{:?}", imported.left_out);
+    let config = Config::parse(&imported.to_toml("m"), "imported").unwrap();
+    assert_eq!(config.streams["b"].transport, RtspTransport::Tcp);
+}
+
+/// Every key is taken, named as not needed, or named as missing, here and in the guide.
+#[test]
+fn every_key_is_known_and_documented() {
+    let guide = include_str!("../../../../docs/from-mediamtx.md");
+    // `hls…` in the guide stands for all that begin so.
+    let words = guide.split('`').skip(1).step_by(2).flat_map(|code| code.split([' ', ','])).collect::<Vec<_>>();
+    let named = |key: &str| {
+        words.iter().any(|word| match word.strip_suffix('…') {
+            Some(begin) => !begin.is_empty() && key.starts_with(begin),
+            None => word.trim_end_matches(':') == key,
+        })
+    };
+    let root = Value::parse(DEFAULTS).unwrap();
+    let of_paths = root.get("pathDefaults").unwrap();
+    for (key, _) in root.entries().iter().chain(of_paths.entries()) {
+        assert!(named(key), "docs/from-mediamtx.md does not speak of {key}");
+    }
+    // Another value than the default is never unknown.
+    for (key, value) in root.entries().iter().filter(|(key, _)| key != "pathDefaults") {
+        let other = if value.flag() == Some(false) { "yes" } else { "17" };
+        let said = import(&format!("{key}: {other}\n"));
+        assert!(!said.is_ok_and(|imported| imported.left_out.iter().any(|line| line.contains("unknown"))), "{key}");
+    }
+    for (key, value) in of_paths.entries() {
+        let other = if value.flag() == Some(false) { "yes" } else { "17" };
+        let said = import(&format!("pathDefaults:\n  {key}: {other}\n"));
+        assert!(!said.is_ok_and(|imported| imported.left_out.iter().any(|line| line.contains("unknown"))), "{key}");
     }
 }
 

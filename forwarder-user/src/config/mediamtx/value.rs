@@ -37,7 +37,7 @@ impl Value {
                     let key = Self::from_yaml(key)?.text().ok_or("a key is not a text")?.to_owned();
                     Ok((key, Self::from_yaml(value)?))
                 });
-                Self::Map(entries.collect::<Result<_, String>>()?)
+                merged(entries.collect::<Result<_, String>>()?)
             }
             Yaml::Tagged(_, value) => Self::from_yaml(value)?,
             Yaml::Value(_) | Yaml::Alias(_) | Yaml::BadValue => return Err("it has a value of an unknown kind".into()),
@@ -97,6 +97,19 @@ impl Value {
     }
 }
 
+/// A map with what its `<<` refers to: keys of its own win, and of several maps the first.
+fn merged(mut entries: Vec<(String, Value)>) -> Value {
+    let Some(at) = entries.iter().position(|(key, _)| key == "<<") else { return Value::Map(entries) };
+    let (_, others) = entries.remove(at);
+    let others = if let Value::List(others) = others { others } else { vec![others] };
+    for (key, value) in others.iter().flat_map(Value::entries) {
+        if !entries.iter().any(|(known, _)| known == key) {
+            entries.push((key.clone(), value.clone()));
+        }
+    }
+    Value::Map(entries)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +122,12 @@ mod tests {
         assert!(value.get("c").unwrap().is_off() && value.get("f").unwrap().is_off());
         assert_eq!(value.get("d").unwrap().text(), Some("~"));
         assert_eq!(value.get("e").unwrap().texts(), ["x", "1"]);
+        let merged = Value::parse("a: &a\n  x: 1\n  y: 2\nb:\n  <<: *a\n  x: 3\nc:\n  <<: [*a, {z: 4}]\n").unwrap();
+        let get = |map: &str, key: &str| merged.get(map).and_then(|map| map.get(key)?.text()).map(str::to_owned);
+        assert_eq!(
+            [get("b", "x"), get("b", "y"), get("c", "z"), get("b", "<<")].map(Option::unwrap_or_default),
+            ["3", "2", "4", ""]
+        );
         assert!(Value::parse("").unwrap().is_off());
         assert!(Value::parse("a: [").is_err());
         assert!(Value::parse("a: 1\na: 2\n").is_err());

@@ -1,12 +1,6 @@
-//! An RTSP client (RFC 2326): DESCRIBE, SETUP (`setup`), PLAY, and a sign of life while it plays.
-//!
-//! PLAY is sent and not waited for: its answer comes among the media, which belongs to the stream from its first
-//! packet on, wherever that stands.
+//! An RTSP client (RFC 2326): DESCRIBE, then SETUP (`setup`) and PLAY (`playing`).
 
-use std::{
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use penstock_rtp::{
     description::{Description, Writer},
@@ -16,34 +10,29 @@ use penstock_rtp::{
         url::Url,
     },
 };
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     connection::{Connection, Incoming},
     credentials::Answerer,
     dial::{Dialled, dial},
+    playing::{Pending, Sign, What},
     redirect::Destination,
     track,
 };
 use crate::{
     config,
-    ingest::{
-        error::SourceError,
-        media::{Packet, Packets, Skipped},
-        place::Scratch,
-    },
+    ingest::{error::SourceError, media::Skipped, place::Scratch},
 };
 
 /// For each answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// For the rest of a body whose end is not known, and for a better answer than one to another request.
 const QUIET: Duration = Duration::from_secs(1);
 /// Sessions end after this time without a sign of life, unless the server says otherwise (§12.37).
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Times that one attempt may connect again, since the camera closed behind an answer.
 const RECONNECTS: u32 = 2;
-/// Requests among the media whose answers are waited for.
-const MAX_PENDING: usize = 8;
 const AGENT: &str = concat!("penstock/", env!("CARGO_PKG_VERSION"));
 /// What a camera may ask of us.
 const METHODS: &str = "OPTIONS, ANNOUNCE, GET_PARAMETER, SET_PARAMETER, REDIRECT, TEARDOWN";
@@ -56,7 +45,7 @@ pub(crate) struct Client {
     pub(super) source: config::Stream,
     scratch: Scratch,
     auth: Option<Answerer>,
-    cseq: u64,
+    pub(super) cseq: u64,
     /// The camera does not give back the numbers of requests.
     cseq_is_odd: bool,
     session: Option<String>,
@@ -66,44 +55,19 @@ pub(crate) struct Client {
     /// What `a=control` of tracks is appended to.
     pub(super) base: Url,
     /// What to play: the first that is not refused.
-    play_urls: Vec<Url>,
-    sign: Sign,
-    timeout: Duration,
-    next_sign: Instant,
+    pub(super) play_urls: Vec<Url>,
+    pub(super) sign: Sign,
+    pub(super) timeout: Duration,
+    pub(super) next_sign: Instant,
     reconnects: u32,
     /// Something has been answered on this connection.
     heard: bool,
     /// What came among the media and has not been looked at.
-    said: Vec<Message>,
-    pending: Vec<Pending>,
+    pub(super) said: Vec<Message>,
+    pub(super) pending: Vec<Pending>,
     /// Media has come.
-    plays: bool,
-    skipped: Skipped,
-}
-
-/// What is sent as a sign of life. Some cameras answer OPTIONS without taking it for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    GetParameter,
-    Options,
-}
-
-/// A request among the media.
-struct Pending {
-    cseq: u64,
-    what: What,
-    deadline: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    /// `again`: with the newest challenge.
-    Play {
-        again: bool,
-    },
-    Sign {
-        again: bool,
-    },
+    pub(super) plays: bool,
+    pub(super) skipped: Skipped,
 }
 
 impl Client {
@@ -202,13 +166,14 @@ impl Client {
     pub(super) async fn give_up_session(&mut self) {
         if self.session.is_some() {
             let url = self.play_urls.first().unwrap_or(&self.to.url).clone();
-            let _ = self.request("TEARDOWN", &url, &[]).await;
+            // An answer that is late is that of another request, which is seen by its number.
+            let _ = timeout(QUIET, self.request("TEARDOWN", &url, &[])).await;
         }
         self.session = None;
         self.tracks.clear();
     }
 
-    fn build(&mut self, method: &str, url: &Url, fields: &[(&str, &str)]) -> Message {
+    pub(super) fn build(&mut self, method: &str, url: &Url, fields: &[(&str, &str)]) -> Message {
         self.cseq += 1;
         let mut request = Message::request(method, url.as_str());
         request.push("CSeq", self.cseq.to_string());
@@ -267,7 +232,13 @@ impl Client {
     }
 
     /// What an answer other than 401 means.
-    fn judge(&self, method: &'static str, status: u16, reason: &str, answer: &Message) -> Result<(), SourceError> {
+    pub(super) fn judge(
+        &self,
+        method: &'static str,
+        status: u16,
+        reason: &str,
+        answer: &Message,
+    ) -> Result<(), SourceError> {
         Err(match status {
             200..=299 => return Ok(()),
             300..=303 | 305 | 307 | 308 => SourceError::Moved(Box::new(self.to.follow(&answer.text("Location"))?)),
@@ -282,7 +253,7 @@ impl Client {
     }
 
     /// Takes a challenge. `refused`: the one before has been answered by this very request.
-    fn challenged(&mut self, answer: &Message, refused: bool) -> Result<(), SourceError> {
+    pub(super) fn challenged(&mut self, answer: &Message, refused: bool) -> Result<(), SourceError> {
         if self.to.credentials.is_none() {
             return Err(SourceError::CredentialsMissing);
         }
@@ -358,7 +329,7 @@ impl Client {
     }
 
     /// Answers what the camera asks.
-    async fn respond(&mut self, request: &Message) -> Result<(), SourceError> {
+    pub(super) async fn respond(&mut self, request: &Message) -> Result<(), SourceError> {
         let Start::Request { method, .. } = &request.start else { return Ok(()) };
         let method = method.to_ascii_uppercase();
         let known = METHODS.split(", ").any(|known| known == method);
@@ -377,7 +348,7 @@ impl Client {
         }
     }
 
-    fn keep_session(&mut self, answer: &Message) {
+    pub(super) fn keep_session(&mut self, answer: &Message) {
         let value = answer.text("Session");
         let id = value.split(';').next().unwrap_or_default().trim();
         if id.is_empty() {
@@ -389,111 +360,5 @@ impl Client {
             // Neither a busy loop nor a session that ends before its first sign of life.
             self.timeout = Duration::from_secs(seconds.clamp(4, 120));
         }
-    }
-
-    /// Sends a request whose answer comes among the media.
-    async fn ask(&mut self, what: What) -> Result<(), SourceError> {
-        let url = self.play_urls.first().unwrap_or(&self.to.url).clone();
-        let request = match (what, self.sign) {
-            (What::Play { .. }, _) => self.build("PLAY", &url, &[("Range", "npt=0.000-")]),
-            (What::Sign { .. }, Sign::GetParameter) => self.build("GET_PARAMETER", &url, &[]),
-            (What::Sign { .. }, Sign::Options) => self.build("OPTIONS", &url, &[]),
-        };
-        if self.pending.len() >= MAX_PENDING {
-            self.pending.remove(0);
-        }
-        self.pending.push(Pending { cseq: self.cseq, what, deadline: Instant::now() + PATIENCE });
-        self.connection.send(&request).await
-    }
-
-    /// An answer among the media: to the request of its number, or else to the oldest.
-    async fn answered(&mut self, answer: &Message) -> Result<(), SourceError> {
-        let Start::Answer { status, reason } = &answer.start else { return Ok(()) };
-        let number = answer.cseq();
-        let found = self.pending.iter().position(|pending| Some(pending.cseq) == number);
-        if *status < 200 || self.pending.is_empty() {
-            return Ok(());
-        }
-        let pending = self.pending.remove(found.unwrap_or(0));
-        match (*status, pending.what) {
-            (200..=299, _) => self.keep_session(answer),
-            (401, What::Play { again }) => {
-                self.challenged(answer, again)?;
-                self.ask(What::Play { again: true }).await?;
-            }
-            // RFC 7616 §3.3: a new nonce. A camera that goes on asking is not answered for ever.
-            (401, What::Sign { again: false }) if self.challenged(answer, false).is_ok() => {
-                self.ask(What::Sign { again: true }).await?;
-            }
-            (454, _) => return Err(SourceError::SessionNotFound),
-            (status, What::Play { .. }) => {
-                let refused = self.judge("PLAY", status, reason, answer);
-                if self.play_urls.len() < 2 || matches!(refused, Err(SourceError::Moved(_))) {
-                    return refused;
-                }
-                // The whole has another address than was said.
-                self.play_urls.remove(0);
-                self.ask(What::Play { again: false }).await?;
-            }
-            (_, What::Sign { .. }) => self.sign = Sign::Options,
-        }
-        Ok(())
-    }
-}
-
-impl Packets for Client {
-    fn poll_packets(
-        &mut self,
-        context: &mut Context<'_>,
-        take: &mut dyn FnMut(Packet<'_>),
-    ) -> Poll<Result<(), SourceError>> {
-        let (said, plays) = (&mut self.said, &mut self.plays);
-        let mut take = |packet: Packet<'_>| {
-            *plays = true;
-            take(packet);
-        };
-        let (tracks, connection) = (&mut self.tracks, &mut self.connection);
-        track::poll_packets(context, tracks, connection, &mut take, &mut self.skipped, &mut |message| {
-            said.push(message);
-        })
-    }
-
-    fn attend_at(&self) -> Option<Instant> {
-        if !self.said.is_empty() {
-            return Some(self.next_sign.min(Instant::now()));
-        }
-        let due = self.pending.iter().map(|pending| pending.deadline).min();
-        Some(due.map_or(self.next_sign, |due| due.min(self.next_sign)))
-    }
-
-    async fn attend(&mut self) -> Result<(), SourceError> {
-        for message in std::mem::take(&mut self.said) {
-            match message.start {
-                Start::Request { .. } => self.respond(&message).await?,
-                Start::Answer { .. } => self.answered(&message).await?,
-            }
-        }
-        let now = Instant::now();
-        let is_late = |pending: &Pending| pending.deadline <= now;
-        // Media is answer enough.
-        if !self.plays
-            && self.pending.iter().any(|pending| is_late(pending) && matches!(pending.what, What::Play { .. }))
-        {
-            return Err(SourceError::Timeout("PLAY"));
-        }
-        self.pending.retain(|pending| !is_late(pending));
-        if self.next_sign <= now {
-            self.next_sign = now + self.timeout / 2;
-            self.ask(What::Sign { again: false }).await?;
-        }
-        Ok(())
-    }
-
-    fn is_unordered(&self, index: usize) -> bool {
-        track::is_unordered(&self.tracks, index)
-    }
-
-    fn take_skipped(&mut self) -> Skipped {
-        std::mem::take(&mut self.skipped)
     }
 }

@@ -1,7 +1,7 @@
 //! RTSP: `connection` cuts bytes into messages and frames; `dial` and `client` are the way to a camera, `setup` asks
-//! for its tracks, `credentials` answers its challenges, `redirect` says where it may send us; `push` is the server for
-//! those that publish here, `play` for those that play; `track` takes the media out of either's connection; `outside` is
-//! for `tests/fuzz`.
+//! for its tracks, `playing` is what follows, `credentials` answers its challenges, `redirect` says where it may send
+//! us; `push` is the server for those that publish here, `play` for those that play; `track` takes the media out of
+//! either's connection; `outside` is for `tests/fuzz`.
 
 pub(super) mod client;
 pub(super) mod connection;
@@ -9,6 +9,7 @@ mod credentials;
 mod dial;
 pub mod outside;
 mod play;
+mod playing;
 pub(super) mod push;
 pub(super) mod redirect;
 mod setup;

@@ -251,7 +251,7 @@ fn bad_input_is_named_and_bounded() -> Result<()> {
         (announce("this is no description"), "400", "refused_malformed"),
         (announce(&sdp("")), "415", "refused_no_media"),
         (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("e2e2", "a b"), "400", "garbage"),
-        (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("e2e2", "a/b"), "455", "refused_stream"),
+        (announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("e2e2", "a/b/c/d/e"), "455", "refused_stream"),
         (
             announce(&sdp("m=audio 0 RTP/AVP 9\r\n")).replace("application/sdp", "text/plain"),
             "415",

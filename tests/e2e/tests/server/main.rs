@@ -5,6 +5,7 @@
 
 mod cameras;
 mod cameras_cache;
+mod cameras_field;
 mod cameras_nack;
 mod cameras_odd;
 mod cameras_push;

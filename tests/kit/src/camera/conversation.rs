@@ -10,7 +10,7 @@ use openssl::hash::{MessageDigest, hash};
 
 use super::content::{Playing, base64};
 use super::tls::Identity;
-use super::{Behaviour, Fault, Scheme};
+use super::{Behaviour, Fault, Quirk, Scheme};
 use crate::peer::Outgoing;
 
 const NONCE: &str = "0123456789abcdef";
@@ -38,6 +38,14 @@ struct Client<'a> {
     ways: Vec<Way>,
     sequences: [u16; 2],
     ssrc: u32,
+    /// Of Digest; another one after each sign of life, if it has that quirk.
+    nonce: String,
+    /// Signs of life that were refused.
+    refused: u32,
+    /// Answers to what it has asked.
+    answers: u32,
+    /// The number of a PLAY that is answered behind the first media.
+    late_answer: Option<String>,
 }
 
 /// Until the client leaves or the camera is stopped.
@@ -58,11 +66,23 @@ pub(super) fn serve(
     };
     socket.set_read_timeout(Some(Duration::from_millis(2)))?;
     let (sequences, ssrc) = ([random, 65_000], u32::from(random) << 8);
-    let mut client = Client { stream, addresses, behaviour, ways: vec![], sequences, ssrc };
+    let mut client = Client {
+        stream,
+        addresses,
+        behaviour,
+        ways: vec![],
+        sequences,
+        ssrc,
+        nonce: NONCE.into(),
+        refused: 0,
+        answers: 0,
+        late_answer: None,
+    };
     let mut received = vec![];
     let mut tracks: Option<(Instant, Vec<Playing>)> = None;
     let mut counted = None;
     let mut next_sr = Instant::now();
+    let (mut asked, mut questions) = (Instant::now(), 0);
     let outcome = loop {
         if stop.load(Relaxed) {
             break Ok(());
@@ -79,6 +99,7 @@ pub(super) fn serve(
             match client.answer(&request)? {
                 Next::Go => {}
                 Next::Play if tracks.is_none() => {
+                    asked = Instant::now();
                     counted = Some(Counted::new(playing));
                     let now = Instant::now();
                     tracks = Some((now, behaviour.content.play(now)));
@@ -95,10 +116,22 @@ pub(super) fn serve(
         if behaviour.fault == Fault::Garbage && now - *start > BEFORE_FAULT {
             client.stream.write_all(&[0x80; 3000])?;
         }
+        if client.has(Quirk::Asks) && now - asked > BEFORE_FAULT {
+            if client.answers != questions {
+                break Err(anyhow::anyhow!("{questions} questions and {} answers", client.answers));
+            }
+            asked = now;
+            questions += 1;
+            let question = format!("SET_PARAMETER rtsp://client/ RTSP/1.0\r\nCSeq: {questions}\r\n\r\n");
+            client.stream.write_all(question.as_bytes())?;
+        }
         for (track, playing) in playing.iter_mut().enumerate() {
             while let Some(packets) = playing.take(now) {
                 packets.iter().try_for_each(|packet| client.rtp(track, packet))?;
             }
+        }
+        if let Some(cseq) = client.late_answer.take() {
+            client.reply(200, &cseq, "Session: 4711;timeout=4\r\n", "")?;
         }
         if now >= next_sr {
             next_sr = now + SR_INTERVAL;
@@ -135,43 +168,42 @@ enum Next {
 }
 
 impl Client<'_> {
+    fn has(&self, quirk: Quirk) -> bool {
+        self.behaviour.quirks.contains(&quirk)
+    }
+
     fn answer(&mut self, request: &str) -> Result<Next> {
         let mut words = request.split_whitespace();
         let (method, url) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if method.starts_with("RTSP/") {
+            self.answers += 1;
+            return Ok(Next::Go);
+        }
         let field = |name: &str| {
             let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
             line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
         };
         let cseq = field("cseq");
         if !self.admitted(method, url, field("authorization")) {
-            let challenge = match self.behaviour.password {
-                Some((_, _, Scheme::Digest)) => format!("Digest realm=\"{REALM}\", nonce=\"{NONCE}\""),
-                _ => format!("Basic realm=\"{REALM}\""),
-            };
-            self.reply(401, cseq, &format!("WWW-Authenticate: {challenge}\r\n"), "")?;
-            return Ok(Next::Go);
+            return self.challenge(cseq);
         }
         let session = "Session: 4711;timeout=4\r\n";
         match method {
             "OPTIONS" => self.reply(200, cseq, "Public: DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n", "")?,
-            "GET_PARAMETER" => self.reply(200, cseq, session, "")?,
-            "DESCRIBE" => {
-                let sdp = self.description();
-                let (status, sdp) = match self.behaviour.fault {
-                    Fault::Status(status) => (status, String::new()),
-                    _ => (200, sdp),
-                };
-                self.reply(status, cseq, &format!("Content-Type: application/sdp\r\nContent-Base: {url}/\r\n"), &sdp)?;
-            }
+            "GET_PARAMETER" => return self.sign_of_life(cseq, session),
+            "DESCRIBE" => self.describe(cseq, url)?,
             "SETUP" => {
-                let transport = field("transport");
-                match self.set_up(transport)? {
-                    Some(transport) => self.reply(200, cseq, &format!("{session}Transport: {transport}\r\n"), "")?,
-                    None => self.reply(461, cseq, "", "")?,
-                }
+                let (status, transport) = self.set_up(url, field("transport"))?;
+                let named = format!("{session}Transport: {transport}\r\n");
+                let fields = if transport.is_empty() { session } else { &named };
+                self.reply(status, cseq, if status == 200 { fields } else { "" }, "")?;
             }
             "PLAY" => {
-                self.reply(200, cseq, session, "")?;
+                if self.has(Quirk::EarlyMedia) {
+                    self.late_answer = Some(cseq.to_owned());
+                } else if !self.has(Quirk::SilentPlay) {
+                    self.reply(200, cseq, session, "")?;
+                }
                 return Ok(Next::Play);
             }
             "TEARDOWN" => {
@@ -183,19 +215,128 @@ impl Client<'_> {
         Ok(Next::Go)
     }
 
-    fn reply(&mut self, status: u16, cseq: &str, headers: &str, body: &str) -> Result<()> {
-        let len = body.len();
-        let text = format!("RTSP/1.0 {status} x\r\nCSeq: {cseq}\r\n{headers}Content-Length: {len}\r\n\r\n{body}");
-        Ok(self.stream.write_all(text.as_bytes())?)
+    fn challenge(&mut self, cseq: &str) -> Result<Next> {
+        let scripted = self.behaviour.quirks.iter().find_map(|quirk| match quirk {
+            Quirk::Challenge(lines) => Some(lines.to_vec()),
+            _ => None,
+        });
+        let lines = scripted.unwrap_or_else(|| {
+            let challenge = match self.behaviour.password {
+                Some((_, _, Scheme::Digest)) => format!("Digest realm=\"{REALM}\", nonce=\"{}\"", self.nonce),
+                _ => format!("Basic realm=\"{REALM}\""),
+            };
+            format!("WWW-Authenticate: {challenge}\r\n").into_bytes()
+        });
+        self.reply_bytes(401, cseq, &lines, b"")?;
+        if self.has(Quirk::ClosesBehind401) {
+            bail!("it hangs up");
+        }
+        Ok(Next::Go)
     }
 
-    fn description(&self) -> String {
-        let media = match self.behaviour.fault {
-            Fault::Description => return "this is no description".into(),
-            Fault::OnlyAac => "m=audio 0 RTP/AVP 98\r\na=rtpmap:98 MPEG4-GENERIC/48000/2\r\n".into(),
+    fn sign_of_life(&mut self, cseq: &str, session: &str) -> Result<Next> {
+        let refusal = self.behaviour.quirks.iter().find_map(|quirk| match quirk {
+            Quirk::RefusesSigns(status) => Some(*status),
+            _ => None,
+        });
+        if let Some(status) = refusal {
+            self.refused += 1;
+            if self.refused > 1 {
+                bail!("OPTIONS would do");
+            }
+            self.reply(status, cseq, "", "")?;
+            return Ok(Next::Go);
+        }
+        self.reply(200, cseq, session, "")?;
+        if self.has(Quirk::NewNonces) {
+            self.nonce = format!("{}f", self.nonce);
+        }
+        Ok(Next::Go)
+    }
+
+    fn describe(&mut self, cseq: &str, url: &str) -> Result<()> {
+        let redirection = self.behaviour.quirks.iter().find_map(|quirk| match quirk {
+            Quirk::Redirects(location) => Some(*location),
+            _ => None,
+        });
+        if let Some(location) = redirection {
+            return self.reply(302, cseq, &format!("Location: {location}\r\n"), "");
+        }
+        let base = if self.has(Quirk::AbsoluteControl) || self.has(Quirk::QueryControl) {
+            String::new()
+        } else {
+            format!("Content-Base: {url}/\r\n")
+        };
+        let fields = format!("Content-Type: application/sdp\r\n{base}");
+        match self.behaviour.fault {
+            Fault::Status(status) => self.reply(status, cseq, &fields, ""),
+            _ => {
+                let sdp = self.description();
+                self.reply_bytes(200, cseq, fields.as_bytes(), &sdp)
+            }
+        }
+    }
+
+    fn reply(&mut self, status: u16, cseq: &str, headers: &str, body: &str) -> Result<()> {
+        self.reply_bytes(status, cseq, headers.as_bytes(), body.as_bytes())
+    }
+
+    fn reply_bytes(&mut self, status: u16, cseq: &str, headers: &[u8], body: &[u8]) -> Result<()> {
+        let reason = if self.has(Quirk::NoReason) { "" } else { " x" };
+        let mut head = format!("RTSP/1.0 {status}{reason}\r\n").into_bytes();
+        let number = match (self.has(Quirk::WrongCseq), cseq.parse::<u32>()) {
+            (true, Ok(number)) => number.saturating_sub(1).to_string(),
+            _ => cseq.to_owned(),
+        };
+        if !self.has(Quirk::NoCseq) {
+            head.extend_from_slice(format!("CSeq: {number}\r\n").as_bytes());
+        }
+        if self.has(Quirk::OddHeaders) {
+            head.extend_from_slice(
+                b"Thu, Jun 13 2024 04.00.59 GMT\r\nServer: \xc9\xe3\xcf\xf1\r\n folded: and more\r\nX-\xff: y\r\n:\r\n",
+            );
+        }
+        head.extend_from_slice(headers);
+        if !(self.has(Quirk::NoLength) && !body.is_empty()) {
+            head.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        if self.has(Quirk::LineFeeds) {
+            head.retain(|byte| *byte != b'\r');
+        }
+        head.extend_from_slice(body);
+        Ok(self.stream.write_all(&head)?)
+    }
+
+    fn description(&self) -> Vec<u8> {
+        let mut media = match self.behaviour.fault {
+            Fault::Description => return b"this is no description".to_vec(),
+            Fault::OnlyAac => "m=audio 0 RTP/AVP 98\r\na=rtpmap:98 MPEG4-GENERIC/48000/2\r\n".to_owned(),
             _ => self.behaviour.content.sdp(),
         };
-        format!("v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n{media}")
+        let control = match self.has(Quirk::AbsoluteControl) {
+            true => format!("rtsp://{}:8554/elsewhere/", self.addresses.0),
+            false => "*".into(),
+        };
+        let mut session = format!(
+            "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:{control}\r\n"
+        )
+        .into_bytes();
+        for quirk in &self.behaviour.quirks {
+            match quirk {
+                Quirk::SessionLines(lines) => session = lines.to_vec(),
+                Quirk::Description(whole) => return whole.to_vec(),
+                Quirk::VideoFormats(formats) => media = media.replacen("RTP/AVP 96", &format!("RTP/AVP {formats}"), 1),
+                Quirk::Backchannel => {
+                    media = format!(
+                        "m=audio 0 RTP/AVP 0\r\na=control:back\r\na=rtpmap:0 PCMU/8000\r\na=sendonly\r\n{media}"
+                    );
+                }
+                Quirk::QueryControl => media = media.replace("a=control:track/", "a=control:?ctype="),
+                _ => {}
+            }
+        }
+        [session, media.into_bytes()].concat()
     }
 
     fn admitted(&self, method: &str, url: &str, authorization: &str) -> bool {
@@ -205,8 +346,9 @@ impl Client<'_> {
             // RFC 2069, which RFC 2326 refers to: without qop.
             Scheme::Digest => {
                 let right = md5(&format!(
-                    "{}:{NONCE}:{}",
+                    "{}:{}:{}",
                     md5(&format!("{user}:{REALM}:{password}")),
+                    self.nonce,
                     md5(&format!("{method}:{url}"))
                 ));
                 authorization.contains(&format!("response=\"{right}\"")) && authorization.contains(user)
@@ -214,24 +356,53 @@ impl Client<'_> {
         }
     }
 
-    fn set_up(&mut self, wanted: &str) -> Result<Option<String>> {
+    /// Status and the Transport of the answer.
+    fn set_up(&mut self, url: &str, wanted: &str) -> Result<(u16, String)> {
         let value = |name: &str| wanted.split(';').find_map(|part| part.trim().strip_prefix(name)).map(str::to_owned);
-        if let Some(channels) = value("interleaved=") {
+        let by_tcp = value("interleaved=");
+        for quirk in &self.behaviour.quirks {
+            match quirk {
+                Quirk::RefusesTrack(track, status) if url.ends_with(&format!("track/{track}")) => {
+                    return Ok((*status, String::new()));
+                }
+                Quirk::RefusesTcp(status) if by_tcp.is_some() => return Ok((*status, String::new())),
+                Quirk::GrantsUdp if by_tcp.is_some() => {
+                    return Ok((200, "RTP/AVP;unicast;client_port=9-10;server_port=6000-6001".into()));
+                }
+                Quirk::QueryControl if !url.contains("?ctype=") || url.contains("/?") => {
+                    return Ok((404, String::new()));
+                }
+                Quirk::AbsoluteControl if !url.contains("/elsewhere/track/") => return Ok((404, String::new())),
+                _ => {}
+            }
+        }
+        if url.ends_with("/back") {
+            bail!("the loudspeaker is not for everybody");
+        }
+        if let Some(channels) = by_tcp {
             if self.behaviour.only_udp {
-                return Ok(None);
+                return Ok((461, String::new()));
             }
             let first = channels.split('-').next().context("no channel")?.parse()?;
             self.ways.push(Way::Channel(first));
-            return Ok(Some(format!("RTP/AVP/TCP;unicast;interleaved={channels}")));
+            let transport = format!("RTP/AVP/TCP;unicast;interleaved={channels}");
+            return Ok((200, if self.has(Quirk::NoTransport) { String::new() } else { transport }));
         }
         let ports = value("client_port=").context("neither channels nor ports")?;
         let mut both = ports.split('-').map(str::parse::<u16>);
         let (Some(Ok(rtp)), Some(Ok(rtcp))) = (both.next(), both.next()) else { bail!("ports {ports}") };
-        let (local, peer) = self.addresses;
+        let (mut local, peer) = self.addresses;
+        let mut source = String::new();
+        for quirk in &self.behaviour.quirks {
+            if let Quirk::Source(address) = quirk {
+                local = IpAddr::from(*address);
+                source = format!(";source={local}");
+            }
+        }
         let sockets = (UdpSocket::bind((local, 0))?, UdpSocket::bind((local, 0))?);
         let server = format!("{}-{}", sockets.0.local_addr()?.port(), sockets.1.local_addr()?.port());
         self.ways.push(Way::Socket { rtp: sockets.0, rtcp: sockets.1, to: [(peer, rtp).into(), (peer, rtcp).into()] });
-        Ok(Some(format!("RTP/AVP;unicast;client_port={ports};server_port={server}")))
+        Ok((200, format!("RTP/AVP;unicast;client_port={ports};server_port={server}{source}")))
     }
 
     fn rtp(&mut self, track: usize, packet: &Outgoing) -> Result<()> {
@@ -290,7 +461,9 @@ impl Client<'_> {
         match self.ways.get(track) {
             None => {}
             Some(Way::Channel(first)) => {
-                let mut frame = vec![b'$', first + u8::from(rtcp)];
+                let stray: &[u8] =
+                    if self.behaviour.quirks.contains(&Quirk::StrayBytes) { b"\x01\x02\0\0\xff\x05\x06" } else { b"" };
+                let mut frame = [stray, &[b'$', first + u8::from(rtcp)]].concat();
                 frame.extend((bytes.len() as u16).to_be_bytes());
                 frame.extend_from_slice(bytes);
                 self.stream.write_all(&frame)?;

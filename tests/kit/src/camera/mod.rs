@@ -6,6 +6,7 @@ pub mod content;
 mod conversation;
 pub mod ffmpeg;
 mod gstreamer;
+pub mod quirk;
 pub mod tls;
 
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use crate::netns::NetNs;
 use content::Content;
 pub use gstreamer::{GstCamera, GstPublisher};
+pub use quirk::Quirk;
 
 /// What it does to whoever connects.
 #[derive(Clone, Debug)]
@@ -31,12 +33,14 @@ pub struct Behaviour {
     /// RTSPS with a certificate of its own.
     pub tls: bool,
     pub fault: Fault,
+    /// What it does otherwise than the RFCs say, and plays nevertheless.
+    pub quirks: Vec<Quirk>,
 }
 
 impl Behaviour {
     /// No password, every transport, no fault.
     pub fn plain(content: Content) -> Self {
-        Self { content, password: None, only_udp: false, tls: false, fault: Fault::None }
+        Self { content, password: None, only_udp: false, tls: false, fault: Fault::None, quirks: vec![] }
     }
 }
 

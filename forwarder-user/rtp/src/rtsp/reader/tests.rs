@@ -132,6 +132,7 @@ fn a_body_without_an_end_ends_when_nothing_comes() {
 #[test]
 fn another_server_is_named() {
     assert_eq!(whole(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n").2, Err(ReadError::Http));
+    assert_eq!(whole(b"GET / HTTP/1.1\r\n\r\n").2, Err(ReadError::Http));
     let flood = "OPTIONS * RTSP/1.0\r\n\r\n".repeat(1000);
     assert_eq!(whole(flood.as_bytes()).2, Err(ReadError::Flood));
 }

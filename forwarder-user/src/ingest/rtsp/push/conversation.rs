@@ -235,6 +235,9 @@ impl Conversation<'_> {
 
     async fn announce(&mut self, request: &Message, uri: &str) -> Result<(), Refusal> {
         let bad = |words: &str| Refusal("refused_malformed", 400, words.into());
+        if uri.contains(|letter: char| letter.is_ascii_whitespace()) {
+            return Err(Refusal("garbage", 400, "a URL has no blanks: write %20".into()));
+        }
         let name = name::stream(uri).ok_or_else(|| bad("ANNOUNCE needs a URL that names a stream"))?;
         let asked = (Action::Publish, name.as_str(), self.ends.peer);
         let admitted = self.door.admit(&self.server.settings.rights, request, ("ANNOUNCE", uri), asked).await;
