@@ -61,7 +61,7 @@ struct Line {
     /// Of 1,000.
     loss: u64,
     delay: Ms,
-    /// Up to so much more, with overtaking.
+    /// Up to so much more; one packet in a hundred overtakes others for it.
     jitter: Ms,
 }
 
@@ -103,6 +103,8 @@ struct World {
     queue: BinaryHeap<Reverse<(Ms, u64, Event)>>,
     count: u64,
     uplink: Line,
+    /// When the last packet in order arrives, by line: the publisher's, then the viewers'.
+    last: Vec<Ms>,
     publisher: Publisher,
     accepted: BTreeSet<u64>,
     store: BTreeMap<u64, (Packet, Ms)>,
@@ -139,6 +141,7 @@ impl World {
             queue: BinaryHeap::new(),
             count: 0,
             uplink,
+            last: vec![0; lines.len() + 1],
             publisher: Publisher { next: 65_000, key: true, ..Publisher::default() },
             accepted: BTreeSet::new(),
             store: BTreeMap::new(),
@@ -157,7 +160,17 @@ impl World {
     fn send(&mut self, line: Line, event: Event) {
         if self.dice.below(1000) >= line.loss {
             self.count += 1;
-            let arrives = self.now + line.delay + self.dice.below(line.jitter + 1);
+            let mut arrives = self.now + line.delay + self.dice.below(line.jitter + 1);
+            let lane = match event {
+                Event::Media { .. } => Some(0),
+                Event::ToViewer { viewer, .. } => Some(viewer + 1),
+                _ => None,
+            };
+            let in_order = self.dice.below(100) > 0;
+            if let Some(last) = lane.filter(|_| in_order).and_then(|lane| self.last.get_mut(lane)) {
+                arrives = arrives.max(*last);
+                *last = arrives;
+            }
             self.queue.push(Reverse((arrives, self.count, event)));
         }
     }
