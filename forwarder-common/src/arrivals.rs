@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::atomic;
 
-/// Numbers that a ring tells apart: at a look every 100 ms, 5,000 packets a second, of all tracks of the transport.
+/// Numbers that a ring tells apart: at a look every 50 ms, 10,000 packets a second, of all tracks of the transport.
 pub const PLACES: usize = 512;
 
 /// Time is kept in units of so many bits of a nanosecond: 1,024 ns.

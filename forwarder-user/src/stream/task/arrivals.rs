@@ -17,9 +17,7 @@ use penstock_webrtc::arrivals::Arrivals;
 use penstock_webrtc::rtcp::{self, Feedback};
 
 /// Time between two reports.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// While there is nothing to tell, looks are rarer.
-const QUIET: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// What one publisher is told.
 pub(in crate::stream) struct Reports {
@@ -72,7 +70,7 @@ impl Task {
             self.engine.arrivals(id, &mut |number, at_ns| transport.arrivals.came(number, at_ns));
         }
         let reports = transport.arrivals.reports();
-        transport.next = now + if reports.is_empty() { QUIET } else { INTERVAL };
+        transport.next = now + INTERVAL;
         let mut packets = Vec::with_capacity(reports.len());
         for report in reports {
             let came = report.came.iter().flatten().count() as u64;

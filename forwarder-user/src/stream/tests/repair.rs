@@ -6,6 +6,7 @@ use forwarder_common::ExtendedSeq;
 
 use super::lab::{Lab, OPUS, PUBLISH, Remote, VP8, count};
 use super::*;
+use penstock_engine::clock::boottime_ns;
 use penstock_engine::{Kind, PublisherStats, Received, SubscriberStats};
 use penstock_webrtc::rtcp::{Feedback, Incoming, Reception, to_publisher};
 
@@ -46,14 +47,15 @@ async fn publishers_are_told_of_each_packet_that_came() {
     lab.counted(&publisher, 126, (SSRC + 1, 1), 501);
     let feeds = lab.engine.state().publisher_tracks.values().next().unwrap().1;
     assert_eq!((feeds.ssrc, feeds.sequence_extension), (SSRC, Some(3)));
-    lab.engine.state().arrivals = vec![(504, 1_000_000), (503, 2_000_000)];
+    let now_ns = boottime_ns();
+    lab.engine.state().arrivals = vec![(504, now_ns), (503, now_ns + 1_000_000)];
     lab.pass(Duration::from_millis(150));
     assert_eq!(told(&publisher.received().0).0, [(500, 5)]);
     let counters = lab.counters();
     let counted = ["transport_feedback_sent", "packets_told_received", "packets_told_missing"];
     assert_eq!(counted.map(|name| counters[name].as_u64()), [Some(1), Some(4), Some(1)]);
     // Late, and told with all behind it; and no more while nothing comes.
-    lab.engine.state().arrivals = vec![(502, 9_000_000)];
+    lab.engine.state().arrivals = vec![(502, now_ns + 9_000_000)];
     lab.pass(Duration::from_millis(600));
     assert_eq!(told(&publisher.received().0).0, [(502, 3)]);
     lab.pass(Duration::from_secs(2));
