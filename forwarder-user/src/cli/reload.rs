@@ -247,7 +247,7 @@ mod tests {
             ("kernel", "mode") => "\"generic\"",
             ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
-            ("rtsp", "keyframe_cache") => "true",
+            ("rtsp", "keyframe_cache") | ("media", "respect_firewall") => "true",
             ("rtcp", "nack") => "false",
             ("kernel", "pin_dir") => "\"/elsewhere\"",
             ("auth", "token_in_query") => "false",

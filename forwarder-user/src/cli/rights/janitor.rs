@@ -30,10 +30,11 @@ impl Janitor {
     pub(in crate::cli) fn start(config: &Config) -> Option<Self> {
         let may = probe::capabilities().iter().any(|(name, _, has)| *name == "CAP_SYS_ADMIN" && *has);
         let directory = &config.kernel.pin_dir;
-        let existing = directory.ancestors().find(|path| path.exists());
-        // The nearest that is there tells of those to come.
-        let is_bpffs = existing.is_some_and(|path| pins::is_bpffs(path).unwrap_or(false));
-        if !may || is_bpffs || config.media.engine == EngineChoice::Userspace {
+        // The nearest that is there tells of those to come. Not the directory itself: a server that was killed may have
+        // left its mount there.
+        let above = directory.ancestors().skip(1).find(|path| path.exists());
+        let is_within = above.is_some_and(|path| pins::is_bpffs(path).unwrap_or(false));
+        if !may || is_within || config.media.engine == EngineChoice::Userspace {
             return None;
         }
         let started = fork(directory);

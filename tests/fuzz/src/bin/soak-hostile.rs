@@ -150,10 +150,10 @@ fn let_loose(stage: &Stage, ssrcs: [u32; 2], seed: u64) -> Result<Strangers> {
     strangers.add(from, "forged media", move || {
         datagrams(move || {
             let mut packet = vec![0x80, 96];
-            packet.extend((random.next() as u16).to_be_bytes());
-            packet.extend((random.next() as u32).to_be_bytes());
+            packet.extend((random.number() as u16).to_be_bytes());
+            packet.extend((random.number() as u32).to_be_bytes());
             packet.extend(ssrcs[random.below(2)].to_be_bytes());
-            packet.extend((0..random.below(1000) + 16).map(|_| random.next() as u8));
+            packet.extend((0..random.below(1000) + 16).map(|_| random.number() as u8));
             packet
         })
     })?;
