@@ -26,7 +26,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
 const TO_MEASURE: [(&str, &[&str]); 3] = [("ip", &["iproute2"]), ("ethtool", &["ethtool"]), ("mount", &["mount"])];
-const TO_TEST: [(&str, &[&str]); 12] = [
+const TO_TEST: [(&str, &[&str]); 13] = [
     ("bpftool", &["bpftool"]),
     ("chromium", &["chromium"]),
     ("firefox-esr", &["firefox-esr"]),
@@ -48,7 +48,7 @@ const TO_TEST: [(&str, &[&str]); 12] = [
 
 /// GStreamer with WebRTC, its RTSP server and client and its Python bindings, which Debian's own Python has: packages, and what
 /// they must be able to do.
-const GSTREAMER: [&str; 9] = [
+const GSTREAMER: [&str; 10] = [
     "gstreamer1.0-nice",
     "gstreamer1.0-plugins-bad",
     "gstreamer1.0-plugins-base",
