@@ -137,7 +137,8 @@ impl Field {
         let publisher = publishing.open_with(&format!("{}/field/publish", stage.publishing_origin()), CAMERA)?;
         let viewer = if middle == Middle::Nobody {
             route(&stage)?;
-            let viewer = viewing.open(&format!("{}/field", stage.viewing_origin()))?;
+            // A page without scripts: the server's own would look for a stream that nobody publishes.
+            let viewer = viewing.open(&format!("{}/healthz", stage.viewing_origin()))?;
             connect(&publisher, &viewer)?;
             viewer
         } else {
@@ -253,8 +254,8 @@ fn connect(publisher: &Page, viewer: &Page) -> Result<()> {
     ))?)?;
     let answer = text(viewer.evaluate(&format!(
         "(async () => {{ {GATHERED}
-            window.penstock?.pc?.close();
-            const pc = new RTCPeerConnection(), video = document.querySelector('video');
+            const pc = new RTCPeerConnection();
+            const video = document.body.appendChild(document.createElement('video'));
             window.penstock = {{ pc }};
             pc.ontrack = event => {{ video.srcObject = event.streams[0]; video.muted = true; video.play(); }};
             await pc.setRemoteDescription({{ type: 'offer', sdp: {} }});
