@@ -99,7 +99,7 @@ impl Look<'_> {
     fn expression(&mut self, name: &[u8], data: &[u8]) -> Option<()> {
         let number = |kind| attribute(data, kind).and_then(be32);
         match name {
-            // NFTA_META_DREG, _KEY: NFT_META_L4PROTO, IIF, OIF, IIFNAME, OIFNAME.
+            // NFTA_META_DREG, _KEY: NFT_META_L4PROTO; 4 to 7 are interfaces, by index or name.
             b"meta" => {
                 let loaded = match number(2) {
                     Some(16) => Loaded::Protocol,
