@@ -143,9 +143,9 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
     let expected = [
         "api",
         "hls",
-        "webrtcAllowOrigins",
         "webrtcAdditionalHosts",
         "somethingNew",
+        "webrtcAllowOrigins",
         "authInternalUsers",
         "authInternalUsers[1].ips",
         "authInternalUsers[1].permissions.path",
