@@ -102,7 +102,7 @@ wherever it can) and with sockets alone, where there is a choice.",
     Command {
         name: "bench network",
         arguments: "[...]",
-        summary: &["what Chromium's viewers see over bad lines, by both engines and from browser to browser; --quick"],
+        summary: &["what Chromium's viewers see over bad lines, by both engines and browser to browser; --quick"],
         details: "Needs root. docs/benchmarks.md says how each figure is made.",
         program: Some(&program::BENCH_NETWORK),
     },

@@ -73,7 +73,7 @@ fn offer(role: Role, stream: &str) -> Result<Answer, Refusal> {
 }
 
 fn note() -> Option<String> {
-    Some("no picture: caf\u{e9}".into())
+    Some("no picture: \u{e9}t\u{e9}".into())
 }
 
 fn patched(session: &str, if_match: Option<String>) -> Result<Patched, Refusal> {

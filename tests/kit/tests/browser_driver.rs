@@ -70,7 +70,7 @@ fn fake_camera_is_sent_received_and_seen() -> Result<()> {
     let moved = difference(&first, &page.picture()?);
     assert!(moved > 1.0, "the picture stands still");
 
-    let error = page.evaluate("nothing.here").expect_err("throws").to_string();
+    let error = format!("{:#}", page.evaluate("nothing.here").expect_err("throws"));
     assert!(error.contains("ReferenceError"), "{error}");
     page.close()
 }

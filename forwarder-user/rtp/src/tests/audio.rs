@@ -79,7 +79,7 @@ fn opus_passes_whole() {
     // Silence, by one packet now and then.
     bench.wait(400);
     bench.push(19_200, false, &[0x78]).unwrap();
-    assert_eq!(bench.push(20_160, false, &[0x78; 1401]), Err(Unfit::TooLong));
+    assert_eq!(bench.push(20_160, false, &[0x78; 1445]), Err(Unfit::TooLong));
     assert_eq!(bench.push(21_120, false, &[]), Err(Unfit::Empty));
     let sent = bench.end();
     assert_eq!(sent.iter().map(|sent| (sent.timestamp, sent.marker)).collect::<Vec<_>>(), [(0, true), (19_200, false)]);

@@ -161,7 +161,7 @@ fn other_video_ends_where_its_timestamp_changes() {
         for packet in 0..40u32 {
             bench.push(3600 * (packet / 2), false, &[7; 50]).unwrap();
         }
-        assert_eq!(bench.push(0, true, &[7; 1401]), Err(Unfit::TooLong));
+        assert_eq!(bench.push(0, true, &[7; 1445]), Err(Unfit::TooLong));
         let sent = bench.end();
         assert!(has_no_hole(&sent));
         assert_eq!(ends(&sent), (0..19).map(|frame| 3600 * frame).collect::<Vec<_>>());

@@ -15,7 +15,7 @@ async fn post_by(trusted: &str, prefix: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_trusted_proxys_prefix_stands_in_the_location() {
+async fn the_prefix_of_a_trusted_proxy_stands_in_the_location() {
     assert_eq!(post_by("192.0.2.1", "/x/y").await, "/x/y/cam/whep/s1");
     assert_eq!(post_by("192.0.2.2", "/x/y").await, "/cam/whep/s1");
     assert_eq!(post_by("192.0.2.1", "//evil.example").await, "/evil.example/cam/whep/s1");
@@ -31,9 +31,9 @@ async fn a_slash_at_the_end_changes_nothing() {
         let closed = ask(open_server(), "DELETE", &format!("/cam/{segment}/known/"), &[], "").await;
         assert_eq!(closed.status, StatusCode::OK);
     }
-    for (path, location) in [("/cam/", "../cam"), ("/cam/publish/", "../../cam/publish")] {
-        let reply = ask(open_server(), "GET", path, &[], "").await;
-        assert_eq!((reply.status, reply.header("location")), (StatusCode::PERMANENT_REDIRECT, location));
+    // Pages know how far below the root they are.
+    for path in ["/cam/", "/cam/publish/"] {
+        assert_eq!(ask(open_server(), "GET", path, &[], "").await.status, StatusCode::OK);
     }
     refused(&ask(open_server(), "GET", "/.cam/", &[], "").await, 400, "dot");
 }
@@ -66,7 +66,7 @@ async fn problems_have_the_form_that_is_asked_for() {
 async fn a_viewer_is_told_what_it_gets_not() {
     let headers = [("content-type", "application/sdp"), ("origin", "https://tv.example")];
     let reply = ask(open_server(), "POST", "/cam/whep", &headers, OFFER).await;
-    assert_eq!(reply.header("penstock-note"), "no picture: caf?");
+    assert_eq!(reply.header("penstock-note"), "no picture: ?t?");
     assert!(reply.header("access-control-expose-headers").contains("penstock-note"));
 }
 

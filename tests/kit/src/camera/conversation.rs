@@ -297,7 +297,7 @@ impl Client<'_> {
             );
         }
         head.extend_from_slice(headers);
-        if !(self.has(Quirk::NoLength) && !body.is_empty()) {
+        if !self.has(Quirk::NoLength) || body.is_empty() {
             head.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
         }
         head.extend_from_slice(b"\r\n");
