@@ -197,6 +197,7 @@ fn a_publisher_follows_its_line() -> Result<()> {
         // A fifth of them, and what may be asked for in a second in any case.
         ensure!(asked <= sent / 5 + 40, "{asked} packets asked for, {sent} sent");
         lines[0].set([Line::default(); 2]);
-        allowed("it may send much again", |bitrate| bitrate > 5e5).map(drop)
+        // Who sends little is not believed to have room for much more: it is enough that it rises above what was narrow.
+        allowed("it may send more again", |bitrate| bitrate > 3.2e5).map(drop)
     })())
 }

@@ -257,7 +257,7 @@ fn bad_input_is_named_and_bounded() -> Result<()> {
             "415",
             "refused_malformed",
         ),
-        (format!("DESCRIBE {URL} RTSP/1.0\r\nCSeq: 1\r\n\r\n"), "405", "refused_method"),
+        (format!("DESCRIBE {URL}3 RTSP/1.0\r\nCSeq: 1\r\n\r\n"), "404", "refused_stream"),
         (format!("RECORD {URL} RTSP/1.0\r\nCSeq: 1\r\n\r\n"), "455", "refused_state"),
         (format!("SETUP {URL} RTSP/1.0\r\nCSeq: 1\r\nSession: 5\r\n\r\n"), "454", "refused_session"),
         ("GET / HTTP/1.1\r\n\r\n".into(), "", "garbage"),

@@ -52,8 +52,9 @@ fn unicast_from_one_sender() -> Result<()> {
     let stage = stage(&sdp("10.60.0.1", 5004), "sender = \"10.60.0.2\"")?;
     let encoders = send(&stage, "10.60.0.1", 5004)?;
     shows_the_clip(&stage, &encoders)?;
-    // Somebody else is not heard.
+    // Somebody else is not heard, and that is said.
     let before = source(&stage)?["dropped"].clone();
+    ensure!(before["wrong_sender"].is_null(), "{before}");
     stage.near.run(|| -> Result<()> {
         let stranger = UdpSocket::bind("10.60.0.3:0")?;
         for _ in 0..50 {
@@ -62,7 +63,9 @@ fn unicast_from_one_sender() -> Result<()> {
         Ok(())
     })?;
     shows_the_clip(&stage, &encoders)?;
-    ensure!(source(&stage)?["dropped"] == before, "{}", source(&stage)?);
+    let mut after = source(&stage)?["dropped"].clone();
+    let strangers = after.as_object_mut().and_then(|after| after.remove("wrong_sender"));
+    ensure!(strangers == Some(50.into()) && after == before, "{}", source(&stage)?);
     Ok(())
 }
 

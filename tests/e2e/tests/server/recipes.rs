@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use tests_kit::camera::ffmpeg::Ffmpeg;
-use tests_kit::peer::{Codec, Kind, Options, Source};
+use tests_kit::peer::{Codec, Options, Source, Stats};
 use tests_kit::stage::{Layout, Stage, clip};
 
 const RECIPES: &str = include_str!("../../../../docs/recipes.md");
@@ -71,8 +71,8 @@ fn comes_in(part: &str, listens: (&str, &str), to: &[&str]) -> Result<()> {
     });
     playing.map_err(|error| error.context(format!("{}{}", door.said(), sender.said())))?;
     let viewers = stage.play(1, &Source::None, Options { video: vec![Codec::H264], ..stage.playing() })?;
-    stage.flows(&viewers, &[0], Kind::Video, 20)?;
-    stage.flows(&viewers, &[0], Kind::Audio, 20)?;
+    let all = |stats: &Stats| stats.video.packets > 40 && stats.audio.packets > 40;
+    stage.until("a viewer gets both", || Ok(all(&viewers.stats()[0])))?;
     let stats = viewers.stop()?;
     ensure!(stats[0].video.duplicates == 0, "{stats:#?}");
     Ok(())

@@ -280,7 +280,7 @@ fn every_length() -> Result<()> {
 #[test]
 fn what_exceeds_a_path_is_counted() -> Result<()> {
     on_wire(XdpMode::Driver, 1, |wire| {
-        let mut fan = Fan::new(wire, 5)?;
+        let fan = Fan::new(wire, 5)?;
         for (i, len) in (FOR_ALL + 1..=MAX_PAYLOAD).enumerate() {
             let mut media = Media::at(&publishers()[0], World::FIRST + 1 + i as u64);
             media.payload = vec![7; len];
@@ -305,7 +305,7 @@ fn what_exceeds_a_path_is_counted() -> Result<()> {
 fn other_payload_types_leave_no_hole() -> Result<()> {
     for count in [1, 4] {
         on_wire(XdpMode::Driver, 1, |wire| {
-            let mut fan = Fan::new(wire, count)?;
+            let fan = Fan::new(wire, count)?;
             for (i, payload_type) in [0, 34, 63, 97, 127].into_iter().enumerate() {
                 let mut media = Media::at(&publishers()[0], World::FIRST + 1 + i as u64);
                 media.rtp.payload_type = payload_type;

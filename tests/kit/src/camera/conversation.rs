@@ -21,6 +21,8 @@ const SR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a track leaves.
 enum Way {
+    /// Not at all: it was refused.
+    Nowhere,
     Channel(u8),
     Socket { rtp: UdpSocket, rtcp: UdpSocket, to: [SocketAddr; 2] },
 }
@@ -363,7 +365,12 @@ impl Client<'_> {
         for quirk in &self.behaviour.quirks {
             match quirk {
                 Quirk::RefusesTrack(track, status) if url.ends_with(&format!("track/{track}")) => {
-                    return Ok((*status, String::new()));
+                    let status = *status;
+                    // Of those that come later, each leaves by its own way.
+                    if self.ways.len() == *track {
+                        self.ways.push(Way::Nowhere);
+                    }
+                    return Ok((status, String::new()));
                 }
                 Quirk::RefusesTcp(status) if by_tcp.is_some() => return Ok((*status, String::new())),
                 Quirk::GrantsUdp if by_tcp.is_some() => {
@@ -459,7 +466,7 @@ impl Client<'_> {
 
     fn send(&mut self, track: usize, rtcp: bool, bytes: &[u8]) -> Result<()> {
         match self.ways.get(track) {
-            None => {}
+            None | Some(Way::Nowhere) => {}
             Some(Way::Channel(first)) => {
                 let stray: &[u8] =
                     if self.behaviour.quirks.contains(&Quirk::StrayBytes) { b"\x01\x02\0\0\xff\x05\x06" } else { b"" };
