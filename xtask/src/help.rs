@@ -123,7 +123,7 @@ wherever it can) and with sockets alone, where there is a choice.",
     Command {
         name: "soak hostile",
         arguments: "[...]",
-        summary: &["a live stream with twenty viewers for ten minutes while strangers do their worst: nothing is lost"],
+        summary: &["a live stream with twenty viewers for ten minutes while strangers do their worst"],
         details: "Needs root.",
         program: Some(&program::SOAK_HOSTILE),
     },

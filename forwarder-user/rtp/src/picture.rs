@@ -71,7 +71,9 @@ fn h264_size(sps: &[u8]) -> Option<Size> {
         chroma = bits.exp_golomb()?;
         bits.number(u32::from(chroma == 3))?;
         // Depths of luma and chroma, a flag.
-        (bits.exp_golomb()?, bits.exp_golomb()?, bits.bit()?);
+        bits.exp_golomb()?;
+        bits.exp_golomb()?;
+        bits.bit()?;
         if bits.bit()? == 1 {
             (0..if chroma == 3 { 12 } else { 8 }).try_for_each(|list| skip_scaling_list(&mut bits, list))?;
         }
@@ -80,13 +82,16 @@ fn h264_size(sps: &[u8]) -> Option<Size> {
     match bits.exp_golomb()? {
         0 => _ = bits.exp_golomb()?,
         1 => {
-            (bits.bit()?, bits.exp_golomb()?, bits.exp_golomb()?);
+            bits.bit()?;
+            bits.exp_golomb()?;
+            bits.exp_golomb()?;
             (0..bits.exp_golomb()?.min(255)).try_for_each(|_| bits.exp_golomb().map(drop))?;
         }
         _ => {}
     }
     // Reference frames, and whether numbers may have gaps.
-    (bits.exp_golomb()?, bits.bit()?);
+    bits.exp_golomb()?;
+    bits.bit()?;
     let (wide, high) = (bits.exp_golomb()?.checked_add(1)?, bits.exp_golomb()?.checked_add(1)?);
     let fields = 2 - bits.bit()?;
     // Frames of fields, and a flag of its own.
@@ -249,13 +254,15 @@ fn av1_sequence(bits: &mut Bits<'_>) -> Option<Size> {
     } else {
         let mut delay_bits = None;
         if bits.bit()? == 1 {
-            (bits.number(32)?, bits.number(32)?);
+            bits.number(32)?;
+            bits.number(32)?;
             if bits.bit()? == 1 {
                 bits.exp_golomb()?;
             }
             if bits.bit()? == 1 {
                 delay_bits = Some(bits.number(5)? + 1);
-                (bits.number(32)?, bits.number(10)?);
+                bits.number(32)?;
+                bits.number(10)?;
             }
         }
         let has_display_delay = bits.bit()? == 1;
@@ -267,7 +274,9 @@ fn av1_sequence(bits: &mut Bits<'_>) -> Option<Size> {
             if let Some(len) = delay_bits
                 && bits.bit()? == 1
             {
-                (bits.number(len)?, bits.number(len)?, bits.bit()?);
+                bits.number(len)?;
+                bits.number(len)?;
+                bits.bit()?;
             }
             if has_display_delay && bits.bit()? == 1 {
                 bits.number(4)?;

@@ -118,7 +118,7 @@ impl Sequence {
         self.reconnected = false;
         self.last = Some(Last { ssrc: header.ssrc(), seq: header.seq() });
         let ahead = header.timestamp().wrapping_sub(self.newest) as i32;
-        if ahead > 0 || ahead < -FAR || step.other_clock {
+        if !(-FAR..=0).contains(&ahead) || step.other_clock {
             self.newest = header.timestamp();
         }
         self.remember(fingerprint(packet));

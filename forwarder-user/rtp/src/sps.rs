@@ -123,13 +123,13 @@ pub(crate) fn h264(nal: &[u8]) -> Option<Sps> {
     bits.skip(1);
     let crop = if bits.bit()? { four(&mut bits)? } else { [0; 4] };
     let (unit_x, unit_y) = (if matches!(chroma, 1 | 2) { 2 } else { 1 }, if chroma == 1 { 2 } else { 1 });
-    let fields = if frames_only { 1 } else { 2 };
+    let fields: u32 = if frames_only { 1 } else { 2 };
     let cropped = |size: u32, unit: u32, by: [u32; 2]| {
         size.checked_sub(unit.checked_mul(by[0].checked_add(by[1])?)?).filter(|size| *size > 0)
     };
     Some(Sps {
         width: cropped(16u32.checked_mul(wide.checked_add(1)?)?, unit_x, [crop[0], crop[1]])?,
-        height: cropped((16 * fields as u32).checked_mul(high.checked_add(1)?)?, unit_y * fields, [crop[2], crop[3]])?,
+        height: cropped((16 * fields).checked_mul(high.checked_add(1)?)?, unit_y * fields, [crop[2], crop[3]])?,
         interlaced: !frames_only,
         reordered: None,
         profile,

@@ -89,7 +89,10 @@ impl Reload {
             Change::Show { reply } => drop(reply.send(shown(&self.config))),
             Change::Patch { patch, reply } => {
                 let patched = match edit::patched(&self.config, &patch) {
-                    Ok(config) => Ok(self.take_by_api(config).await),
+                    Ok(config) => {
+                        let _: () = self.take_by_api(config).await;
+                        Ok(())
+                    }
                     Err(refused) => Err(refused),
                 };
                 let _ = reply.send(patched.map(|()| shown(&self.config)));

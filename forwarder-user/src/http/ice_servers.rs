@@ -13,6 +13,7 @@ use crate::config::IceServer;
 
 /// Adds a header for each server.
 pub(super) fn link(headers: &mut HeaderMap, servers: &[IceServer]) {
+    #[expect(clippy::disallowed_methods, reason = "the TURN server compares with its wall clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for server in servers {
         if let Ok(value) = HeaderValue::from_str(&value(server, now)) {

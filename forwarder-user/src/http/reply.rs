@@ -89,7 +89,7 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
     let whep = request.uri().path().split('/').any(|segment| segment == "whep");
     let mut response = next.run(request).await;
     let Some(Words { reason, structured }) = response.extensions_mut().remove::<Words>() else { return response };
-    if !wants && !(whep && structured) {
+    if !(wants || whep && structured) {
         return response;
     }
     let status = response.status();

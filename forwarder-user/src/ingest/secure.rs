@@ -79,8 +79,9 @@ pub(super) fn key_mgmt(uri: &str) -> Option<String> {
     }
     let [bundle, ssrc] = [&ids[..4], &ids[4..]].map(|id| id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)));
     let agreed = Agreed { profile, short_tags: false, key, salt, rocs: vec![(ssrc, 0)], mki: 0 };
+    #[expect(clippy::disallowed_methods, reason = "the timestamp of MIKEY is the wall clock's (RFC 3830 §6.6)")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    let time = (now.as_secs() + NTP_EPOCH) << 32 | (u64::from(now.subsec_nanos()) << 32) / 1_000_000_000;
+    let time = ((now.as_secs() + NTP_EPOCH) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000);
     let data = mikey::write(&Offer { key: &agreed, bundle, rand, time });
     // What ends a quoted text has no place in a URL.
     let uri: String = uri.chars().filter(|letter| !matches!(letter, '"' | '\\') && !letter.is_control()).collect();

@@ -152,7 +152,7 @@ impl Source {
     fn advise(&self, times: u32, error: &SourceError) {
         let advice = error.advice();
         self.media.status.lock().advice = (times >= ADVISE_AFTER).then_some(advice);
-        if times >= ADVISE_AFTER && (times - ADVISE_AFTER) % ADVISE_EVERY == 0 {
+        if times >= ADVISE_AFTER && (times - ADVISE_AFTER).is_multiple_of(ADVISE_EVERY) {
             let (stream, source, error) = (&self.media.name, &self.media.origin, error.name());
             tracing::warn!(stream, source, error, times, "it does not mend itself: {advice}");
         }

@@ -94,7 +94,6 @@ impl Hasher {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "one thread, at the first password that is known by its hash")]
 fn start() -> Option<SyncSender<Work>> {
     let (sender, work) = sync_channel::<Work>(QUEUE);
     let run = move || {

@@ -322,8 +322,7 @@ async fn keys_that_are_published_are_read_and_rotate() {
     };
     assert!(by(0).await.is_ok() && by(1).await.is_ok() && by(0).await.is_ok());
     assert_eq!(asked.load(Relaxed), 1, "the set was kept");
-    let mut header = Header::default();
-    header.kid = Some("9".into());
+    let header = Header { kid: Some("9".into()), ..Header::default() };
     let by_secret = encode(&header, &claims(60), &shared(SECRET.as_bytes())).unwrap();
     wrong(play(&rights, "cam", token(&by_secret)).await, "no key");
     // A key that is not there yet does not make it ask again and again.

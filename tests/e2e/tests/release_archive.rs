@@ -54,6 +54,8 @@ fn it_is_the_same_program_and_brings_its_libraries() -> Result<()> {
     )?;
     let mut serve = host.command(&link);
     serve.args(["serve", "--engine", "userspace", "--interface", "eth0"]);
+    // Whoever comes by a name is told of the sessions only with a right to it.
+    serve.env("PENSTOCK_API_TOKEN", "observer");
     let server = Running::start(&mut serve)?;
     let maps = format!("/proc/{}/maps", server.id());
     let others = || -> Result<Vec<String>> {
@@ -71,7 +73,7 @@ fn it_is_the_same_program_and_brings_its_libraries() -> Result<()> {
         verify.args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"", "sh"]);
         verify.arg(&resolver).arg(&link);
         verify.args(["verify", "--url", "http://penstock.example:8080", "--viewers", "1", "--seconds", "1"]);
-        let output = verify.args(["--max-latency-ms", "5000"]).output()?;
+        let output = verify.args(["--max-latency-ms", "5000", "--api-token", "observer"]).output()?;
         ensure!(output.status.success(), "{output:?}");
         Ok(Some(()))
     })?;

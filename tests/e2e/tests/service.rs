@@ -116,6 +116,8 @@ fn its_capabilities_are_enough() -> Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let mut command = host.command("setpriv");
     command.args(rights).arg(binary()?).args(["serve", "--engine", "kernel", "--mode", "native", "--pin-dir"]);
+    // Another host is told of the sessions only with a right to it.
+    command.env("PENSTOCK_API_TOKEN", "observer");
     command.arg(&pins).args(["--interface", "eth0"]).stdout(Stdio::null()).stderr(log.reopen()?);
     let mut server = Running::start(&mut command)?;
     let end = Instant::now() + Duration::from_secs(60);
@@ -126,7 +128,8 @@ fn its_capabilities_are_enough() -> Result<()> {
     }
     let mut verify = near.command(binary()?);
     verify.args(["verify", "--url", "http://10.71.0.1:8080", "--viewers", "3", "--seconds", "2"]);
-    let output = verify.args(["--max-latency-ms", "20000", "--max-loss", "50"]).output()?;
+    verify.args(["--max-latency-ms", "20000", "--max-loss", "50", "--api-token", "observer"]);
+    let output = verify.output()?;
     ensure!(output.status.success(), "{}{}", said(&output), fs::read_to_string(log.path())?);
     ensure!(said(&output).contains("kernel native"), "{}", said(&output));
     server.signal(libc::SIGTERM)?;

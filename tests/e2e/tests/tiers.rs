@@ -71,6 +71,8 @@ impl Place {
     /// A server that is ready, and what it logged until then.
     fn serve(&self) -> Result<(Running, Log)> {
         let mut command = self.command("serve")?;
+        // Another host is told of the sessions only with a right to it.
+        command.env("PENSTOCK_API_TOKEN", "observer");
         let mut server = Running::start(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
         let pipe = server.child().and_then(|child| child.stderr.take()).context("no log")?;
         let mut log = Log { text: String::new(), pipe: BufReader::new(pipe) };
@@ -86,7 +88,7 @@ impl Place {
     fn carried_by(&self) -> Result<String> {
         let mut command = self.peer.command(binary()?);
         command.args(["verify", "--json", "--url", "http://10.71.0.1:8080", "--seconds", "2", "--viewers", "1"]);
-        let output = command.args(["--max-latency-ms", "5000"]).output()?;
+        let output = command.args(["--max-latency-ms", "5000", "--api-token", "observer"]).output()?;
         let report: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
         ensure!(report["ok"] == true, "{report:#}");
@@ -192,7 +194,7 @@ fn without_the_short_way_everything_else_is_there() -> Result<()> {
     ensure!(told.contains("tier: without the short way for one viewer ("), "{told}");
     ensure!(!told.contains("no kernel engine"), "{told}");
     ensure!(place.carried_by()? == "kernel native, without the short way for one viewer", "{told}");
-    let state = tests_kit::whip::Client { namespace: Some(place.host.name().into()), token: None };
+    let state = tests_kit::whip::Client { namespace: Some(place.host.name().into()), token: Some("observer".into()) };
     let state = state.request("GET", "http://10.71.0.1:8080/api/v1/state", &[], None)?.expect(200)?.body;
     let state: Value = serde_json::from_str(&state)?;
     ensure!(state["tier"]["name"] == "without_short_way", "{:#}", state["tier"]);

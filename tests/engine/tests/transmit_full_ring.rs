@@ -90,6 +90,7 @@ fn transmitter(ifindex: u32) -> Result<(XdpSender, XdpTransmitter, Destination)>
     // SAFETY: all zeros is a valid path: integers only.
     let mut path: Path = unsafe { std::mem::zeroed() };
     (path.egress_ifindex, path.header_len, path.l3_offset, path.ip_version) = (ifindex, HEADER as u8, 14, 4);
+    path.max_payload = PACKET as u16;
     path.header[12..15].copy_from_slice(&[8, 0, 0x45]);
     let nobody = "192.0.2.1:9".parse()?;
     let transport = Transport { local: nobody, peer: nobody };

@@ -45,7 +45,6 @@ pub(super) fn publisher_track(slot: u32, publisher: &PublisherTrack) -> layout::
         diverted: publisher.diverted.into(),
         sequence_extension: publisher.track.sequence_extension.unwrap_or(0),
         store: publisher.store.map_or(0, Range::pack),
-        ..layout::PublisherTrack::default()
     }
 }
 

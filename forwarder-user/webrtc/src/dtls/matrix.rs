@@ -2,6 +2,8 @@
 //!
 //! OpenSSL looks at the clock of this machine, so all handshakes go on side by side, and time passes once for all.
 
+#![expect(clippy::disallowed_methods, reason = "OpenSSL has timers of its own, by the clock of this machine")]
+
 use ::openssl::asn1::Asn1Time;
 use ::openssl::bn::BigNum;
 use ::openssl::ec::{EcGroup, EcKey};

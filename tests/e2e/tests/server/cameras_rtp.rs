@@ -62,6 +62,7 @@ fn unicast_from_one_sender() -> Result<()> {
         }
         Ok(())
     })?;
+    stage.until("strangers are counted", || Ok(source(&stage)?["dropped"]["wrong_sender"] == 50))?;
     shows_the_clip(&stage, &encoders)?;
     let mut after = source(&stage)?["dropped"].clone();
     let strangers = after.as_object_mut().and_then(|after| after.remove("wrong_sender"));

@@ -24,7 +24,11 @@ enum Way {
     /// Not at all: it was refused.
     Nowhere,
     Channel(u8),
-    Socket { rtp: UdpSocket, rtcp: UdpSocket, to: [SocketAddr; 2] },
+    Socket {
+        rtp: UdpSocket,
+        rtcp: UdpSocket,
+        to: [SocketAddr; 2],
+    },
 }
 
 /// TCP or TLS.
