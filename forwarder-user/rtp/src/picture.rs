@@ -365,7 +365,7 @@ mod tests {
         // Baseline, 30 by 17 macroblocks of fields, cropped by 4 rows: units of two lines.
         let sps =
             Writer::default().number(0x67, 8).number(66, 8).number(0xe0_1f, 16).ue(0).ue(0).ue(2).ue(1).number(0, 1);
-        let sps = sps.ue(29).ue(8).number(0b00_1, 3).number(1, 1).ue(0).ue(0).ue(0).ue(1).bytes();
+        let sps = sps.ue(29).ue(8).number(0b001, 3).number(1, 1).ue(0).ue(0).ue(0).ue(1).bytes();
         assert_eq!(super::size(Codec::H264, &sps), Some((480, 288 - 4)));
         assert_eq!(super::size(Codec::H264, &[0x65, 0x88, 0x84]), None);
     }
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn vp9_by_its_keyframe_or_structure() {
-        let frame = Writer::default().number(0b10_00_0_0_1_0, 8).number(0x49_8342, 24).number(0b010_0, 4);
+        let frame = Writer::default().number(0b1000_0010, 8).number(0x49_8342, 24).number(0b0100, 4);
         let frame = frame.number(959, 16).number(539, 16).number(0, 4).bytes();
         let with = |descriptor: &[u8]| size(Codec::Vp9, &[descriptor, &frame].concat());
         assert_eq!(with(&[0x08]), Some((960, 540)));

@@ -254,7 +254,7 @@ fn descriptions_with_changed_bytes() {
     for _ in 0..5000 {
         let mut bytes = good.clone().into_bytes();
         for _ in 0..random() % 10 {
-            bytes.push(b'\n');
+            bytes.extend_from_slice(b"\n");
             let at = random() % bytes.len();
             match random() % 4 {
                 0 => bytes[at] = random() as u8,

@@ -174,7 +174,7 @@ fn bytes_of_no_sense_and_messages_with_changed_bytes() {
     for round in 0..3000 {
         let mut bytes = good.repeat(1 + round % 3);
         for _ in 0..random(&mut seed) % 12 {
-            bytes.push(b'x');
+            bytes.extend_from_slice(b"x");
             let at = random(&mut seed) % bytes.len();
             match random(&mut seed) % 4 {
                 0 => bytes[at] = random(&mut seed) as u8,
