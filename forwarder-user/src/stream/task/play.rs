@@ -11,6 +11,7 @@ use crate::stream::Refusal;
 use crate::stream::players::{Player, PlayerTrack, State};
 use penstock_engine::Kind;
 use penstock_media::codec::Format;
+use penstock_webrtc::sdp::Sent;
 
 /// How often players are told of the clocks that their sender reports need.
 const CLOCKS: Duration = Duration::from_secs(1);
@@ -56,7 +57,14 @@ impl Task {
 
     /// What players are told of a stream. Should its publisher send otherwise, they end, and are told anew.
     fn formats_told(&self, stream: &str) -> Result<Vec<Format>, Refusal> {
-        Ok(self.stream_formats(stream)?.into_iter().map(|sent| sent.format).collect())
+        let mut formats: Vec<Format> = vec![];
+        // Of several layers of a picture one is played.
+        for Sent { format, .. } in self.stream_formats(stream)? {
+            if formats.iter().all(|told| told.codec.kind() != format.codec.kind()) {
+                formats.push(format);
+            }
+        }
+        Ok(formats)
     }
 
     /// May one more wait until it is known what a source sends?
@@ -131,18 +139,21 @@ impl Task {
     fn attach_player(&mut self, id: PlayerId, kind: Kind) -> bool {
         let Some(player) = self.players.get_mut(&id) else { return false };
         let sent = self.streams.sent(&player.stream, &self.sessions);
-        let sent = sent.iter().find(|track| track.kind() == kind);
+        let sent = sent.iter().find(|track| track.kind() == kind && track.is_forwarded());
         let Some((sent, source)) = sent.and_then(|sent| Some((sent, sent.source.as_ref()?))) else { return false };
         let Player { formats, state: State::Watching { tracks, .. }, stream, .. } = player else { return false };
         let is_it = |track: &&mut PlayerTrack| formats.get(track.track).is_some_and(|f| f.codec == sent.format.codec);
         let Some(track) = tracks.iter_mut().find(is_it).filter(|track| track.from != Some(source.id)) else {
             return false;
         };
-        if track.from.is_some() {
+        let former = track.from.replace(source.id);
+        if former.is_some() {
             track.ear = track.ear.for_another();
         }
-        track.from = Some(source.id);
-        match self.engine.listen(source.id, track.ear.clone()) {
+        let listens = self.engine.listen(source.id, track.ear.clone());
+        // It may go on without us: another layer.
+        former.into_iter().for_each(|former| self.engine.forget_listeners(former));
+        match listens {
             Ok(()) => true,
             Err(error) => {
                 self.counters.refused_by_engine += 1;
@@ -157,7 +168,7 @@ impl Task {
         let sent = self.streams.sent(stream, &self.sessions);
         let other = |player: &Player| {
             player.formats.iter().any(|told| {
-                let sent = sent.iter().find(|track| track.kind() == told.codec.kind());
+                let sent = sent.iter().find(|track| track.kind() == told.codec.kind() && track.is_forwarded());
                 sent.is_some_and(|sent| sent.format.codec != told.codec)
             })
         };
