@@ -180,11 +180,11 @@ impl Media {
                     return Poll::Ready(read.map(|()| false));
                 }
                 // While media comes, the other two are asked once a second, since a question costs as much as a
-                // packet. Whatever rang together with media is heard then; what rings without media, at once.
+                // packet; but an alarm that has rung is heard at once: nobody else wakes us if media ends here.
                 let held = self.tracks.iter().filter_map(|track| track.pipeline.deadline()).min();
                 if let Some(held) = held.filter(|held| *held < alarm.deadline().into_std()) {
                     alarm.as_mut().reset(held.into());
-                } else if heard.came && heard.now < ask_at {
+                } else if heard.came && heard.now < ask_at.min(alarm.deadline().into_std()) {
                     return Poll::Pending;
                 }
                 ask_at = heard.now + ASK_EVERY;

@@ -48,10 +48,10 @@ fn publish_and_play(scene: &Scene) -> Result<()> {
     viewer.screenshot(&screenshot_path("play"))?;
     publisher.screenshot(&screenshot_path("publish"))?;
 
-    // Without feedback Chromium stays below 100 kbit/s for ever.
+    // Without feedback Chromium stays below 100 kbit/s for ever; it begins at 300.
     let rate = |pair: &serde_json::Value| pair["availableOutgoingBitrate"].as_f64().unwrap_or(0.0);
-    publisher.wait_for_stats("the publisher may send 600 kbit/s", Duration::from_secs(45), |stats| {
-        rate(stats.selected_pair()) >= 6e5
+    publisher.wait_for_stats("the publisher may send more than at first", Duration::from_secs(45), |stats| {
+        rate(stats.selected_pair()) >= 3.2e5
     })?;
 
     pause(&publisher)?;
