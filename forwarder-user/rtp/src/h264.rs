@@ -1,6 +1,7 @@
 //! H.264 in RTP (RFC 6184).
 
 use super::{
+    bits::Bits,
     nal::{Begin, Class, NalCodec},
     sps::{self, Sps},
 };
@@ -57,7 +58,8 @@ impl NalCodec for H264 {
         if matches!(nal.first().map(|first| first & 0x1f), Some(3 | 4)) {
             return Begin { first: false, b: false };
         }
-        let mut bits = Bits { bytes: nal.get(1..).unwrap_or_default(), at: 0 };
+        // No emulation prevention byte can stand so early.
+        let mut bits = Bits::new(nal.get(1..).unwrap_or_default());
         let first_mb = bits.exp_golomb();
         let slice_type = first_mb.and_then(|_| bits.exp_golomb());
         Begin { first: first_mb == Some(0), b: matches!(slice_type, Some(1 | 6)) }
@@ -76,46 +78,6 @@ impl NalCodec for H264 {
 pub fn profile_level_id(sps: &[u8]) -> Option<String> {
     let [header, profile, constraints, level] = *sps.first_chunk()?;
     (H264::class(header & 0x1f) == Class::Set(0)).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
-}
-
-/// Reads bit by bit: of a slice header its first, where no emulation prevention byte can stand yet.
-pub(crate) struct Bits<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Bits<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    /// An unsigned number of so many bits, at most 32.
-    pub(crate) fn number(&mut self, bits: u32) -> Option<u32> {
-        (0..bits).try_fold(0, |value, _| Some(value << 1 | self.bit()?))
-    }
-
-    pub(crate) fn bit(&mut self) -> Option<u32> {
-        let byte = self.bytes.get(self.at / 8)?;
-        let bit = byte >> (7 - self.at % 8) & 1;
-        self.at += 1;
-        Some(bit.into())
-    }
-
-    /// ue(v) of H.264 §9.1.
-    pub(crate) fn exp_golomb(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.bit()? == 0 {
-            zeros += 1;
-            if zeros > 24 {
-                return None;
-            }
-        }
-        let mut value = 1;
-        for _ in 0..zeros {
-            value = value << 1 | self.bit()?;
-        }
-        Some(value - 1)
-    }
 }
 
 #[cfg(test)]

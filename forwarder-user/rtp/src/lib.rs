@@ -18,6 +18,7 @@
 //! | here | the way of a packet |
 
 mod audio;
+mod bits;
 mod clock;
 pub mod description;
 mod frames;

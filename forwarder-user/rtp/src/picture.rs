@@ -4,10 +4,11 @@
 //! has bits.
 
 use super::{
-    h264::{Bits, H264},
+    bits::Bits,
+    h264::H264,
     h265::H265,
     nal::{NalCodec, aggregate::Aggregate},
-    vp8,
+    sps, vp8,
 };
 use penstock_media::codec::Codec;
 
@@ -24,8 +25,8 @@ pub fn size(codec: Codec, payload: &[u8]) -> Option<Size> {
     let size = match codec {
         Codec::Vp8 => vp8_size(payload),
         Codec::Vp9 => vp9_size(payload),
-        Codec::H264 => units::<H264>(payload).find(|nal| H264::nal_type(nal) == 7).and_then(h264_size),
-        Codec::H265 => units::<H265>(payload).find(|nal| H265::nal_type(nal) == 33).and_then(h265_size),
+        Codec::H264 => parameter_set::<H264>(payload, 7).and_then(sps::h264).map(|sps| (sps.width, sps.height)),
+        Codec::H265 => parameter_set::<H265>(payload, 33).and_then(sps::h265_size),
         Codec::Av1 => av1_size(payload),
         Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => None,
     };
@@ -39,6 +40,12 @@ fn vp8_size(payload: &[u8]) -> Option<Size> {
     Some((u32::from(u16::from_le_bytes([a, b]) & 0x3fff), u32::from(u16::from_le_bytes([c, d]) & 0x3fff)))
 }
 
+/// The first unit of this type, or what of it can matter here.
+fn parameter_set<C: NalCodec>(payload: &[u8], kind: u8) -> Option<&[u8]> {
+    let nal = units::<C>(payload).find(|nal| C::nal_type(nal) == kind)?;
+    Some(nal.get(..ENOUGH).unwrap_or(nal))
+}
+
 /// The NAL units of a payload that are there as a whole, each with its header.
 fn units<C: NalCodec>(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let kind = payload.get(..C::HEADER).map(C::nal_type);
@@ -46,113 +53,6 @@ fn units<C: NalCodec>(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let several = behind.map(|units| Aggregate::<C>::new(units).units());
     let lone = kind.filter(|kind| *kind != C::AGGREGATE && *kind != C::FRAGMENT).map(|_| payload);
     several.into_iter().flatten().chain(lone)
-}
-
-/// A NAL unit without the bytes that keep start codes out of it: 3 behind two zeros.
-fn unescape(nal: &[u8]) -> Vec<u8> {
-    let mut zeros = 0;
-    let keep = |byte: &&u8| {
-        let escape = zeros >= 2 && **byte == 3;
-        zeros = if **byte == 0 { zeros + 1 } else { 0 };
-        !escape
-    };
-    nal.iter().take(ENOUGH).filter(keep).copied().collect()
-}
-
-/// H.264 §7.3.2.1.1.
-fn h264_size(sps: &[u8]) -> Option<Size> {
-    let sps = unescape(sps);
-    let mut bits = Bits::new(sps.get(1..)?);
-    let profile = bits.number(8)?;
-    bits.number(16)?;
-    bits.exp_golomb()?;
-    let mut chroma = 1;
-    if [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135].contains(&profile) {
-        chroma = bits.exp_golomb()?;
-        bits.number(u32::from(chroma == 3))?;
-        // Depths of luma and chroma, a flag.
-        bits.exp_golomb()?;
-        bits.exp_golomb()?;
-        bits.bit()?;
-        if bits.bit()? == 1 {
-            (0..if chroma == 3 { 12 } else { 8 }).try_for_each(|list| skip_scaling_list(&mut bits, list))?;
-        }
-    }
-    bits.exp_golomb()?;
-    match bits.exp_golomb()? {
-        0 => _ = bits.exp_golomb()?,
-        1 => {
-            bits.bit()?;
-            bits.exp_golomb()?;
-            bits.exp_golomb()?;
-            (0..bits.exp_golomb()?.min(255)).try_for_each(|_| bits.exp_golomb().map(drop))?;
-        }
-        _ => {}
-    }
-    // Reference frames, and whether numbers may have gaps.
-    bits.exp_golomb()?;
-    bits.bit()?;
-    let (wide, high) = (bits.exp_golomb()?.checked_add(1)?, bits.exp_golomb()?.checked_add(1)?);
-    let fields = 2 - bits.bit()?;
-    // Frames of fields, and a flag of its own.
-    bits.number(fields - 1)?;
-    bits.bit()?;
-    let unit =
-        if chroma == 0 || chroma == 3 { (1, fields) } else { (2, if chroma == 1 { 2 * fields } else { fields }) };
-    cropped(&mut bits, (wide.checked_mul(16)?, high.checked_mul(16)?.checked_mul(fields)?), unit)
-}
-
-fn skip_scaling_list(bits: &mut Bits<'_>, list: u32) -> Option<()> {
-    if bits.bit()? == 0 {
-        return Some(());
-    }
-    let mut scale = 8u32;
-    for _ in 0..if list < 6 { 16 } else { 64 } {
-        // se(v), modulo 256: only whether the sum is 0 matters.
-        let code = bits.exp_golomb()?;
-        let half = code.div_ceil(2);
-        scale = if code % 2 == 1 { scale.wrapping_add(half) } else { scale.wrapping_sub(half) } & 0xff;
-        if scale == 0 {
-            break;
-        }
-    }
-    Some(())
-}
-
-/// A size less the window that the next bits take from it, in units of so many pixels.
-fn cropped(bits: &mut Bits<'_>, (width, height): Size, unit: Size) -> Option<Size> {
-    if bits.bit()? == 0 {
-        return Some((width, height));
-    }
-    let mut side = || bits.exp_golomb()?.checked_add(bits.exp_golomb()?);
-    let (across, down) = (side()?.checked_mul(unit.0)?, side()?.checked_mul(unit.1)?);
-    Some((width.checked_sub(across)?, height.checked_sub(down)?))
-}
-
-/// H.265 §7.3.2.2.1.
-fn h265_size(sps: &[u8]) -> Option<Size> {
-    /// Profile, tier and their flags; the level is 8 more.
-    const PROFILE: u32 = 88;
-    let sps = unescape(sps);
-    let mut bits = Bits::new(sps.get(2..)?);
-    bits.number(4)?;
-    let layers = bits.number(3)?;
-    skip(&mut bits, 1 + PROFILE + 8)?;
-    let mut known = 0;
-    for _ in 0..layers {
-        known += PROFILE * bits.bit()?;
-        known += 8 * bits.bit()?;
-    }
-    if layers > 0 {
-        known += 2 * (8 - layers);
-    }
-    skip(&mut bits, known)?;
-    bits.exp_golomb()?;
-    let chroma = bits.exp_golomb()?;
-    bits.number(u32::from(chroma == 3))?;
-    let size = (bits.exp_golomb()?, bits.exp_golomb()?);
-    let unit = (if chroma == 1 || chroma == 2 { 2 } else { 1 }, if chroma == 1 { 2 } else { 1 });
-    cropped(&mut bits, size, unit)
 }
 
 /// RFC 9628 §4.2: by the scalability structure, else by the header of the frame that begins here.
@@ -285,10 +185,6 @@ fn av1_sequence(bits: &mut Bits<'_>) -> Option<Size> {
     }
     let (wide, high) = (bits.number(4)? + 1, bits.number(4)? + 1);
     Some((bits.number(wide)? + 1, bits.number(high)? + 1))
-}
-
-fn skip(bits: &mut Bits<'_>, count: u32) -> Option<()> {
-    (0..count).try_for_each(|_| bits.bit().map(drop))
 }
 
 fn next(rest: &mut &[u8]) -> Option<u8> {
