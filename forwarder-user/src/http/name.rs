@@ -16,7 +16,8 @@ pub(super) fn check(name: &str) -> Result<(), Failure> {
     stream_name_problem(name).map_or(Ok(()), |reason| Err(Failure::new(StatusCode::BAD_REQUEST, reason)))
 }
 
-/// Makes one segment of a name with slashes, so that routes find it: before they are looked for.
+/// Makes one segment of a name with slashes and takes a slash at the end away, so that routes find it: before they are
+/// looked for.
 pub(super) async fn fold(mut request: Request) -> Request {
     if let Some(path) = folded(request.uri().path()) {
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();

@@ -77,9 +77,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(|OriginalUri(uri): OriginalUri| async move { html("index.html", uri.path()) }))
         .route("/{stream}", get(watch))
-        .route("/{stream}/", get(watch))
         .route("/{stream}/publish", get(publish))
-        .route("/{stream}/publish/", get(publish))
         .route("/player.js", get(|headers: HeaderMap| async move { file("player.js", &headers) }))
         .route("/player.d.ts", get(|headers: HeaderMap| async move { file("player.d.ts", &headers) }))
         .route(

@@ -7,13 +7,9 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 
-use super::problem::Problem;
+use super::problem::{PROBLEM_TYPE, Problem};
 use crate::stream::Refusal;
-
-/// Media type of problem details.
-const PROBLEM: &str = "application/problem+json";
 
 /// An error response: one or two sentences for the person who reads it.
 #[derive(Debug)]
@@ -47,9 +43,7 @@ impl Failure {
     pub fn busy(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason).with(header::RETRY_AFTER, "2")
     }
-}
 
-impl Failure {
     /// The same for programs.
     pub(super) fn into_problem(self) -> Problem {
         Problem::new(self.status, self.reason).with_all(self.headers)
@@ -92,14 +86,12 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
     if !(wants || whep && structured) {
         return response;
     }
-    let status = response.status();
-    // The first sentence is the title, which is the same for all of its kind.
-    let title = status.canonical_reason().unwrap_or("refused");
-    let problem = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": reason });
+    let problem = Problem::new(response.status(), reason).into_response();
+    // Headers stay, also those that others have added, but for those of the body.
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
-    Response::from_parts(parts, axum::body::Body::from(problem.to_string()))
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+    Response::from_parts(parts, problem.into_body())
 }
 
 /// Does the client name a type of JSON among those that it takes?
@@ -107,5 +99,5 @@ fn wants_problem(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
     let mut types =
         values.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
-    types.any(|one| [PROBLEM, "application/json"].iter().any(|json| json.eq_ignore_ascii_case(one)))
+    types.any(|one| [PROBLEM_TYPE, "application/json"].iter().any(|json| json.eq_ignore_ascii_case(one)))
 }

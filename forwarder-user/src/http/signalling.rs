@@ -32,13 +32,9 @@ type Shared = State<Arc<App>>;
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/{stream}/whip", endpoint(Role::Publisher))
-        .route("/{stream}/whip/", endpoint(Role::Publisher))
         .route("/{stream}/whep", endpoint(Role::Subscriber))
-        .route("/{stream}/whep/", endpoint(Role::Subscriber))
         .route("/{stream}/whip/{session}", resource(Role::Publisher))
-        .route("/{stream}/whip/{session}/", resource(Role::Publisher))
         .route("/{stream}/whep/{session}", resource(Role::Subscriber))
-        .route("/{stream}/whep/{session}/", resource(Role::Subscriber))
 }
 
 fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
