@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use forwarder_common::Counter;
+use forwarder_common::{Counter, ExtendedSeq};
 use penstock_srtp::cipher::Cipher;
 
 use super::{
-    UserspaceEngine,
+    Inner, UserspaceEngine,
     backlog::Start,
     outgoing,
     tables::{Heard, Listener, Origin, Publisher, Replay, Session, Subscriber, Tables},
@@ -25,6 +25,56 @@ use crate::{
     io::{MediaSockets, Worker},
     repair,
 };
+
+/// An incoming SSRC: of media, or of repairs for another one.
+struct Incoming {
+    ssrc: u32,
+    payload_type: u8,
+    clock_rate: u32,
+    first: ExtendedSeq,
+    sequence_extension: Option<u8>,
+    /// The track that it repairs.
+    repairs: Option<u32>,
+}
+
+impl Inner {
+    fn add_incoming(
+        &self,
+        tables: &mut Tables,
+        session: SessionId,
+        new: &Incoming,
+    ) -> Result<PublisherTrackId, EngineError> {
+        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
+        let entry = entry.ok_or(EngineError::Unknown("session"))?;
+        let flow = (entry.socket, entry.transport.peer, new.ssrc);
+        if tables.flows.contains_key(&flow) {
+            return Err(EngineError::Taken { peer: entry.transport.peer, ssrc: new.ssrc });
+        }
+        let origin = Origin::Srtp {
+            session: session.0,
+            cipher: Arc::clone(&entry.cipher),
+            expires: Arc::clone(&entry.expires),
+            ssrc: new.ssrc,
+            payload_type: new.payload_type,
+        };
+        let mut publisher = Publisher::new(origin, new.clock_rate, new.first, false);
+        publisher.repairs = new.repairs;
+        publisher.heard = new.sequence_extension.map(|number| Box::new(Heard::new(number)));
+        // Repairs are kept as what they repair.
+        publisher.kept = if new.repairs.is_none() { self.keeper(self.config.repair.last()) } else { None };
+        let limit = tables.publishers.limit();
+        let full = || EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
+        if new.repairs.is_some() && !repair::has_room(tables.publishers.values().count(), limit) {
+            return Err(full());
+        }
+        let handle = tables.publishers.insert(publisher).map_err(|_| full())?;
+        tables.flows.insert(flow, handle);
+        if let Some(entry) = tables.sessions.get_mut(session.0) {
+            entry.publisher_tracks.insert(handle);
+        }
+        Ok(PublisherTrackId(handle))
+    }
+}
 
 impl Engine for UserspaceEngine {
     fn describe(&self) -> String {
@@ -132,64 +182,29 @@ impl Engine for UserspaceEngine {
         session: SessionId,
         track: NewPublisherTrack,
     ) -> Result<PublisherTrackId, EngineError> {
-        let mut tables = self.0.write();
-        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
-        let entry = entry.ok_or(EngineError::Unknown("session"))?;
-        let flow = (entry.socket, entry.transport.peer, track.ssrc);
-        if tables.flows.contains_key(&flow) {
-            return Err(EngineError::Taken { peer: entry.transport.peer, ssrc: track.ssrc });
-        }
-        let origin = Origin::Srtp {
-            session: session.0,
-            cipher: Arc::clone(&entry.cipher),
-            expires: Arc::clone(&entry.expires),
+        let of = Incoming {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
+            clock_rate: track.clock_rate,
+            first: track.first,
+            sequence_extension: track.sequence_extension,
+            repairs: None,
         };
-        let mut publisher = Publisher::new(origin, track.clock_rate, track.first, false);
-        publisher.kept = self.0.keeper(self.0.config.repair.last());
-        publisher.heard = track.sequence_extension.map(|number| Box::new(Heard::new(number)));
-        let limit = tables.publishers.limit();
-        let full = |_| EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
-        let handle = tables.publishers.insert(publisher).map_err(full)?;
-        tables.flows.insert(flow, handle);
-        if let Some(entry) = tables.sessions.get_mut(session.0) {
-            entry.publisher_tracks.insert(handle);
-        }
-        Ok(PublisherTrackId(handle))
+        self.0.add_incoming(&mut self.0.write(), session, &of)
     }
 
     fn add_repair_track(&self, session: SessionId, track: NewRepairTrack) -> Result<PublisherTrackId, EngineError> {
         let mut tables = self.0.write();
         let Some(of) = tables.publishers.get(track.of.0) else { return Err(EngineError::Unknown("publisher track")) };
-        let clock_rate = of.clock_rate;
-        let entry = tables.sessions.get(session.0).filter(|entry| entry.role == Role::Publisher);
-        let entry = entry.ok_or(EngineError::Unknown("session"))?;
-        let flow = (entry.socket, entry.transport.peer, track.ssrc);
-        if tables.flows.contains_key(&flow) {
-            return Err(EngineError::Taken { peer: entry.transport.peer, ssrc: track.ssrc });
-        }
-        let origin = Origin::Srtp {
-            session: session.0,
-            cipher: Arc::clone(&entry.cipher),
-            expires: Arc::clone(&entry.expires),
+        let of = Incoming {
             ssrc: track.ssrc,
             payload_type: track.payload_type,
+            clock_rate: of.clock_rate,
+            first: track.first,
+            sequence_extension: track.sequence_extension,
+            repairs: Some(track.of.0),
         };
-        let mut publisher = Publisher::new(origin, clock_rate, track.first, false);
-        publisher.repairs = Some(track.of.0);
-        publisher.heard = track.sequence_extension.map(|number| Box::new(Heard::new(number)));
-        let limit = tables.publishers.limit();
-        let full = || EngineError::Full { table: "the table of incoming tracks", limit, key: "publisher_tracks" };
-        if !repair::has_room(tables.publishers.values().count(), limit) {
-            return Err(full());
-        }
-        let handle = tables.publishers.insert(publisher).map_err(|_| full())?;
-        tables.flows.insert(flow, handle);
-        if let Some(entry) = tables.sessions.get_mut(session.0) {
-            entry.publisher_tracks.insert(handle);
-        }
-        Ok(PublisherTrackId(handle))
+        self.0.add_incoming(&mut tables, session, &of)
     }
 
     fn takes_repairs(&self) -> bool {
