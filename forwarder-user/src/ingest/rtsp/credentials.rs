@@ -1,10 +1,10 @@
 //! What answers a challenge: Digest (RFC 7616, and RFC 2069 as old cameras know it) and Basic (RFC 7617).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use openssl::hash::{MessageDigest, hash};
+use openssl::hash::MessageDigest;
 use penstock_rtp::rtsp::challenge::Challenge;
 
-use super::random_hex;
+use super::{digest_hex, random_hex};
 use crate::config::Secret;
 
 /// A challenge that we can answer.
@@ -101,8 +101,7 @@ impl Algorithm {
             Self::Sha256 => MessageDigest::sha256(),
             Self::Sha512_256 => MessageDigest::from_name("SHA512-256")?,
         };
-        let digest = hash(kind, text).ok()?;
-        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        digest_hex(kind, text)
     }
 }
 

@@ -16,8 +16,8 @@ use std::{
 use penstock_engine::{Ear, Heard};
 use penstock_rtp::rtsp::{
     message::{Message, Start},
-    transport::{Lower, Transport},
-    url::{Url, decode},
+    transport::Lower,
+    url::decode,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -29,9 +29,10 @@ use self::{
     outgoing::Outgoing,
 };
 use super::{
+    answer::{Ends, MAX_GUESSES, METHODS, Refusal, SESSION_TIMEOUT, channel, choose, finish, ports},
     connection::{Connection, Incoming},
-    push::{Door, Ends, METHODS, Refusal, Server, taken_away},
-    random_hex,
+    push::{Door, Server, path, taken_away},
+    random, random_hex,
 };
 use crate::{
     config::{Action, stream_name_problem},
@@ -48,8 +49,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A source on demand connects meanwhile.
 const DESCRIPTION: Duration = Duration::from_secs(15);
-/// Wrong passwords that are heard on one connection.
-const MAX_GUESSES: u32 = 3;
 /// Packets that wait for a slow player: some seconds of a camera, or a group of pictures from the keyframe cache.
 const ROOM: usize = 2048;
 /// Bytes that are written at once.
@@ -60,7 +59,6 @@ const TICK: Duration = Duration::from_secs(1);
 const REPORTS: Duration = Duration::from_secs(5);
 /// Recorders notice an end, and try again; of silence many notice nothing.
 const SILENCE: Duration = Duration::from_secs(20);
-const SESSION_TIMEOUT: u64 = 60;
 
 /// Whether a request is of somebody who wants to play.
 pub(super) fn begins(request: &Message) -> bool {
@@ -257,10 +255,7 @@ impl Conversation<'_> {
             }
             Err(refusal) => self.server.refuse(self.ends.peer, &method, &refusal, &self.door),
         };
-        if let Some(cseq) = request.get("CSeq") {
-            answer.push("CSeq", cseq.as_bytes());
-        }
-        answer.push("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        finish(&mut answer, request);
         self.connection.send(&answer).await?;
         match (ended, self.guesses > MAX_GUESSES) {
             (true, _) => Err(SourceError::Ended),
@@ -302,7 +297,7 @@ impl Conversation<'_> {
 
     /// Watches the stream that a request is about, if that is not so already.
     async fn watch(&mut self, request: &Message, (method, uri): (&str, &str)) -> Result<&mut Player, Refusal> {
-        let name = decode(name_of(&path(uri)));
+        let name = decode(name_of(&path(uri).unwrap_or_default()));
         if let Some(problem) = stream_name_problem(&name) {
             return Err(Refusal("refused_stream", 404, problem));
         }
@@ -329,11 +324,11 @@ impl Conversation<'_> {
         let field = request.text("Transport").into_owned();
         let player = self.watch(request, ("SETUP", uri)).await?;
         let formats = &player.watching.formats;
-        let index = track_of(&path(uri), formats.len());
+        let index = track_of(&path(uri).unwrap_or_default(), formats.len());
         let index = index.filter(|index| player.tracks.iter().all(|track| track.index != *index));
         let format = index.and_then(|index| Some((index, formats.get(index)?)));
         let (index, format) = format.ok_or_else(|| Refusal("refused_track", 404, "no such track to set up".into()))?;
-        let (ssrc, reference) = (random_ssrc(), Reference::default());
+        let (ssrc, reference) = (u32::from_be_bytes(random().unwrap_or([0, 0, 0, 1])), Reference::default());
         let (number, clock_rate) = (payload_type(index, format), format.codec.clock_rate());
         let outgoing = Outgoing::new(number, clock_rate, ssrc, reference.clone());
         let (way, answer) = Way::of(&field, &player.tracks, ends)?;
@@ -356,39 +351,24 @@ impl Conversation<'_> {
 impl Way {
     /// The first of the alternatives of a `Transport` field that can be had, and the answer's.
     fn of(field: &str, tracks: &[Track], ends: Ends) -> Result<(Self, String), Refusal> {
-        let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
-        let can_be_had = |wanted: &Transport| match wanted.lower {
-            _ if wanted.secure => false,
-            // RTCP needs the next one.
-            Lower::Tcp => wanted.channel.is_none_or(|channel| channel < u16::from(u8::MAX)),
-            Lower::Udp => wanted.client_port.is_some_and(|port| port != 0),
-            Lower::Multicast => false,
-        };
-        let wanted = Transport::parse(field).find(can_be_had).ok_or_else(refused)?;
+        let wanted = choose(field, false)?;
         if let (Lower::Udp, Some(client)) = (wanted.lower, wanted.client_port) {
             if ends.encrypted {
                 let words = "by TCP, please: what goes by UDP would not be encrypted";
                 return Err(Refusal("refused_transport", 461, words.into()));
             }
-            return Self::udp(ends.local, ends.peer, client);
+            let (ports, said) = ports(&ends, client)?;
+            // To the address that has opened the connection and no other: it has shown that it receives there.
+            let to = |port| SocketAddr::new(ends.peer.ip(), port);
+            let way = Self::Udp { ports, rtp: to(client), rtcp: to(client.saturating_add(1)) };
+            return Ok((way, format!("RTP/AVP;unicast;{said}")));
         }
-        let named = wanted.channel.and_then(|channel| u8::try_from(channel).ok());
-        let channel = named.or_else(|| u8::try_from(2 * tracks.len()).ok()).ok_or_else(refused)?;
-        if tracks.iter().any(|track| matches!(track.way, Self::Channel(other) if channel.abs_diff(other) < 2)) {
-            return Err(refused());
-        }
+        let others = tracks.iter().map(|track| match track.way {
+            Self::Channel(other) => Some(other),
+            Self::Udp { .. } => None,
+        });
+        let channel = channel(&wanted, others)?;
         Ok((Self::Channel(channel), format!("RTP/AVP/TCP;unicast;interleaved={channel}-{}", channel + 1)))
-    }
-
-    fn udp(local: SocketAddr, peer: SocketAddr, client: u16) -> Result<(Self, String), Refusal> {
-        let ports = Ports::bind(local.ip(), peer.ip());
-        let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
-        let (first, last) = (ports.first(), client.saturating_add(1));
-        let answer =
-            format!("RTP/AVP;unicast;client_port={client}-{last};server_port={first}-{}", first.saturating_add(1));
-        // To the address that has opened the connection and no other: it has shown that it receives there.
-        let (rtp, rtcp) = (SocketAddr::new(peer.ip(), client), SocketAddr::new(peer.ip(), last));
-        Ok((Self::Udp { ports, rtp, rtcp }, answer))
     }
 
     /// Sends a packet, or appends it to what goes by the connection.
@@ -403,19 +383,6 @@ impl Way {
             Self::Udp { ports, rtp, rtcp } => ports.send(packet, if is_rtcp { *rtcp } else { *rtp }, is_rtcp),
         }
     }
-}
-
-/// The path of a request's URL.
-fn path(uri: &str) -> String {
-    match Url::parse(uri) {
-        Ok((url, _)) => url.path().to_owned(),
-        Err(_) => uri.split('?').next().unwrap_or_default().to_owned(),
-    }
-}
-
-/// A random one, as RFC 3550 §8.1 wants it.
-fn random_ssrc() -> u32 {
-    u32::from_str_radix(random_hex().get(..8).unwrap_or_default(), 16).unwrap_or(1)
 }
 
 impl Player {

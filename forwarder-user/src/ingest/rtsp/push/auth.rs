@@ -3,13 +3,12 @@
 
 use std::{future::pending, net::SocketAddr, sync::Arc};
 
-use openssl::hash::{MessageDigest, hash};
+use openssl::hash::MessageDigest;
 use penstock_rtp::rtsp::{challenge::Challenge, message::Message, url::Url};
 
-use super::conversation::Refusal;
 use crate::{
     config::{Action, Secret},
-    ingest::rtsp::random_hex,
+    ingest::rtsp::{answer::Refusal, digest_hex, random_hex},
     rights::{Asker, Credentials, Denied, Grant, Rights, Watch},
 };
 
@@ -158,8 +157,7 @@ fn means_the_same(one: &str, other: &str) -> bool {
 
 /// In hexadecimal. An empty text, which nothing matches, where MD5 is forbidden.
 fn md5(text: &str) -> String {
-    let digest = hash(MessageDigest::md5(), text.as_bytes());
-    digest.map(|digest| digest.iter().map(|byte| format!("{byte:02x}")).collect()).unwrap_or_default()
+    digest_hex(MessageDigest::md5(), text.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! One connection of a publisher: OPTIONS, ANNOUNCE, SETUP, RECORD, and then its media.
 
 use std::{
-    net::SocketAddr,
     pin::pin,
     rc::Rc,
     task::{Context, Poll},
@@ -12,7 +11,7 @@ use penstock_rtp::{
     description::{Description, DescriptionError, Writer},
     rtsp::{
         message::{Message, Start},
-        transport::{Lower, Transport},
+        transport::Lower,
     },
 };
 use tokio::time::timeout_at;
@@ -28,39 +27,24 @@ use crate::ingest::{
     handle::gone,
     media::{Packet, Packets, Skipped},
     rtsp::{
+        answer::{Ends, MAX_GUESSES, METHODS, Refusal, SESSION_TIMEOUT, channel, choose, finish, ports},
         connection::{Connection, Incoming, Stream},
         play, random_hex,
         track::{self, Track, Way},
     },
     secure::{self, Srtp},
-    udp::Ports,
 };
 use crate::rights::Grant;
 
 /// From the begin of a connection to its RECORD.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Wrong passwords that are heard on one connection.
-const MAX_GUESSES: u32 = 3;
 /// Tracks that may be set up, with those that nobody will see.
 const MAX_TRACKS: usize = 8;
-/// We live on their media, so this is for clients that want to know.
-const SESSION_TIMEOUT: u64 = 60;
-pub(in crate::ingest::rtsp) const METHODS: &str =
-    "OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, TEARDOWN, GET_PARAMETER, SET_PARAMETER";
 
 /// What was announced.
 struct Announced {
     claim: Claim,
     description: Description,
-}
-
-/// A connection's two ends.
-#[derive(Clone, Copy)]
-pub(in crate::ingest::rtsp) struct Ends {
-    pub local: SocketAddr,
-    pub peer: SocketAddr,
-    /// By TLS.
-    pub encrypted: bool,
 }
 
 struct Conversation<'a> {
@@ -79,9 +63,6 @@ struct Conversation<'a> {
     requests: Vec<Message>,
     skipped: Skipped,
 }
-
-/// A refusal: name of its counter, status, words.
-pub(in crate::ingest::rtsp) struct Refusal(pub &'static str, pub u16, pub String);
 
 /// Serves a connection to its end.
 pub(super) async fn run(server: &Rc<Server>, stream: Box<dyn Stream>, ends: Ends) {
@@ -181,10 +162,7 @@ impl Conversation<'_> {
             }
             Err(refusal) => self.server.refuse(self.ends.peer, &method, &refusal, &self.door),
         };
-        if let Some(cseq) = request.get("CSeq") {
-            answer.push("CSeq", cseq.as_bytes());
-        }
-        answer.push("Server", concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        finish(&mut answer, request);
         self.connection.send(&answer).await?;
         if ended {
             return Err(SourceError::Ended);
@@ -280,20 +258,10 @@ impl Conversation<'_> {
         }
         let index = name::track(description, uri)
             .ok_or_else(|| Refusal("refused_track", 404, "the description has no such track".into()))?;
-        let refused = || Refusal("refused_transport", 461, "RTP/AVP by TCP or unicast UDP, please".into());
-        let field = request.text("Transport");
         // By TLS the key is told to nobody else, and what comes beside it is as safe.
         let keys = description.tracks.get(index).and_then(|track| track.security.clone());
         let keys = keys.filter(|_| self.ends.encrypted);
-        let can_be_had = |wanted: &Transport| match wanted.lower {
-            _ if wanted.secure && keys.is_none() => false,
-            // RTCP needs the next one.
-            Lower::Tcp => wanted.channel.is_none_or(|channel| channel < u16::from(u8::MAX)),
-            Lower::Udp => wanted.client_port.is_some_and(|port| port != 0),
-            Lower::Multicast => false,
-        };
-        // The first of the alternatives that can be had.
-        let wanted = Transport::parse(&field).find(can_be_had).ok_or_else(refused)?;
+        let wanted = choose(&request.text("Transport"), keys.is_some())?;
         let field = request.get("KeyMgmt");
         let srtp = match keys.filter(|_| wanted.secure).map(|keys| Srtp::new(&keys, field.as_deref())) {
             Some(Ok(srtp)) => Some(srtp),
@@ -304,12 +272,11 @@ impl Conversation<'_> {
         let (way, answer) = match (wanted.lower, wanted.client_port) {
             (Lower::Udp, Some(client)) => self.by_udp(client, profile)?,
             (_, _) => {
-                let wanted = wanted.channel.and_then(|channel| u8::try_from(channel).ok());
-                let channel = wanted.or_else(|| u8::try_from(2 * self.tracks.len()).ok()).ok_or_else(refused)?;
-                let taken = |track: &Track| matches!(track.way, Way::Channel(other) if channel.abs_diff(other) < 2);
-                if self.tracks.iter().any(taken) {
-                    return Err(refused());
-                }
+                let others = self.tracks.iter().map(|track| match track.way {
+                    Way::Channel(other) => Some(other),
+                    Way::Ports(_) => None,
+                });
+                let channel = channel(&wanted, others)?;
                 let answer = format!("RTP/{profile}/TCP;unicast;interleaved={channel}-{};mode=record", channel + 1);
                 (Way::Channel(channel), answer)
             }
@@ -328,12 +295,8 @@ impl Conversation<'_> {
             let words = "by TCP, or as RTP/SAVP, please: what comes by UDP would not be encrypted";
             return Err(Refusal("refused_transport", 461, words.into()));
         }
-        let ports = Ports::bind(self.ends.local.ip(), self.ends.peer.ip());
-        let ports = ports.map_err(|error| Refusal("refused_ports", 503, format!("no UDP port: {error}")))?;
-        let (first, last) = (ports.first(), client.saturating_add(1));
-        let answer =
-            format!("RTP/{profile};unicast;client_port={client}-{last};server_port={first}-{};mode=record", first + 1);
-        Ok((Way::Ports(ports), answer))
+        let (ports, said) = ports(&self.ends, client)?;
+        Ok((Way::Ports(ports), format!("RTP/{profile};unicast;{said};mode=record")))
     }
 }
 

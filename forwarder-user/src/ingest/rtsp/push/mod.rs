@@ -31,9 +31,13 @@ use tokio_rustls::TlsAcceptor;
 
 pub(super) use self::{
     auth::{Door, taken_away},
-    conversation::{Ends, METHODS, Refusal},
+    name::path,
 };
-use super::{connection::Stream as Bytes, handshake};
+use super::{
+    answer::{Ends, Refusal},
+    connection::Stream as Bytes,
+    handshake,
+};
 use crate::{
     block::Shares,
     config::{self, stream_name_problem},

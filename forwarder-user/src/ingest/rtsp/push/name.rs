@@ -50,7 +50,7 @@ fn tail(url: &str) -> &str {
 }
 
 /// The path of a URL, or of a request that names nothing else.
-fn path(uri: &str) -> Option<String> {
+pub(in crate::ingest::rtsp) fn path(uri: &str) -> Option<String> {
     match Url::parse(uri) {
         Ok((url, _)) => Some(url.path().to_owned()),
         Err(_) if uri.starts_with('/') => Some(uri.split('?').next().unwrap_or_default().to_owned()),
