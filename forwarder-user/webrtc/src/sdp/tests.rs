@@ -33,6 +33,16 @@ fn answer(offer: &Offer, plans: &[Plan], sources: &[OutgoingSource]) -> String {
         .to_text()
 }
 
+/// The same of a server that keeps what it has sent, and that takes repairs by RTX, if so.
+fn answer_with(
+    offer: &Offer,
+    plans: &[Plan],
+    sources: &[OutgoingSource],
+    (retransmits, repairs): (bool, bool),
+) -> String {
+    Answer { offer, plans, local: &local(), sources, retransmits, repairs, cname: "c", sdp_id: 1 }.to_text()
+}
+
 /// Retransmission is offered where it is to be had: to whom asks, by whom sends, on an SSRC of its own where the
 /// viewer has a payload type for it.
 #[test]
@@ -41,21 +51,9 @@ fn viewers_may_ask_again_where_it_is_kept() {
     let plans = play(CHROMIUM_PUBLISH, CHROMIUM_PLAY).unwrap();
     let Plan::Active(video) = &plans[1] else { panic!("no video in {plans:?}") };
     assert_eq!((video.payload_type, video.rtx), (96, Some(97)));
-    let local = local();
     let text = |retransmits, rtx| {
         let sources = [OutgoingSource { section: 0, ssrc: 5, rtx: None }, OutgoingSource { section: 1, ssrc: 6, rtx }];
-        let sources = &sources[..];
-        Answer {
-            offer: &offer,
-            plans: &plans,
-            local: &local,
-            sources,
-            retransmits,
-            repairs: false,
-            cname: "c",
-            sdp_id: 1,
-        }
-        .to_text()
+        answer_with(&offer, &plans, &sources, (retransmits, false))
     };
     let with_rtx = text(true, Some(7));
     assert!(with_rtx.contains("a=rtcp-fb:96 nack\r\n"), "{with_rtx}");
@@ -80,20 +78,7 @@ fn viewers_may_ask_again_where_it_is_kept() {
 fn publishers_are_asked_for_what_is_missing() {
     let offer = Offer::parse(CHROMIUM_PUBLISH).unwrap();
     let plans = negotiate_publisher(&offer, &[]).unwrap();
-    let local = local();
-    let text = |retransmits| {
-        Answer {
-            offer: &offer,
-            plans: &plans,
-            local: &local,
-            sources: &[],
-            retransmits,
-            repairs: false,
-            cname: "c",
-            sdp_id: 1,
-        }
-        .to_text()
-    };
+    let text = |retransmits| answer_with(&offer, &plans, &[], (retransmits, false));
     assert!(text(true).contains("a=rtcp-fb:96 nack\r\n") && !text(true).contains("rtx"), "{}", text(true));
     assert!(!text(false).contains(" nack\r\n"));
 }
@@ -105,20 +90,7 @@ fn publishers_may_send_again_by_rtx() {
     for (more, named) in [("", 0), (layers, 1)] {
         let offer = Offer::parse(&format!("{}\n{more}", CHROMIUM_PUBLISH.trim_end())).unwrap();
         let plans = negotiate_publisher(&offer, &[]).unwrap();
-        let local = local();
-        let text = |retransmits, repairs| {
-            Answer {
-                offer: &offer,
-                plans: &plans,
-                local: &local,
-                sources: &[],
-                retransmits,
-                repairs,
-                cname: "c",
-                sdp_id: 1,
-            }
-            .to_text()
-        };
+        let text = |retransmits, repairs| answer_with(&offer, &plans, &[], (retransmits, repairs));
         let answer = text(true, true);
         assert!(answer.contains("m=video 9 UDP/TLS/RTP/SAVPF 96 97 "), "{answer}");
         for line in ["a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96"] {
