@@ -21,8 +21,8 @@ use super::{
     logging::{self, Level},
     network::{self, Chosen, Follower},
     options::Options,
+    privileges::{self, Janitor},
     reload::{self, Reload},
-    rights::{self, Janitor},
     uplinks::{self, Xdp},
 };
 use penstock_engine::{
@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     memory::prepare();
     let config = options.config()?;
     let level = logging::start(&config.log)?;
-    rights::harden();
+    privileges::harden();
     // Before there are threads: it is a fork.
     let janitor = Janitor::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -112,7 +112,7 @@ async fn serve(
     };
     let (sender, mut changes) = mpsc::channel(http::QUEUE);
     let mut running = start(&config, listening, (identity, janitor), sender).await?;
-    rights::give_up(&config, options.config.as_deref());
+    privileges::give_up(&config, options.config.as_deref());
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
