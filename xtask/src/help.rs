@@ -19,7 +19,7 @@ pub(crate) struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 17] = [
+const COMMANDS: [Command; 18] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",
@@ -98,6 +98,16 @@ wherever it can) and with sockets alone, where there is a choice.",
         ],
         details: "Needs root. docs/benchmarks.md says how each figure is made, and how another server is measured.",
         program: Some(&program::BENCH_CAMERAS),
+    },
+    Command {
+        name: "bench compare",
+        arguments: "--before FOLDER [...]",
+        summary: &["a benchmark of this tree beside another's, in pairs: ratios with their 95 % intervals"],
+        details: "\
+Needs root. FOLDER is a checkout, e.g. of `git worktree add`, in which the same benchmark has been built.
+
+  cargo xtask bench compare --before ../before --pairs 10 --within 3 -- --contender kernel --case 1x1100",
+        program: Some(&program::BENCH_COMPARE),
     },
     Command {
         name: "bench network",

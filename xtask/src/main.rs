@@ -53,6 +53,7 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["bench", "datapath", rest @ ..] => program::BENCH_DATAPATH.run(rest),
         ["bench", "fanout", rest @ ..] => program::BENCH_FANOUT.run(rest),
         ["bench", "cameras", rest @ ..] => program::BENCH_CAMERAS.run(rest),
+        ["bench", "compare", rest @ ..] => program::BENCH_COMPARE.run(rest),
         ["bench", "network", rest @ ..] => program::BENCH_NETWORK.run(rest),
         ["load", "cameras", rest @ ..] => program::LOAD_CAMERAS.run(rest),
         ["soak", "hostile", rest @ ..] => program::SOAK_HOSTILE.run(rest),

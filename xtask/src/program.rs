@@ -33,6 +33,12 @@ pub(crate) const BENCH_FANOUT: Program = Program {
 };
 pub(crate) const BENCH_CAMERAS: Program =
     Program { name: "bench-cameras", others: &["load-cameras", "penstock"], release: true, needs: Scope::Networks };
+pub(crate) const BENCH_COMPARE: Program = Program {
+    name: "bench-compare",
+    others: &["bench-fanout", "bench-fanout-host", "bench-cameras", "load-cameras", "penstock"],
+    release: true,
+    needs: Scope::Networks,
+};
 pub(crate) const BENCH_NETWORK: Program =
     Program { name: "bench-network", others: &["penstock"], release: true, needs: Scope::Everything };
 pub(crate) const LOAD_CAMERAS: Program =

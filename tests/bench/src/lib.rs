@@ -14,6 +14,7 @@
 //! | `cameras` | RTSP cameras, and a whole server that plays them |
 //! | `network` | browsers over bad lines |
 //! | `run`, `search`, `report`, `picture` | one run; the highest rate; medians, JSON and tables; a picture |
+//! | `pairs` | two builds in turn, and how sure their ratio is |
 
 pub mod cameras;
 pub mod case;
@@ -25,6 +26,7 @@ pub mod host;
 pub mod load;
 pub mod memory;
 pub mod network;
+pub mod pairs;
 pub mod peer;
 pub mod picture;
 pub mod program;
