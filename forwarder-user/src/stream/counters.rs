@@ -82,7 +82,7 @@ counters! {
     rtcp_auth_failed;
     /// SRTCP already seen.
     rtcp_replayed;
-    /// Authenticated RTCP that cannot be parsed.
+    /// Packets of authenticated RTCP that contradict their own lengths; the others of their compound are heard.
     rtcp_malformed;
     /// RTP before the session has keys, or of a viewer.
     rtp_unexpected;

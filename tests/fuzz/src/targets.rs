@@ -264,11 +264,13 @@ fn fragment(input: &[u8]) -> Result<u64, String> {
 }
 
 fn compound(input: &[u8]) -> Result<u64, String> {
-    let Ok(found) = rtcp::parse(input) else { return Ok(0) };
-    holds(input.len() <= rtcp::MAX_COMPOUND, || format!("{} bytes are read", input.len()))?;
+    let rtcp::Parsed { found, malformed } = rtcp::parse(input);
+    let is_short = input.len() <= rtcp::MAX_COMPOUND || found.is_empty() && malformed == 1;
+    holds(is_short, || format!("{} bytes are read", input.len()))?;
+    holds(malformed <= input.len() as u64 / 4 + 1, || format!("{malformed} malformed packets"))?;
     // A NACK names 17 packets in 4 bytes.
     holds(found.len() <= 5 * input.len() && found.len() <= 2048, || format!("{} items", found.len()))?;
-    Ok(1 + found.iter().fold(0, |seen, item| seen ^ kind(&format!("{item:?}"))))
+    Ok(u64::from(malformed > 0) + found.iter().fold(0, |seen, item| seen ^ kind(&format!("{item:?}"))))
 }
 
 /// Keys that nobody who fuzzes has.

@@ -65,10 +65,9 @@ impl Task {
         if let Some(ssrc) = sender(packet) {
             self.sessions.sends_under(key, ssrc);
         }
-        match rtcp::parse(&plain) {
-            Ok(incoming) => incoming.into_iter().for_each(|one| self.incoming(key, one, now)),
-            Err(rtcp::Malformed) => self.counters.rtcp_malformed += 1,
-        }
+        let parsed = rtcp::parse(&plain);
+        self.counters.rtcp_malformed += parsed.malformed;
+        parsed.found.into_iter().for_each(|one| self.incoming(key, one, now));
     }
 
     fn incoming(&mut self, key: Key, incoming: Incoming, now: Instant) {

@@ -191,7 +191,9 @@ impl Remote {
                 continue;
             }
             let plain = self.opener.open(&buffer[..len]).expect("our SRTCP is authentic and new");
-            parsed.extend(rtcp::parse(&plain).unwrap());
+            let said = rtcp::parse(&plain);
+            assert_eq!(said.malformed, 0);
+            parsed.extend(said.found);
             let mut rest = &plain[..];
             while !rest.is_empty() {
                 let len = 4 * (1 + usize::from(u16::from_be_bytes([rest[2], rest[3]])));
