@@ -12,7 +12,10 @@ use penstock_media::{
     codec::{Codec, Format},
 };
 
-use crate::sdp::{Sdp, Section};
+use crate::{
+    aac,
+    sdp::{Sdp, Section},
+};
 
 /// Base64 whose padding may be missing or in excess, and whose last bits may be anything (retina#68).
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -29,6 +32,8 @@ const MAX_SETS: usize = 16;
 pub struct Track {
     /// As viewers see it: our packetisation.
     pub format: Format,
+    /// It comes as AAC, of which `format` is made.
+    pub aac: Option<aac::Packing>,
     /// Payload type of the source.
     pub payload_type: u8,
     /// Value of `a=control`; empty if there is none.
@@ -86,6 +91,17 @@ pub enum Writer {
     Sender,
 }
 
+/// What is done with sound that browsers do not play.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sound {
+    /// It is left out.
+    #[default]
+    AsIs,
+    /// AAC is turned into Opus, if there is nothing else.
+    Opus,
+}
+
 /// Why a description gives no track.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
@@ -103,6 +119,21 @@ impl Description {
     /// # Errors
     /// [`DescriptionError`].
     pub fn parse(text: &[u8], writer: Writer) -> Result<Self, DescriptionError> {
+        Self::read(text, writer, Sound::AsIs)
+    }
+
+    /// The same, with AAC as a track where nothing else is heard.
+    ///
+    /// # Errors
+    /// [`DescriptionError`].
+    pub fn parse_for(text: &[u8], writer: Writer, sound: Sound) -> Result<Self, DescriptionError> {
+        let as_is = Self::read(text, writer, Sound::AsIs);
+        let heard = as_is.as_ref().is_ok_and(|description| description.tracks.iter().any(|t| kind(t) == Kind::Audio));
+        let broken = matches!(as_is, Err(DescriptionError::Malformed(_)));
+        if sound == Sound::AsIs || heard || broken { as_is } else { Self::read(text, writer, sound) }
+    }
+
+    fn read(text: &[u8], writer: Writer, sound: Sound) -> Result<Self, DescriptionError> {
         // What we need is ASCII; names in other encodings are not needed.
         let text = String::from_utf8_lossy(text);
         let sdp = Sdp::parse(&text);
@@ -116,7 +147,7 @@ impl Description {
                 _ if is_backchannel(&sdp, media, writer) => Err(format!("{}: for the client to send", media.kind)),
                 (Some("inactive"), _) => Err(format!("{}: inactive", media.kind)),
                 (Some("recvonly"), Writer::Sender) if is_mixed(&sdp) => Err(format!("{}: for us to send", media.kind)),
-                _ => track(&sdp, media),
+                _ => track(&sdp, media, sound),
             };
             match described {
                 Ok(track) if tracks.iter().any(|other| kind(other) == kind(&track)) => {
@@ -172,7 +203,7 @@ fn is_mixed(sdp: &Sdp<'_>) -> bool {
 }
 
 /// `Err`: why it is left out.
-fn track(sdp: &Sdp<'_>, media: &Section<'_>) -> Result<Track, String> {
+fn track(sdp: &Sdp<'_>, media: &Section<'_>, sound: Sound) -> Result<Track, String> {
     let what = media.kind.as_str();
     if !matches!(what, "audio" | "video") {
         let what: String = what.chars().filter(|letter| !letter.is_control()).take(32).collect();
@@ -193,10 +224,10 @@ fn track(sdp: &Sdp<'_>, media: &Section<'_>) -> Result<Track, String> {
     let mut why = None;
     let formats = formats(media);
     for payload_type in formats {
-        match format(media, payload_type) {
-            Ok((format, sets)) => {
+        match format(media, payload_type, sound) {
+            Ok((format, sets, aac)) => {
                 let control = media.get("control").unwrap_or_default().to_owned();
-                return Ok(Track { format, payload_type, control, sets, target: target(sdp, media), security });
+                return Ok(Track { format, aac, payload_type, control, sets, target: target(sdp, media), security });
             }
             Err(reason) => why = why.or(Some(reason)),
         }
@@ -242,29 +273,55 @@ fn rtpmap<'a>(media: &Section<'a>, payload_type: u8) -> Option<&'a str> {
     })
 }
 
-/// A payload type as viewers see it, and its parameter sets. `Err`: why browsers do not play it.
-fn format(media: &Section<'_>, payload_type: u8) -> Result<(Format, Vec<Vec<u8>>), String> {
+/// A payload type as viewers see it, its parameter sets, and how it comes if it is AAC.
+type Described = (Format, Vec<Vec<u8>>, Option<aac::Packing>);
+
+/// `Err`: why browsers do not play it.
+fn format(media: &Section<'_>, payload_type: u8, sound: Sound) -> Result<Described, String> {
     let rtpmap =
         rtpmap(media, payload_type).ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
     let mut parts = rtpmap.split('/').map(str::trim);
     let name = parts.next().unwrap_or_default();
     let (rate, channels) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let codec = codec(name, rate, channels).ok_or_else(|| {
-        let name: String = name.chars().filter(|letter| !letter.is_control()).take(32).collect();
-        format!(" {name}: browsers do not play it")
-    })?;
+    let codec = codec(name, rate, channels);
     let mut fmtp = value(media, "fmtp", payload_type).collect::<Vec<_>>().join(";");
     if fmtp.is_empty() && media.formats.len() == 1 {
         // Some forget the payload type, which is clear here.
         let bare = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
         fmtp = media.all("fmtp").filter(bare).collect::<Vec<_>>().join(";");
     }
+    let Some(codec) = codec else {
+        return sound_of_aac(payload_type, name, (rate, channels), &fmtp, sound);
+    };
     if parameter(&fmtp, "sprop-max-don-diff").is_some_and(|diff| diff != "0") {
         return Err(format!(" {}: sent in another order than that of decoding", codec.name()));
     }
     let sets = parameter_sets(codec, &fmtp);
     let fmtp = fmtp_for_viewers(codec, &fmtp, &sets);
-    Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets))
+    Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets, None))
+}
+
+/// What browsers do not play as it is.
+fn sound_of_aac(
+    payload_type: u8,
+    name: &str,
+    (rate, channels): (&str, &str),
+    fmtp: &str,
+    sound: Sound,
+) -> Result<Described, String> {
+    let number = |text: &str| crate::rtsp::number(text).and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+    let shown: String = name.chars().filter(|letter| !letter.is_control()).take(32).collect();
+    match aac::Packing::read(name, number(rate), number(channels), fmtp) {
+        None => Err(format!(" {shown}: browsers do not play it")),
+        Some(Ok(packing)) if sound == Sound::Opus => {
+            let format = Format { payload_type, codec: Codec::Opus, fmtp: String::new(), feedback: vec![], rtx: None };
+            Ok((format, vec![], Some(packing)))
+        }
+        Some(Ok(_)) => {
+            Err(format!(" {shown}: browsers do not play AAC; `audio = \"opus\"` of the stream makes Opus of it"))
+        }
+        Some(Err(why)) => Err(format!(" {shown}: browsers do not play AAC, and this one is not decoded here: {why}")),
+    }
 }
 
 /// A codec by its `a=rtpmap`, whose rate and channels some leave out or write oddly where there is one choice only.
