@@ -60,7 +60,8 @@ pub(super) const KEYFRAME_CACHE_KB: (u64, u64) = (64, 1 << 20);
 
 /// What is wrong with a wish for Opus.
 pub(super) fn audio_problem(audio: Sound) -> Option<&'static str> {
-    (audio == Sound::Opus && !cfg!(feature = "aac")).then_some("`audio = \"opus\"` needs a build with the feature `aac`")
+    (audio == Sound::Opus && !cfg!(feature = "aac"))
+        .then_some("`audio = \"opus\"` needs a build with the feature `aac`")
 }
 
 impl Stream {

@@ -263,7 +263,9 @@ mod tests {
 
         let mut sound = sounds.begin(&packing, 96, true).unwrap();
         for seq in 0..20u16 {
-            sound.packet(&packet(seq, u32::from(seq) * 1024), now + Duration::from_millis(u64::from(seq) * 64)).unwrap();
+            sound
+                .packet(&packet(seq, u32::from(seq) * 1024), now + Duration::from_millis(u64::from(seq) * 64))
+                .unwrap();
         }
         let (mut packets, mut bad) = (vec![], 0);
         let mut context = Context::from_waker(std::task::Waker::noop());
