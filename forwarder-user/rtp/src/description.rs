@@ -277,7 +277,7 @@ fn rtpmap<'a>(media: &Section<'a>, payload_type: u8) -> Option<&'a str> {
 type Described = (Format, Vec<Vec<u8>>, Option<aac::Packing>);
 
 /// `Err`: why browsers do not play it.
-fn format(media: &Section<'_>, payload_type: u8, sound: Sound) -> Result<Described, String> {
+fn format<'a>(media: &Section<'a>, payload_type: u8, sound: Sound) -> Result<Described, String> {
     let rtpmap =
         rtpmap(media, payload_type).ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
     let mut parts = rtpmap.split('/').map(str::trim);
@@ -286,9 +286,13 @@ fn format(media: &Section<'_>, payload_type: u8, sound: Sound) -> Result<Describ
     let codec = codec(name, rate, channels);
     let mut fmtp = value(media, "fmtp", payload_type).collect::<Vec<_>>().join(";");
     if fmtp.is_empty() && media.formats.len() == 1 {
-        // Some forget the payload type, which is clear here.
-        let bare = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
-        fmtp = media.all("fmtp").filter(bare).collect::<Vec<_>>().join(";");
+        // Some forget the payload type, which is clear here, or write another one (mediacommon#144, mediamtx#3590).
+        let meant = |value: &'a str| match value.split_once(|letter: char| letter.is_ascii_whitespace()) {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+            _ => value,
+        };
+        let named = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
+        fmtp = media.all("fmtp").map(meant).filter(named).collect::<Vec<_>>().join(";");
     }
     let Some(codec) = codec else {
         return sound_of_aac(payload_type, name, (rate, channels), &fmtp, sound);

@@ -7,6 +7,7 @@ const RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
 
 /// Object types (table 1.17).
+const MAIN: u32 = 1;
 const LC: u32 = 2;
 const SBR: u32 = 5;
 const PS: u32 = 29;
@@ -48,7 +49,8 @@ impl Config {
         } else {
             kind
         };
-        if kind != LC {
+        // Cameras say Main and send LC (kerberos-io/agent#159); what is Main indeed is found when it is decoded.
+        if !matches!(kind, MAIN | LC) {
             return Err(format!("of object type {kind}, not AAC-LC"));
         }
         let short = bits.flag().ok_or_else(cut)?;
@@ -135,12 +137,12 @@ impl Mux {
             skip_extension(bits);
             config
         };
-        if bits.number(3).ok_or_else(cut)? != 0 {
+        // Some leave out the zeros at the end (mediamtx#1881).
+        if bits.number(3).unwrap_or(0) != 0 {
             return Err("LATM whose frames do not say their length".into());
         }
         bits.skip(8);
         let mut other_bits = 0;
-        // Some leave out the zeros at the end.
         if bits.flag() == Some(true) {
             other_bits = if version { value(bits).ok_or_else(cut)? } else { escaped(bits).ok_or_else(cut)? };
         }
@@ -191,6 +193,7 @@ mod tests {
             ("2b118800", 24_000, 2),
             ("131056e59800", 24_000, 2),
             ("eb098800", 24_000, 1),
+            ("0c08", 16_000, 1),
         ] {
             let config = read(text).unwrap();
             assert_eq!((config.rate, config.channels), (rate, channels), "{text}");
@@ -200,7 +203,7 @@ mod tests {
         for (text, words) in [
             ("", "cut off"),
             ("12", "cut off"),
-            ("0a10", "object type 1"),
+            ("1a10", "object type 3"),
             ("f8e85000", "object type 39"),
             ("1200", "configuration 0"),
             ("1230", "configuration 6"),
@@ -215,15 +218,23 @@ mod tests {
     #[test]
     fn multiplexes_of_the_field() {
         let read = |text: &str| Mux::read(&mut Bits::new(&super::super::hex(text).unwrap_or_default()));
-        for (text, rate, channels) in
-            [("400024203fc0", 44_100, 2), ("40002320adca00", 48_000, 2), ("400028103fc0", 16_000, 1)]
-        {
+        for (text, rate, channels) in [
+            ("400024203fc0", 44_100, 2),
+            ("40002320adca00", 48_000, 2),
+            ("400028103fc0", 16_000, 1),
+            ("40002410", 44_100, 1),
+        ] {
             let mux = read(text).unwrap();
             assert_eq!(mux, Mux { config: Config { rate, channels }, frames: 1, other_bits: 0 }, "{text}");
         }
-        for (text, words) in
-            [("", "cut off"), ("4000", "cut off"), ("c0", "to come"), ("0000", "several"), ("40002420ff", "length")]
-        {
+        for (text, words) in [
+            ("", "cut off"),
+            ("4000", "cut off"),
+            ("400024", "cut off"),
+            ("c0", "to come"),
+            ("0000", "several"),
+            ("40002420ff", "length"),
+        ] {
             let why = read(text).unwrap_err();
             assert!(why.contains(words), "{text}: {why}");
         }

@@ -1,6 +1,6 @@
 //! AAC as `mpeg4-generic` (RFC 3640): access units behind a section of headers that says how long each is.
 
-use super::{Collected, MAX_UNIT, whole};
+use super::{Collected, MAX_UNIT, adts, whole};
 use crate::{Unfit, bits::Bits, rtsp};
 
 /// Most access units of a packet.
@@ -104,6 +104,17 @@ pub(crate) struct Generic {
     bytes: Vec<u8>,
 }
 
+/// Frames of a file (ADTS) without any AU headers (mpv#5669): no section of headers can be as long as their first two
+/// bytes would say.
+fn frames(mut payload: &[u8], out: &mut Collected<'_>) {
+    for place in 0..MAX_UNITS {
+        let Some((_, len)) = adts(payload).filter(|(_, len)| *len <= payload.len()) else { break };
+        let (frame, rest) = payload.split_at(len);
+        whole(place, frame, out);
+        payload = rest;
+    }
+}
+
 impl Generic {
     pub(crate) fn new(fields: Fields) -> Self {
         Self { fields, sizes: vec![], part: None, bytes: vec![] }
@@ -119,6 +130,11 @@ impl Generic {
     /// # Errors
     /// [`Unfit::BadUnit`], [`Unfit::Empty`].
     pub(crate) fn packet(&mut self, timestamp: u32, payload: &[u8], out: &mut Collected<'_>) -> Result<(), Unfit> {
+        if adts(payload).is_some_and(|(_, len)| len <= payload.len()) {
+            self.part = None;
+            frames(payload, out);
+            return Ok(());
+        }
         let begin = self.fields.sizes(payload, &mut self.sizes).ok_or(Unfit::BadUnit)?;
         let mut rest = payload.get(begin..).ok_or(Unfit::BadUnit)?;
         if rest.is_empty() {

@@ -49,7 +49,7 @@ impl Packing {
         let kind = if name.eq_ignore_ascii_case("MPEG4-GENERIC") {
             generic(rate, channels, fmtp)
         } else if name.eq_ignore_ascii_case("MP4A-LATM") {
-            latm(fmtp)
+            latm(rate, channels, fmtp)
         } else {
             return None;
         };
@@ -68,14 +68,18 @@ fn generic(rate: u32, channels: u32, fmtp: &str) -> Result<Kind, String> {
     Ok(Kind::Generic(Fields::read(fmtp)?, config))
 }
 
-fn latm(fmtp: &str) -> Result<Kind, String> {
+fn latm(rate: u32, channels: u32, fmtp: &str) -> Result<Kind, String> {
     let told = rtsp::parameter(fmtp, "config").and_then(hex).filter(|bytes| !bytes.is_empty());
     let mux = told.map(|bytes| Mux::read(&mut crate::bits::Bits::new(&bytes))).transpose();
     // RFC 6416 §6.1: among the elements, unless it is said to be elsewhere.
     let in_band = rtsp::parameter(fmtp, "cpresent").and_then(rtsp::number) != Some(0);
     match mux {
         Ok(mux) if mux.is_some() || in_band => Ok(Kind::Latm { in_band, mux }),
-        Ok(_) => Err("without `config`".into()),
+        // mediamtx#3590: nowhere at all.
+        Ok(_) => match Config::of(rate, channels.max(1)) {
+            Some(config) => Ok(Kind::Latm { in_band, mux: Some(Mux { config, frames: 1, other_bits: 0 }) }),
+            None => Err("without `config`".into()),
+        },
         Err(_) if in_band => Ok(Kind::Latm { in_band, mux: None }),
         Err(why) => Err(why),
     }
@@ -194,17 +198,16 @@ impl Receiver {
 /// A unit as a decoder takes it: some senders leave the header of a file's frame before it (ADTS, ISO/IEC 14496-3
 /// §1.A.3.2), which no raw_data_block begins like.
 fn whole(place: usize, unit: &[u8], out: &mut Collected<'_>) {
-    let header = match unit {
-        [0xff, second, ..] if second & 0xf6 == 0xf0 => {
-            if second & 1 == 1 {
-                7
-            } else {
-                9
-            }
-        }
-        _ => 0,
-    };
+    let header = adts(unit).map_or(0, |(header, _)| header);
     out(place, unit.get(header..).unwrap_or_default());
+}
+
+/// Length of a frame's header, and of the whole frame, where there is one.
+fn adts(bytes: &[u8]) -> Option<(usize, usize)> {
+    let [0xff, second, _, fourth, fifth, sixth, ..] = *bytes else { return None };
+    let header = if second & 1 == 1 { 7 } else { 9 };
+    let len = usize::from(fourth & 3) << 11 | usize::from(fifth) << 3 | usize::from(sixth) >> 5;
+    (second & 0xf6 == 0xf0 && len > header).then_some((header, len))
 }
 
 /// The source's timestamps as those of Opus.

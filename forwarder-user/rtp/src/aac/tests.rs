@@ -117,7 +117,7 @@ fn descriptions_of_the_field() {
     assert_eq!(constant.units.len(), 2);
     // With the header of a file's frame (ADTS).
     let mut adts = Bench::hbr();
-    adts.push(0, true, &hbr(&[&[0xff, 0xf1, 0x60, 0x40, 1, 0x7f, 0xfc, 5, 6]])).unwrap();
+    adts.push(0, true, &hbr(&[&[0xff, 0xf1, 0x60, 0x40, 1, 0x3f, 0xfc, 5, 6]])).unwrap();
     assert_eq!(adts.units[0].2, [5, 6]);
 }
 
@@ -135,6 +135,7 @@ fn what_is_no_aac_of_ours_says_why() {
         ("MPEG4-GENERIC/12345/1", "mode=AAC-hbr", "without `config`"),
         ("MPEG4-GENERIC/48000/1", "config=1188;sizeLength=99", "sizeLength of 99"),
         ("MP4A-LATM/90000", "cpresent=0", "without `config`"),
+        ("MPEG4-GENERIC/48000/1", "config=1a10", "object type 3"),
         ("MP4A-LATM/90000", "cpresent=0;config=c0", "to come"),
         ("speex/16000", "", "speex: browsers do not play it"),
         ("AMR/8000", "octet-align=1", "AMR: browsers do not play it"),
@@ -147,6 +148,21 @@ fn what_is_no_aac_of_ours_says_why() {
         b"v=0\nm=audio 0 RTP/AVP 96\na=rtpmap:96 MPEG4-GENERIC/16000/1\na=fmtp:96 config=1408\nm=audio 0 RTP/AVP 8\n";
     let both = Description::parse_for(sdp, Writer::Server, Sound::Opus).unwrap();
     assert!(both.tracks.len() == 1 && both.tracks[0].aac.is_none());
+}
+
+/// mpv#5669: no AU headers, but those of files. mediamtx#3590: LATM whose configuration is nowhere.
+#[test]
+fn units_without_what_the_rfcs_want() {
+    let frame = |unit: &[u8]| {
+        let len = 7 + unit.len();
+        [&[0xff, 0xf1, 0x60, 0x40, (len >> 3) as u8, (len as u8 & 7) << 5 | 0x1f, 0xfc][..], unit].concat()
+    };
+    let mut bench = Bench::hbr();
+    bench.push(0, true, &[frame(&[1, 2, 3]), frame(&[4; 90]), vec![0; 3]].concat()).unwrap();
+    assert_eq!(bench.units, [(0, true, vec![1, 2, 3]), (3072, false, vec![4; 90])]);
+    let mut bench = Bench::new("MP4A-LATM/16000/1", "profile-level-id=1709392648;cpresent=0;config=");
+    bench.push(0, true, &[2, 5, 6]).unwrap();
+    assert_eq!(bench.units, [(0, true, vec![5, 6])]);
 }
 
 /// RFC 6416: by a configuration of the description, and by one among the elements.
