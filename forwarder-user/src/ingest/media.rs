@@ -291,6 +291,8 @@ impl Media {
 
     fn packet(&mut self, packet: Packet<'_>, heard: &mut Heard) {
         let (index, bytes) = match packet {
+            // Some send both by one channel (RFC 5761 §4).
+            Packet::Rtp(index, bytes @ [_, 200..=204, ..]) => return self.report(index, bytes, heard),
             Packet::Rtp(index, bytes) => (index, bytes),
             Packet::Rtcp(index, bytes) => return self.report(index, bytes, heard),
             Packet::Unfit(_, why) => return self.dropped(why, 1, heard),

@@ -25,7 +25,15 @@ const CRATES: [Layer; 10] = [
     ("forwarder-user/engine", &["forwarder-common", "penstock-media", "penstock-srtp"]),
     (
         "forwarder-user",
-        &["forwarder-common", "penstock-engine", "penstock-media", "penstock-rtp", "penstock-sound", "penstock-srtp", "penstock-webrtc"],
+        &[
+            "forwarder-common",
+            "penstock-engine",
+            "penstock-media",
+            "penstock-rtp",
+            "penstock-sound",
+            "penstock-srtp",
+            "penstock-webrtc",
+        ],
     ),
     ("xtask", &[]),
 ];
