@@ -11,6 +11,7 @@ mod cameras_odd;
 mod cameras_push;
 mod cameras_rtp;
 mod cameras_sound;
+mod cameras_srtp;
 mod engines;
 mod fanout;
 mod ice;

@@ -70,22 +70,13 @@ fn sent_on_and_a_picture_that_is_kept_new() -> Result<()> {
     arrives.map_err(|error| error.context(sent.said()))?;
     let codecs = stage.source_of("other")?["codecs"].to_string();
     ensure!(codecs.contains("VP8") && codecs.contains("opus"), "{codecs}");
-    let written = || Ok(std::fs::metadata(&picture).ok().filter(|file| file.len() > 1000));
+    let written = || Ok::<_, anyhow::Error>(std::fs::metadata(&picture).ok().filter(|file| file.len() > 1000));
     stage.until("there is a picture", || Ok(written()?.is_some())).map_err(|error| error.context(still.said()))?;
     let first = written()?.context("it is gone")?.modified()?;
     stage.until("there is a newer one", || {
         Ok(written()?.is_some_and(|file| file.modified().is_ok_and(|at| at > first)))
     })?;
     publisher.stop()?;
-    Ok(())
-}
-
-/// MediaMTX and Frigate are given the URL by which every stream plays, as their own files have it.
-#[test]
-fn what_others_configure_is_what_plays() -> Result<()> {
-    for line in ["        - path: rtsp://penstock.example:8554/door", "    source: rtsp://penstock.example:8554/door"] {
-        ensure!(RECIPES.lines().any(|other| other == line), "{line}");
-    }
     Ok(())
 }
 
