@@ -1,5 +1,7 @@
 //! What a source says that it sends: SDP (RFC 8866), as cameras and encoders write it.
 
+mod sound;
+
 use std::net::IpAddr;
 
 use base64::{
@@ -11,6 +13,8 @@ use penstock_media::{
     Kind,
     codec::{Codec, Format},
 };
+
+pub use sound::Sound;
 
 use crate::{
     aac,
@@ -89,17 +93,6 @@ pub enum Writer {
     Server,
     /// Who sends the media himself.
     Sender,
-}
-
-/// What is done with sound that browsers do not play.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sound {
-    /// It is left out.
-    #[default]
-    AsIs,
-    /// AAC is turned into Opus, if there is nothing else.
-    Opus,
 }
 
 /// Why a description gives no track.
@@ -295,7 +288,7 @@ fn format<'a>(media: &Section<'a>, payload_type: u8, sound: Sound) -> Result<Des
         fmtp = media.all("fmtp").map(meant).filter(named).collect::<Vec<_>>().join(";");
     }
     let Some(codec) = codec else {
-        return sound_of_aac(payload_type, name, (rate, channels), &fmtp, sound);
+        return sound::of_aac(payload_type, name, (rate, channels), &fmtp, sound);
     };
     if parameter(&fmtp, "sprop-max-don-diff").is_some_and(|diff| diff != "0") {
         return Err(format!(" {}: sent in another order than that of decoding", codec.name()));
@@ -303,29 +296,6 @@ fn format<'a>(media: &Section<'a>, payload_type: u8, sound: Sound) -> Result<Des
     let sets = parameter_sets(codec, &fmtp);
     let fmtp = fmtp_for_viewers(codec, &fmtp, &sets);
     Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets, None))
-}
-
-/// What browsers do not play as it is.
-fn sound_of_aac(
-    payload_type: u8,
-    name: &str,
-    (rate, channels): (&str, &str),
-    fmtp: &str,
-    sound: Sound,
-) -> Result<Described, String> {
-    let number = |text: &str| crate::rtsp::number(text).and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
-    let shown: String = name.chars().filter(|letter| !letter.is_control()).take(32).collect();
-    match aac::Packing::read(name, number(rate), number(channels), fmtp) {
-        None => Err(format!(" {shown}: browsers do not play it")),
-        Some(Ok(packing)) if sound == Sound::Opus => {
-            let format = Format { payload_type, codec: Codec::Opus, fmtp: String::new(), feedback: vec![], rtx: None };
-            Ok((format, vec![], Some(packing)))
-        }
-        Some(Ok(_)) => {
-            Err(format!(" {shown}: browsers do not play AAC; `audio = \"opus\"` of the stream makes Opus of it"))
-        }
-        Some(Err(why)) => Err(format!(" {shown}: browsers do not play AAC, and this one is not decoded here: {why}")),
-    }
 }
 
 /// A codec by its `a=rtpmap`, whose rate and channels some leave out or write oddly where there is one choice only.

@@ -102,8 +102,6 @@ pub(crate) struct Mux {
     pub(crate) config: Config,
     /// Access units of one element.
     pub(crate) frames: u32,
-    /// Bytes behind them that are something else, in bits.
-    pub(crate) other_bits: u32,
 }
 
 impl Mux {
@@ -142,14 +140,14 @@ impl Mux {
             return Err("LATM whose frames do not say their length".into());
         }
         bits.skip(8);
-        let mut other_bits = 0;
+        // What stands behind the units and is none has a length, which nobody needs: an element is a packet.
         if bits.flag() == Some(true) {
-            other_bits = if version { value(bits).ok_or_else(cut)? } else { escaped(bits).ok_or_else(cut)? };
+            if version { value(bits) } else { escaped(bits) }.ok_or_else(cut)?;
         }
         if bits.flag() == Some(true) {
             bits.skip(8);
         }
-        Ok(Self { config, frames, other_bits })
+        Ok(Self { config, frames })
     }
 }
 
@@ -225,7 +223,7 @@ mod tests {
             ("40002410", 44_100, 1),
         ] {
             let mux = read(text).unwrap();
-            assert_eq!(mux, Mux { config: Config { rate, channels }, frames: 1, other_bits: 0 }, "{text}");
+            assert_eq!(mux, Mux { config: Config { rate, channels }, frames: 1 }, "{text}");
         }
         for (text, words) in [
             ("", "cut off"),

@@ -84,7 +84,7 @@ impl Latm {
         let read = self.element(&bytes, out);
         self.bytes = bytes;
         match read {
-            Err(Stop::Short) if !marker => return Ok(()),
+            Err(Stop::Short) if !marker => Ok(()),
             read => {
                 self.cut();
                 read.map_err(|_| Unfit::BadUnit)

@@ -77,7 +77,7 @@ fn latm(rate: u32, channels: u32, fmtp: &str) -> Result<Kind, String> {
         Ok(mux) if mux.is_some() || in_band => Ok(Kind::Latm { in_band, mux }),
         // mediamtx#3590: nowhere at all.
         Ok(_) => match Config::of(rate, channels.max(1)) {
-            Some(config) => Ok(Kind::Latm { in_band, mux: Some(Mux { config, frames: 1, other_bits: 0 }) }),
+            Some(config) => Ok(Kind::Latm { in_band, mux: Some(Mux { config, frames: 1 }) }),
             None => Err("without `config`".into()),
         },
         Err(_) if in_band => Ok(Kind::Latm { in_band, mux: None }),
