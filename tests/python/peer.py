@@ -98,7 +98,7 @@ class Seen:
         self.video_frames = self.audio_frames = 0
         self.width = self.height = 0
         self.contrast = self.loudness = self.pitch = 0
-        # Of each of the last 50 frames of sound, how often it rises through zero.
+        # Of each of the last 50 frames that are not silent, how often they rise through zero.
         self._rises, self._last = collections.deque(maxlen=50), 0
 
     def told(self):
@@ -110,6 +110,8 @@ class Seen:
         samples = array.array("h", bytes(frame.planes[0]))
         self.loudness = max(self.loudness, max(map(abs, samples)))
         left = samples[::len(frame.layout.channels)]
+        if max(map(abs, left)) < 300:
+            return
         rises = sum(before < 0 <= after for before, after in zip([self._last, *left], left))
         self._last = left[-1]
         self._rises.append(rises * frame.sample_rate / len(left))

@@ -33,6 +33,8 @@ const TOLERANCE: i32 = 2880;
 const LOSS: i32 = 480;
 /// More is no hole but another time: 500 ms.
 const HOLE: i32 = 24_000;
+/// Timestamps that are so often in a row not where samples are belong to no clock of sound: samples alone count then.
+const STRAY: u8 = 12;
 /// A decoder that panics so often gets nothing more.
 const PANICS: u8 = 3;
 
@@ -58,6 +60,8 @@ pub struct Converter {
     /// What the encoder's output lags behind its input, in `CLOCK`.
     delay: u32,
     line: Option<Line>,
+    /// Units in a row whose timestamps were not where they should be.
+    stray: u8,
     /// Interleaved samples of a unit, and those that wait for a whole packet.
     samples: Vec<f32>,
     pending: Vec<f32>,
@@ -95,6 +99,7 @@ impl Converter {
             frame: (u64::from(rate) * FRAME / CLOCK) as usize,
             delay,
             line: None,
+            stray: 0,
             samples: vec![],
             pending: vec![],
             panics: 0,
@@ -138,6 +143,10 @@ impl Converter {
         if let Some(line) = &self.line {
             let expected = line.begin.wrapping_add((line.came * CLOCK / rate) as u32);
             let ahead = unit.timestamp.wrapping_sub(expected) as i32;
+            if self.stray >= STRAY {
+                return Some(0);
+            }
+            self.stray = if (-TOLERANCE..TOLERANCE).contains(&ahead) { 0 } else { self.stray + 1 };
             let tolerance = if unit.lost { LOSS } else { TOLERANCE };
             if (tolerance..HOLE).contains(&ahead) {
                 return Some((u64::from(ahead.unsigned_abs()) * rate / CLOCK) as usize);

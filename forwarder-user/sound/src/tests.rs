@@ -127,6 +127,10 @@ fn time_goes_on_as_the_timestamps_say() {
         assert!(steps.iter().all(|step| *step == 960), "{rate}");
         assert!((last - regular(600) * rate / 100).abs() < 8000, "{rate}: {last}");
     }
+    // A clock that is none: samples go on by themselves.
+    let (steps, last) = push_all(&|number| (number as i64 * 77_777) % 1_000_003, &|_| false, 600);
+    assert!(steps[100..].iter().all(|step| *step == 960));
+    assert!(last != 0);
     // Another time altogether.
     let (steps, last) =
         push_all(&|number| if number < 50 { regular(number) } else { regular(number) + 480_000 }, &|_| false, 100);

@@ -7,7 +7,7 @@ use std::{
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     task::{Context, Poll},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use penstock_rtp::{
@@ -25,9 +25,11 @@ pub(super) const SSRC: u32 = 0;
 /// Units of all sources that wait: some seconds of a dozen of them.
 const JOBS: usize = 1024;
 /// Packets of one source that wait.
-const PACKETS: usize = 64;
+const PACKETS: usize = 256;
 /// A source may send so many times as fast as it plays: what a network has held back comes at once.
-const HASTE: u32 = 4;
+const HASTE: u32 = 8;
+/// Steps between packets that follow each other, at 48 kHz: up to half a second.
+const STEPS: std::ops::Range<i32> = 1..24_000;
 
 /// What all sources of a thread share.
 #[derive(Default)]
@@ -64,6 +66,8 @@ pub(super) struct Sound {
     pace: Pace,
     /// Units that were no sound, since the last look.
     bad: u32,
+    /// Timestamp and moment of the packet that was made last.
+    last: Option<(u32, Instant)>,
 }
 
 impl Sounds {
@@ -85,7 +89,7 @@ impl Sounds {
         let receiver = aac::Receiver::new(packing, payload_type, ordered);
         let (to, made) = mpsc::channel(PACKETS);
         let pace = Pace::new(units_a_second(receiver.config()));
-        Some(Sound { track: self.last.get(), receiver, jobs, to, made, pace, bad: 0 })
+        Some(Sound { track: self.last.get(), receiver, jobs, to, made, pace, bad: 0, last: None })
     }
 }
 
@@ -139,6 +143,22 @@ impl Sound {
             }
         }
         late.map_or(Ok(()), Err)
+    }
+
+    /// When a packet that was made would have come, had nobody needed time to make it: its timestamps are by samples, and
+    /// run as they should however it came.
+    pub(super) fn moment(&mut self, packet: &[u8], now: Instant) -> Instant {
+        let timestamp =
+            packet.get(4..8).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let moment = match self.last {
+            Some((last, at)) if STEPS.contains(&(timestamp.wrapping_sub(last) as i32)) => {
+                at + Duration::from_micros(u64::from(timestamp.wrapping_sub(last)) * 1000 / 48)
+            }
+            Some((_, at)) => now.max(at),
+            None => now,
+        };
+        self.last = Some((timestamp, moment));
+        moment
     }
 
     /// What has been made since it was asked last.

@@ -51,9 +51,10 @@ impl Media {
                     bad += 1;
                     continue;
                 };
+                let moment = track.sound.as_mut().map_or(heard.now, |sound| sound.moment(&bytes, heard.now));
                 let mut feed = self.place.feed.borrow_mut();
                 // It is ours: nothing can be wrong with it.
-                let _ = track.pipeline.packet(&bytes, heard.now, &mut |index, header, payload| {
+                let _ = track.pipeline.packet(&bytes, moment, &mut |index, header, payload| {
                     feed.push(id, index, header, payload, kept && is_key(codec, payload));
                 });
             }
