@@ -129,7 +129,7 @@ fn gstreamer_s_server_and_h265() -> Result<()> {
 #[test]
 fn failures_have_names() -> Result<()> {
     let password = |scheme| -> Result<Behaviour> {
-        Ok(Behaviour { password: Some(("me", "an0ther-one", scheme)), ..Behaviour::plain(clip()?) })
+        Ok(Behaviour { password: Some(("me", "guessed", scheme)), ..Behaviour::plain(clip()?) })
     };
     let unknown = Quirk::Challenge(b"WWW-Authenticate: Negotiate\r\n");
     for (name, behaviour, more) in [
