@@ -107,9 +107,11 @@ class Seen:
 
     def listen(self, frame):
         self.audio_frames += 1
-        samples = array.array("h", bytes(frame.planes[0]))
+        channels = len(frame.layout.channels)
+        # Behind the samples, the decoder's buffer has what it had before.
+        samples = array.array("h", bytes(frame.planes[0])[:2 * frame.samples * channels])
         self.loudness = max(self.loudness, max(map(abs, samples)))
-        left = samples[::len(frame.layout.channels)]
+        left = samples[::channels]
         if max(map(abs, left)) < 300:
             return
         rises = sum(before < 0 <= after for before, after in zip([self._last, *left], left))

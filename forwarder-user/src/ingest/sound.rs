@@ -28,6 +28,8 @@ const JOBS: usize = 1024;
 const PACKETS: usize = 256;
 /// A source may send so many times as fast as it plays: what a network has held back comes at once.
 const HASTE: u32 = 8;
+/// A unit that has waited for so long is of no use: who is behind shall be behind no more.
+const LATE: Duration = Duration::from_secs(1);
 /// Steps between packets that follow each other, at 48 kHz: up to half a second.
 const STEPS: std::ops::Range<i32> = 1..24_000;
 
@@ -45,6 +47,8 @@ pub(super) struct Job {
     timestamp: u32,
     lost: bool,
     bytes: Vec<u8>,
+    /// When it came.
+    at: Instant,
     to: mpsc::Sender<Made>,
 }
 
@@ -54,6 +58,8 @@ pub(super) enum Made {
     Packet(Vec<u8>),
     /// Nothing: it is no sound.
     Nothing,
+    /// Nothing: there was no time for it.
+    Late,
 }
 
 /// One track, while its source is connected.
@@ -137,7 +143,7 @@ impl Sound {
         // What stands among the units may be known by now.
         let Some(config) = self.receiver.config().or(config) else { return Ok(()) };
         for (timestamp, lost, bytes) in units {
-            match jobs.try_send(Job { track, config, timestamp, lost, bytes, to: to.clone() }) {
+            match jobs.try_send(Job { track, config, timestamp, lost, bytes, at: now, to: to.clone() }) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => late = Some(Unfit::Backlog),
             }
@@ -173,6 +179,10 @@ impl Sound {
 fn work(jobs: &Receiver<Job>) {
     let mut tracks = BTreeMap::new();
     while let Ok(job) = jobs.recv() {
+        if job.at.elapsed() > LATE {
+            let _ = job.to.try_send(Made::Late);
+            continue;
+        }
         if !tracks.contains_key(&job.track) {
             // Of connections that have ended.
             tracks.retain(|_, track: &mut Track| !track.to.is_closed());
@@ -243,15 +253,13 @@ impl Track {
     }
 
     fn unit(&self, job: &Job) {
-        let _ = (job.config, job.timestamp, job.lost, &job.bytes);
+        let _ = (job.config, job.timestamp, job.lost, &job.bytes, job.at);
         let _ = self.to.try_send(Made::Nothing);
     }
 }
 
 #[cfg(all(test, feature = "aac"))]
 mod tests {
-    use std::time::Duration;
-
     use penstock_rtp::description::{Description, Sound as Wanted, Writer};
 
     use super::*;
@@ -274,11 +282,12 @@ mod tests {
     #[test]
     fn units_become_packets_and_floods_are_dropped() {
         let sounds = Sounds::default();
-        let (packing, now) = (packing(), Instant::now());
+        // What comes in the future is never late.
+        let (packing, now) = (packing(), Instant::now() + Duration::from_secs(3600));
         let mut flood = sounds.begin(&packing, 96, true).unwrap();
         let results: Vec<_> = (0..500u16).map(|seq| flood.packet(&packet(seq, u32::from(seq) * 1024), now)).collect();
         let passed = results.iter().filter(|result| result.is_ok()).count();
-        assert!((20..60).contains(&passed), "{passed}");
+        assert!((40..80).contains(&passed), "{passed}");
         assert!(results.iter().flat_map(|result| result.err()).all(|why| why == Unfit::Backlog));
 
         let mut sound = sounds.begin(&packing, 96, true).unwrap();
@@ -294,6 +303,7 @@ mod tests {
             match sound.poll_made(&mut context) {
                 Some(Made::Packet(bytes)) => packets.push(bytes),
                 Some(Made::Nothing) => bad += 1,
+                Some(Made::Late) => panic!("late"),
                 None => thread::yield_now(),
             }
         }

@@ -42,14 +42,21 @@ impl Media {
     /// What has come back leaves.
     pub(super) fn from_sound(&mut self, context: &mut Context<'_>, heard: &mut Heard) {
         for index in 0..self.tracks.len() {
-            let mut bad = 0;
+            let (mut bad, mut late) = (0, 0);
             while let Some(track) = self.tracks.get_mut(index)
                 && let Some(made) = track.sound.as_mut().and_then(|sound| sound.poll_made(context))
             {
                 let (id, codec, kept) = (track.id, track.format.codec, track.kept);
-                let Made::Packet(bytes) = made else {
-                    bad += 1;
-                    continue;
+                let bytes = match made {
+                    Made::Packet(bytes) => bytes,
+                    Made::Nothing => {
+                        bad += 1;
+                        continue;
+                    }
+                    Made::Late => {
+                        late += 1;
+                        continue;
+                    }
                 };
                 let moment = track.sound.as_mut().map_or(heard.now, |sound| sound.moment(&bytes, heard.now));
                 let mut feed = self.place.feed.borrow_mut();
@@ -60,6 +67,9 @@ impl Media {
             }
             if bad > 0 {
                 self.dropped(Unfit::Undecodable, bad, heard);
+            }
+            if late > 0 {
+                self.dropped(Unfit::Backlog, late, heard);
             }
         }
     }
