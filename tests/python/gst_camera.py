@@ -1,6 +1,7 @@
 """A camera made of GStreamer's RTSP server, which has nothing in common with the server under test.
 
 Streams: /alaw (H.264 and PCMA), /aac (H.264 and AAC), /hevc (H.265), each behind the digest password me:s3cret.
+Arguments: port, and for RTSPS with SRTP (RTP/SAVP, keys by MIKEY) files with certificate and key.
 Prints a line when it listens; ends with its standard input.
 """
 
@@ -11,7 +12,7 @@ import gi
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
+from gi.repository import Gio, GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=15/1"
 TONE = "audiotestsrc is-live=true volume=0.3 ! audioconvert ! audioresample"
@@ -29,16 +30,21 @@ def main():
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_service(sys.argv[1])
+    files = sys.argv[2:4]
     auth = GstRtspServer.RTSPAuth()
     auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
     token = GstRtspServer.RTSPToken()
     token.set_string(GstRtspServer.RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer")
     auth.add_digest("me", "s3cret", token)
+    if files:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(*files))
     server.set_auth(auth)
     for path, pipeline in STREAMS.items():
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(f"( {pipeline} )")
         factory.set_shared(True)
+        if files:
+            factory.set_profiles(GstRtsp.RTSPProfile.SAVP)
         factory.add_role_from_structure(allowed())
         server.get_mount_points().add_factory(path, factory)
     if not server.attach(None):

@@ -10,6 +10,7 @@ end of stdin ends it with a DELETE of its session.
 import argparse
 import array
 import asyncio
+import collections
 import fractions
 import json
 import math
@@ -96,7 +97,27 @@ class Seen:
     def __init__(self):
         self.video_frames = self.audio_frames = 0
         self.width = self.height = 0
-        self.contrast = self.loudness = 0
+        self.contrast = self.loudness = self.pitch = 0
+        # Of each of the last 50 frames that are not silent, how often they rise through zero.
+        self._rises, self._last = collections.deque(maxlen=50), 0
+
+    def told(self):
+        """What goes to stdout."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def listen(self, frame):
+        self.audio_frames += 1
+        channels = len(frame.layout.channels)
+        # Behind the samples, the decoder's buffer has what it had before.
+        samples = array.array("h", bytes(frame.planes[0])[:2 * frame.samples * channels])
+        self.loudness = max(self.loudness, max(map(abs, samples)))
+        left = samples[::channels]
+        if max(map(abs, left)) < 300:
+            return
+        rises = sum(before < 0 <= after for before, after in zip([self._last, *left], left))
+        self._last = left[-1]
+        self._rises.append(rises * frame.sample_rate / len(left))
+        self.pitch = round(sum(self._rises) / len(self._rises))
 
     async def watch(self, track):
         while True:
@@ -109,8 +130,7 @@ class Seen:
                 row = bytes(plane)[middle:middle + plane.width]
                 self.contrast = max(row) - min(row)
             else:
-                self.audio_frames += 1
-                self.loudness = max(self.loudness, max(map(abs, array.array("h", bytes(frame.planes[0])))))
+                self.listen(frame)
 
 
 def request(method, url, body=None, content_type=None):
@@ -146,7 +166,7 @@ async def state(pc, seen):
     transport = pc.getTransceivers()[0].sender.transport
     # aiortc has no public name for the negotiated SRTP profile.
     profile = transport._ssl.get_selected_srtp_profile() if transport.state == "connected" else b""
-    return {"connection": pc.connectionState, "srtp_profile": profile.decode(), **vars(seen), **streams}
+    return {"connection": pc.connectionState, "srtp_profile": profile.decode(), **seen.told(), **streams}
 
 
 async def tell(pc, seen):

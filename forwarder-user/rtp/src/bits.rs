@@ -38,6 +38,16 @@ impl<'a> Bits<'a> {
         self.at += count;
     }
 
+    /// Bits that are behind.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Goes on from there.
+    pub(crate) fn seek(&mut self, at: usize) {
+        self.at = at;
+    }
+
     /// ue(v) of H.264 §9.1.
     pub(crate) fn exp_golomb(&mut self) -> Option<u32> {
         self.exp_golomb_after(SHORT)

@@ -1,5 +1,7 @@
 //! What a source says that it sends: SDP (RFC 8866), as cameras and encoders write it.
 
+mod sound;
+
 use std::net::IpAddr;
 
 use base64::{
@@ -12,7 +14,12 @@ use penstock_media::{
     codec::{Codec, Format},
 };
 
-use crate::sdp::{Sdp, Section};
+pub use sound::Sound;
+
+use crate::{
+    aac,
+    sdp::{Sdp, Section},
+};
 
 /// Base64 whose padding may be missing or in excess, and whose last bits may be anything (retina#68).
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -29,6 +36,8 @@ const MAX_SETS: usize = 16;
 pub struct Track {
     /// As viewers see it: our packetisation.
     pub format: Format,
+    /// It comes as AAC, of which `format` is made.
+    pub aac: Option<aac::Packing>,
     /// Payload type of the source.
     pub payload_type: u8,
     /// Value of `a=control`; empty if there is none.
@@ -103,6 +112,21 @@ impl Description {
     /// # Errors
     /// [`DescriptionError`].
     pub fn parse(text: &[u8], writer: Writer) -> Result<Self, DescriptionError> {
+        Self::read(text, writer, Sound::AsIs)
+    }
+
+    /// The same, with AAC as a track where nothing else is heard.
+    ///
+    /// # Errors
+    /// [`DescriptionError`].
+    pub fn parse_for(text: &[u8], writer: Writer, sound: Sound) -> Result<Self, DescriptionError> {
+        let as_is = Self::read(text, writer, Sound::AsIs);
+        let heard = as_is.as_ref().is_ok_and(|description| description.tracks.iter().any(|t| kind(t) == Kind::Audio));
+        let broken = matches!(as_is, Err(DescriptionError::Malformed(_)));
+        if sound == Sound::AsIs || heard || broken { as_is } else { Self::read(text, writer, sound) }
+    }
+
+    fn read(text: &[u8], writer: Writer, sound: Sound) -> Result<Self, DescriptionError> {
         // What we need is ASCII; names in other encodings are not needed.
         let text = String::from_utf8_lossy(text);
         let sdp = Sdp::parse(&text);
@@ -116,7 +140,7 @@ impl Description {
                 _ if is_backchannel(&sdp, media, writer) => Err(format!("{}: for the client to send", media.kind)),
                 (Some("inactive"), _) => Err(format!("{}: inactive", media.kind)),
                 (Some("recvonly"), Writer::Sender) if is_mixed(&sdp) => Err(format!("{}: for us to send", media.kind)),
-                _ => track(&sdp, media),
+                _ => track(&sdp, media, sound),
             };
             match described {
                 Ok(track) if tracks.iter().any(|other| kind(other) == kind(&track)) => {
@@ -172,7 +196,7 @@ fn is_mixed(sdp: &Sdp<'_>) -> bool {
 }
 
 /// `Err`: why it is left out.
-fn track(sdp: &Sdp<'_>, media: &Section<'_>) -> Result<Track, String> {
+fn track(sdp: &Sdp<'_>, media: &Section<'_>, sound: Sound) -> Result<Track, String> {
     let what = media.kind.as_str();
     if !matches!(what, "audio" | "video") {
         let what: String = what.chars().filter(|letter| !letter.is_control()).take(32).collect();
@@ -193,10 +217,10 @@ fn track(sdp: &Sdp<'_>, media: &Section<'_>) -> Result<Track, String> {
     let mut why = None;
     let formats = formats(media);
     for payload_type in formats {
-        match format(media, payload_type) {
-            Ok((format, sets)) => {
+        match format(media, payload_type, sound) {
+            Ok((format, sets, aac)) => {
                 let control = media.get("control").unwrap_or_default().to_owned();
-                return Ok(Track { format, payload_type, control, sets, target: target(sdp, media), security });
+                return Ok(Track { format, aac, payload_type, control, sets, target: target(sdp, media), security });
             }
             Err(reason) => why = why.or(Some(reason)),
         }
@@ -242,29 +266,36 @@ fn rtpmap<'a>(media: &Section<'a>, payload_type: u8) -> Option<&'a str> {
     })
 }
 
-/// A payload type as viewers see it, and its parameter sets. `Err`: why browsers do not play it.
-fn format(media: &Section<'_>, payload_type: u8) -> Result<(Format, Vec<Vec<u8>>), String> {
+/// A payload type as viewers see it, its parameter sets, and how it comes if it is AAC.
+type Described = (Format, Vec<Vec<u8>>, Option<aac::Packing>);
+
+/// `Err`: why browsers do not play it.
+fn format<'a>(media: &Section<'a>, payload_type: u8, sound: Sound) -> Result<Described, String> {
     let rtpmap =
         rtpmap(media, payload_type).ok_or_else(|| format!(": payload type {payload_type} is not described"))?;
     let mut parts = rtpmap.split('/').map(str::trim);
     let name = parts.next().unwrap_or_default();
     let (rate, channels) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let codec = codec(name, rate, channels).ok_or_else(|| {
-        let name: String = name.chars().filter(|letter| !letter.is_control()).take(32).collect();
-        format!(" {name}: browsers do not play it")
-    })?;
+    let codec = codec(name, rate, channels);
     let mut fmtp = value(media, "fmtp", payload_type).collect::<Vec<_>>().join(";");
     if fmtp.is_empty() && media.formats.len() == 1 {
-        // Some forget the payload type, which is clear here.
-        let bare = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
-        fmtp = media.all("fmtp").filter(bare).collect::<Vec<_>>().join(";");
+        // Some forget the payload type, which is clear here, or write another one (mediacommon#144, mediamtx#3590).
+        let meant = |value: &'a str| match value.split_once(|letter: char| letter.is_ascii_whitespace()) {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+            _ => value,
+        };
+        let named = |value: &&str| value.split(';').next().is_some_and(|first| first.contains('='));
+        fmtp = media.all("fmtp").map(meant).filter(named).collect::<Vec<_>>().join(";");
     }
+    let Some(codec) = codec else {
+        return sound::of_aac(payload_type, name, (rate, channels), &fmtp, sound);
+    };
     if parameter(&fmtp, "sprop-max-don-diff").is_some_and(|diff| diff != "0") {
         return Err(format!(" {}: sent in another order than that of decoding", codec.name()));
     }
     let sets = parameter_sets(codec, &fmtp);
     let fmtp = fmtp_for_viewers(codec, &fmtp, &sets);
-    Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets))
+    Ok((Format { payload_type, codec, fmtp, feedback: vec![], rtx: None }, sets, None))
 }
 
 /// A codec by its `a=rtpmap`, whose rate and channels some leave out or write oddly where there is one choice only.

@@ -11,12 +11,14 @@
 //! | `nal`, `h264`, `h265` | access units: parameter sets, fragments, aggregates, start codes |
 //! | `sps` | what a parameter set says |
 //! | `vp8`, `audio` | the same for them: where frames begin, size |
+//! | `aac` | access units of AAC, which is no codec of browsers |
 //! | `clock` | one continuous line of timestamps |
 //! | `frames` | what leaves: numbers, timestamps and markers of our own |
 //! | `keyframe` | where decoding can start |
 //! | `picture` | how large the picture is |
 //! | here | the way of a packet |
 
+pub mod aac;
 mod audio;
 mod bits;
 mod clock;
@@ -83,11 +85,15 @@ pub enum Unfit {
     WrongSender,
     /// SRTP that the key which was described does not open.
     AuthFailed,
+    /// Sound that its decoder does not take.
+    Undecodable,
+    /// Sound that came faster than it was turned into another codec.
+    Backlog,
 }
 
 impl Unfit {
     /// Every reason once, for a table of counters that begins with zeros.
-    pub const ALL: [Unfit; 14] = [
+    pub const ALL: [Unfit; 16] = [
         Unfit::Malformed,
         Unfit::Empty,
         Unfit::PayloadType,
@@ -102,6 +108,8 @@ impl Unfit {
         Unfit::TooLong,
         Unfit::WrongSender,
         Unfit::AuthFailed,
+        Unfit::Undecodable,
+        Unfit::Backlog,
     ];
 
     /// Name of its counter.
@@ -121,6 +129,8 @@ impl Unfit {
             Unfit::TooLong => "too_long",
             Unfit::WrongSender => "wrong_sender",
             Unfit::AuthFailed => "srtp_auth_failed",
+            Unfit::Undecodable => "undecodable_sound",
+            Unfit::Backlog => "sound_backlog",
         }
     }
 }

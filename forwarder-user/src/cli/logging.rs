@@ -10,6 +10,8 @@ use crate::{
     log_queue,
 };
 
+/// What the decoder of AAC says.
+const DECODER: &str = "symphonia_codec_aac=off";
 /// How long the end of the process waits for the log's reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -31,7 +33,9 @@ impl Level {
 /// # Errors
 /// It cannot be understood.
 pub(super) fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?}"))
+    let filter = EnvFilter::try_new(level).with_context(|| format!("log.level: {level:?}"))?;
+    // It has a line for each unit that it does not take, and strangers send those; they are counted.
+    Ok(filter.add_directive(DECODER.parse().context("log.level")?))
 }
 
 /// Starts logging for the whole process, of panics too: what the standard library prints would wait for a reader that

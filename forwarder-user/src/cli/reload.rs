@@ -250,6 +250,7 @@ mod tests {
             ("kernel", "mode") => "\"generic\"",
             ("media", "transmitter") => "\"socket\"",
             ("kernel", "bpf_stats") | ("debug", "profiles" | "remote") => "true",
+            ("rtsp", "audio") => "\"opus\"",
             ("rtsp", "keyframe_cache") | ("media", "respect_firewall") => "true",
             ("rtcp", "nack") => "false",
             ("kernel", "pin_dir") => "\"/elsewhere\"",

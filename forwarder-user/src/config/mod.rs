@@ -291,6 +291,8 @@ pub struct Rtsp {
     pub key: PathBuf,
     /// Open connections.
     pub connections: usize,
+    /// What becomes of sound that browsers do not play.
+    pub audio: penstock_rtp::description::Sound,
     /// New viewers begin with the last keyframe of what is published here.
     pub keyframe_cache: bool,
     /// Most memory for it, for each stream.
@@ -498,6 +500,7 @@ impl Default for Rtsp {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
             connections: 256,
+            audio: Default::default(),
             keyframe_cache: false,
             keyframe_cache_kb: source::default_keyframe_cache_kb(),
         }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use penstock_rtp::{
-    description::{Description, DescriptionError, Writer},
+    description::{Description, DescriptionError, Sound, Writer},
     rtsp::url::{Credentials, Url},
 };
 
@@ -33,6 +33,9 @@ pub struct Stream {
     /// Of `source`; without effect where `sdp` describes it.
     #[serde(default)]
     pub transport: RtspTransport,
+    /// What becomes of sound that browsers do not play.
+    #[serde(default)]
+    pub audio: Sound,
     /// Connect at the first viewer and disconnect after the last, instead of always.
     #[serde(default)]
     pub on_demand: bool,
@@ -55,6 +58,12 @@ pub(super) fn default_keyframe_cache_kb() -> usize {
 /// Least and most memory for a keyframe cache. A keyframe alone takes about the least.
 pub(super) const KEYFRAME_CACHE_KB: (u64, u64) = (64, 1 << 20);
 
+/// What is wrong with a wish for Opus.
+pub(super) fn audio_problem(audio: Sound) -> Option<&'static str> {
+    (audio == Sound::Opus && !cfg!(feature = "aac"))
+        .then_some("`audio = \"opus\"` needs a build with the feature `aac`")
+}
+
 impl Stream {
     /// What is wrong with it.
     pub(crate) fn problem(&self) -> Option<String> {
@@ -74,6 +83,9 @@ impl Stream {
             && let Err(DescriptionError::Malformed(why)) = Description::parse(self.sdp.as_bytes(), Writer::Sender)
         {
             return Some(format!("`sdp` is malformed: {why}"));
+        }
+        if let Some(problem) = audio_problem(self.audio) {
+            return Some(problem.into());
         }
         let (least, most) = KEYFRAME_CACHE_KB;
         if !(least..=most).contains(&(self.keyframe_cache_kb as u64)) {

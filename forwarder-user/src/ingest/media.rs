@@ -3,6 +3,7 @@
 //! Tracks outlive connections, so that viewers do.
 
 mod packets;
+mod sounds;
 mod told;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use forwarder_common::ExtendedSeq;
 use penstock_engine::{EngineError, Keep, NewSource, PublisherTrackId};
 use penstock_media::{Kind, codec::Format, prefetch::prefetch};
-use penstock_rtp::{Pipeline, Reorder, Unfit, description::Description, is_key, sender_report};
+use penstock_rtp::{Pipeline, Reorder, Unfit, aac::Packing, description::Description, is_key, sender_report};
 
 use super::{
     Event, SourceTrack,
@@ -24,6 +25,7 @@ use super::{
     pace::Pace,
     place::Place,
     reason::{Reason, Reasons},
+    sound::{self, Sound},
     status::{Shared, State},
     totals::OTHER_CHANNEL,
 };
@@ -56,6 +58,9 @@ struct Track {
     format: Format,
     id: PublisherTrackId,
     pipeline: Pipeline,
+    /// It comes as AAC, by this payload type; and, while the source is connected, who makes Opus of it.
+    aac: Option<(Packing, u8)>,
+    sound: Option<Box<Sound>>,
     /// Where packets may overtake each other.
     reorder: Option<Reorder>,
     /// Packets of it are kept.
@@ -93,7 +98,8 @@ impl Media {
             && self.tracks.iter().zip(&description.tracks).all(|(old, new)| old.format.matches(&new.format));
         if same {
             for (old, new) in self.tracks.iter_mut().zip(&description.tracks) {
-                old.pipeline.reconnect(new.payload_type, &new.sets);
+                old.aac = new.aac.clone().map(|packing| (packing, new.payload_type));
+                old.pipeline.reconnect(payload_type(new), &new.sets);
             }
             return Ok(());
         }
@@ -120,7 +126,7 @@ impl Media {
                 }
             };
             let (codec, now) = (track.format.codec, Instant::now());
-            let mut pipeline = Pipeline::new(codec, track.payload_type, &track.sets, last, now);
+            let mut pipeline = Pipeline::new(codec, payload_type(track), &track.sets, last, now);
             let (kind, kept) = (track.format.codec.kind(), keep != Keep::default());
             if let Some(former) = self.tracks.iter().find(|former| former.format.codec.kind() == kind) {
                 pipeline.succeed(&former.pipeline);
@@ -129,6 +135,8 @@ impl Media {
                 format: track.format.clone(),
                 id,
                 pipeline,
+                aac: track.aac.clone().map(|packing| (packing, track.payload_type)),
+                sound: None,
                 reorder: None,
                 kept,
                 watch: lookout::Track::new(now),
@@ -151,6 +159,7 @@ impl Media {
         for track in &mut self.tracks {
             track.pipeline.end(&mut |index, header, payload| feed.push(track.id, index, header, payload, false));
         }
+        self.tracks.iter_mut().for_each(|track| track.sound = None);
         // Whoever comes later must not be shown what was before.
         self.tracks.iter().filter(|track| track.kept).for_each(|track| feed.forget(track.id));
         drop(feed);
@@ -169,6 +178,7 @@ impl Media {
             track.pipeline.set_ordered(track.reorder.is_none());
             track.watch.begin(heard.now, &track.pipeline.seen());
         }
+        self.begin_sounds(from);
         // One alarm for all that may become due, set anew when it rings and not with every packet: a timer
         // costs as much as a packet.
         let alarm = tokio::time::sleep_until(heard.next_look(from).into());
@@ -176,6 +186,7 @@ impl Media {
         loop {
             let mut ask_at = heard.now;
             let over = poll_fn(|context| {
+                self.from_sound(context, &mut heard);
                 if let Poll::Ready(read) = self.poll_read(context, from, &mut heard) {
                     return Poll::Ready(read.map(|()| false));
                 }
@@ -280,6 +291,8 @@ impl Media {
 
     fn packet(&mut self, packet: Packet<'_>, heard: &mut Heard) {
         let (index, bytes) = match packet {
+            // Some send both by one channel (RFC 5761 §4).
+            Packet::Rtp(index, bytes @ [_, 200..=204, ..]) => return self.report(index, bytes, heard),
             Packet::Rtp(index, bytes) => (index, bytes),
             Packet::Rtcp(index, bytes) => return self.report(index, bytes, heard),
             Packet::Unfit(_, why) => return self.dropped(why, 1, heard),
@@ -289,7 +302,7 @@ impl Media {
             return self.dropped(Unfit::TooFast, 1, heard);
         }
         let Some(track) = self.tracks.get_mut(index) else { return };
-        let payload_type = track.pipeline.payload_type();
+        let payload_type = track.sound.as_ref().map_or(track.pipeline.payload_type(), |sound| sound.payload_type());
         track.watch.packet(heard.now);
         let Some(mut reorder) = track.reorder.take() else { return self.rtp(index, bytes, heard) };
         reorder.push(bytes, payload_type, heard.now, &mut |bytes| self.rtp(index, bytes, heard));
@@ -301,6 +314,9 @@ impl Media {
     /// A track's packet, in its turn.
     fn rtp(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(track) = self.tracks.get_mut(index) else { return };
+        if track.aac.is_some() {
+            return self.to_sound(index, bytes, heard);
+        }
         let (id, codec, kept) = (track.id, track.format.codec, track.kept);
         let result = {
             let mut feed = self.place.feed.borrow_mut();
@@ -369,7 +385,7 @@ impl Media {
     fn report(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(track) = self.tracks.get(index) else { return };
         let Some(report) = sender_report::first(bytes) else { return };
-        let Some(rtp) = track.pipeline.map(report.ssrc, report.rtp) else { return };
+        let Some(rtp) = self.map(index, report.ssrc, report.rtp) else { return };
         let event = Event::SenderReport {
             stream: self.name.clone(),
             track: track.id,
@@ -425,6 +441,11 @@ impl Heard {
     fn next_look(&self, from: &impl Packets) -> Instant {
         from.attend_at().map_or(self.look_at, |attend| attend.min(self.look_at))
     }
+}
+
+/// Payload type of what goes through a track's pipeline.
+fn payload_type(track: &penstock_rtp::description::Track) -> u8 {
+    if track.aac.is_some() { sound::PAYLOAD_TYPE } else { track.payload_type }
 }
 
 fn is_due(time: Option<Instant>) -> bool {

@@ -10,6 +10,7 @@
 //! | `secure` | SRTP of sources |
 //! | `udp` | a track's two ports, whoever uses them |
 //! | `media` | a source's tracks and their packets |
+//! | `sound` | AAC turned into Opus |
 //! | `play` | what those who play by RTSP ask of the control task |
 //! | `pace` | how fast a source may send |
 //! | `lookout`, `reason` | why viewers may see nothing, while it plays |
@@ -33,6 +34,7 @@ pub mod probe;
 mod reason;
 mod rtsp;
 mod secure;
+mod sound;
 mod source;
 mod status;
 mod thread;

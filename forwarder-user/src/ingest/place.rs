@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Event, Totals, feed::Feed};
+use super::{Event, Totals, feed::Feed, sound::Sounds};
 use penstock_engine::Engine;
 
 /// The buffer of all connections of a thread. Its content does not outlive one poll.
@@ -18,6 +18,7 @@ pub(super) struct Place {
     pub(super) scratch: Scratch,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) totals: Totals,
+    pub(super) sounds: Rc<Sounds>,
     /// What one source may send.
     pub(super) bytes_per_second: u64,
     /// Bytes that each video track keeps of its last packets.

@@ -38,7 +38,7 @@ impl Listener {
             [] => read(source.sdp_file.clone()).await?,
             text => text.to_vec(),
         };
-        let mut description = Description::parse(&text, Writer::Sender)?;
+        let mut description = Description::parse_for(&text, Writer::Sender, source.audio)?;
         let portless = |track: &Track| track.target.port == 0;
         while let Some(at) = description.tracks.iter().position(portless) {
             description.leave_out(at, "the port is 0, so nothing can come");

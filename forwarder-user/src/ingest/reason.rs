@@ -16,11 +16,12 @@ pub(crate) enum Reason {
     AudioSilent,
     TooFast,
     SrtpKey,
+    SoundUndecodable,
 }
 
 impl Reason {
     /// Every reason once.
-    pub(crate) const ALL: [Reason; 13] = [
+    pub(crate) const ALL: [Reason; 14] = [
         Reason::NoKeyframe,
         Reason::NoParameterSets,
         Reason::VideoCodec,
@@ -34,6 +35,7 @@ impl Reason {
         Reason::AudioSilent,
         Reason::TooFast,
         Reason::SrtpKey,
+        Reason::SoundUndecodable,
     ];
 
     /// For programs.
@@ -52,6 +54,7 @@ impl Reason {
             Reason::AudioSilent => "audio_silent",
             Reason::TooFast => "too_fast",
             Reason::SrtpKey => "srtp_key",
+            Reason::SoundUndecodable => "sound_undecodable",
         }
     }
 
@@ -101,6 +104,10 @@ impl Reason {
             Reason::SrtpKey => {
                 "its packets are not encrypted by the key that it has described: begin anew at its end, and see that \
                  no other sender uses its ports"
+            }
+            Reason::SoundUndecodable => {
+                "its sound is not the AAC (Low Complexity) that it has described, so nobody hears it: choose another \
+                 audio codec at the camera (G.711 needs no `audio`)"
             }
         }
     }

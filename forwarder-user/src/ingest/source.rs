@@ -38,6 +38,8 @@ pub(super) struct Source {
     place: Place,
     wanted: watch::Receiver<bool>,
     media: Media,
+    /// It has hung up behind a GET_PARAMETER.
+    hates_parameters: bool,
 }
 
 impl Source {
@@ -50,7 +52,7 @@ impl Source {
     ) -> Self {
         let keep = config.kept_bytes();
         let media = Media::new(name, config.origin(), status, place.clone(), keep);
-        Self { config, place, wanted, media }
+        Self { config, place, wanted, media, hates_parameters: false }
     }
 
     /// Runs until the control task has gone.
@@ -134,6 +136,9 @@ impl Source {
         let begin = Box::pin(async {
             let (client, description) = Client::begin(&self.config, to, self.place.scratch.clone()).await?;
             let mut client = Box::new(client);
+            if self.hates_parameters {
+                client.sign_by_options();
+            }
             self.media.described(&description)?;
             client.play().await?;
             Ok::<_, SourceError>(client)
@@ -144,6 +149,8 @@ impl Source {
         };
         let gone = pin!(unwanted(&mut self.wanted, self.config.on_demand));
         let played = self.media.play(&mut *client, gone).await;
+        self.hates_parameters |=
+            matches!(played, Err(SourceError::Closed | SourceError::Io(_))) && client.waits_for_parameter();
         let _ = timeout(GOODBYE, client.teardown()).await;
         played
     }

@@ -68,6 +68,7 @@ impl Work {
             scratch: Rc::default(),
             events,
             totals,
+            sounds: Rc::default(),
             bytes_per_second: settings.source_max_kbps * 1000 / 8,
             recent: settings.recent_bytes,
             retry_max: settings.retry_max,

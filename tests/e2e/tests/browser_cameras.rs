@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests_kit::browser::watch::{START, plays, plays_again, screenshot_path, shows_a_moving_picture};
-use tests_kit::browser::{Browser, count, wait_until};
+use tests_kit::browser::{Autoplay, Browser, count, wait_until};
 use tests_kit::camera::content::{Content, H264};
 use tests_kit::camera::{Behaviour, Camera, GstCamera};
+use tests_kit::clip::Clip;
+use tests_kit::python::{Peer, Stack, Work};
 use tests_kit::stage::{PATIENCE, Stage};
 
 const CONFIG: &str = "[streams.a]\nsource = \"rtsp://10.60.0.2:8554/live\"\n";
@@ -64,6 +66,49 @@ fn a_browser_plays_a_camera_and_outlives_its_reboot() -> Result<()> {
         let apart = (played("video") - played("audio")).abs();
         ensure!(played("video") > 0.0 && apart < 300.0, "sound and picture are {apart} ms apart");
         Ok(())
+    })();
+    stage.explain(outcome)
+}
+
+/// A camera dies and comes back: Chromium, Firefox and aiortc go on in the sessions that they have.
+#[test]
+fn every_kind_of_viewer_outlives_a_reboot() -> Result<()> {
+    let behaviour = Behaviour::plain(Content::Clip(Clip::load(&Clip::directory())?));
+    let stage = Stage::apart(CONFIG)?;
+    let camera = start(&stage, &behaviour)?;
+    let origin = stage.viewing_origin();
+    let chromium = Browser::launch("chromium", stage.viewers(), None)?;
+    let firefox = Browser::launch_firefox("firefox", stage.viewers(), Some(&origin), Autoplay::Muted)?;
+    let outcome = (|| {
+        let pages = [chromium.open(&format!("{origin}/a"))?, firefox.open(&format!("{origin}/a"))?];
+        let peer = Peer::start(stage.viewers(), Stack::Aiortc, Work::Play, &format!("{origin}/a/whep"), "")?;
+        let decode = |more: u64| -> Result<()> {
+            for page in &pages {
+                let before = count(page.stats()?.inbound("video"), "framesDecoded");
+                page.wait_for_stats("frames", START, |stats| {
+                    count(stats.inbound("video"), "framesDecoded") >= before + more
+                })?;
+            }
+            let before = [count(&peer.state(), "video_frames"), count(&peer.state(), "audio_frames")];
+            peer.wait_for("frames and sound", START, |state| {
+                count(state, "video_frames") >= before[0] + more && count(state, "audio_frames") >= before[1] + more
+            })?;
+            Ok(())
+        };
+        decode(30)?;
+        let sessions = || -> Result<Vec<Value>> {
+            let state = stage.server.get("/api/v1/state")?;
+            let sessions = state["sessions"].as_array().cloned().unwrap_or_default();
+            Ok(sessions.into_iter().map(|session| session["id"].clone()).collect())
+        };
+        let before = sessions()?;
+        ensure!(before.len() == 3, "{before:?}");
+        drop(camera);
+        wait_until("the server knows", START, || Ok((source(&stage)?["state"] == "waiting").then_some(())))?;
+        let _camera = start(&stage, &behaviour)?;
+        decode(45)?;
+        ensure!(sessions()? == before, "a viewer has begun anew: {before:?}, {:?}", sessions()?);
+        peer.stop().map(drop)
     })();
     stage.explain(outcome)
 }

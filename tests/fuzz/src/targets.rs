@@ -13,7 +13,8 @@ use penstock::config::{Config, mediamtx};
 use penstock::ingest::outside;
 use penstock_media::Profile;
 use penstock_media::codec::Codec;
-use penstock_rtp::description::{Description, Writer};
+use penstock_rtp::aac;
+use penstock_rtp::description::{Description, Sound, Writer};
 use penstock_rtp::{Pipeline, Reorder, sender_report};
 use penstock_srtp::kdf;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
@@ -79,7 +80,7 @@ const RTSP: &[&[u8]] = &[
 ];
 
 /// All of them.
-pub static TARGETS: [Target; 16] = [
+pub static TARGETS: [Target; 17] = [
     Target {
         name: "offer",
         what: "SDP offers of WHIP and WHEP",
@@ -183,6 +184,22 @@ pub static TARGETS: [Target; 16] = [
         words: &[&[0x7c, 0x85], &[0x78, 0, 4], &[0x67, 0x42], &[0x65], &[0x62, 1, 0x93], &[0x60, 1], &[0x90, 0x80]],
         allocates: (512, 4 << 20),
         run: normalisation,
+    },
+    Target {
+        name: "aac",
+        what: "AAC of sources: descriptions, AU headers, elements of LATM",
+        fixtures: &[],
+        words: &[
+            b"config=1408",
+            b"cpresent=1",
+            b"sizelength=13;indexlength=3;",
+            b"auxiliaryDataSizeLength=8",
+            &[0, 16, 0, 24],
+            &[0xff, 0xf1, 0x60, 0x40],
+            &[0x40, 0, 0x24, 0x20, 0x3f, 0xc0],
+        ],
+        allocates: (512, 256 << 10),
+        run: aac,
     },
     Target {
         name: "sender-report",
@@ -428,7 +445,7 @@ fn authorization(input: &[u8]) -> Result<u64, String> {
 
 fn description(input: &[u8]) -> Result<u64, String> {
     // As a camera's, and as a publisher's.
-    let written = [Writer::Server, Writer::Sender].map(|writer| Description::parse(input, writer));
+    let written = [Writer::Server, Writer::Sender].map(|writer| Description::parse_for(input, writer, Sound::Opus));
     let [server, sender] = written;
     match server.and(sender) {
         Err(error) => Ok(kind(&error.to_string())),
@@ -438,6 +455,35 @@ fn description(input: &[u8]) -> Result<u64, String> {
             Ok(1000 + found.tracks.len() as u64)
         }
     }
+}
+
+/// A description of AAC in the first line, and packets behind it: each has its length in two bytes.
+fn aac(input: &[u8]) -> Result<u64, String> {
+    let at = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+    let (fmtp, mut rest) = (String::from_utf8_lossy(&input[..at]), input.get(at + 1..).unwrap_or_default());
+    let kind = if fmtp.contains("cpresent") { "MP4A-LATM" } else { "MPEG4-GENERIC" };
+    let sdp = format!("m=audio 0 RTP/AVP 96\na=rtpmap:96 {kind}/16000/1\na=fmtp:96 {fmtp}\n");
+    let Ok(described) = Description::parse_for(sdp.as_bytes(), Writer::Server, Sound::Opus) else { return Ok(0) };
+    let Some(packing) = described.tracks.first().and_then(|track| track.aac.as_ref()) else { return Ok(1) };
+    let (mut receiver, mut now) = (aac::Receiver::new(packing, 96, true), Instant::now());
+    let mut units = 0u64;
+    while let Some((len, behind)) = rest.split_first_chunk() {
+        let (payload, behind) = behind.split_at(usize::from(u16::from_be_bytes(*len)).min(behind.len()));
+        rest = behind;
+        let mut packet = vec![0x80, 96 | payload.first().map_or(0, |first| first & 0x80), 0, units as u8];
+        packet.extend([0, 0, units as u8 & 3, 0, 0, 0, 0, 9]);
+        packet.extend_from_slice(payload);
+        now += Duration::from_millis(20);
+        let (mut bytes, mut longest) = (0, 0);
+        let _ = receiver.packet(&packet, now, &mut |unit| {
+            (bytes, longest) = (bytes + unit.bytes.len(), longest.max(unit.bytes.len()));
+            units += 1;
+        });
+        holds(longest <= aac::MAX_UNIT && bytes <= 2 * aac::MAX_UNIT + packet.len(), || {
+            format!("{bytes} bytes of units")
+        })?;
+    }
+    Ok(2 + units.min(64))
 }
 
 /// Codecs by the first byte of an input.

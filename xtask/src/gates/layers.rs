@@ -14,17 +14,26 @@ use crate::process::{Outcome, root};
 type Layer = (&'static str, &'static [&'static str]);
 
 /// Folders of crates of the product, and crates of this workspace that each may depend on. Tests may use everything.
-const CRATES: [Layer; 9] = [
+const CRATES: [Layer; 10] = [
     ("forwarder-common", &[]),
     ("forwarder-ebpf", &["forwarder-common"]),
     ("forwarder-user/media", &[]),
     ("forwarder-user/srtp", &["forwarder-common", "penstock-media"]),
     ("forwarder-user/webrtc", &["penstock-media", "penstock-srtp"]),
     ("forwarder-user/rtp", &["forwarder-common", "penstock-media"]),
+    ("forwarder-user/sound", &["penstock-rtp"]),
     ("forwarder-user/engine", &["forwarder-common", "penstock-media", "penstock-srtp"]),
     (
         "forwarder-user",
-        &["forwarder-common", "penstock-engine", "penstock-media", "penstock-rtp", "penstock-srtp", "penstock-webrtc"],
+        &[
+            "forwarder-common",
+            "penstock-engine",
+            "penstock-media",
+            "penstock-rtp",
+            "penstock-sound",
+            "penstock-srtp",
+            "penstock-webrtc",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -102,7 +102,13 @@ fn cargo_deny() -> Outcome {
         let mut command = Command::new(&program);
         command.current_dir(root()).args(["--offline", "--workspace", "--config", "deny.toml"]);
         // The exceptions are of the larger workspace.
-        let own = ["unmatched-skip", "unused-wrapper", "unnecessary-skip", "license-not-encountered"];
+        let own = [
+            "unmatched-skip",
+            "unused-wrapper",
+            "unnecessary-skip",
+            "license-not-encountered",
+            "license-exception-not-encountered",
+        ];
         let allowed = if manifest == "Cargo.toml" { &[][..] } else { &own };
         command.args(["--manifest-path", manifest, "check"]).args(allowed.iter().flat_map(|lint| ["-A", lint]));
         command.args(checks).args(advisories.then_some("advisories"));

@@ -168,6 +168,8 @@ fn parameter_sets_as_the_field_has_them() {
         "a=fmtp:96 sprop-parameter-sets=Z2QAH6w,aO48sA".into(),
         format!("a=fmtp:96 packetization-mode=1\r\na=fmtp:96 sprop-parameter-sets={SETS}"),
         format!("a=fmtp:sprop-parameter-sets={SETS};packetization-mode=1"),
+        // mediacommon#144: of another payload type, where there is one only.
+        format!("a=fmtp:97 packetization-mode=1;sprop-parameter-sets={SETS}"),
         // Start codes, each in its own set or both in one.
         "a=fmtp:96 sprop-parameter-sets=AAAAAWdkAB+s,AAAAAWjuPLA=".into(),
         "a=fmtp:96 sprop-parameter-sets=AAAAAWdkAB+sAAAAAWjuPLAA".into(),
@@ -177,13 +179,9 @@ fn parameter_sets_as_the_field_has_them() {
         assert_eq!(sets(&fmtp), (2, true), "{fmtp}");
     }
     assert_eq!(sets("a=fmtp:96 sprop-parameter-sets=Z2QAH6w="), (1, true));
-    for fmtp in [
-        "a=fmtp:96 sprop-parameter-sets=",
-        "a=fmtp:96 sprop-parameter-sets=,,",
-        "a=fmtp:96",
-        "a=fmtp:",
-        "a=fmtp:97 x=1",
-    ] {
+    for fmtp in
+        ["a=fmtp:96 sprop-parameter-sets=", "a=fmtp:96 sprop-parameter-sets=,,", "a=fmtp:96", "a=fmtp:", "a=fmtp:97"]
+    {
         assert_eq!(sets(fmtp), (0, false), "{fmtp}");
     }
 }

@@ -116,6 +116,15 @@ fn a_clock_that_is_set() {
     judge(&play(&Habit { marker: last, timestamp: back }), true);
 }
 
+/// mediamtx PR 6255, Intelbras: every other second a frame is stamped hours before or behind its neighbours.
+#[test]
+fn single_frames_stamped_out_of_the_line() {
+    let past = |frame: u32, _: u32| (3600 * frame).wrapping_sub(if frame % 20 == 15 { 882_000_000 } else { 0 });
+    judge(&play(&Habit { marker: last, timestamp: past }), false);
+    let future = |frame: u32, _: u32| (3600 * frame).wrapping_add(if frame % 20 == 15 { 3_384_000_000 } else { 0 });
+    judge(&play(&Habit { marker: last, timestamp: future }), false);
+}
+
 #[test]
 fn markers_that_are_lost_once_the_source_is_believed() {
     let mut bench = Bench::new(Codec::H264, &[SPS, PPS]);

@@ -78,15 +78,12 @@ fn one(root: &Value, key: &str, value: &Value, out: &mut Imported) {
         "webrtcLocalTCPAddress" | "webrtcICETCPMuxAddress" if !value.is_off() => {
             out.leave_out(key, "media goes by UDP only")
         }
-        "webrtcEncryption" if !value.is_off() => {
-            out.leave_out(key, "HTTPS is not served: put a TLS proxy in front of http.listen");
-        }
+        // Below, with the address.
+        "webrtcEncryption" => {}
         "webrtcAllowOrigin" | "webrtcAllowOrigins" => {}
         "dumpPackets" if !value.is_off() => out.leave_out(key, "packets are not dumped: use tcpdump"),
         "rtspDisable" | "rtmpDisable" | "hlsDisable" | "webrtcDisable" => {}
-        "webrtcTrustedProxies" if !value.is_off() => {
-            out.leave_out(key, "addresses in logs are those of connections; the proxy's log has the clients'");
-        }
+        "webrtcTrustedProxies" if !value.is_off() => proxies(key, value, out),
         "webrtcIPsFromInterfacesList" if !value.is_off() => {
             let names: Vec<toml::Value> = value.texts().into_iter().map(toml::Value::from).collect();
             out.set("kernel", "interfaces", names, key);
@@ -126,13 +123,16 @@ fn other(root: &Value, key: &str, value: &Value, out: &mut Imported) {
         return;
     }
     match key {
-        "runOnConnect" | "runOnDisconnect" => out.leave_out(key, "no programs are started"),
-        "authHTTPAddress" | "authJWTJWKS" | "externalAuthenticationURL" => {
-            out.leave_out(key, "nobody else is asked: there is one token for each right, in [auth]");
+        "runOnConnect" | "runOnDisconnect" => {
+            out.leave_out(
+                key,
+                "set hooks.run_on_session_opened and hooks.run_on_session_closed, which know the stream",
+            );
         }
+        "externalAuthenticationURL" => out.leave_out(key, "set auth_http.url, which is asked in newer words"),
         _ if key.starts_with("runOn") || key.starts_with("auth") => {}
         _ if key.ends_with("Encryption") || key.ends_with("TrustedProxies") => {
-            out.leave_out(key, "HTTPS and client addresses are a proxy's task, in front of http.listen");
+            out.leave_out(key, "all of it is on http.listen and http.listen_tls");
         }
         _ if key.ends_with("ServerKey") || key.ends_with("ServerCert") => {}
         _ => out.leave_out(key, "unknown key"),
@@ -141,7 +141,11 @@ fn other(root: &Value, key: &str, value: &Value, out: &mut Imported) {
 
 /// What it means that a key is absent: MediaMTX's own default.
 fn defaults(root: &Value, out: &mut Imported) {
-    listen(root, "webrtcAddress", ":8889", ("http", "listen"), out);
+    if root.get("webrtcEncryption").and_then(Value::flag) == Some(true) {
+        encrypted(root, out);
+    } else {
+        listen(root, "webrtcAddress", ":8889", ("http", "listen"), out);
+    }
     let media = ["webrtcLocalUDPAddress", "webrtcICEUDPMuxAddress"];
     let given = media.into_iter().find_map(|key| Some((key, root.get(key)?)));
     let absent = Value::Text { text: ":8189".into(), quoted: true };
@@ -159,6 +163,31 @@ fn defaults(root: &Value, out: &mut Imported) {
             silent.join(", ")
         ));
     }
+}
+
+/// HTTPS, and plain HTTP for this host alone.
+fn encrypted(root: &Value, out: &mut Imported) {
+    listen(root, "webrtcAddress", ":8889", ("http", "listen_tls"), out);
+    out.set("http", "listen", vec![toml::Value::from("127.0.0.1:8080")], "webrtcEncryption");
+    for (ours, key, default) in
+        [("certificate", "webrtcServerCert", "server.crt"), ("key", "webrtcServerKey", "server.key")]
+    {
+        let file = root.get(key).and_then(Value::text).unwrap_or(default);
+        if std::path::Path::new(file).is_relative() {
+            out.note(format!("http.{ours} is relative to the folder in which penstock is started, as {key} is there"));
+        }
+        out.set("http", ours, file, key);
+    }
+    out.note("webrtcEncryption: http.listen is for this host alone, http.listen_tls for everybody");
+}
+
+fn proxies(key: &str, value: &Value, out: &mut Imported) {
+    let (good, bad): (Vec<&str>, Vec<&str>) =
+        value.texts().into_iter().partition(|text| text.parse::<crate::config::Network>().is_ok());
+    for text in bad {
+        out.leave_out(key, format!("{text:?} is neither an address nor a network"));
+    }
+    out.set("http", "trusted_proxies", good.into_iter().map(toml::Value::from).collect::<Vec<_>>(), key);
 }
 
 /// An address to listen on, or the one that MediaMTX has.

@@ -41,7 +41,7 @@ struct Line {
 }
 
 /// Our sections, in the order in which they are written.
-const SECTIONS: [&str; 8] = ["http", "media", "kernel", "limits", "rtsp", "auth", "log", "debug"];
+const SECTIONS: [&str; 10] = ["http", "media", "kernel", "limits", "rtsp", "auth", "jwt", "auth_http", "log", "debug"];
 
 impl Imported {
     fn set(&mut self, section: &'static str, key: &'static str, value: impl Into<toml::Value>, from: &str) {

@@ -25,10 +25,10 @@ const ABSENT: [(&str, &str, &str); 23] = [
     ("whepBearerToken", "", "streams of other WHEP servers are not fetched"),
     ("playback", "yes", "nothing is recorded, so there is nothing to play back"),
     ("overridePublisher", "yes", "a second publisher is refused while the first is there"),
-    ("publishUser", "", "a token is for all streams: auth.publish_token"),
-    ("readUser", "", "a token is for all streams: auth.play_token"),
-    ("publishIPs", "", "addresses do not decide: use the firewall"),
-    ("readIPs", "", "addresses do not decide: use the firewall"),
+    ("publishUser", "", "name a user in auth.users who may publish it: as it is, everybody may"),
+    ("readUser", "", "name a user in auth.users who may play it: as it is, everybody may"),
+    ("publishIPs", "", "give auth.users addresses: as it is, everybody may publish it"),
+    ("readIPs", "", "give auth.users addresses: as it is, everybody may play it"),
     ("useAbsoluteTimestamp", "no", "the camera's clock goes to viewers in RTCP"),
     ("rtpSDP", "", "plain RTP is not imported"),
 ];
@@ -70,7 +70,7 @@ pub(super) fn take(root: &Value, out: &mut Imported) {
     if !open {
         out.note(
             "paths: publishers may choose any stream name that no camera has, where MediaMTX knows those in \
-             `paths` only; auth.publish_token decides who may",
+             `paths` only; auth.users decides who may",
         );
     }
 }
@@ -97,7 +97,7 @@ fn absent(key: &str, path: &Value, out: &mut Imported) {
             Some((.., why)) => out.leave_out(&format!("{key}.{name}"), why),
             None if name.starts_with("runOn") && !name.ends_with("Restart") && value.text().is_some() => {
                 if !name.ends_with("Timeout") && !name.ends_with("CloseAfter") {
-                    out.leave_out(&format!("{key}.{name}"), "no programs are started: see GET /api/v1/state");
+                    out.leave_out(&format!("{key}.{name}"), "set hooks.run_on_stream_ready and its sisters: one program for all streams, with PENSTOCK_STREAM");
                 }
             }
             None if DETAILS.iter().any(|begin| name.starts_with(begin)) => {}

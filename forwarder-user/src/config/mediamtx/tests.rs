@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{LogFormat, RtspTransport};
+use crate::config::{Action, LogFormat, RtspTransport};
 
 const FILE: &str = r#"
 logLevel: warn
@@ -116,8 +116,15 @@ fn server_keys_are_taken_over() {
     assert_eq!(config.media.socket_buffer_kb, 2048);
     assert_eq!(config.kernel.interfaces, ["eth0"]);
     assert!(config.debug.profiles);
-    assert!(config.auth.publish_token.matches("0123abc"));
-    assert!(config.auth.play_token.is_empty());
+    assert!(config.auth.publish_token.is_empty() && config.auth.play_token.is_empty());
+    let users: Vec<_> = config.auth.users.iter().map(|user| (user.name.as_str(), user.addresses.len())).collect();
+    assert_eq!(users, [("encoder", 0), ("wall", 1), ("any", 2)]);
+    assert!(config.auth.users[0].password.matches("0123abc") && config.auth.users[1].password.matches("to%see"));
+    let may =
+        |user: usize, action, stream| config.auth.users[user].permissions.iter().any(|p| p.allows(action, stream));
+    assert!(may(0, Action::Publish, "x") && !may(0, Action::Play, "x"));
+    assert!(may(1, Action::Play, "door") && !may(1, Action::Play, "hall"));
+    assert!(may(2, Action::Api, "") && may(2, Action::Metrics, "") && may(2, Action::Debug, ""));
     assert!(text.contains("# From webrtcLocalUDPAddress.\nport = 8189\n"), "{text}");
 }
 
@@ -146,9 +153,6 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
         "webrtcAdditionalHosts",
         "somethingNew",
         "webrtcAllowOrigins",
-        "authInternalUsers",
-        "authInternalUsers[1].ips",
-        "authInternalUsers[1].permissions.path",
         "paths.hall/1.maxReaders",
         "paths.hall/1.record",
         "paths.yard.runOnReady",
@@ -203,6 +207,101 @@ fn a_file_for_publishers_gives_a_server_that_listens_where_it_did() {
     let config = Config::parse(&tls.to_toml("m"), "imported").unwrap();
     assert_eq!((config.rtsp.listen.len(), config.rtsp.listen_tls[0].port()), (2, 322));
     assert_eq!((config.rtsp.key.to_str(), config.rtsp.certificate.to_str()), (Some("/k.pem"), Some("server.crt")));
+}
+
+/// Whoever cannot be taken over leaves what he guarded closed, and not open.
+#[test]
+fn what_was_closed_stays_closed() {
+    let config = |text: &str| {
+        let imported = import(text).unwrap();
+        let said = format!("{:?}{:?}", imported.left_out, imported.notes);
+        assert!(!said.contains("s3cret"), "{said}");
+        let left_out: Vec<String> =
+            imported.left_out.iter().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect();
+        (Config::parse(&imported.to_toml("m"), "imported").unwrap(), left_out)
+    };
+    let outside: std::net::IpAddr = "192.0.2.9".parse().unwrap();
+    let open = |config: &Config, action| {
+        let users = &config.auth.users;
+        let named = config.jwt.is_on() || config.auth_http.decides(action);
+        let holds = |user: &&crate::config::User| user.permissions.iter().any(|p| p.allows(action, "a"));
+        let anybody = |user: &crate::config::User| {
+            user.is_anybody() && (user.addresses.is_empty() || user.addresses.iter().any(|n| n.contains(outside)))
+        };
+        let of = users.iter().filter(holds).collect::<Vec<_>>();
+        of.iter().any(|user| anybody(user)) || (of.is_empty() && !named)
+    };
+    for (text, publish, play, lost) in [
+        ("", true, true, &[][..]),
+        ("authInternalUsers: []", false, false, &[]),
+        ("authInternalUsers:\n- user: any\n  permissions:\n  - action: read", false, true, &[]),
+        (
+            "authInternalUsers:\n- user: me\n  pass: sha256:s3cret\n  permissions:\n  - action: publish\n  - action: read",
+            false,
+            false,
+            &["authInternalUsers[0]"],
+        ),
+        (
+            "authInternalUsers:\n- user: me\n  permissions:\n  - action: publish\n- user: any\n  ips: [nonsense]\n  permissions:\n  - action: read",
+            false,
+            false,
+            &["authInternalUsers[0]", "authInternalUsers[1].ips"],
+        ),
+        ("authMethod: ldap", false, false, &["authMethod"]),
+        ("authMethod: http", false, false, &["authHTTPAddress"]),
+        ("authMethod: jwt\nauthJWTJWKS: https://u:s3cret@h/", false, false, &["authJWTJWKS"]),
+        ("authMethod: http\nauthHTTPAddress: http://127.0.0.1:9/a", false, false, &[]),
+        (
+            "authMethod: http\nauthHTTPAddress: http://127.0.0.1:9/a\nauthHTTPExclude:\n- action: read\n- action: api",
+            false,
+            true,
+            &[],
+        ),
+        ("authMethod: jwt\nauthJWTJWKS: https://id.example/k\nauthJWTExclude:\n- action: read", false, true, &[]),
+    ] {
+        let (config, left_out) = config(text);
+        assert_eq!((open(&config, Action::Publish), open(&config, Action::Play)), (publish, play), "{text}");
+        assert_eq!(left_out, lost, "{text}");
+    }
+    let (config, _) = config(
+        "authMethod: jwt\nauthJWTJWKS: https://id.example/k\nauthJWTClaimKey: may\nauthJWTIssuer: i\n\
+         authJWTAudience: a\nauthJWTInHTTPQuery: no",
+    );
+    assert_eq!(
+        (config.jwt.claim.as_str(), config.jwt.issuer.as_str(), config.jwt.audience.as_str()),
+        ("may", "i", "a")
+    );
+    assert!(!config.auth.token_in_query);
+}
+
+#[test]
+fn passwords_as_hashes_and_names_as_patterns() {
+    let text = "authInternalUsers:\n- user: me\n  pass: argon2:$argon2id$v=19$m=4096,t=3,p=1$c29tZXNhbHQxMjM0$WJXxHGBOOhVuBHUdvGCvJnC6RfsLUEqhv7dlKqHFUEw\n  ips: [10.0.0.0/8]\n  permissions:\n  - action: publish\n    path: ~^cam[0-9]+$\n  - action: playback\n- user: any\n  permissions:\n  - action: read\n    path: a*b\n";
+    let imported = import(text).unwrap();
+    assert!(imported.left_out.is_empty(), "{:?}", imported.left_out);
+    let config = Config::parse(&imported.to_toml("m"), "imported").unwrap();
+    let users = &config.auth.users;
+    assert!(users[0].password.hash().is_some());
+    assert!(
+        users[0].permissions[0].allows(Action::Publish, "cam7")
+            && !users[0].permissions[0].allows(Action::Publish, "x")
+    );
+    assert!(
+        users[1].permissions[0].allows(Action::Play, "a*b") && !users[1].permissions[0].allows(Action::Play, "axb")
+    );
+}
+
+/// HTTPS and proxies are taken over; plain HTTP is left to this host.
+#[test]
+fn https_is_taken_over() {
+    let imported =
+        import("webrtcEncryption: yes\nwebrtcServerCert: /c.pem\nwebrtcTrustedProxies: [10.0.0.1, 10.1.0.0/16]\n")
+            .unwrap();
+    assert!(imported.left_out.is_empty(), "{:?}", imported.left_out);
+    let config = Config::parse(&imported.to_toml("m"), "imported").unwrap();
+    assert_eq!((config.http.listen_tls[0].port(), config.http.listen.len()), (8889, 1));
+    assert!(config.http.listen[0].ip().is_loopback() && config.http.trusted_proxies.len() == 2);
+    assert_eq!((config.http.certificate.to_str(), config.http.key.to_str()), (Some("/c.pem"), Some("server.key")));
 }
 
 /// YAML's own way to say things once.

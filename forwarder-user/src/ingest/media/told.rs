@@ -38,6 +38,9 @@ impl Media {
             let seen = track.pipeline.seen();
             reasons = reasons.join(track.watch.look(track.format.codec, &seen, others, now));
         }
+        if let Some(bad) = self.bad_sound() {
+            reasons.insert(bad);
+        }
         self.tell_reasons(reasons, now);
     }
 

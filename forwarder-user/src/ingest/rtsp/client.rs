@@ -127,7 +127,7 @@ impl Client {
             Err(error) => return Err(error),
         }
         let answer = self.request("DESCRIBE", &url, &[("Accept", "application/sdp")]).await?;
-        let description = Description::parse(&answer.body, Writer::Server)?;
+        let description = Description::parse_for(&answer.body, Writer::Server, self.source.audio)?;
         let named = ["Content-Base", "Content-Location"].into_iter().find_map(|name| url.resolve(&answer.get(name)?));
         let base = named.map_or(url.clone(), |(base, _)| base);
         // §C.1.1 has an absolute URL of the whole stand for itself, and cameras mean it as the base of the others.

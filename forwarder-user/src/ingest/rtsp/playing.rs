@@ -63,6 +63,16 @@ impl Client {
         self.connection.send(&request).await
     }
 
+    /// Signs of life by OPTIONS, which every camera knows.
+    pub(crate) fn sign_by_options(&mut self) {
+        self.sign = Sign::Options;
+    }
+
+    /// Whether GET_PARAMETER is the last that was asked, and has no answer.
+    pub(crate) fn waits_for_parameter(&self) -> bool {
+        self.sign == Sign::GetParameter && self.pending.iter().any(|pending| matches!(pending.what, What::Sign { .. }))
+    }
+
     /// An answer among the media: to the request of its number, or else to the oldest.
     async fn answered(&mut self, answer: &Message) -> Result<(), SourceError> {
         let Start::Answer { status, reason } = &answer.start else { return Ok(()) };
@@ -82,7 +92,7 @@ impl Client {
             (401, What::Sign { again: false }) if self.challenged(answer, false).is_ok() => {
                 self.ask(What::Sign { again: true }).await?;
             }
-            (454, _) => return Err(SourceError::SessionNotFound),
+            (454, What::Play { .. }) => return Err(SourceError::SessionNotFound),
             (status, What::Play { .. }) => {
                 let refused = self.judge("PLAY", status, reason, answer);
                 if self.play_urls.len() < 2 || matches!(refused, Err(SourceError::Moved(_))) {
@@ -92,7 +102,13 @@ impl Client {
                 self.play_urls.remove(0);
                 self.ask(What::Play { again: false }).await?;
             }
-            (_, What::Sign { .. }) => self.sign = Sign::Options,
+            // At once: with the next one the session may have ended.
+            (_, What::Sign { .. }) if self.sign == Sign::GetParameter => {
+                self.sign = Sign::Options;
+                self.ask(What::Sign { again: false }).await?;
+            }
+            (454, What::Sign { .. }) => return Err(SourceError::SessionNotFound),
+            (_, What::Sign { .. }) => {}
         }
         Ok(())
     }

@@ -150,6 +150,9 @@ fn challenges() -> Result<()> {
         row("refuses-signs", &[Quirk::RefusesSigns(501)]),
         row("refuses-signs-by-a-wrong-number", &[Quirk::RefusesSigns(400), Quirk::WrongCseq]),
         row("asks", &[Quirk::Asks]),
+        row("another-session", &[Quirk::OddSession]),
+        row("session-not-found", &[Quirk::RefusesSigns(454)]),
+        row("method-not-valid", &[Quirk::RefusesSigns(455)]),
         row("silent-play", &[Quirk::SilentPlay]),
     ])?;
     drop(stage);
@@ -159,6 +162,18 @@ fn challenges() -> Result<()> {
     // And what to change, when it does not mend itself.
     stage.until("it is advised", || Ok(stage.source_of("nothing-known")?["advice"].is_string()))?;
     ensure!(stage.server.log().contains("it does not mend itself"), "{}", stage.server.log());
+    Ok(())
+}
+
+/// A camera that hangs up when it is asked for a parameter is asked for none again.
+#[test]
+fn signs_of_life_that_a_camera_does_not_bear() -> Result<()> {
+    let (stage, _cameras) = stage(&[row("hangs-up", &[Quirk::HangsUpOnSigns])])?;
+    let connections = || -> Result<u64> { Ok(stage.source_of("hangs-up")?["connections"].as_u64().unwrap_or(0)) };
+    stage.until("it has hung up once, and plays again", || Ok(connections()? == 2))?;
+    // Two sessions' worth of signs of life.
+    std::thread::sleep(Duration::from_secs(9));
+    ensure!(connections()? == 2, "{}", stage.source_of("hangs-up")?);
     Ok(())
 }
 
@@ -173,10 +188,13 @@ fn parts_transports_and_addresses() -> Result<()> {
         row("bad-request-for-tcp", &[Quirk::RefusesTcp(400)]),
         row("no-tcp", &[Quirk::RefusesTcp(461)]),
         row("grants-udp", &[Quirk::GrantsUdp]),
+        // gortsplib#72: [4 5] for [2 3].
+        row("other-channels", &[Quirk::OtherChannels]),
+        row("rtcp-among-rtp", &[Quirk::RtcpAmongRtp]),
         row("other-source", &[Quirk::RefusesTcp(461), Quirk::Source([10, 60, 0, 3])]),
         row("query-control", &[Quirk::QueryControl]),
         row("absolute-control", &[Quirk::AbsoluteControl]),
-        asked("redirects", Scheme::Digest, &[Quirk::Redirects("rtsp://10.60.0.2:9011/live")]),
+        asked("redirects", Scheme::Digest, &[Quirk::Redirects("rtsp://10.60.0.2:9013/live")]),
         asked("redirected-to", Scheme::Digest, &[]),
         row("other-path", &[Quirk::EarlyMedia]),
     ])?;

@@ -55,6 +55,31 @@ fn record_a_picture_and_hls() -> Result<()> {
     Ok(())
 }
 
+/// Sent on to a server that takes RTSP, which is the same one here; and a picture that is written again and again.
+#[test]
+fn sent_on_and_a_picture_that_is_kept_new() -> Result<()> {
+    let stage = stage()?;
+    let publisher = stage.publish(&clip()?, stage.publishing())?;
+    let folder = tempfile::tempdir()?;
+    let picture = folder.path().join("door.jpg").display().to_string();
+    let still = recipe("fps=1/10", &[("door.jpg", &picture), ("fps=1/10", "fps=5")])?;
+    let still = Ffmpeg::run(&stage.near, &still)?;
+    let other = ("rtsp://mediamtx.example:8554/door", "rtsp://10.60.0.1:8554/other");
+    let sent = Ffmpeg::run(&stage.near, &recipe("mediamtx.example", &[other])?)?;
+    let arrives = stage.until("it is there as well", || Ok(stage.source_of("other")?["state"] == "playing"));
+    arrives.map_err(|error| error.context(sent.said()))?;
+    let codecs = stage.source_of("other")?["codecs"].to_string();
+    ensure!(codecs.contains("VP8") && codecs.contains("opus"), "{codecs}");
+    let written = || Ok::<_, anyhow::Error>(std::fs::metadata(&picture).ok().filter(|file| file.len() > 1000));
+    stage.until("there is a picture", || Ok(written()?.is_some())).map_err(|error| error.context(still.said()))?;
+    let first = written()?.context("it is gone")?.modified()?;
+    stage.until("there is a newer one", || {
+        Ok(written()?.is_some_and(|file| file.modified().is_ok_and(|at| at > first)))
+    })?;
+    publisher.stop()?;
+    Ok(())
+}
+
 /// What comes by another protocol is seen by a viewer.
 fn comes_in(part: &str, listens: (&str, &str), to: &[&str]) -> Result<()> {
     let stage = stage()?;

@@ -19,6 +19,15 @@ const REALM: &str = "camera";
 const BEFORE_FAULT: Duration = Duration::from_secs(1);
 const SR_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What a camera asks of its client, and with which body.
+const QUESTIONS: [(&str, &str); 5] = [
+    ("SET_PARAMETER", ""),
+    ("OPTIONS", ""),
+    ("ANNOUNCE", "v=0\r\nm=video 0 RTP/AVP 96\r\n"),
+    ("GET_PARAMETER", "packets_received\r\n"),
+    ("X-PING", ""),
+];
+
 /// How a track leaves.
 enum Way {
     /// Not at all: it was refused.
@@ -128,7 +137,10 @@ pub(super) fn serve(
             }
             asked = now;
             questions += 1;
-            let question = format!("SET_PARAMETER rtsp://client/ RTSP/1.0\r\nCSeq: {questions}\r\n\r\n");
+            let (method, body) = QUESTIONS[questions as usize % QUESTIONS.len()];
+            let len = body.len();
+            let question =
+                format!("{method} rtsp://client/ RTSP/1.0\r\nCSeq: {questions}\r\nContent-Length: {len}\r\n\r\n{body}");
             client.stream.write_all(question.as_bytes())?;
         }
         for (track, playing) in playing.iter_mut().enumerate() {
@@ -137,7 +149,7 @@ pub(super) fn serve(
             }
         }
         if let Some(cseq) = client.late_answer.take() {
-            client.reply(200, &cseq, "Session: 4711;timeout=4\r\n", "")?;
+            client.reply(200, &cseq, client.session(), "")?;
         }
         if now >= next_sr {
             next_sr = now + SR_INTERVAL;
@@ -193,7 +205,7 @@ impl Client<'_> {
         if !self.admitted(method, url, field("authorization")) {
             return self.challenge(cseq);
         }
-        let session = "Session: 4711;timeout=4\r\n";
+        let session = self.session();
         match method {
             "OPTIONS" => self.reply(200, cseq, "Public: DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n", "")?,
             "GET_PARAMETER" => return self.sign_of_life(cseq, session),
@@ -221,6 +233,14 @@ impl Client<'_> {
         Ok(Next::Go)
     }
 
+    fn session(&self) -> &'static str {
+        if self.has(Quirk::OddSession) {
+            "SESSION:\t 4711 ; TimeOut = 4 s;x;=\r\n"
+        } else {
+            "Session: 4711;timeout=4\r\n"
+        }
+    }
+
     fn challenge(&mut self, cseq: &str) -> Result<Next> {
         let scripted = self.behaviour.quirks.iter().find_map(|quirk| match quirk {
             Quirk::Challenge(lines) => Some(lines.to_vec()),
@@ -241,6 +261,9 @@ impl Client<'_> {
     }
 
     fn sign_of_life(&mut self, cseq: &str, session: &str) -> Result<Next> {
+        if self.has(Quirk::HangsUpOnSigns) {
+            bail!("it hangs up");
+        }
         let refusal = self.behaviour.quirks.iter().find_map(|quirk| match quirk {
             Quirk::RefusesSigns(status) => Some(*status),
             _ => None,
@@ -394,9 +417,10 @@ impl Client<'_> {
             if self.behaviour.only_udp {
                 return Ok((461, String::new()));
             }
-            let first = channels.split('-').next().context("no channel")?.parse()?;
+            let asked: u8 = channels.split('-').next().context("no channel")?.parse()?;
+            let first = if self.has(Quirk::OtherChannels) { 20 - asked } else { asked };
             self.ways.push(Way::Channel(first));
-            let transport = format!("RTP/AVP/TCP;unicast;interleaved={channels}");
+            let transport = format!("RTP/AVP/TCP;unicast;interleaved={first}-{}", first + 1);
             return Ok((200, if self.has(Quirk::NoTransport) { String::new() } else { transport }));
         }
         let ports = value("client_port=").context("neither channels nor ports")?;
@@ -474,7 +498,8 @@ impl Client<'_> {
             Some(Way::Channel(first)) => {
                 let stray: &[u8] =
                     if self.behaviour.quirks.contains(&Quirk::StrayBytes) { b"\x01\x02\0\0\xff\x05\x06" } else { b"" };
-                let mut frame = [stray, &[b'$', first + u8::from(rtcp)]].concat();
+                let beside = rtcp && !self.behaviour.quirks.contains(&Quirk::RtcpAmongRtp);
+                let mut frame = [stray, &[b'$', first + u8::from(beside)]].concat();
                 frame.extend((bytes.len() as u16).to_be_bytes());
                 frame.extend_from_slice(bytes);
                 self.stream.write_all(&frame)?;

@@ -18,9 +18,21 @@ impl GstCamera {
     /// # Errors
     /// GStreamer's RTSP server is missing.
     pub fn start(namespace: &NetNs, port: u16) -> Result<Self> {
+        Self::start_with(namespace, port, &[])
+    }
+
+    /// The same by RTSPS, with a certificate and its key, and SRTP whose keys it tells by MIKEY.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_secure(namespace: &NetNs, port: u16, certificate: &Path, key: &Path) -> Result<Self> {
+        Self::start_with(namespace, port, &[certificate, key])
+    }
+
+    fn start_with(namespace: &NetNs, port: u16, files: &[&Path]) -> Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/gst_camera.py");
         let mut command = namespace.command("/usr/bin/python3");
-        command.arg(script).arg(port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script).arg(port.to_string()).args(files).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut camera = Self(command.spawn().context("/usr/bin/python3 is missing")?);
         let mut line = String::new();
         BufReader::new(camera.0.stdout.take().context("no pipe")?).read_line(&mut line)?;

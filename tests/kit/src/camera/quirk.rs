@@ -53,6 +53,14 @@ pub enum Quirk {
     AbsoluteControl,
     /// DESCRIBE's answer has no Content-Length.
     NoLength,
-    /// Asks something while it plays, and ends the session if it gets no answer.
+    /// Asks all sorts of things while it plays, and ends the session if it gets no answer.
     Asks,
+    /// Grants other channels than it was asked for (gortsplib#72).
+    OtherChannels,
+    /// `Session` with blanks, in odd cases, with more behind it.
+    OddSession,
+    /// RTCP by the channel of RTP.
+    RtcpAmongRtp,
+    /// Hangs up when it is asked for a parameter.
+    HangsUpOnSigns,
 }

@@ -228,10 +228,11 @@ impl Conversation<'_> {
         if kind.is_some_and(|kind| !kind.trim().to_ascii_lowercase().starts_with("application/sdp")) {
             return Err(Refusal("refused_malformed", 415, "ANNOUNCE needs application/sdp".into()));
         }
-        let description = Description::parse(&request.body, Writer::Sender).map_err(|error| match error {
-            DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
-            error => Refusal("refused_malformed", 400, error.to_string()),
-        })?;
+        let description = Description::parse_for(&request.body, Writer::Sender, self.server.settings.rtsp.audio)
+            .map_err(|error| match error {
+                DescriptionError::NoMedia(_) => Refusal("refused_no_media", 415, error.to_string()),
+                error => Refusal("refused_malformed", 400, error.to_string()),
+            })?;
         if description.tracks.iter().any(|track| track.security.is_some()) && !self.ends.encrypted {
             return Err(Refusal("refused_no_media", 415, "SRTP outside of TLS is not taken".into()));
         }
