@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use str0m::config::{CryptoProvider, DtlsCert};
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};

@@ -4,6 +4,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "OpenSSL has timers of its own, by the clock of this machine")]
 
+use std::time::Duration;
+
 use ::openssl::asn1::Asn1Time;
 use ::openssl::bn::BigNum;
 use ::openssl::ec::{EcGroup, EcKey};

@@ -4,6 +4,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "OpenSSL has timers of its own, by the clock of this machine")]
 
+use std::time::Duration;
+
 use super::matrix::Other;
 use super::tests::{Client, certificate, dimpl_as};
 use super::*;

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test begins at any time")]
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use ::openssl::pkey::PKey;
 use ::openssl::ssl::{HandshakeError, Ssl, SslContext, SslMethod, SslVerifyMode};
