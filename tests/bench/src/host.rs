@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock_engine::{
-    Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId,
+    Dscp, Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId,
     Role, Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
@@ -190,6 +190,7 @@ fn fill<E: Engine>(
                 next_out: ExtendedSeq(BEFORE_FIRST + 1),
                 index_offset: None,
                 timestamp_offset: 0,
+                dscp: Dscp::default(),
             };
             tracks.push(server.engine.add_subscriber_track(session, publisher, track)?);
         }
