@@ -148,20 +148,9 @@ impl Server {
         let (router, all) = watch::channel(routers.all);
         let (health, only_health) = watch::channel(routers.health);
         let mut accepting = JoinSet::new();
-        for listener in self.health {
-            let acceptor = Acceptor {
-                listener,
-                tls: None,
-                proxy_protocol: false,
-                router: only_health.clone(),
-                header_timeout: self.header_timeout,
-                connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
-                shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
-                trusted: vec![],
-                told: Instant::now(),
-                stopped: stopped.clone(),
-            };
-            accepting.spawn(acceptor.run());
+        let of_health = Health { router: only_health, header_timeout: self.header_timeout, stopped: stopped.clone() };
+        if let Err(error) = of_health.serve(self.health) {
+            tracing::error!("http.health_listen is not served: {error}");
         }
         for (listener, tls) in self.listeners {
             let acceptor = Acceptor {
@@ -195,6 +184,51 @@ impl Running {
         let finished = async { while self.accepting.join_next().await.is_some() {} };
         // What is not done in time is aborted with the set.
         let _ = tokio::time::timeout(patience, finished).await;
+    }
+}
+
+/// What the listeners for health alone have.
+struct Health {
+    router: watch::Receiver<Router>,
+    header_timeout: Duration,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Health {
+    /// Serves in a thread of their own: whoever asks waits for nobody, and hears that the control task stands still, if
+    /// it does.
+    fn serve(self, listeners: Vec<TcpListener>) -> io::Result<()> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let listeners = listeners.into_iter().map(TcpListener::into_std).collect::<io::Result<Vec<_>>>()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("penstock-health".into());
+        thread.spawn(move || runtime.block_on(self.run(listeners))).map(drop)
+    }
+
+    async fn run(self, listeners: Vec<std::net::TcpListener>) {
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let listener = match TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!("http.health_listen is not served: {error}"),
+            };
+            let acceptor = Acceptor {
+                listener,
+                tls: None,
+                proxy_protocol: false,
+                router: self.router.clone(),
+                header_timeout: self.header_timeout,
+                connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
+                shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
+                trusted: vec![],
+                told: Instant::now(),
+                stopped: self.stopped.clone(),
+            };
+            accepting.spawn(acceptor.run());
+        }
+        while accepting.join_next().await.is_some() {}
     }
 }
 

@@ -68,9 +68,9 @@ use penstock_webrtc::dtls;
 use penstock_webrtc::ice::Check;
 use penstock_webrtc::peer::{Pair, PeerEvent};
 
-/// Lines of the log in ten seconds about refused offers.
+/// Lines of the log in ten seconds about refused offers and ICE restarts.
 const REFUSALS: usize = 20;
-/// And about sessions that are opened, restarted and closed; a quarter for each address. As many come at once where a
+/// And about sessions that are opened and closed before they were connected; a quarter for each address. As many come at once where a
 /// page is opened by everybody.
 const HALF_OPEN: usize = 1000;
 /// Datagrams read before timers and commands get their turn.

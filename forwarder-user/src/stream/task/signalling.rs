@@ -381,9 +381,9 @@ impl Task {
         session.etag = random_hex::<8>();
         let etag = session.etag.clone();
         let (name, from) = (session.name.clone(), session.from);
-        self.tell_half_open(from, "restarted", |kept_back| {
+        if let Some(kept_back) = self.refusals.take(now, "restarted", from) {
             tracing::info!(session = name, kept_back, "ICE restarted");
-        });
+        }
         self.sessions.rename(key, local.ufrag.clone());
         self.flush(key, now);
         Ok(Patched::Restarted { fragment: local.to_fragment(), etag })

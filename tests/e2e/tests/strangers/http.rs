@@ -158,7 +158,7 @@ fn a_flood_of_changes_costs_nobody_else() -> Result<()> {
         ensure!(matches!(reply.status, 200 | 404), "{}: {}", reply.status, reply.body);
     }
     let lines = stage.server.log().lines().filter(|line| line.contains("ICE restarted")).count();
-    ensure!(lines <= 260, "{lines} lines of the log");
+    ensure!(lines <= 150, "{lines} lines of the log about 600 restarts");
     stage.flows(&viewers, &[0, 1], Kind::Video, 30)?;
     before.is_still_so(&stage, 3)?;
     drop(viewers);

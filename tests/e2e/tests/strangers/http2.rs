@@ -58,7 +58,7 @@ fn connect(stage: &Stage) -> Result<SslStream<TcpStream>> {
     connector.set_alpn_protos(b"\x02h2")?;
     let connector = connector.build().configure()?.verify_hostname(false);
     let mut stream = connector.connect("tv.example", stream)?;
-    ensure!(stream.ssl().selected_alpn_protocol() == Some(b"h2"));
+    ensure!(stream.ssl().selected_alpn_protocol() == Some(b"h2".as_slice()));
     stream.write_all(PREFACE)?;
     stream.write_all(&frame(SETTINGS, 0, 0, &[]))?;
     Ok(stream)
