@@ -44,7 +44,8 @@ pub fn rewrite(
 fn ipv4<const N: usize>(frame: &Frame, path: &Path, ds: u8, udp_len: u16) -> Option<()> {
     let ip = N - UDP_LEN - IPV4_LEN;
     let total_len = (IPV4_LEN as u16 + udp_len).to_be();
-    let check = checksum::finish(u64::from(path.checksum_base) + u64::from(total_len) + u64::from(u16::from(ds).to_be()));
+    let check =
+        checksum::finish(u64::from(path.checksum_base) + u64::from(total_len) + u64::from(u16::from(ds).to_be()));
     template::<N>(frame, path)?;
     frame.write(ip + 1, ds)?;
     frame.write(ip + 2, total_len)?;

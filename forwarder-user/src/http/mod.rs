@@ -142,9 +142,10 @@ struct App {
 impl App {
     /// A place for a request. What is not sent in full holds one until its time is over, so nobody has them all.
     fn place(&self, from: Block) -> Result<Place<'_>, Failure> {
-        let share = self.request_shares.take(from).ok_or_else(|| {
-            Failure::busy("too many requests at a time from your address: try again soon")
-        })?;
+        let share = self
+            .request_shares
+            .take(from)
+            .ok_or_else(|| Failure::busy("too many requests at a time from your address: try again soon"))?;
         let request = self.requests.try_acquire().map_err(|_| {
             Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
         })?;

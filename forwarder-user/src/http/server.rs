@@ -1,5 +1,7 @@
 //! Listening sockets and connections: bounded in number and in time.
 
+mod health;
+
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -26,6 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_http::add_extension::AddExtension;
 
+use self::health::Health;
 use super::{patient::Patient, proxied};
 use crate::{
     block::{Share, Shares},
@@ -57,8 +60,6 @@ const LEAST_SHARE: usize = 16;
 
 /// Requests at a time on one connection by HTTP/2; so many may a page ask for, and no more work is there for one.
 const STREAMS: u32 = 64;
-/// Connections to a listener for health alone.
-const HEALTH_CONNECTIONS: usize = 64;
 /// How often a connection by HTTP/2 is asked whether its peer is still there.
 const PING: Duration = Duration::from_secs(30);
 
@@ -184,51 +185,6 @@ impl Running {
         let finished = async { while self.accepting.join_next().await.is_some() {} };
         // What is not done in time is aborted with the set.
         let _ = tokio::time::timeout(patience, finished).await;
-    }
-}
-
-/// What the listeners for health alone have.
-struct Health {
-    router: watch::Receiver<Router>,
-    header_timeout: Duration,
-    stopped: watch::Receiver<bool>,
-}
-
-impl Health {
-    /// Serves in a thread of their own: whoever asks waits for nobody, and hears that the control task stands still, if
-    /// it does.
-    fn serve(self, listeners: Vec<TcpListener>) -> io::Result<()> {
-        if listeners.is_empty() {
-            return Ok(());
-        }
-        let listeners = listeners.into_iter().map(TcpListener::into_std).collect::<io::Result<Vec<_>>>()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("penstock-health".into());
-        thread.spawn(move || runtime.block_on(self.run(listeners))).map(drop)
-    }
-
-    async fn run(self, listeners: Vec<std::net::TcpListener>) {
-        let mut accepting = JoinSet::new();
-        for listener in listeners {
-            let listener = match TcpListener::from_std(listener) {
-                Ok(listener) => listener,
-                Err(error) => return tracing::error!("http.health_listen is not served: {error}"),
-            };
-            let acceptor = Acceptor {
-                listener,
-                tls: None,
-                proxy_protocol: false,
-                router: self.router.clone(),
-                header_timeout: self.header_timeout,
-                connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
-                shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
-                trusted: vec![],
-                told: Instant::now(),
-                stopped: self.stopped.clone(),
-            };
-            accepting.spawn(acceptor.run());
-        }
-        while accepting.join_next().await.is_some() {}
     }
 }
 

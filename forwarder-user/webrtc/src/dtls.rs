@@ -14,8 +14,8 @@ use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};
 use zeroize::Zeroizing;
 
 use super::handshake::{self, Handshake};
-use super::{openssl, rust_dtls};
 use super::sdp::{Fingerprint, Hash, is_meant};
+use super::{openssl, rust_dtls};
 
 /// Room for what a stack gives out at once: a record, or a certificate, of which some carry a whole biography.
 const OUTPUT: usize = 16 * 1024;

@@ -20,13 +20,7 @@ impl HmacProvider for Cookies {
         self.0.hmac_sha256(key, if key.len() == SECRET { b"cookie" } else { data })
     }
 
-    fn hmac(
-        &self,
-        hash: HashAlgorithm,
-        key: &[u8],
-        data: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize, dimpl::CryptoError> {
+    fn hmac(&self, hash: HashAlgorithm, key: &[u8], data: &[u8], out: &mut [u8]) -> Result<usize, dimpl::CryptoError> {
         self.0.hmac(hash, key, data, out)
     }
 }

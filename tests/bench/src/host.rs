@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock_engine::{
-    Dscp, Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId,
-    Role, Transport,
+    Dscp, Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack,
+    PublisherTrackId, Role, Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine, Mode},

@@ -22,7 +22,8 @@ use super::{backlog::Start, kept::Kept};
 use penstock_srtp::cipher::Cipher;
 
 use crate::{
-    Dscp, Ear, NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots, transmit::Destination,
+    Dscp, Ear, NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots,
+    transmit::Destination,
 };
 
 /// An RTP source as it arrives: socket, peer and SSRC.

@@ -13,7 +13,8 @@ use penstock_srtp::cipher::Cipher;
 
 use super::*;
 use crate::{
-    Dscp, Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _, Unrepaired,
+    Dscp, Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _,
+    Unrepaired,
 };
 
 const SSRC: u32 = 0x1234_5678;

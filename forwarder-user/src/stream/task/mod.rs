@@ -446,7 +446,11 @@ impl Task {
         let write = |kept_back: Option<u64>| {
             tracing::info!(session = id, stream = of, ?role, kept_back, "session closed: {why}");
         };
-        if was_connected { write(None) } else { self.tell_half_open(session.from, "closed", write) }
+        if was_connected {
+            write(None)
+        } else {
+            self.tell_half_open(session.from, "closed", write)
+        }
         let Session { name, role, stream, .. } = *session;
         self.notices.tell(&stream, What::SessionClosed { session: name, role, reason: why.into() });
     }

@@ -143,7 +143,9 @@ impl Task {
                 self.in_the_way(stream, now)?;
                 self.has_room()
             }
-            Request::Open { role: Role::Subscriber, stream, .. } if self.streams.is_undescribed(stream) => self.has_room(),
+            Request::Open { role: Role::Subscriber, stream, .. } if self.streams.is_undescribed(stream) => {
+                self.has_room()
+            }
             Request::Open { role: Role::Subscriber, stream, .. } => {
                 self.stream_formats(stream)?;
                 self.has_room()

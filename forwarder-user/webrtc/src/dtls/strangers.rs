@@ -165,12 +165,9 @@ fn run_all(attacks: &[Attack], seeds: u64, roles: &[bool]) {
     let mut runs = vec![];
     for active in roles.iter().copied() {
         let foreign = foreign(active);
-        for (kind, openssl) in [
-            (Stack::OpenSsl, true),
-            (Stack::OpenSsl, false),
-            (Stack::Str0m, true),
-            (Stack::Str0m, false),
-        ] {
+        for (kind, openssl) in
+            [(Stack::OpenSsl, true), (Stack::OpenSsl, false), (Stack::Str0m, true), (Stack::Str0m, false)]
+        {
             for (attack, seed) in attacks.iter().flat_map(|attack| (0..seeds).map(move |seed| (*attack, seed))) {
                 let role = if active { "client" } else { "server" };
                 let theirs = if openssl { "OpenSSL" } else { "dimpl" };

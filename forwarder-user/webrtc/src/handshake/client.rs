@@ -77,9 +77,8 @@ impl Client {
             return self.asked_for_cookie(common, now, fragment);
         }
         let place = fragment.number.checked_sub(self.begin).map(usize::from);
-        let versions = place.and_then(|place| {
-            self.messages.get_mut(place).filter(|_| KINDS.get(place) == Some(&fragment.kind))
-        });
+        let versions =
+            place.and_then(|place| self.messages.get_mut(place).filter(|_| KINDS.get(place) == Some(&fragment.kind)));
         let Some(versions) = versions else {
             common.ignore("a message that has no place in a server's handshake");
             return vec![];

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::hello::{self, Digest, Last};
 use super::message::{
-    self, CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, Fragment,
-    HANDSHAKE, HELLO_VERIFY_REQUEST, SERVER_HELLO, SERVER_HELLO_DONE, SERVER_KEY_EXCHANGE,
+    self, CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, CLIENT_HELLO, CLIENT_KEY_EXCHANGE, Fragment, HANDSHAKE,
+    HELLO_VERIFY_REQUEST, SERVER_HELLO, SERVER_HELLO_DONE, SERVER_KEY_EXCHANGE,
 };
 use super::signature;
 use super::versions::Versions;
@@ -124,9 +124,8 @@ impl Server {
         for place in self.second.add(fragment) {
             let Some(body) = self.second.body(place) else { continue };
             let hello = hello::parse(body);
-            let proven = hello.filter(|hello| {
-                hello.cookie.len() == cookie.len() && openssl::memcmp::eq(hello.cookie, cookie)
-            });
+            let proven =
+                hello.filter(|hello| hello.cookie.len() == cookie.len() && openssl::memcmp::eq(hello.cookie, cookie));
             let Some(proven) = proven else {
                 common.ignore("a ClientHello without the cookie");
                 continue;
@@ -240,8 +239,7 @@ impl Server {
     /// Our messages are complete: what the client signs begins with its ClientHello and these.
     fn sign(&mut self) {
         let Some((_, hello)) = self.hello.as_ref().filter(|_| self.signed.is_none() && !self.given) else { return };
-        const KINDS: [u8; 5] =
-            [SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, CERTIFICATE_REQUEST, SERVER_HELLO_DONE];
+        const KINDS: [u8; 5] = [SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, CERTIFICATE_REQUEST, SERVER_HELLO_DONE];
         let mut signed = hello.clone();
         for (kind, (number, versions)) in KINDS.into_iter().zip(&self.ours) {
             let Some(version) = versions.whole().next() else { return };

@@ -38,12 +38,7 @@ pub(super) fn is_good(certificate: &[u8], signed: &[u8], parts: &[&[u8]]) -> boo
     })
 }
 
-fn verify(
-    key: &PKeyRef<Public>,
-    algorithm: [u8; 2],
-    signature: &[u8],
-    parts: &[&[u8]],
-) -> Result<bool, ErrorStack> {
+fn verify(key: &PKeyRef<Public>, algorithm: [u8; 2], signature: &[u8], parts: &[&[u8]]) -> Result<bool, ErrorStack> {
     // The algorithm is not signed itself: it must be the key's, or a stack would refuse what is the peer's.
     let digest = match (algorithm, key.id()) {
         ([8, 7], Id::ED25519) | ([8, 8], Id::ED448) => {

@@ -93,12 +93,12 @@ impl Versions {
     fn begin(&mut self, fragment: &Fragment<'_>) {
         let range = fragment.range();
         let like = self.all.iter().rev().find(|version| version.is_of(fragment));
-        let mut version = Version { body: vec![0; fragment.len], kind: fragment.kind, have: vec![], sightings: 0, datagram: 0 };
+        let mut version =
+            Version { body: vec![0; fragment.len], kind: fragment.kind, have: vec![], sightings: 0, datagram: 0 };
         if let Some(like) = like {
             version.body.clone_from(&like.body);
-            let cut = |have: &Range<usize>| {
-                [have.start..have.end.min(range.start), have.start.max(range.end)..have.end]
-            };
+            let cut =
+                |have: &Range<usize>| [have.start..have.end.min(range.start), have.start.max(range.end)..have.end];
             version.have = like.have.iter().flat_map(cut).filter(|have| !have.is_empty()).collect();
         }
         if self.all.len() == self.most {

@@ -74,13 +74,52 @@ fn names_of_whatever_kind_are_refused_in_words() -> Result<()> {
     let before = Before::of(&stage)?;
     let long = "x".repeat(9000);
     let names = [
-        "%2e%2e", "..%2f..%2fetc", "%00", "a%00b", "%ff%fe", "caf%C3%A9", "%E2%80%AE", "a%20b", "a%0d%0aX:%20y", "%25",
-        "%", "%zz", "-", "--", ".", "...", "~", "a;b", "a=b", "a:b", "a@b", "@", "*", "&", "(a)", "'a'", "a+b", "a,b",
-        "%5c..%5c", "con", "a/b/c/d/e/f/g/h/i/j", "//", "///x", "a//b", "%2f", "%252f", &long, "metrics", "api",
-        "healthz", "debug", "player.js",
+        "%2e%2e",
+        "..%2f..%2fetc",
+        "%00",
+        "a%00b",
+        "%ff%fe",
+        "caf%C3%A9",
+        "%E2%80%AE",
+        "a%20b",
+        "a%0d%0aX:%20y",
+        "%25",
+        "%",
+        "%zz",
+        "-",
+        "--",
+        ".",
+        "...",
+        "~",
+        "a;b",
+        "a=b",
+        "a:b",
+        "a@b",
+        "@",
+        "*",
+        "&",
+        "(a)",
+        "'a'",
+        "a+b",
+        "a,b",
+        "%5c..%5c",
+        "con",
+        "a/b/c/d/e/f/g/h/i/j",
+        "//",
+        "///x",
+        "a//b",
+        "%2f",
+        "%252f",
+        &long,
+        "metrics",
+        "api",
+        "healthz",
+        "debug",
+        "player.js",
     ];
     for name in names {
-        for (method, end) in [("POST", "/whip"), ("POST", "/whep"), ("GET", ""), ("GET", "/publish"), ("DELETE", "/whip/x")]
+        for (method, end) in
+            [("POST", "/whip"), ("POST", "/whep"), ("GET", ""), ("GET", "/publish"), ("DELETE", "/whip/x")]
         {
             let length = OFFER.len();
             let head = format!(
@@ -109,9 +148,12 @@ fn nobody_ends_or_changes_a_session_without_its_url() -> Result<()> {
     let before = Before::of(&stage)?;
     // Everything that the API shows of a session, and everything near it.
     let state = stage.server.get("/api/v1/state")?;
-    let shown: Vec<String> = state["sessions"].as_array().into_iter().flatten().filter_map(|session| {
-        session["id"].as_str().or(session["name"].as_str()).map(str::to_owned)
-    }).collect();
+    let shown: Vec<String> = state["sessions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|session| session["id"].as_str().or(session["name"].as_str()).map(str::to_owned))
+        .collect();
     let mut guesses = shown;
     guesses.extend([id.to_uppercase(), format!("{id}0"), id[..id.len() - 1].to_owned(), id[..8].to_owned()]);
     guesses.extend(["".into(), "*".into(), "0".into(), format!("{id}%00"), format!("{id}/"), format!("../whep/{id}x")]);

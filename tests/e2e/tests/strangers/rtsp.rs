@@ -121,11 +121,8 @@ fn a_session_is_of_its_connection() -> Result<()> {
     // By UDP to somebody else's address: what is named is not looked at.
     for victim in ["destination=10.60.0.3;", "source=10.60.0.3;", "destination=239.1.1.1;"] {
         let field = format!("Transport: RTP/AVP;unicast;{victim}client_port=5000-5001\r\n");
-        let text = [
-            request("DESCRIBE", URL, "", ""),
-            request("SETUP", &track, &field, ""),
-            request("PLAY", URL, "", ""),
-        ];
+        let text =
+            [request("DESCRIBE", URL, "", ""), request("SETUP", &track, &field, ""), request("PLAY", URL, "", "")];
         let heard = stage.near.run(|| {
             let at_victim = std::net::UdpSocket::bind("10.60.0.3:5000")?;
             at_victim.set_read_timeout(Some(Duration::from_millis(700)))?;
