@@ -327,8 +327,10 @@ pub struct SubscriberTrack {
     pub payload_type: u8,
     /// 1 audio, 2 video. For people only.
     pub kind: u8,
+    /// DS field of its copies (RFC 2474).
+    pub ds: u8,
     /// Padding up to `keystream`; 0.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Entries of its keystream ring, as [`PublisherTrack::keystream`].
     pub keystream: u32,
 }

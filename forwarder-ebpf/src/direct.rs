@@ -249,7 +249,7 @@ impl Direct {
             frame.adjust_tail(-surplus)?;
         }
         let len = opened.payload_len;
-        rewrite::rewrite(frame, path, header, len, rtp.offset + opened.header_len)?;
+        rewrite::rewrite(frame, (path, track.ds), header, len, rtp.offset + opened.header_len)?;
         let tag = self.tag(frame, maps::subsets(track.session)?, opened, sealing, header)?;
         frame.write(usize::from(path.header_len) + FIXED_LEN + frame.forget(len), tag)?;
         seal::udp_checksum(frame, path, header, len, Sealed { tag, sum: self.sums.checksum() })

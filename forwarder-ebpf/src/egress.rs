@@ -122,7 +122,7 @@ fn copy_for(
         return Err(Counter::DropTooBigForPath);
     }
     let rtp = pass.header.copy_as(track.payload_type, index.seq(), timestamp, track.ssrc);
-    rewrite::rewrite(frame, path, rtp, payload_len, PAYLOAD_OFFSET).ok_or(BROKEN)?;
+    rewrite::rewrite(frame, (path, track.ds), rtp, payload_len, PAYLOAD_OFFSET).ok_or(BROKEN)?;
     let ahead = ahead::claim_to_seal(member, &track.keystream, index, payload_len);
     let tower = Tower::of(pass.rows, track.session);
     let sealed = seal::seal(frame, path, key, (track.ssrc, index), rtp, payload_len, ahead, tower);

@@ -11,6 +11,7 @@ mod hooks;
 pub mod http;
 pub mod ingest;
 pub mod inspect;
+mod lines;
 mod log_queue;
 mod memory;
 mod outbound;

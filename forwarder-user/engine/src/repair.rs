@@ -211,7 +211,7 @@ fn write_header(room: &mut [u8], header: [u32; 3]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, MediaKey, Profile};
+    use crate::{Dscp, Kind, MediaKey, Profile};
 
     fn track() -> NewSubscriberTrack {
         NewSubscriberTrack {
@@ -221,6 +221,7 @@ mod tests {
             next_out: ExtendedSeq(70_000),
             timestamp_offset: 1000,
             index_offset: None,
+            dscp: Dscp::default(),
         }
     }
 

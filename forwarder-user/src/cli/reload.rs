@@ -245,6 +245,7 @@ mod tests {
             ("media", "srtp_profiles") => "[\"gcm\"]",
             ("media", "codecs") => "[\"AV1\"]",
             ("media", "dtls") => "\"str0m\"",
+            ("media", "dscp") => "{ audio = 46 }",
             ("media", "public_addresses") => "{ \"192.0.2.1\" = \"192.0.2.2\" }",
             ("kernel", "interfaces") => "[\"eth7\"]",
             ("kernel", "mode") => "\"generic\"",

@@ -26,7 +26,7 @@ use super::{
     uplinks::{self, Xdp},
 };
 use penstock_engine::{
-    Engine, Events,
+    Dscp, Engine, Events,
     auto::AutoEngine,
     kernel::{self, KernelEngine, StartError},
     repair,
@@ -332,6 +332,8 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
         max_sessions: config.limits.sessions,
         nack: config.repair().1 > 0,
         dtls: config.media.dtls,
+        // The configuration has been checked.
+        dscp: [config.media.dscp.audio, config.media.dscp.video].map(|dscp| Dscp::new(dscp).unwrap_or_default()),
         publisher_max: config.limits.publisher_max_kbps * 1000,
         socket_buffer: config.media.socket_buffer_kb * 1024,
         ingest: ingest::Settings {

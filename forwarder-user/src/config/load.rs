@@ -176,12 +176,14 @@ impl Config {
 
     fn range_problem(&self) -> Option<(&'static str, String)> {
         let limits = &self.limits;
-        let ranges: [(&'static str, u64, u64, u64); 33] = [
+        let ranges: [(&'static str, u64, u64, u64); 35] = [
             ("media.port", self.media.port.into(), 1, 65535),
             ("http.header_timeout_ms", self.http.header_timeout_ms, 100, 600_000),
             ("http.request_timeout_ms", self.http.request_timeout_ms, 100, 600_000),
             ("kernel.keystream_memory_mb", self.kernel.keystream_memory_mb, 1, 1 << 20),
             ("kernel.copies_per_pass", self.kernel.copies_per_pass as u64, 1, MAX_COPIES as u64),
+            ("media.dscp.audio", self.media.dscp.audio.into(), 0, 63),
+            ("media.dscp.video", self.media.dscp.video.into(), 0, 63),
             ("limits.sessions", limits.sessions as u64, 1, 1 << 20),
             ("limits.publisher_tracks", limits.publisher_tracks as u64, 1, 1 << 16),
             ("limits.subscriber_tracks", limits.subscriber_tracks as u64, 1, 1 << 20),

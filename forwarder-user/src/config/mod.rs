@@ -129,10 +129,22 @@ pub struct Media {
     pub codecs: Vec<Codec>,
     /// Who makes DTLS handshakes.
     pub dtls: Stack,
+    /// How copies are marked for the routers on their way (RFC 2474).
+    pub dscp: DscpOf,
     /// Receive and send buffer of each media socket, as far as the system grants it.
     pub socket_buffer_kb: usize,
     /// Behind 1:1 NAT: local address → the address that peers reach it by.
     pub public_addresses: BTreeMap<IpAddr, Public>,
+}
+
+/// Differentiated services code points of copies, 0 to 63, by what is in them. Default 0: no mark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DscpOf {
+    /// Sound.
+    pub audio: u8,
+    /// Pictures.
+    pub video: u8,
 }
 
 /// Which engine moves the media.
@@ -399,6 +411,7 @@ impl Default for Media {
             srtp_profiles: vec![SrtpProfiles::Gcm, SrtpProfiles::AesCmSha1_80],
             codecs: Vec::new(),
             dtls: Stack::default(),
+            dscp: DscpOf::default(),
             socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }

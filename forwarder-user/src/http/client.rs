@@ -32,7 +32,12 @@ struct Client(Block, Option<IpAddr>);
 
 /// Whose share a request takes.
 pub(super) fn block(request: &Request) -> Block {
-    request.extensions().get::<Client>().map_or(Block::UNKNOWN, |client| client.0)
+    block_of(request.extensions())
+}
+
+/// The same, of a request whose extensions are here.
+pub(super) fn block_of(extensions: &axum::http::Extensions) -> Block {
+    extensions.get::<Client>().map_or(Block::UNKNOWN, |client| client.0)
 }
 
 /// Where whoever sent a request is, as far as it is known.
@@ -76,20 +81,24 @@ fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
 
 /// Whom the headers name, the nearest last; `None` where it is no address.
 fn named(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    // What a client has written before its proxy need not be text.
     let values = |name: &str| -> Vec<String> {
-        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).map(|one| one.trim().to_owned()).collect()
+        let values = headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        values.flat_map(|value| value.split(',').map(|one| one.trim().to_owned()).collect::<Vec<_>>()).collect()
     };
-    let forwarded_for = values("x-forwarded-for");
-    if !forwarded_for.is_empty() {
-        return forwarded_for.iter().map(|value| read(value)).collect();
-    }
     let of = |hop: &String| {
         let pairs = hop.split(';').filter_map(|pair| pair.trim().split_once('='));
         let mut named = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for"));
         named.next().and_then(|(_, value)| read(value.trim_matches('"')))
     };
-    values("forwarded").iter().map(of).collect()
+    let forwarded: Vec<_> = values("forwarded").iter().map(of).collect();
+    let forwarded_for: Vec<_> = values("x-forwarded-for").iter().map(|value| read(value)).collect();
+    match (forwarded.last(), forwarded_for.last()) {
+        // A proxy writes one of them and passes the other on, which its client may have made up.
+        (Some(one), Some(other)) if one != other => vec![None],
+        (_, Some(_)) => forwarded_for,
+        _ => forwarded,
+    }
 }
 
 /// An address with or without a port and brackets.
@@ -150,6 +159,18 @@ mod tests {
         assert_eq!(of("10.0.0.1", &twice, &["10.0.0.0/8"]), "198.51.100.7");
         assert_eq!(of("10.0.0.1", &[("x-forwarded-for", "unknown")], &["10.0.0.1"]), "10.0.0.1");
         assert_eq!(of("10.0.0.1", &[], &["10.0.0.1"]), "10.0.0.1");
+    }
+
+    /// What the client has made up stands beside what its proxy says, or before it.
+    #[test]
+    fn two_headers_that_contradict_each_other_name_nobody() {
+        let both = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=198.51.100.7")];
+        assert_eq!(of("10.0.0.1", &both, &["10.0.0.1"]), "10.0.0.1");
+        let same = [("x-forwarded-for", "198.51.100.7"), ("forwarded", "for=198.51.100.7")];
+        assert_eq!(of("10.0.0.1", &same, &["10.0.0.1"]), "198.51.100.7");
+        let mut odd = HeaderMap::new();
+        odd.append("x-forwarded-for", axum::http::HeaderValue::from_bytes(b"\xff, 198.51.100.7").unwrap());
+        assert_eq!(named(&odd).last(), Some(&"198.51.100.7".parse().ok()));
     }
 
     #[test]

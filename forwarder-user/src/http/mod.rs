@@ -43,9 +43,10 @@ use std::{
 };
 
 use axum::{Router, http::StatusCode, middleware};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
+    block::{Block, Share, Shares},
     config::{Config, Debug, IceServer, Network},
     rights::Rights,
     stream::Control,
@@ -110,14 +111,24 @@ impl Current {
     }
 }
 
+/// Requests in work that one address may have in any case: the viewers of a large house come at once.
+const LEAST_REQUESTS: usize = 320;
+
+/// A request in work. Dropped, another may begin.
+struct Place<'a> {
+    _request: SemaphorePermit<'a>,
+    _share: Share,
+}
+
 /// What all handlers share.
 struct App {
     control: Control,
     settings: Settings,
     /// To whoever keeps the configuration.
     changes: Changes,
-    /// Signalling requests that may still begin.
+    /// Signalling requests that may still begin, and who has begun how many.
     requests: Semaphore,
+    request_shares: Arc<Shares>,
     /// Proxies that are believed.
     trusted: Vec<Network>,
     /// Port of HTTPS, if others are sent there who come without.
@@ -126,6 +137,20 @@ struct App {
     snapshot: api::Snapshot,
     /// Counts of requests.
     observed: metrics::Requests,
+}
+
+impl App {
+    /// A place for a request. What is not sent in full holds one until its time is over, so nobody has them all.
+    fn place(&self, from: Block) -> Result<Place<'_>, Failure> {
+        let share = self
+            .request_shares
+            .take(from)
+            .ok_or_else(|| Failure::busy("too many requests at a time from your address: try again soon"))?;
+        let request = self.requests.try_acquire().map_err(|_| {
+            Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
+        })?;
+        Ok(Place { _request: request, _share: share })
+    }
 }
 
 /// The whole HTTP service.
@@ -138,6 +163,7 @@ pub fn router(config: &Config, settings: Settings, control: Control, changes: Ch
         settings,
         changes,
         requests: Semaphore::new(config.limits.http_requests),
+        request_shares: Shares::of(config.limits.http_requests, LEAST_REQUESTS),
         trusted: config.http.trusted_proxies.clone(),
         https: config.http.https_port().filter(|_| config.http.redirect_to_https),
         guesses: client::Guesses::default(),

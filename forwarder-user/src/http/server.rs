@@ -1,5 +1,7 @@
 //! Listening sockets and connections: bounded in number and in time.
 
+mod health;
+
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -26,6 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_http::add_extension::AddExtension;
 
+use self::health::Health;
 use super::{patient::Patient, proxied};
 use crate::{
     block::{Share, Shares},
@@ -57,8 +60,6 @@ const LEAST_SHARE: usize = 16;
 
 /// Requests at a time on one connection by HTTP/2; so many may a page ask for, and no more work is there for one.
 const STREAMS: u32 = 64;
-/// Connections to a listener for health alone.
-const HEALTH_CONNECTIONS: usize = 64;
 /// How often a connection by HTTP/2 is asked whether its peer is still there.
 const PING: Duration = Duration::from_secs(30);
 
@@ -148,20 +149,9 @@ impl Server {
         let (router, all) = watch::channel(routers.all);
         let (health, only_health) = watch::channel(routers.health);
         let mut accepting = JoinSet::new();
-        for listener in self.health {
-            let acceptor = Acceptor {
-                listener,
-                tls: None,
-                proxy_protocol: false,
-                router: only_health.clone(),
-                header_timeout: self.header_timeout,
-                connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
-                shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
-                trusted: vec![],
-                told: Instant::now(),
-                stopped: stopped.clone(),
-            };
-            accepting.spawn(acceptor.run());
+        let of_health = Health { router: only_health, header_timeout: self.header_timeout, stopped: stopped.clone() };
+        if let Err(error) = of_health.serve(self.health) {
+            tracing::error!("http.health_listen is not served: {error}");
         }
         for (listener, tls) in self.listeners {
             let acceptor = Acceptor {

@@ -5,13 +5,13 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Router,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, patch, post},
 };
 
 use super::{
-    App,
+    App, Place,
     auth::{self, Shown},
     body::{self, ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE},
     client, ice_servers,
@@ -22,6 +22,7 @@ use super::{
 use penstock_media::Role;
 
 use crate::{
+    block::Block,
     config::Action,
     rights::{Grant, Watch},
     stream::{Answer, Control, Patched, Refusal, Visitor},
@@ -85,9 +86,9 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
         let Path((stream, session)) = path.map_err(bad_path)?;
         change(&app, role, stream, session, request).await
     })
-    .delete(move |State(app): Shared, path: Session, shown: Shown| async move {
-        let Path((stream, session)) = path.map_err(bad_path)?;
-        close(&app, role, stream, session, &shown).await
+    .delete(move |State(app): Shared, path: Session, shown: Shown, extensions: Extensions| async move {
+        let Path(of) = path.map_err(bad_path)?;
+        close(&app, role, of, (&shown, client::block_of(&extensions))).await
     })
     .fallback(|| async {
         Failure::new(
@@ -101,7 +102,7 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
 
 /// POST (RFC 9725 §4.2): 201 with the answer and the address of the session.
 async fn open(app: &App, role: Role, stream: String, request: Request) -> Result<Response, Failure> {
-    let (_permit, grant) = admit(app, role, &stream, &Shown::of(&request), true).await?;
+    let (_place, grant) = admit(app, role, &stream, (&Shown::of(&request), client::block(&request)), true).await?;
     let watch = app.settings.rights().watch(&grant);
     let visitor = Visitor { from: client::block(&request), grant };
     let location = Location::of(app, &request);
@@ -128,7 +129,7 @@ async fn open(app: &App, role: Role, stream: String, request: Request) -> Result
 
 /// PATCH (RFC 9725 §4.3): 204 for candidates, 200 with our fragment for an ICE restart.
 async fn change(app: &App, role: Role, stream: String, session: String, request: Request) -> Result<Response, Failure> {
-    let (_permit, _) = admit(app, role, &stream, &Shown::of(&request), false).await?;
+    let (_place, _) = admit(app, role, &stream, (&Shown::of(&request), client::block(&request)), false).await?;
     let if_match = if_match(request.headers())?;
     let fragment = body::text(app, request, FRAGMENT_TYPE, ACCEPT_PATCH).await?;
     match within(app, app.control.patch(role, stream, session, if_match, fragment)).await? {
@@ -145,8 +146,13 @@ async fn change(app: &App, role: Role, stream: String, session: String, request:
 }
 
 /// DELETE (RFC 9725 §4.2): 200 once no more media is sent.
-async fn close(app: &App, role: Role, stream: String, session: String, shown: &Shown) -> Result<StatusCode, Failure> {
-    let (_permit, _) = admit(app, role, &stream, shown, false).await?;
+async fn close(
+    app: &App,
+    role: Role,
+    (stream, session): (String, String),
+    shown: (&Shown, Block),
+) -> Result<StatusCode, Failure> {
+    let (_place, _) = admit(app, role, &stream, shown, false).await?;
     within(app, app.control.delete(role, stream, session)).await?;
     Ok(StatusCode::OK)
 }
@@ -156,14 +162,12 @@ async fn admit<'a>(
     app: &'a App,
     role: Role,
     stream: &str,
-    shown: &Shown,
+    (shown, from): (&Shown, Block),
     opens: bool,
-) -> Result<(tokio::sync::SemaphorePermit<'a>, Grant), Failure> {
+) -> Result<(Place<'a>, Grant), Failure> {
     name::check(stream)?;
-    let permit = app.requests.try_acquire().map_err(|_| {
-        Failure::busy("too many requests at a time (`limits.http_requests` in the configuration): try again soon")
-    })?;
-    Ok((permit, auth::permit(app, action(role), stream, shown, opens).await?))
+    let place = app.place(from)?;
+    Ok((place, auth::permit(app, action(role), stream, shown, opens).await?))
 }
 
 /// Ends a session when its right is taken away, and itself when the session ends.

@@ -1,6 +1,6 @@
 //! Work that others ask for, and how much of it they get.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// So much work in a second, no more.
 pub(super) struct Budget {
@@ -22,39 +22,6 @@ impl Budget {
         let taken = self.left > 0;
         self.left = self.left.saturating_sub(1);
         taken
-    }
-}
-
-/// Lines of the log that others cause: so many in a while, and how many were kept back.
-pub(super) struct Lines {
-    since: Instant,
-    left: u32,
-    kept_back: u64,
-}
-
-impl Lines {
-    const WHILE: Duration = Duration::from_secs(10);
-    const MOST: u32 = 20;
-
-    pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, left: Self::MOST, kept_back: 0 }
-    }
-
-    /// May a line be written? Then with how many were not since the last one that was.
-    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
-        if now.duration_since(self.since) >= Self::WHILE {
-            (self.since, self.left) = (now, Self::MOST);
-        }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                Some(std::mem::take(&mut self.kept_back))
-            }
-            None => {
-                self.kept_back += 1;
-                None
-            }
-        }
     }
 }
 
@@ -105,17 +72,9 @@ impl Unknown {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn lines_are_few_and_the_next_one_tells_of_the_others() {
-        let now = Instant::now();
-        let mut lines = Lines::new(now);
-        let written = (0..1000).filter_map(|_| lines.take(now)).count() as u32;
-        assert_eq!(written, Lines::MOST);
-        assert_eq!(lines.take(now + Lines::WHILE), Some(1000 - u64::from(Lines::MOST)));
-        assert_eq!(lines.take(now + Lines::WHILE), Some(0));
-    }
+    use super::*;
 
     /// 11,000 packets a second with random SSRCs, and the publisher's 30 a second among them.
     #[test]

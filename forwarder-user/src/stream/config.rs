@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::Public;
 use crate::ingest;
+use penstock_engine::Dscp;
 use penstock_media::codec::Codec;
 use penstock_webrtc::dtls::Stack;
 
@@ -62,6 +63,8 @@ pub struct StreamConfig {
     pub codecs: Vec<Codec>,
     /// Who makes DTLS handshakes. Default OpenSSL.
     pub dtls: Stack,
+    /// How copies of sound and of pictures are marked. Default not at all.
+    pub dscp: [Dscp; 2],
     /// How often a session with fresh consent renews its lease in the engine, and its route is looked
     /// at. The lease lasts 30 s, counted from here, so media never outlives consent by more. Default 6 s.
     pub refresh_interval: Duration,
@@ -90,6 +93,7 @@ impl StreamConfig {
             counter_mode: true,
             codecs: vec![],
             dtls: Stack::default(),
+            dscp: Default::default(),
             refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,
             ingest: ingest::Settings::default(),

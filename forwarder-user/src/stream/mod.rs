@@ -122,6 +122,21 @@ pub enum Refusal {
     Unavailable(String),
 }
 
+impl Refusal {
+    /// A name for it, for counts.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::NotFound(_) => "not_found",
+            Self::NotAcceptable(_) => "not_acceptable",
+            Self::Conflict(_) => "conflict",
+            Self::PreconditionFailed(_) => "precondition_failed",
+            Self::PreconditionRequired(_) => "precondition_required",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// What somebody wants who has sent a text that nobody has read yet.
 #[derive(Clone, Debug)]
 pub enum Request {
@@ -131,6 +146,8 @@ pub enum Request {
         role: Role,
         /// From the URL, checked already.
         stream: String,
+        /// Who wants it.
+        from: Block,
     },
     /// A fragment, for one that is.
     Change {
@@ -314,7 +331,7 @@ impl Control {
         sdp: String,
     ) -> Result<Answer, Refusal> {
         let visitor = visitor.into();
-        self.admit(Request::Open { role, stream: stream.clone() }).await?;
+        self.admit(Request::Open { role, stream: stream.clone(), from: visitor.from }).await?;
         let offer = apart(sdp, |sdp| Offer::parse(sdp).map(Box::new)).await;
         self.ask(|reply| Command::Offer { role, stream, visitor, offer, reply }).await.unwrap_or_else(stopped)
     }

@@ -7,22 +7,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use str0m::config::{CryptoProvider, DtlsCert, DtlsVersion};
+use str0m::config::{CryptoProvider, DtlsCert};
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, SrtpProfile};
 use zeroize::Zeroizing;
 
-use super::openssl;
-use super::records::{self, Random};
+use super::handshake::{self, Handshake};
 use super::sdp::{Fingerprint, Hash, is_meant};
+use super::{openssl, rust_dtls};
 
 /// Room for what a stack gives out at once: a record, or a certificate, of which some carry a whole biography.
 const OUTPUT: usize = 16 * 1024;
-
-/// A client that has begun a handshake has so long to show its certificate before another one may begin: longer
-/// than a round trip, so that nobody who sends from its address takes it away.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a DTLS handshake gives to SRTP (RFC 5764 §4.2). Zeroed on drop, never printed.
 pub struct Keying {
@@ -98,25 +94,21 @@ fn new_stack(
         let instance = openssl::Instance::new(certificate, active, now);
         return Ok(Box::new(instance.map_err(|error| DtlsError::Start(format!("OpenSSL: {error}")))?));
     }
-    let mtu = Some(str0m::DATAGRAM_MTU_TARGET);
-    let made = provider().dtls_provider.new_dtls(certificate, now, DtlsVersion::Dtls12, mtu);
-    let mut made = made.map_err(|error| DtlsError::Start(error.to_string()))?;
-    made.set_active(active);
-    made.handle_timeout(now)?;
-    Ok(made)
+    let made = rust_dtls::Instance::new(certificate, active, now);
+    Ok(Box::new(made.map_err(|error| DtlsError::Start(format!("dimpl: {error}")))?))
 }
 
 /// DTLS 1.2 with one peer. In 1.3 the client chooses the SRTP profile, and Chromium's first choice is not GCM.
 pub struct Dtls {
     kind: Stack,
-    /// From the start of the handshake on.
+    /// As a client from the start on, as a server from the first ClientHello.
     stack: Option<Box<dyn DtlsInstance>>,
     /// We are the client (`a=setup:passive` in the offer).
     active: bool,
     /// For the stack; until the handshake is complete.
     certificate: Option<DtlsCert>,
-    /// The client whose handshake this is, and since when.
-    client: Option<(Random, Instant)>,
+    /// What is not encrypted, until the handshake is complete.
+    handshake: Option<Box<Handshake>>,
     /// What went wrong with datagrams that were ignored, last, and how many they were.
     trouble: Option<String>,
     ignored: u32,
@@ -146,7 +138,7 @@ impl Dtls {
             stack: None,
             active: false,
             certificate: Some(certificate),
-            client: None,
+            handshake: None,
             trouble: None,
             ignored: 0,
             expected: None,
@@ -169,12 +161,16 @@ impl Dtls {
         };
         let own = Fingerprint::of(&certificate.certificate, Hash::Sha256);
         let own = own.ok_or_else(|| DtlsError::Start("no SHA-256".into()))?.to_string();
-        let mut stack = new_stack(self.kind, certificate, active, now)?;
-        if active {
+        let mut stack = match active {
+            true => Some(new_stack(self.kind, certificate, active, now)?),
+            false => None,
+        };
+        if let Some(stack) = &mut stack {
             // The stack begins a handshake when it is given nothing, of which it may complain.
             let _ = stack.handle_packet(&[]);
         }
-        (self.expected, self.active, self.stack) = (Some(peer.into()), active, Some(stack));
+        (self.expected, self.active, self.stack) = (Some(peer.into()), active, stack);
+        self.handshake = Some(Box::new(Handshake::new(active, peer, now)));
         self.stirred = true;
         Ok(own)
     }
@@ -185,38 +181,28 @@ impl Dtls {
     /// # Errors
     /// The session is over.
     pub fn receive(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DtlsError> {
-        if self.expected.is_none() {
-            return Ok(());
-        }
-        let of_client = !self.active;
-        let client = self.client.as_ref().filter(|_| of_client).map(|(random, _)| random);
-        let (datagram, ignored) = records::filter(datagram, of_client, client);
-        if ignored.misplaced > 0 {
-            self.ignore(&"an alert in the clear, or what has no place in a handshake");
-        }
-        if ignored.foreign.is_some() {
-            self.ignore(&"a ClientHello of another client");
-            self.begin_anew(now)?;
-        }
-        if datagram.is_empty() {
-            return Ok(());
-        }
+        let Some(handshake) = &mut self.handshake else {
+            let rest = handshake::behind(datagram, self.kind == Stack::Str0m);
+            return if rest.is_empty() { Ok(()) } else { self.hand_over(&rest) };
+        };
+        let given = handshake.receive(now, datagram);
         self.stirred = true;
-        if of_client && self.client.is_none() {
-            self.client = records::first_random(&datagram).map(|random| (random, now));
+        if handshake.wants_cookie() {
+            self.begin(now)?;
         }
-        self.hand_over(&datagram, now)
+        for datagram in given {
+            if let Err(error) = self.hand_over(&datagram) {
+                return self.failed(error, now);
+            }
+        }
+        Ok(())
     }
 
-    fn hand_over(&mut self, datagram: &[u8], now: Instant) -> Result<(), DtlsError> {
+    fn hand_over(&mut self, datagram: &[u8]) -> Result<(), DtlsError> {
         let Some(stack) = &mut self.stack else { return Ok(()) };
+        self.stirred = true;
         match stack.handle_packet(datagram) {
             Ok(()) => Ok(()),
-            // It has ended by itself. Nobody has shown yet that it was the peer's fault, which may try again.
-            Err(DtlsImplError::ConnectionClosed) if !self.active && !self.verified && !self.connected => {
-                self.ignore(&"the handshake failed: a message that means nothing to the stack, or nothing in common");
-                self.begin(now)
-            }
             Err(error @ DtlsImplError::ConnectionClosed) => Err(error.into()),
             Err(error) => {
                 self.ignore(&error);
@@ -225,29 +211,44 @@ impl Dtls {
         }
     }
 
+    /// The stack has ended by itself. As long as nobody has shown that it was the peer's fault, it may try again.
+    fn failed(&mut self, error: DtlsError, now: Instant) -> Result<(), DtlsError> {
+        let Some(handshake) = self.handshake.as_mut().filter(|_| !self.active) else { return Err(error) };
+        if handshake.has_given_all() {
+            return Err(error);
+        }
+        handshake.begin_anew(now);
+        (self.stack, self.deadline) = (None, None);
+        self.ignore(&"the handshake failed: a message that means nothing to the stack, or nothing in common");
+        Ok(())
+    }
+
     fn ignore(&mut self, why: &dyn fmt::Display) {
         self.ignored = self.ignored.saturating_add(1);
         self.trouble = Some(why.to_string());
     }
 
-    /// Another client wants a handshake, from the same address. If the present one has been given time, and its
-    /// certificate has not come, it was perhaps the stranger's: the next ClientHello decides anew.
-    fn begin_anew(&mut self, now: Instant) -> Result<(), DtlsError> {
-        let tried = self.client.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= PATIENCE);
-        if tried && !self.verified { self.begin(now) } else { Ok(()) }
-    }
-
-    /// A handshake from its begin, as the server.
+    /// As the server: a stack, and its cookie.
     fn begin(&mut self, now: Instant) -> Result<(), DtlsError> {
-        let Some(certificate) = self.certificate.as_ref() else { return Ok(()) };
-        self.stack = Some(new_stack(self.kind, certificate, false, now)?);
-        self.client = None;
+        let Some((certificate, handshake)) = self.certificate.as_ref().zip(self.handshake.as_mut()) else {
+            return Ok(());
+        };
+        let mut stack = new_stack(self.kind, certificate, false, now)?;
+        for datagram in handshake.ask_for_cookie() {
+            stack.handle_packet(&datagram)?;
+        }
+        let mut buffer = [0; OUTPUT];
+        while let DtlsOutput::Packet(packet) = stack.poll_output(&mut buffer) {
+            handshake.sent(packet);
+        }
+        self.stack = Some(stack);
         Ok(())
     }
 
     /// What went wrong last with datagrams that were ignored, and how many they were.
     pub fn trouble(&self) -> Option<(&str, u32)> {
-        self.trouble.as_deref().map(|trouble| (trouble, self.ignored))
+        let own = self.trouble.as_deref().map(|trouble| (trouble, self.ignored));
+        own.or_else(|| self.handshake.as_ref()?.trouble())
     }
 
     /// Everything that the stack has to say; datagrams are added to `send`. After each call, and when
@@ -256,7 +257,13 @@ impl Dtls {
     /// # Errors
     /// The session is over.
     pub fn poll(&mut self, now: Instant, send: &mut VecDeque<Vec<u8>>) -> Result<Option<DtlsEvent>, DtlsError> {
-        let Some(stack) = &mut self.stack else { return Ok(None) };
+        if let Some(handshake) = self.handshake.as_mut().filter(|_| self.stirred) {
+            send.extend(std::iter::from_fn(|| handshake.reply()));
+        }
+        let Some(stack) = self.stack.as_mut().filter(|_| self.handshake.as_ref().is_none_or(|one| one.has_begun()))
+        else {
+            return Ok(None);
+        };
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
             stack.handle_timeout(now)?;
@@ -270,7 +277,11 @@ impl Dtls {
         let mut buffer = [0; OUTPUT];
         loop {
             match stack.poll_output(&mut buffer) {
-                DtlsOutput::Packet(packet) => send.push_back(packet.to_vec()),
+                DtlsOutput::Packet(packet) => {
+                    if self.handshake.as_mut().is_none_or(|handshake| handshake.sent(packet)) {
+                        send.push_back(packet.to_vec());
+                    }
+                }
                 DtlsOutput::PeerCert(certificate) => {
                     self.verified = self.expected.as_ref().is_some_and(|expected| is_meant(expected, certificate));
                     if !self.verified {
@@ -302,7 +313,7 @@ impl Dtls {
             return Err(DtlsError::Certificate);
         }
         self.connected = true;
-        self.certificate = None;
+        (self.certificate, self.handshake) = (None, None);
         self.keying.take().map(|keying| Some(DtlsEvent::Connected(keying))).ok_or(DtlsError::NoKeys)
     }
 
@@ -323,5 +334,7 @@ impl Dtls {
 
 #[cfg(test)]
 mod matrix;
+#[cfg(test)]
+mod strangers;
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
+use openssl::rand::rand_bytes;
 use openssl::srtp::SrtpProfileId;
 use openssl::ssl::{
-    HandshakeError, MidHandshakeSslStream, ShutdownState, Ssl, SslContext, SslMethod, SslOptions, SslSessionCacheMode,
-    SslStream, SslVerifyMode,
+    HandshakeError, MidHandshakeSslStream, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    SslSessionCacheMode, SslStream, SslVerifyMode,
 };
 use openssl::x509::X509;
 use str0m::config::DtlsCert;
@@ -28,6 +29,8 @@ use super::tail::Tail;
 const MTU: u32 = 1200;
 /// Largest datagram that OpenSSL is offered.
 const DATAGRAM: usize = 2048;
+/// Bytes of a cookie.
+const COOKIE: usize = 32;
 /// How often a handshake looks at OpenSSL's own retransmission timer.
 const TICK: Duration = Duration::from_millis(100);
 /// Datagrams of a peer that wait for OpenSSL; more are dropped, as on any full queue.
@@ -93,9 +96,20 @@ fn new_context(certificate: &DtlsCert) -> Result<SslContext, ErrorStack> {
     context.set_private_key(PKey::private_key_from_der(&certificate.private_key)?.as_ref())?;
     context.set_certificate(X509::from_der(&certificate.certificate)?.as_ref())?;
     context.set_options(SslOptions::NO_DTLSV1 | SslOptions::NO_QUERY_MTU | SslOptions::NO_TICKET);
+    cookies(&mut context);
     // A session is never resumed, and a cache of them would keep each peer's certificate.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     Ok(context.build())
+}
+
+/// A server asks for a cookie (RFC 6347 §4.2.1). `handshake` knows it and has compared it before OpenSSL sees it.
+fn cookies(context: &mut SslContextBuilder) {
+    context.set_options(SslOptions::COOKIE_EXCHANGE);
+    context.set_cookie_generate_cb(|_, cookie| {
+        let cookie = cookie.get_mut(..COOKIE).ok_or_else(ErrorStack::get)?;
+        rand_bytes(cookie).map(|()| COOKIE)
+    });
+    context.set_cookie_verify_cb(|_, cookie| cookie.len() == COOKIE);
 }
 
 /// What OpenSSL takes for its socket.

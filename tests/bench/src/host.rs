@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::{ExtendedSeq, RtpHeader};
 use penstock_engine::{
-    Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack, PublisherTrackId,
-    Role, Transport,
+    Dscp, Engine, Feeder as _, Keep, Kind, NewPublisherTrack, NewSession, NewSource, NewSubscriberTrack,
+    PublisherTrackId, Role, Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine, Mode},
@@ -190,6 +190,7 @@ fn fill<E: Engine>(
                 next_out: ExtendedSeq(BEFORE_FIRST + 1),
                 index_offset: None,
                 timestamp_offset: 0,
+                dscp: Dscp::default(),
             };
             tracks.push(server.engine.add_subscriber_track(session, publisher, track)?);
         }

@@ -79,6 +79,8 @@ pub struct Subscriber {
     pub index_offset: u64,
     pub timestamp_offset: u32,
     pub first_in: u64,
+    /// DS field of its copies.
+    pub ds: u8,
 }
 
 /// How long a session is still allowed to run.
@@ -278,6 +280,7 @@ impl Datapath {
             publisher_track: 0,
             payload_type: subscriber.payload_type,
             kind: 2,
+            ds: subscriber.ds,
             ..Default::default()
         };
         self.subscriber_tracks.set(slot, track, 0)?;

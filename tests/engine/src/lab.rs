@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_common::ExtendedSeq;
 use penstock_engine::{
-    Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId, Role,
-    SessionId, SubscriberTrackId, Transport,
+    Dscp, Engine, Event, Kind, MediaKey, NewPublisherTrack, NewSession, NewSubscriberTrack, Profile, PublisherTrackId,
+    Role, SessionId, SubscriberTrackId, Transport,
     auto::AutoEngine,
     io::{MediaSockets, Threads},
     kernel::{Config, KernelEngine},
@@ -515,6 +515,7 @@ impl Viewer {
                 next_out: ExtendedSeq(self.next_out),
                 index_offset: None,
                 timestamp_offset: self.timestamp_offset,
+                dscp: Dscp::default(),
             },
         )?;
         Ok(())

@@ -325,6 +325,7 @@ fn full_tables_are_refused_and_work_again_when_there_is_room() -> Result<()> {
         next_out: forwarder_common::ExtendedSeq(1),
         index_offset: None,
         timestamp_offset: 0,
+        dscp: penstock_engine::Dscp::default(),
     };
     let again = |server: &Server, from: PublisherTrackId| {
         server.engine.add_subscriber_track(viewers[0].session, from, track).map(|_| ())

@@ -21,6 +21,8 @@ pub struct Frame {
     pub tags: Vec<(u16, u16)>,
     pub source: SocketAddr,
     pub destination: SocketAddr,
+    /// DS field (RFC 2474), of a frame that came.
+    pub ds: u8,
     /// IPv4 options, a multiple of 4 bytes.
     pub ip_options: Vec<u8>,
     /// IPv4 flags and fragment offset field.
@@ -44,6 +46,7 @@ impl Frame {
             tags: Vec::new(),
             source,
             destination,
+            ds: 0,
             ip_options: Vec::new(),
             fragment: 0,
             extensions: Vec::new(),
@@ -172,6 +175,7 @@ impl Frame {
             tags,
             source: SocketAddr::new(source, be16(udp, 0)?),
             destination: SocketAddr::new(destination, be16(udp, 2)?),
+            ds: if ethertype == 0x0800 { ip[1] } else { ip[0] << 4 | ip[1] >> 4 },
             ip_options: Vec::new(),
             fragment,
             extensions: Vec::new(),

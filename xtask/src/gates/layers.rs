@@ -39,17 +39,18 @@ const CRATES: [Layer; 10] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 16] = [
+const SERVER: [Layer; 17] = [
     ("block", &[]),
     ("build_info", &[]),
     ("config", &[]),
+    ("lines", &["block"]),
     ("log_queue", &[]),
     ("memory", &[]),
     ("outbound", &[]),
     ("tls", &[]),
     ("rights", &["config", "outbound"]),
-    ("ingest", &["block", "config", "rights", "tls"]),
-    ("stream", &["block", "config", "ingest", "memory", "rights"]),
+    ("ingest", &["block", "config", "lines", "rights", "tls"]),
+    ("stream", &["block", "config", "ingest", "lines", "memory", "rights"]),
     ("http", &["block", "build_info", "config", "log_queue", "rights", "stream", "tls"]),
     ("hooks", &["config", "outbound", "stream"]),
     ("doctor", &["config"]),

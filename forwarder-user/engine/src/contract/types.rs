@@ -84,6 +84,24 @@ pub struct NewSubscriberTrack {
     pub index_offset: Option<u64>,
     /// Added (wrapping) to the RTP timestamp.
     pub timestamp_offset: u32,
+    /// Of its packets.
+    pub dscp: Dscp,
+}
+
+/// What routers are to make of a packet (RFC 2474): the six upper bits of the DS field. 0: what they make of any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dscp(u8);
+
+impl Dscp {
+    /// `None`: it has more than six bits.
+    pub const fn new(value: u8) -> Option<Self> {
+        if value < 64 { Some(Self(value)) } else { None }
+    }
+
+    /// The DS field, without congestion notification (RFC 3168 §5).
+    pub const fn field(self) -> u8 {
+        self.0 << 2
+    }
 }
 
 /// A wider gap is closed: receivers estimate indices within 2^15 of the last one (RFC 3711 §3.3.1).
@@ -294,6 +312,7 @@ mod tests {
             next_out: ExtendedSeq(next_out),
             index_offset,
             timestamp_offset: 0,
+            dscp: Dscp::default(),
         };
         // It was sent until 1,099 from 99, and 100 to 119 are lost.
         assert_eq!(track(1100, Some(1000)).offset_from(120), 1000);

@@ -63,6 +63,7 @@ pub(super) fn subscriber_track(
         publisher_track: subscriber.from & 0xffff,
         payload_type: subscriber.track.payload_type,
         kind: kind(subscriber.track.kind),
+        ds: subscriber.track.dscp.field(),
         keystream: subscriber.keystream,
         ..layout::SubscriberTrack::default()
     }

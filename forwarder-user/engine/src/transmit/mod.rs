@@ -8,7 +8,7 @@ pub mod xdp;
 
 use forwarder_common::maps::Path;
 
-use super::Transport;
+use super::{Dscp, Transport};
 
 /// Where a subscriber's packets go.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct Destination {
     pub transport: Transport,
     /// Headers up to UDP, for transmitters that write whole frames. `None`: the way is not known (yet).
     pub path: Option<Path>,
+    /// Of its packets.
+    pub dscp: Dscp,
 }
 
 /// What became of packets, since the transmitter was made.

@@ -3,7 +3,8 @@
 
 use std::{io::IoSlice, net::SocketAddr, os::fd::AsRawFd as _, sync::Arc};
 
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg, sendmsg};
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 
 use super::{Destination, Sent, Transmitter};
@@ -24,6 +25,8 @@ struct Message {
     start: usize,
     len: usize,
     segment: usize,
+    /// The DS field of all of them.
+    ds: u8,
 }
 
 impl Message {
@@ -42,6 +45,8 @@ pub struct SocketTransmitter {
     used: usize,
     messages: Vec<Message>,
     headers: MultiHeaders<SockaddrStorage>,
+    /// With room for a mark.
+    marked: MultiHeaders<SockaddrStorage>,
     sent: Sent,
 }
 
@@ -61,6 +66,7 @@ impl SocketTransmitter {
             used: 0,
             messages: Vec::with_capacity(MESSAGES),
             headers: MultiHeaders::preallocate(MESSAGES, None),
+            marked: MultiHeaders::preallocate(MESSAGES, Some(nix::cmsg_space!(i32))),
             sent: Sent::default(),
         }
     }
@@ -80,6 +86,7 @@ impl SocketTransmitter {
         let Some(last) = self.messages.last().filter(|_| self.gso) else { return false };
         last.socket == to.socket
             && last.peer == to.transport.peer
+            && last.ds == to.dscp.field()
             && len <= last.segment
             && last.len.is_multiple_of(last.segment)
             && last.len + len <= MAX_DATAGRAM
@@ -94,6 +101,20 @@ impl SocketTransmitter {
             return false;
         };
         let contents = &self.buffer[message.start..message.start + message.len];
+        if message.ds != 0 {
+            self.sent.calls += 1;
+            return match send_marked(socket, contents, message) {
+                Ok(()) => {
+                    self.sent.packets += message.segments() as u64;
+                    true
+                }
+                Err(Errno::EAGAIN) => {
+                    self.sent.dropped += message.segments() as u64;
+                    true
+                }
+                Err(_) => false,
+            };
+        }
         let transmit = Transmit {
             destination: message.peer,
             ecn: None,
@@ -131,7 +152,9 @@ impl SocketTransmitter {
             let peers: Vec<Option<SockaddrStorage>> = now.iter().map(|message| Some(message.peer.into())).collect();
             self.sent.calls += 1;
             let flags = MsgFlags::MSG_DONTWAIT;
-            let done = match sendmmsg(socket.as_raw_fd(), &mut self.headers, &slices, &peers, [], flags) {
+            let marks = marks(packets.first());
+            let headers = if marks.is_empty() { &mut self.headers } else { &mut self.marked };
+            let done = match sendmmsg(socket.as_raw_fd(), headers, &slices, &peers, &marks, flags) {
                 Ok(results) => results.count(),
                 Err(nix::errno::Errno::EINTR) => 0,
                 // The first packet was refused: it is lost, and the next ones get their chance. With a
@@ -150,6 +173,36 @@ impl SocketTransmitter {
             rest = &rest[done..];
         }
     }
+}
+
+/// How a packet's DS field is said to the system; not at all, if it is 0. What it refers to lives as long as the program.
+fn marks(message: Option<&Message>) -> Vec<ControlMessage<'static>> {
+    let Some(Message { ds, peer, .. }) = message.filter(|message| message.ds != 0) else { return vec![] };
+    let place = usize::from(*ds);
+    vec![match peer.ip().to_canonical().is_ipv4() {
+        true => ControlMessage::Ipv4Tos(&FIELDS.0[place]),
+        false => ControlMessage::Ipv6TClass(&FIELDS.1[place]),
+    }]
+}
+
+/// All DS fields, as IPv4 and IPv6 take them.
+static FIELDS: ([u8; 256], [i32; 256]) = {
+    let (mut narrow, mut wide, mut value) = ([0; 256], [0; 256], 0);
+    while value < 256 {
+        (narrow[value], wide[value]) = (value as u8, value as i32);
+        value += 1;
+    }
+    (narrow, wide)
+};
+
+/// A run of segments with a DS field.
+fn send_marked(socket: &std::net::UdpSocket, contents: &[u8], message: &Message) -> Result<(), Errno> {
+    let segment = message.segment as u16;
+    let mut control = marks(Some(message));
+    control.push(ControlMessage::UdpGsoSegments(&segment));
+    let peer = SockaddrStorage::from(message.peer);
+    let slices = [IoSlice::new(contents)];
+    sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&peer)).map(drop)
 }
 
 impl Transmitter for SocketTransmitter {
@@ -176,7 +229,8 @@ impl Transmitter for SocketTransmitter {
             last.len += len;
         } else {
             self.know(to.socket);
-            self.messages.push(Message { socket: to.socket, peer: to.transport.peer, start, len, segment: len });
+            let (peer, ds) = (to.transport.peer, to.dscp.field());
+            self.messages.push(Message { socket: to.socket, peer, start, len, segment: len, ds });
         }
         self.used += len;
         self.buffer.get_mut(start..start + len)
@@ -200,7 +254,7 @@ impl Transmitter for SocketTransmitter {
         let messages = std::mem::take(&mut self.messages);
         let mut singles: Vec<Message> = Vec::with_capacity(messages.len());
         for message in &messages {
-            let changes = singles.last().is_some_and(|last| last.socket != message.socket);
+            let changes = singles.last().is_some_and(|last| (last.socket, last.ds) != (message.socket, message.ds));
             if changes || message.segments() > 1 {
                 self.send_singles(&singles);
                 singles.clear();
@@ -230,7 +284,7 @@ mod tests {
     use std::{net::UdpSocket, time::Duration};
 
     use super::*;
-    use crate::Transport;
+    use crate::{Dscp, Transport};
 
     fn sizes(gso: bool, packets: &[(usize, usize)]) -> (Vec<Vec<usize>>, Sent) {
         let sockets = Arc::new(MediaSockets::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1 << 20).unwrap());
@@ -238,7 +292,7 @@ mod tests {
         let mut transmitter = SocketTransmitter::new(Arc::clone(&sockets), 0, gso);
         for (number, (peer, len)) in packets.iter().enumerate() {
             let transport = Transport { local: sockets.bound()[0], peer: peers[*peer].local_addr().unwrap() };
-            let to = Destination { socket: 0, transport, path: None };
+            let to = Destination { socket: 0, transport, path: None, dscp: Dscp::default() };
             transmitter.reserve(&to, *len).unwrap().fill(number as u8);
         }
         transmitter.flush();
@@ -269,12 +323,53 @@ mod tests {
     }
 
     #[test]
+    fn packets_have_the_mark_of_what_is_in_them() {
+        use std::os::fd::AsRawFd as _;
+
+        use nix::sys::socket::{ControlMessageOwned, recvmsg, setsockopt, sockopt};
+
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let sockets = Arc::new(MediaSockets::bind(&[local.parse().unwrap()], 1, 1 << 20).unwrap());
+            let peer = UdpSocket::bind(local).unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            match peer.local_addr().unwrap().is_ipv4() {
+                true => setsockopt(&peer, sockopt::IpRecvTos, &true).unwrap(),
+                false => setsockopt(&peer, sockopt::Ipv6RecvTClass, &true).unwrap(),
+            }
+            let transport = Transport { local: sockets.bound()[0], peer: peer.local_addr().unwrap() };
+            for gso in [false, true] {
+                let mut transmitter = SocketTransmitter::new(Arc::clone(&sockets), 0, gso);
+                let sent = [(0, 900), (34, 900), (34, 900), (34, 100), (46, 80), (0, 700), (0, 700)];
+                for (dscp, len) in sent {
+                    let to = Destination { socket: 0, transport, path: None, dscp: Dscp::new(dscp).unwrap() };
+                    transmitter.reserve(&to, len).unwrap().fill(1);
+                }
+                transmitter.flush();
+                for (number, (dscp, len)) in sent.into_iter().enumerate() {
+                    let mut room = [0; 2048];
+                    let mut slices = [std::io::IoSliceMut::new(&mut room)];
+                    let mut control = nix::cmsg_space!(i32, i32);
+                    let message =
+                        recvmsg::<()>(peer.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty()).unwrap();
+                    let field = message.cmsgs().unwrap().find_map(|control| match control {
+                        ControlMessageOwned::Ipv4Tos(field) => Some(field),
+                        ControlMessageOwned::Ipv6TClass(field) => Some(field as u8),
+                        _ => None,
+                    });
+                    assert_eq!((message.bytes, field), (len, Some(dscp << 2)), "{local}, gso {gso}, packet {number}");
+                }
+                assert_eq!((transmitter.sent().packets, transmitter.sent().dropped), (7, 0));
+            }
+        }
+    }
+
+    #[test]
     fn cancelled_packets_leave_no_trace() {
         let sockets = Arc::new(MediaSockets::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1 << 20).unwrap());
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let transport = Transport { local: sockets.bound()[0], peer: peer.local_addr().unwrap() };
-        let to = Destination { socket: 0, transport, path: None };
+        let to = Destination { socket: 0, transport, path: None, dscp: Dscp::default() };
         let mut transmitter = SocketTransmitter::new(sockets, 0, true);
         for (len, keep) in [(100, false), (200, true), (200, false), (80, false), (200, true), (80, true)] {
             transmitter.reserve(&to, len).unwrap().fill(7);

@@ -76,7 +76,7 @@ impl Inner {
         session.path = path;
         for track in &session.subscriber_tracks {
             if let Some(subscriber) = subscribers.get_mut(*track) {
-                subscriber.destination = session.destination();
+                subscriber.destination = session.destination(subscriber.track.dscp);
             }
         }
     }

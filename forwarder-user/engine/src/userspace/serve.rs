@@ -145,7 +145,7 @@ impl Engine for UserspaceEngine {
         (entry.socket, entry.transport, entry.path) = (socket, transport, Err(self.0.why_no_path()));
         for handle in &entry.subscriber_tracks {
             if let Some(subscriber) = subscribers.get_mut(*handle) {
-                subscriber.destination = entry.destination();
+                subscriber.destination = entry.destination(subscriber.track.dscp);
             }
         }
         drop(tables);

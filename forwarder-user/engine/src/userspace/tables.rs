@@ -22,7 +22,8 @@ use super::{backlog::Start, kept::Kept};
 use penstock_srtp::cipher::Cipher;
 
 use crate::{
-    Ear, NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots, transmit::Destination,
+    Dscp, Ear, NewSubscriberTrack, PublisherStats, Role, SubscriberStats, Transport, slots::Slots,
+    transmit::Destination,
 };
 
 /// An RTP source as it arrives: socket, peer and SSRC.
@@ -52,8 +53,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn destination(&self) -> Destination {
-        Destination { socket: self.socket, transport: self.transport, path: self.path.as_ref().ok().copied() }
+    pub(super) fn destination(&self, dscp: Dscp) -> Destination {
+        Destination { socket: self.socket, transport: self.transport, path: self.path.as_ref().ok().copied(), dscp }
     }
 }
 
@@ -266,7 +267,7 @@ impl Subscriber {
             track,
             cipher: Arc::clone(&session.cipher),
             expires: Arc::clone(&session.expires),
-            destination: session.destination(),
+            destination: session.destination(track.dscp),
             index_offset: track.offset_from(first_in),
             first_in,
             start,

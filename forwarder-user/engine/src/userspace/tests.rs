@@ -13,7 +13,8 @@ use penstock_srtp::cipher::Cipher;
 
 use super::*;
 use crate::{
-    Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _, Unrepaired,
+    Dscp, Engine as _, Feeder as _, Kind, MediaKey, NewSession, NewSubscriberTrack, Profile, Role, Sources as _,
+    Unrepaired,
 };
 
 const SSRC: u32 = 0x1234_5678;
@@ -81,6 +82,7 @@ impl Lab {
             next_out: ExtendedSeq(NEXT_OUT),
             index_offset: None,
             timestamp_offset: OFFSET,
+            dscp: Dscp::default(),
         };
         (socket, self.engine.add_subscriber_track(session, self.track, track).unwrap())
     }

@@ -109,13 +109,18 @@ impl Task {
         let Some(session) = self.sessions.get_mut(viewer) else { return };
         let Some(wanted) = session.viewer_tracks_mut().get_mut(track) else { return };
         wanted.take(place);
+        let kind = wanted.kind();
         let new = NewSubscriberTrack {
             ssrc: wanted.ssrc,
-            kind: wanted.kind(),
+            kind,
             payload_type: wanted.format.payload_type,
             next_out: wanted.next_out,
             index_offset: wanted.index_offset.filter(|_| goes_on),
             timestamp_offset,
+            dscp: match kind {
+                Kind::Audio => self.config.dscp[0],
+                Kind::Video => self.config.dscp[1],
+            },
         };
         match self.engine.add_subscriber_track(engine, from, new) {
             Ok(id) => {

@@ -45,7 +45,6 @@ use str0m::ice::StunMessage;
 use tokio::sync::mpsc;
 
 use self::asking::Asking;
-use super::budget::Lines;
 use super::clock::NtpClock;
 use super::counters::Counters;
 use super::half_open;
@@ -59,7 +58,9 @@ use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
 use super::{Command, StreamConfig};
+use crate::block::Block;
 use crate::ingest::Ingest;
+use crate::lines::Lines;
 use crate::memory::{self, Turnover};
 use penstock_engine::io::Datagram;
 use penstock_engine::{Engine, Event, PublisherTrackId};
@@ -67,6 +68,11 @@ use penstock_webrtc::dtls;
 use penstock_webrtc::ice::Check;
 use penstock_webrtc::peer::{Pair, PeerEvent};
 
+/// Lines of the log in ten seconds about refused offers and ICE restarts.
+const REFUSALS: usize = 20;
+/// And about sessions that are opened and closed before they were connected; a quarter for each address. As many come at once where a
+/// page is opened by everybody.
+const HALF_OPEN: usize = 1000;
 /// Datagrams read before timers and commands get their turn.
 const BATCH: usize = 64;
 /// Consent lasts this long (RFC 7675 §5.1).
@@ -104,8 +110,9 @@ pub(super) struct Task {
     /// Incoming tracks of which packets are in flight, and whose SSRC may come back.
     stopping: HashMap<PublisherTrackId, Key>,
     pub(in crate::stream) counters: Counters,
-    /// Lines of the log about refused offers.
+    /// Lines of the log about refused offers, and about sessions that nobody has connected.
     refusals: Lines,
+    half_open: Lines,
     turnover: Turnover,
     asking: Asking,
     /// Whom what happens is told.
@@ -135,7 +142,8 @@ impl Task {
             owners: Owners::default(),
             stopping: HashMap::new(),
             counters: Counters::default(),
-            refusals: Lines::new(Instant::now()),
+            refusals: Lines::new(Instant::now(), REFUSALS),
+            half_open: Lines::new(Instant::now(), HALF_OPEN),
             turnover: Turnover::default(),
             asking: Asking::default(),
             notices: Notices::new(),
@@ -418,6 +426,7 @@ impl Task {
 
     /// Ends a session: first its media, then DTLS, then our memory of it.
     pub(in crate::stream) fn close(&mut self, key: Key, why: &str) {
+        let was_connected = self.sessions.get(key).is_some_and(|session| session.media.is_some());
         self.stop_media(key);
         let Some(mut session) = self.sessions.remove(key) else { return };
         session.peer.close();
@@ -433,7 +442,15 @@ impl Task {
         self.update_demand(&session.stream);
         self.counters.sessions_closed += 1;
         self.turnover.count(Instant::now());
-        tracing::info!(session = session.name, stream = session.stream, role = ?session.role, "session closed: {why}");
+        let (id, of, role) = (&session.name, &session.stream, session.role);
+        let write = |kept_back: Option<u64>| {
+            tracing::info!(session = id, stream = of, ?role, kept_back, "session closed: {why}");
+        };
+        if was_connected {
+            write(None)
+        } else {
+            self.tell_half_open(session.from, "closed", write)
+        }
         let Session { name, role, stream, .. } = *session;
         self.notices.tell(&stream, What::SessionClosed { session: name, role, reason: why.into() });
     }
@@ -443,6 +460,15 @@ impl Task {
         let news = if ready { self.ready.insert(stream.to_owned()) } else { self.ready.remove(stream) };
         if news {
             self.notices.tell(stream, if ready { What::StreamReady } else { What::StreamGone });
+        }
+    }
+
+    /// Writes a line about a session of which a stranger may cause as many as he likes.
+    pub(super) fn tell_half_open(&mut self, from: Block, kind: &'static str, write: impl FnOnce(Option<u64>)) {
+        match self.half_open.take(Instant::now(), kind, from) {
+            Some(0) => write(None),
+            Some(kept_back) => write(Some(kept_back)),
+            None => {}
         }
     }
 

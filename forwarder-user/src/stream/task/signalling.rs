@@ -35,8 +35,8 @@ impl Task {
         match command {
             Command::Admit { request, reply } => {
                 let admitted = self.admit(&request, now);
-                if let (Err(refusal), Request::Open { role, .. }) = (&admitted, &request) {
-                    self.refused(*role, refusal);
+                if let (Err(refusal), Request::Open { role, from, .. }) = (&admitted, &request) {
+                    self.refused(*role, *from, refusal);
                 }
                 let _ = reply.send(admitted);
             }
@@ -128,9 +128,9 @@ impl Task {
         }
     }
 
-    fn refused(&mut self, role: Role, refusal: &Refusal) {
+    fn refused(&mut self, role: Role, from: Block, refusal: &Refusal) {
         self.counters.refused_offers += 1;
-        if let Some(kept_back) = self.refusals.take(Instant::now()) {
+        if let Some(kept_back) = self.refusals.take(Instant::now(), refusal.kind(), from) {
             tracing::info!(?role, kept_back, "offer refused: {refusal}");
         }
     }
@@ -139,12 +139,14 @@ impl Task {
     fn admit(&self, request: &Request, now: Instant) -> Result<(), Refusal> {
         match request {
             Request::Change { session, role, stream } => self.find(session, *role, stream).map(drop),
-            Request::Open { role: Role::Publisher, stream } => {
+            Request::Open { role: Role::Publisher, stream, .. } => {
                 self.in_the_way(stream, now)?;
                 self.has_room()
             }
-            Request::Open { role: Role::Subscriber, stream } if self.streams.is_undescribed(stream) => self.has_room(),
-            Request::Open { role: Role::Subscriber, stream } => {
+            Request::Open { role: Role::Subscriber, stream, .. } if self.streams.is_undescribed(stream) => {
+                self.has_room()
+            }
+            Request::Open { role: Role::Subscriber, stream, .. } => {
                 self.stream_formats(stream)?;
                 self.has_room()
             }
@@ -198,9 +200,10 @@ impl Task {
         reply: Reply,
         now: Instant,
     ) {
+        let from = visitor.from;
         let answer = offer.map_err(Refusal::Malformed).and_then(|offer| self.offer(role, stream, visitor, &offer, now));
         if let Err(refusal) = &answer {
-            self.refused(role, refusal);
+            self.refused(role, from, refusal);
         }
         let abandoned = reply.send(answer);
         // Nobody will ever connect to a session that nobody was told of.
@@ -309,7 +312,10 @@ impl Task {
         let sdp = answer.to_text();
         let (name, id) = self.sessions.new_id();
         let etag = random_hex::<8>();
-        tracing::info!(session = name, stream, ?role, by = %visitor.grant.by, tracks = %describe(&tracks), "session opened");
+        self.tell_half_open(visitor.from, "opened", |kept_back| {
+            let (by, tracks) = (&visitor.grant.by, describe(&tracks));
+            tracing::info!(session = name, stream, ?role, %by, %tracks, kept_back, "session opened");
+        });
         if role == Role::Publisher {
             tell_layers(&name, offer, plans);
         }
@@ -376,7 +382,10 @@ impl Task {
         };
         session.etag = random_hex::<8>();
         let etag = session.etag.clone();
-        tracing::info!(session = session.name, "ICE restarted");
+        let (name, from) = (session.name.clone(), session.from);
+        if let Some(kept_back) = self.refusals.take(now, "restarted", from) {
+            tracing::info!(session = name, kept_back, "ICE restarted");
+        }
         self.sessions.rename(key, local.ufrag.clone());
         self.flush(key, now);
         Ok(Patched::Restarted { fragment: local.to_fragment(), etag })

@@ -18,7 +18,9 @@ use penstock_engine::Role;
 use penstock_webrtc::sdp::Offer;
 
 /// Viewers of one stream that may wait for its source to be described.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING: usize = 512;
+/// And of one address, whose viewers may come from a large house.
+const MAX_WAITING_OF_ONE: usize = 320;
 
 impl Task {
     /// Keeps an offer until the source is described, or fails.
@@ -26,9 +28,12 @@ impl Task {
         let Some(sourced) = self.streams.source_mut(stream) else { return };
         // Those whose client has given up.
         sourced.waiting.retain(|(_, _, reply)| !reply.is_closed());
+        let of_one = sourced.waiting.iter().filter(|(_, other, _)| other.from == visitor.from).count();
         let status = self.ingest.sources.get(stream).map(|source| source.status()).unwrap_or_default();
         let refusal = if status.state == State::Waiting {
             Some(format!("the source of {stream:?} has failed: {}", status.error_text.unwrap_or_default()))
+        } else if of_one >= MAX_WAITING_OF_ONE {
+            Some(format!("{of_one} viewers of your address wait for the source of {stream:?} already"))
         } else if sourced.waiting.len() >= MAX_WAITING {
             Some(format!("{MAX_WAITING} viewers wait for the source of {stream:?} already"))
         } else {

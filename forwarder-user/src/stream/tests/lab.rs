@@ -62,7 +62,7 @@ impl Lab {
         let from = crate::block::Block::from(std::net::IpAddr::from(from));
         let (reply, mut answer) = oneshot::channel();
         let (told, mut admitted) = oneshot::channel();
-        let request = Request::Open { role, stream: stream.into() };
+        let request = Request::Open { role, stream: stream.into(), from };
         self.task.command(Command::Admit { request, reply: told }, self.now);
         admitted.try_recv().unwrap()?;
         let offer = Offer::parse(sdp).map(Box::new);

@@ -4,6 +4,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "OpenSSL has timers of its own, by the clock of this machine")]
 
+use std::time::Duration;
+
 use ::openssl::asn1::Asn1Time;
 use ::openssl::bn::BigNum;
 use ::openssl::ec::{EcGroup, EcKey};
@@ -32,10 +34,10 @@ const PROFILES: [(&str, SrtpProfile); 3] = [
 ];
 
 #[derive(Clone)]
-struct Identity {
+pub(super) struct Identity {
     name: &'static str,
     key: PKey<Private>,
-    certificate: X509,
+    pub(super) certificate: X509,
 }
 
 fn identity(name: &'static str, key: PKey<Private>) -> Identity {
@@ -54,6 +56,11 @@ fn identity(name: &'static str, key: PKey<Private>) -> Identity {
     Identity { name, certificate: builder.build(), key }
 }
 
+pub(super) fn identity_of_p_256() -> Identity {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    identity("P-256", PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap())
+}
+
 fn identities() -> Vec<Identity> {
     let ec = |nid| PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(nid).unwrap()).unwrap()).unwrap();
     let rsa = |bits| PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
@@ -67,7 +74,7 @@ fn identities() -> Vec<Identity> {
 }
 
 /// A peer of OpenSSL's.
-enum Other {
+pub(super) enum Other {
     New(Ssl, bool),
     Shaking(MidHandshakeSslStream<Wire>),
     Open(SslStream<Wire>),
@@ -77,6 +84,10 @@ enum Other {
 impl Other {
     fn new(identity: &Identity, client: bool, profiles: &str, mtu: u32) -> Self {
         Self::make(identity, client, profiles, (mtu, "DEFAULT"))
+    }
+
+    pub(super) fn usual(identity: &Identity, client: bool) -> Self {
+        Self::new(identity, client, PROFILES[1].0, 1200)
     }
 
     fn with_ciphers(identity: &Identity, client: bool, profiles: &str, ciphers: &str) -> Self {
@@ -108,7 +119,7 @@ impl Other {
         Self::New(ssl, client)
     }
 
-    fn step(&mut self, received: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    pub(super) fn step(&mut self, received: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let result = match std::mem::replace(self, Self::Broken) {
             Self::New(ssl, client) => {
                 let wire = Wire { received: received.into(), sent: vec![] };

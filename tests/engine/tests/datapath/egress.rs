@@ -69,6 +69,8 @@ impl Member {
                 [number as usize % 7],
             timestamp_offset: number.wrapping_mul(0x1234_5678),
             first_in: 0,
+            // Every bit of it is set and is not.
+            ds: [0, 46 << 2, 34 << 2, 63 << 2, 21 << 2][number as usize % 5],
         };
         Ok(Self { subscriber, nic, local, peer, tag })
     }
@@ -82,6 +84,7 @@ impl Member {
         ensure!(frame.tags == Vec::from_iter(self.tag.map(|tag| (DOT1Q, tag))), "tags {:?}", frame.tags);
         ensure!(frame.source == self.local, "from {}", frame.source);
         ensure!(frame.destination == self.peer, "to {}, not {}", frame.destination, self.peer);
+        ensure!(frame.ds == self.subscriber.ds, "DS field {:#04x}, not {:#04x}", frame.ds, self.subscriber.ds);
         ensure!(frame.trailer.is_empty(), "{} bytes behind the packet", frame.trailer.len());
         // IPv4 without identification must not be fragmented (RFC 6864).
         ensure!(self.peer.is_ipv6() || frame.fragment == 0x4000, "fragment field {:#06x}", frame.fragment);

@@ -113,6 +113,7 @@ impl World {
                 index_offset: 0,
                 timestamp_offset: 0,
                 first_in: 0,
+                ds: 0,
             };
             datapath.set_subscriber(member, &subscriber)?;
         }

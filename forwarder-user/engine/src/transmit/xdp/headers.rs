@@ -7,18 +7,21 @@ const UDP_LEN: usize = 8;
 const IPV4_LEN: usize = 20;
 
 /// Writes everything in front of a UDP payload of `len` bytes. The UDP checksum stays 0, which is final
-/// for IPv4. `None`: the frame has no room, or the path is broken.
-pub(super) fn write(frame: &mut [u8], path: &Path, len: usize) -> Option<()> {
+/// for IPv4. `ds`: the DS field (RFC 2474). `None`: the frame has no room, or the path is broken.
+pub(super) fn write(frame: &mut [u8], (path, ds): (&Path, u8), len: usize) -> Option<()> {
     let (header_len, l3) = (usize::from(path.header_len), usize::from(path.l3_offset));
     let header = frame.get_mut(..header_len)?;
     header.copy_from_slice(path.header.get(..header_len)?);
     let udp_len = u16::try_from(UDP_LEN + len).ok()?;
     if path.ip_version == 4 {
         let total_len = (IPV4_LEN as u16 + udp_len).to_be_bytes();
-        let check = checksum::finish(u64::from(path.checksum_base) + u64::from(u16::from_ne_bytes(total_len)));
+        let sum = u64::from(u16::from_ne_bytes(total_len)) + u64::from(u16::from(ds).to_be());
+        let check = checksum::finish(u64::from(path.checksum_base) + sum);
+        *header.get_mut(l3 + 1)? = ds;
         header.get_mut(l3 + 2..l3 + 4)?.copy_from_slice(&total_len);
         header.get_mut(l3 + 10..l3 + 12)?.copy_from_slice(&check.to_ne_bytes());
     } else {
+        header.get_mut(l3..l3 + 2)?.copy_from_slice(&[0x60 | ds >> 4, ds << 4]);
         header.get_mut(l3 + 4..l3 + 6)?.copy_from_slice(&udp_len.to_be_bytes());
     }
     header.get_mut(header_len - 4..header_len - 2)?.copy_from_slice(&udp_len.to_be_bytes());
@@ -68,9 +71,10 @@ mod tests {
         for vlan in [None, Some(7)] {
             let path = path("192.0.2.1:5004", "198.51.100.9:6000", vlan);
             let mut frame = vec![0xaa; usize::from(path.header_len) + 100];
-            write(&mut frame, &path, 100).unwrap();
+            write(&mut frame, (&path, 184), 100).unwrap();
             assert!(Checksum::of(&path).is_none());
             let l3 = usize::from(path.l3_offset);
+            assert_eq!(frame[l3 + 1], 184);
             assert_eq!(frame[l3 + 2..l3 + 4], 128u16.to_be_bytes());
             assert_eq!(checksum::fold(checksum::add(0, &frame[l3..l3 + 20])), 0xffff);
             assert_eq!(frame[l3 + 24..l3 + 28], [0, 108, 0, 0]);
@@ -83,7 +87,8 @@ mod tests {
         for len in [1, 99, 100, 1200] {
             let path = path("[fd00::1]:5004", "[fd00::2]:6000", None);
             let mut frame: Vec<u8> = (0..usize::from(path.header_len) + len).map(|i| (i * 7) as u8).collect();
-            write(&mut frame, &path, len).unwrap();
+            write(&mut frame, (&path, 0x88), len).unwrap();
+            assert_eq!(frame[14..18], [0x68, 0x80, 0, 0]);
             Checksum::of(&path).unwrap().fill_in(&mut frame).unwrap();
             // Pseudo header: addresses, length, next header.
             let mut sum = checksum::add(0, &frame[22..54]);
@@ -97,8 +102,8 @@ mod tests {
     #[test]
     fn no_room_is_no_panic() {
         let path = path("[fd00::1]:5004", "[fd00::2]:6000", None);
-        assert_eq!(write(&mut [0; 61], &path, 10), None);
+        assert_eq!(write(&mut [0; 61], (&path, 0), 10), None);
         assert_eq!(Checksum::of(&path).unwrap().fill_in(&mut [0; 20]), None);
-        assert_eq!(write(&mut [0; 100], &path, 70_000), None);
+        assert_eq!(write(&mut [0; 100], (&path, 0), 70_000), None);
     }
 }

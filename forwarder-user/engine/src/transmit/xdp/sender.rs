@@ -349,7 +349,7 @@ impl Transmitter for XdpTransmitter {
         unsafe { (*self.frame(frame)).ticket.store(0, Ordering::Relaxed) };
         // The writes that follow must not be seen before.
         fence(Ordering::Release);
-        if headers::write(self.bytes(frame), path, len).is_none() {
+        if headers::write(self.bytes(frame), (path, to.dscp.field()), len).is_none() {
             self.sent.dropped += 1;
             return None;
         }

@@ -42,6 +42,7 @@ use crate::{
     block::Shares,
     config::{self, stream_name_problem},
     ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, play::PlayerId, status::State},
+    lines::Lines,
     tls,
 };
 
@@ -51,6 +52,8 @@ const LINGER: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(2);
 /// Connections that one address may have in any case: a site's cameras come from one.
 const LEAST_SHARE: usize = 64;
+/// Lines of the log in ten seconds that strangers cause.
+const LINES: usize = 40;
 /// For the control task's word.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -126,6 +129,8 @@ pub(super) struct Server {
     connections: Cell<usize>,
     /// Nobody has them all.
     shares: Arc<Shares>,
+    /// Lines of the log about requests that were refused, and connections that are gone.
+    lines: RefCell<Lines>,
     streams: RefCell<BTreeMap<String, Stream>>,
 }
 
@@ -152,8 +157,16 @@ pub(in crate::ingest) async fn run(
     let connections = Cell::new(0);
     let shares = Shares::of(settings.rtsp.connections, LEAST_SHARE);
     let player = Cell::new(0);
-    let server =
-        Rc::new(Server { settings, place, counters, player, connections, shares, streams: RefCell::default() });
+    let server = Rc::new(Server {
+        settings,
+        place,
+        counters,
+        player,
+        connections,
+        shares,
+        lines: RefCell::new(Lines::new(Instant::now(), LINES)),
+        streams: RefCell::default(),
+    });
     let Ports { plain, tls, acceptor } = ports;
     let plain = plain.into_iter().map(|listener| (listener, None));
     for (listener, acceptor) in plain.chain(tls.into_iter().map(|listener| (listener, acceptor.clone()))) {
@@ -243,7 +256,9 @@ impl Server {
         if *name == "asked_for_password" {
             tracing::debug!(%peer, method, "an RTSP client is asked for its password");
         } else {
-            tracing::info!(%peer, method, status, "RTSP request refused: {words}");
+            self.tell(name, peer, |kept_back| {
+                tracing::info!(%peer, method, status, kept_back, "RTSP request refused: {words}");
+            });
         }
         let mut answer = Message::answer(*status, &words);
         if *status == 401 {
@@ -256,8 +271,19 @@ impl Server {
 
     /// A connection has ended so.
     fn gone(&self, stream: &str, peer: SocketAddr, error: &SourceError) {
-        tracing::info!(stream, %peer, error = error.name(), "RTSP connection gone: {error}");
+        self.tell(error.name(), peer, |kept_back| {
+            tracing::info!(stream, %peer, error = error.name(), kept_back, "RTSP connection gone: {error}");
+        });
         self.counters.add(error.name());
+    }
+
+    /// Writes a line that anybody can cause.
+    fn tell(&self, kind: &'static str, peer: SocketAddr, write: impl FnOnce(Option<u64>)) {
+        match self.lines.borrow_mut().take(Instant::now(), kind, peer.ip().into()) {
+            Some(0) => write(None),
+            Some(kept_back) => write(Some(kept_back)),
+            None => {}
+        }
     }
 
     /// Lets go of streams that nobody has published for a while and nobody watches.

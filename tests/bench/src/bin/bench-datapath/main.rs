@@ -342,6 +342,7 @@ fn subscriber(slot: u32, key_len: usize, ifindex: u32) -> Result<Subscriber> {
         index_offset: 0,
         timestamp_offset: 0,
         first_in: 0,
+        ds: 0,
     })
 }
 
