@@ -80,9 +80,7 @@ fn aac_that_nobody_asked_for_is_left_out_by_name() -> Result<()> {
 /// GStreamer's RTSP server, whose AAC is 44.1 kHz in two channels, behind a password.
 #[test]
 fn aac_of_a_camera_is_heard() -> Result<()> {
-    let stage = Stage::apart(
-        "[streams.a]\nsource = \"rtsp://me:s3cret@10.60.0.2:8555/aac\"\naudio = \"opus\"\n[log]\nlevel = \"info\"\n",
-    )?;
+    let stage = Stage::apart("[streams.a]\nsource = \"rtsp://me:s3cret@10.60.0.2:8555/aac\"\naudio = \"opus\"\n")?;
     let _camera = GstCamera::start(&stage.near, 8555)?;
     stage.explain((|| {
         stage.until("media comes", || Ok(stage.source_of("a")?["state"] == "playing"))?;
