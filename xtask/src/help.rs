@@ -117,6 +117,13 @@ Needs root. FOLDER is a checkout, e.g. of `git worktree add`, in which the same 
         program: Some(&program::BENCH_NETWORK),
     },
     Command {
+        name: "bench join",
+        arguments: "[--viewers N] [--within S] [--away S] [--stay S] [...]",
+        summary: &["a thousand viewers join one stream in five seconds: time to first picture, pauses, memory"],
+        details: "Needs root. docs/benchmarks.md says how each figure is made.",
+        program: Some(&program::BENCH_JOIN),
+    },
+    Command {
         name: "load cameras",
         arguments: "[...]",
         summary: &["any number of RTSP cameras in one process, for whichever server"],

@@ -55,6 +55,7 @@ fn run(arguments: &[&str]) -> process::Outcome {
         ["bench", "cameras", rest @ ..] => program::BENCH_CAMERAS.run(rest),
         ["bench", "compare", rest @ ..] => program::BENCH_COMPARE.run(rest),
         ["bench", "network", rest @ ..] => program::BENCH_NETWORK.run(rest),
+        ["bench", "join", rest @ ..] => program::BENCH_JOIN.run(rest),
         ["load", "cameras", rest @ ..] => program::LOAD_CAMERAS.run(rest),
         ["soak", "hostile", rest @ ..] => program::SOAK_HOSTILE.run(rest),
         ["fuzz", rest @ ..] => program::FUZZ.run(rest),

@@ -41,6 +41,8 @@ pub(crate) const BENCH_COMPARE: Program = Program {
 };
 pub(crate) const BENCH_NETWORK: Program =
     Program { name: "bench-network", others: &["penstock"], release: true, needs: Scope::Everything };
+pub(crate) const BENCH_JOIN: Program =
+    Program { name: "bench-join", others: &["penstock"], release: true, needs: Scope::Networks };
 pub(crate) const LOAD_CAMERAS: Program =
     Program { name: "load-cameras", others: &[], release: true, needs: Scope::BuildOnly };
 pub(crate) const SOAK_CAMERAS: Program =

@@ -13,6 +13,7 @@
 //! | `peer` | any WHIP and WHEP server |
 //! | `cameras` | RTSP cameras, and a whole server that plays them |
 //! | `network` | browsers over bad lines |
+//! | `join` | many viewers at once |
 //! | `run`, `search`, `report`, `picture` | one run; the highest rate; medians, JSON and tables; a picture |
 //! | `pairs` | two builds in turn, and how sure their ratio is |
 
@@ -23,6 +24,7 @@ pub mod contender;
 pub mod cpu;
 mod evp;
 pub mod host;
+pub mod join;
 pub mod load;
 pub mod memory;
 pub mod network;
