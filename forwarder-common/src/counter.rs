@@ -102,6 +102,8 @@ counters! {
     DropInternalEgress = "drop_internal_egress", Drop;
     /// Copies that exceed the MTU of their viewer's path: the publisher's packets are too long for it.
     DropTooBigForPath = "drop_too_big_for_path", Drop;
+    /// Copies for viewers by TCP whose connection takes no more at the moment, or is gone.
+    DropTcpStalled = "drop_tcp_stalled", Drop;
     /// Copies that the egress device did not take (ring full), as far as the kernel reports it.
     DropRingFull = "drop_ring_full", Drop;
 

@@ -2,7 +2,6 @@
 //!
 //! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
-pub mod block;
 pub mod build_info;
 pub mod cli;
 pub mod config;

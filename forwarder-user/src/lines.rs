@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::block::Block;
+use penstock_engine::block::Block;
 
 /// See the module.
 #[derive(Debug)]

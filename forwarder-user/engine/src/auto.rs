@@ -235,7 +235,10 @@ impl Engine for AutoEngine {
         let mut state = self.lock();
         let entry = state.sessions.get_mut(session.0).ok_or(EngineError::Unknown("session"))?;
         if let (Some(kernel), Some(id)) = (&self.kernel, entry.kernel) {
-            kernel.move_session(id, transport)?;
+            match transport.tcp {
+                true => kernel.lose_to_tcp(id, transport),
+                false => kernel.move_session(id, transport)?,
+            }
         }
         if let Some(id) = entry.userspace {
             self.userspace.move_session(id, transport)?;

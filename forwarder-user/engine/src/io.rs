@@ -4,6 +4,8 @@
 //! a peer with one of them, so its packets stay in order. A thread reads everything that has arrived,
 //! gives the RTP that the engine knows to the engine, and everything else to the control task.
 
+pub mod tcp;
+
 use std::{
     io::{self, IoSliceMut, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
@@ -27,6 +29,8 @@ use nix::{
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::sync::mpsc::Sender;
+
+use self::tcp::Connections;
 
 /// More threads than this have nothing to do that one network card could bring.
 const MAX_THREADS: usize = 4;
@@ -81,6 +85,8 @@ pub struct MediaSockets {
     buffer: usize,
     /// Whoever adds an address.
     adding: Mutex<()>,
+    /// Peers by TCP, all under one number ([`tcp::TCP`]).
+    connections: OnceLock<Arc<Connections>>,
 }
 
 /// The sockets of a local address, by thread.
@@ -105,6 +111,7 @@ impl MediaSockets {
             threads: threads.max(1),
             buffer,
             adding: Mutex::new(()),
+            connections: OnceLock::new(),
         };
         addresses.iter().try_for_each(|address| this.add(*address).map(drop))?;
         Ok(this)
@@ -166,8 +173,23 @@ impl MediaSockets {
         group.sockets.get(thread % group.sockets.len().max(1))
     }
 
-    /// Sends a datagram. `false`: the system did not take it.
+    /// Media may come by TCP too. Before the engine is told of the sockets.
+    pub fn set_tcp(&self, connections: Arc<Connections>) {
+        if self.connections.set(connections).is_err() {
+            tracing::warn!("the media sockets have their connections already");
+        }
+    }
+
+    /// Peers by TCP, if any may come so.
+    pub fn tcp(&self) -> Option<&Arc<Connections>> {
+        self.connections.get()
+    }
+
+    /// Sends a datagram, or a packet by TCP. `false`: the system did not take it.
     pub fn send(&self, number: usize, peer: SocketAddr, bytes: &[u8]) -> bool {
+        if number == tcp::TCP {
+            return self.tcp().is_some_and(|connections| connections.send(peer, bytes));
+        }
         self.get(number, 0).is_some_and(|socket| socket.send_to(bytes, peer).is_ok())
     }
 }
@@ -216,12 +238,13 @@ pub struct IoCounters {
 pub struct Threads {
     bells: Vec<UnixStream>,
     threads: Vec<JoinHandle<()>>,
+    _tcp: Option<tcp::Thread>,
     /// Since the start, all threads together.
     pub counters: Arc<IoCounters>,
 }
 
 impl Threads {
-    /// Starts one thread for each socket of an address; `worker` makes the engine's part of one.
+    /// Starts one thread for each socket of an address, and one for peers by TCP; `worker` makes the engine's part of one.
     ///
     /// # Errors
     /// What the system says.
@@ -230,7 +253,7 @@ impl Threads {
         control: &Sender<Datagram>,
         mut worker: impl FnMut(usize) -> Option<Box<dyn Worker>>,
     ) -> io::Result<Self> {
-        let mut this = Self { bells: vec![], threads: vec![], counters: Arc::default() };
+        let mut this = Self { bells: vec![], threads: vec![], _tcp: None, counters: Arc::default() };
         for number in 0..sockets.threads() {
             let (bell, rung) = UnixStream::pair()?;
             let reader = Reader {
@@ -247,6 +270,10 @@ impl Threads {
                 thread::Builder::new().name(format!("penstock-io-{number}")).spawn(move || reader.run(rung))?;
             this.bells.push(bell);
             this.threads.push(thread);
+        }
+        if let Some(connections) = sockets.tcp() {
+            let worker = worker(sockets.threads());
+            this._tcp = Some(tcp::Thread::start(connections, control, worker, &this.counters)?);
         }
         Ok(this)
     }

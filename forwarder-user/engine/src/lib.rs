@@ -7,13 +7,15 @@
 //! | `userspace` | keeps it by itself |
 //! | `auto` | joins both |
 //! | `bpf` | loads, attaches, pins and tries BPF, for whoever needs it |
-//! | `io`, `transmit` | the media sockets; ways to send |
+//! | `io`, `transmit` | the media sockets, connections by TCP (`io::tcp`); ways to send |
+//! | `block` | the addresses that one stranger has, by which shares are counted |
 //! | `tier` | which of its ways a server can go, and what each costs |
 //! | `route` | routes and neighbours |
 //! | `repair` | what is sent again: how a copy is made, and how much memory there is for it |
 //! | `slots`, `clock`, `elsewhere` | handles; the clock of leases; on which CPU to run |
 
 pub mod auto;
+pub mod block;
 pub mod bpf;
 pub mod clock;
 mod contract;

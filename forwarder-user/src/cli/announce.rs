@@ -35,6 +35,10 @@ pub(super) fn print(
             Some(public) => tracing::info!("media: {local}/udp, which peers are told is {public}"),
             None => tracing::info!("media: {local}/udp"),
         }
+        if config.media.tcp_port != 0 {
+            let shared = if config.shares_tcp(*address) { ", which it shares with HTTP" } else { "" };
+            tracing::info!("media: {}/tcp{shared}", SocketAddr::new(*address, config.media.tcp_port));
+        }
     }
     for base in bases(http, media) {
         tracing::info!("publish: {base}/NAME/publish in a browser, {base}/NAME/whip in OBS and others");

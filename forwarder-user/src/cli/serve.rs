@@ -28,6 +28,7 @@ use super::{
 use penstock_engine::{
     Dscp, Engine, Events,
     auto::AutoEngine,
+    io::tcp::Connections,
     kernel::{self, KernelEngine, StartError},
     repair,
     userspace::{self, UserspaceEngine},
@@ -37,7 +38,7 @@ use crate::{
     config::{Config, EngineChoice, TransmitterChoice},
     doctor, hooks, http, ingest, memory,
     rights::Rights,
-    stream::{self, Control, MediaAddress, StreamConfig},
+    stream::{self, Control, MediaAddress, StreamConfig, TcpPort},
     tls::Identity,
 };
 
@@ -98,10 +99,13 @@ async fn serve(
     let mut signals = Signals::new()?;
     // From here on it does not end the process, which it does by default.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    limits::check(config.limits.http_connections)?;
+    // A session has one connection, and another one while it moves.
+    let by_tcp = if config.media.tcp_port == 0 { 0 } else { 2 * config.limits.sessions };
+    limits::check(config.limits.http_connections + by_tcp)?;
+    let tcp = (by_tcp > 0).then(|| Arc::new(Connections::new(by_tcp)));
     // Bound first, so that a port in use is found before anything touches the interfaces.
     let identity = identity(&config)?;
-    let server = http::Server::bind(&config, identity.clone())?;
+    let server = http::Server::bind(&config, identity.clone(), tcp.clone())?;
     let mut follower = Follower::start()?;
     let listening = tokio::select! {
         listening = listen(&config, server, &mut follower) => listening?,
@@ -111,7 +115,7 @@ async fn serve(
         }
     };
     let (sender, mut changes) = mpsc::channel(http::QUEUE);
-    let mut running = start(&config, listening, (identity, janitor), sender).await?;
+    let mut running = start(&config, listening, (identity, janitor, tcp), sender).await?;
     privileges::give_up(&config, options.config.as_deref());
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
@@ -200,7 +204,7 @@ async fn listen(config: &Config, server: http::Server, follower: &mut Follower) 
 async fn start(
     config: &Config,
     listening: Listening,
-    (identity, janitor): (Option<Certificates>, Option<Janitor>),
+    (identity, janitor, tcp): (Option<Certificates>, Option<Janitor>, Option<Arc<Connections>>),
     changes: http::Changes,
 ) -> anyhow::Result<Running> {
     let Listening { host, http, addresses: listens } = listening;
@@ -214,6 +218,7 @@ async fn start(
     let settings = http::Settings::new(config);
     let mut of_streams = stream_settings(config, &addresses, settings.rights());
     of_streams.ingest.identity = identity;
+    of_streams.tcp = tcp;
     let (control, task) = stream::spawn(of_streams, engine.clone(), received)
         .context("cannot open the media sockets and start the sources")?;
     announce::print(config, engine.as_ref(), &addresses, &listens, settings.rights());
@@ -246,6 +251,7 @@ async fn start_engine(
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
         repair: kept.clone(),
+        tcp: config.media.tcp_port != 0,
         ..userspace::Config::default()
     };
     let userspace = UserspaceEngine::new(userspace, events.clone());
@@ -357,6 +363,8 @@ fn media(config: &Config, addresses: &[IpAddr]) -> Vec<MediaAddress> {
     let media = addresses.iter().map(|address| MediaAddress {
         bind: SocketAddr::new(*address, config.media.port),
         advertise: config.media.public_addresses.get(address).copied(),
+        tcp: (config.media.tcp_port != 0)
+            .then(|| TcpPort { port: config.media.tcp_port, shared: config.shares_tcp(*address) }),
     });
     media.collect()
 }

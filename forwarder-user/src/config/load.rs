@@ -129,6 +129,13 @@ impl Config {
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
             .or_else(|| self.firewall_problem())
+            .or_else(|| self.tcp_problem())
+    }
+
+    fn tcp_problem(&self) -> Option<(&'static str, String)> {
+        let alone = self.media.tcp_port != 0 && self.media.engine == EngineChoice::Kernel;
+        let problem = "is for the userspace engine, which `media.engine = \"kernel\"` leaves out";
+        alone.then(|| ("media.tcp_port", problem.into()))
     }
 
     fn firewall_problem(&self) -> Option<(&'static str, String)> {

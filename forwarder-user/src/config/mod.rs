@@ -115,6 +115,8 @@ pub struct Http {
 pub struct Media {
     /// UDP port on every media address.
     pub port: u16,
+    /// TCP port on every media address, for peers that no UDP reaches; 0: none.
+    pub tcp_port: u16,
     /// Local addresses; empty: the global addresses of the attached interfaces.
     pub addresses: Vec<IpAddr>,
     /// Default `auto`.
@@ -404,6 +406,7 @@ impl Default for Media {
     fn default() -> Self {
         Self {
             port: 8443,
+            tcp_port: 0,
             addresses: Vec::new(),
             engine: EngineChoice::Auto,
             transmitter: TransmitterChoice::Auto,
@@ -415,6 +418,19 @@ impl Default for Media {
             socket_buffer_kb: 4096,
             public_addresses: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// Whether HTTP listens at this address and `media.tcp_port`, so that both share it.
+    pub fn shares_tcp(&self, address: IpAddr) -> bool {
+        let covers = |list: &[SocketAddr]| {
+            let here = || list.iter().filter(|at| at.port() == self.media.tcp_port).map(SocketAddr::ip);
+            // `[::]` takes IPv4 too, unless another one does.
+            let both = here().all(|ip| ip.is_ipv6());
+            here().any(|ip| ip == address || ip.is_unspecified() && (ip.is_ipv4() == address.is_ipv4() || both))
+        };
+        self.media.tcp_port != 0 && (covers(&self.http.listen) || covers(&self.http.listen_tls))
     }
 }
 

@@ -16,7 +16,9 @@ use axum::{
 };
 
 use super::{App, auth, reply::Failure};
-use crate::{block::Block, config::Network};
+use penstock_engine::block::Block;
+
+use crate::config::Network;
 
 /// Proxies in a row that are looked through.
 const MAX_HOPS: usize = 16;

@@ -45,8 +45,9 @@ use std::{
 use axum::{Router, http::StatusCode, middleware};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use penstock_engine::block::{Block, Share, Shares};
+
 use crate::{
-    block::{Block, Share, Shares},
     config::{Config, Debug, IceServer, Network},
     rights::Rights,
     stream::Control,

@@ -56,7 +56,11 @@ impl From<Refusal> for Failure {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
             Refusal::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
+            Refusal::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::NobodyPublishes(_) => {
+                return Self::new(StatusCode::CONFLICT, refusal.to_string()).with(header::RETRY_AFTER, "2");
+            }
             Refusal::PreconditionFailed(_) => StatusCode::PRECONDITION_FAILED,
             Refusal::PreconditionRequired(_) => StatusCode::PRECONDITION_REQUIRED,
             Refusal::Unavailable(_) => return Self::busy(refusal.to_string()),

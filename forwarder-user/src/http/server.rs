@@ -30,8 +30,12 @@ use tower_http::add_extension::AddExtension;
 
 use self::health::Health;
 use super::{patient::Patient, proxied};
-use crate::{
+use penstock_engine::{
     block::{Share, Shares},
+    io::tcp::Connections,
+};
+
+use crate::{
     config::{Config, Network},
     tls,
 };
@@ -86,6 +90,8 @@ pub struct Server {
     connections: Arc<Semaphore>,
     shares: Arc<Shares>,
     trusted: Vec<Network>,
+    /// Media by TCP, and at which port it comes to our listeners.
+    media: Option<(Arc<Connections>, u16)>,
 }
 
 /// What answers.
@@ -105,11 +111,16 @@ pub struct Running {
 }
 
 impl Server {
-    /// Binds all addresses of the configuration on the current tokio runtime.
+    /// Binds all addresses of the configuration on the current tokio runtime. `media`: who takes over connections that
+    /// are media.
     ///
     /// # Errors
     /// The address and why it cannot be bound; the file and why it cannot be used.
-    pub fn bind(config: &Config, identity: Option<Arc<dyn ResolvesServerCert>>) -> io::Result<Self> {
+    pub fn bind(
+        config: &Config,
+        identity: Option<Arc<dyn ResolvesServerCert>>,
+        media: Option<Arc<Connections>>,
+    ) -> io::Result<Self> {
         let open = |key: &'static str, addresses: &[SocketAddr], tls: Option<Arc<ServerConfig>>| {
             let open = |address: &SocketAddr| {
                 let listener = listen(*address, addresses)
@@ -134,6 +145,7 @@ impl Server {
             connections: Arc::new(Semaphore::new(config.limits.http_connections)),
             shares: Shares::of(config.limits.http_connections, LEAST_SHARE),
             trusted: config.http.trusted_proxies.clone(),
+            media: media.map(|media| (media, config.media.tcp_port)),
         })
     }
 
@@ -154,7 +166,10 @@ impl Server {
             tracing::error!("http.health_listen is not served: {error}");
         }
         for (listener, tls) in self.listeners {
+            let port = listener.local_addr().map_or(0, |bound| bound.port());
+            let media = self.media.as_ref().filter(|(_, shared)| *shared == port);
             let acceptor = Acceptor {
+                media: media.map(|(media, _)| Arc::clone(media)),
                 listener,
                 tls: tls.map(TlsAcceptor::from),
                 proxy_protocol: self.proxy_protocol,
@@ -198,6 +213,8 @@ struct Acceptor {
     shares: Arc<Shares>,
     /// Proxies: everybody behind one has its address.
     trusted: Vec<Network>,
+    /// Who shares the port, if anybody does.
+    media: Option<Arc<Connections>>,
     /// When it was last said that connections were refused.
     told: Instant,
     stopped: watch::Receiver<bool>,
@@ -253,6 +270,7 @@ impl Acceptor {
     ) -> impl Future<Output = ()> + use<> {
         let (router, stopped) = (self.router.borrow().clone(), self.stopped.clone());
         let (tls, patience) = (self.tls.clone(), self.header_timeout);
+        let media = self.media.clone();
         // What a stranger would say is not asked for.
         let proxied = (self.proxy_protocol && self.is_trusted(peer)).then(|| self.shares.clone());
         let same = stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == peer.ip());
@@ -260,6 +278,13 @@ impl Acceptor {
         async move {
             let _place = place;
             let mut stream = stream;
+            if let Some(media) = media.filter(|_| proxied.is_none()) {
+                match is_media(&stream, patience).await {
+                    Some(false) => {}
+                    Some(true) => return hand_over(stream, peer, &media),
+                    None => return,
+                }
+            }
             let mut from = (peer, None);
             if let Some(shares) = proxied {
                 match told(&mut stream, peer, &shares, patience).await {
@@ -284,6 +309,23 @@ impl Acceptor {
 
     fn is_trusted(&self, peer: SocketAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(peer.ip()))
+    }
+}
+
+/// Does a connection begin as a frame of media does: with the length of a short packet (RFC 4571)? HTTP begins with a
+/// letter, TLS with 22. `None`: nothing came in time.
+async fn is_media(stream: &TcpStream, patience: Duration) -> Option<bool> {
+    let mut first = [0];
+    match timeout(patience, stream.peek(&mut first)).await.ok()? {
+        Ok(1) => Some(first[0] <= 1),
+        _ => Some(false),
+    }
+}
+
+fn hand_over(stream: TcpStream, peer: SocketAddr, media: &Connections) {
+    // Refused, it has just broken.
+    if let Ok(stream) = stream.into_std() {
+        media.adopt(stream, peer);
     }
 }
 

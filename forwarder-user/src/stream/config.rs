@@ -1,11 +1,13 @@
 //! What the control task must be told.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Public;
 use crate::ingest;
 use penstock_engine::Dscp;
+use penstock_engine::io::tcp::Connections;
 use penstock_media::codec::Codec;
 use penstock_webrtc::dtls::Stack;
 
@@ -17,6 +19,17 @@ pub struct MediaAddress {
     pub bind: SocketAddr,
     /// What peers are told instead, where they see us through a 1:1 NAT or a forwarded port.
     pub advertise: Option<Public>,
+    /// Whether they may connect by TCP as well.
+    pub tcp: Option<TcpPort>,
+}
+
+/// Where peers may connect by TCP (RFC 6544), at the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpPort {
+    /// Its number; 0 lets the system choose (tests).
+    pub port: u16,
+    /// HTTP listens there, and hands such connections over.
+    pub shared: bool,
 }
 
 impl MediaAddress {
@@ -24,11 +37,21 @@ impl MediaAddress {
     pub(super) fn told(&self, bound: SocketAddr) -> SocketAddr {
         self.advertise.map_or(bound, |public| public.at(bound.port()))
     }
+
+    /// What peers are told of the TCP port at `bound`. A port that is forwarded under another number is so for both, if
+    /// they are the same here.
+    pub(super) fn told_of_tcp(&self, bound: SocketAddr) -> SocketAddr {
+        match self.advertise {
+            Some(public) if bound.port() == self.bind.port() => public.at(bound.port()),
+            Some(public) => SocketAddr::new(public.address, bound.port()),
+            None => bound,
+        }
+    }
 }
 
 impl From<SocketAddr> for MediaAddress {
     fn from(bind: SocketAddr) -> Self {
-        Self { bind, advertise: None }
+        Self { bind, advertise: None, tcp: None }
     }
 }
 
@@ -71,6 +94,8 @@ pub struct StreamConfig {
     /// Receive and send buffer of each media socket, bytes, as far as the system grants it.
     /// Default 4 MiB.
     pub socket_buffer: usize,
+    /// Peers by TCP, if any may come so. Default none.
+    pub tcp: Option<Arc<Connections>>,
     /// Sources that are not WebRTC. Default none.
     pub ingest: ingest::Settings,
 }
@@ -96,6 +121,7 @@ impl StreamConfig {
             dscp: Default::default(),
             refresh_interval: Duration::from_secs(6),
             socket_buffer: 4 << 20,
+            tcp: None,
             ingest: ingest::Settings::default(),
         }
     }

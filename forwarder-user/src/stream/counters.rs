@@ -62,6 +62,14 @@ counters! {
     datagrams_not_sent;
     /// Datagrams of no protocol that we know (RFC 7983), or empty.
     other_protocol;
+    /// Connections by TCP that were closed at once: there are as many as there may be, of one address or of all.
+    tcp_refused;
+    /// Connections by TCP of whom nothing of use was heard in time, or who made way for others.
+    tcp_expired;
+    /// Connections by TCP that said something else than an ICE check of a session's peer.
+    tcp_unwanted;
+    /// Connections by TCP of peers whose bytes cannot be frames.
+    tcp_malformed;
     /// STUN that cannot be parsed or is no binding request.
     stun_malformed;
     /// STUN for a username that no session has.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ids::Key;
-use crate::block::Block;
+use penstock_engine::block::Block;
 
 /// See the module.
 #[derive(Default)]

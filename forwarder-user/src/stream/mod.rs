@@ -30,13 +30,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-pub use config::{LiveConfig, MediaAddress, StreamConfig};
+pub use config::{LiveConfig, MediaAddress, StreamConfig, TcpPort};
 use notice::Notices;
 pub use notice::{Notice, What};
 use pulse::Pulse;
 
-use crate::block::Block;
 use crate::rights::Grant;
+use penstock_engine::block::Block;
 use penstock_engine::{Engine, Event, Role};
 use penstock_webrtc::sdp::{Fragment, Offer};
 
@@ -102,15 +102,21 @@ pub enum Refusal {
     /// 400: the SDP or fragment cannot be parsed, or is not an offer.
     #[error("{0}")]
     Malformed(String),
-    /// 404: no such stream or session.
+    /// 404: no such session.
     #[error("{0}")]
     NotFound(String),
-    /// 406: nothing in the offer that we can carry (codec, direction, media).
+    /// 406: nothing in a viewer's offer by which it could play the stream (codec, direction, media).
     #[error("{0}")]
     NotAcceptable(String),
+    /// 422: a publisher's offer that we cannot carry, or not all of it (RFC 9725 §4.4.2, §4.4.3).
+    #[error("{0}")]
+    Unprocessable(String),
     /// 409: the stream has a publisher already.
     #[error("{0}")]
     Conflict(String),
+    /// 409, and when to ask again: nobody publishes the stream (draft-ietf-wish-whep §4.3).
+    #[error("{0}")]
+    NobodyPublishes(String),
     /// 412: `If-Match` names another ICE session.
     #[error("{0}")]
     PreconditionFailed(String),
@@ -311,6 +317,14 @@ impl Control {
             return Err(Refusal::Unavailable(DRAINING.into()));
         }
         self.ask(|reply| Command::Admit { request, reply }).await.unwrap_or_else(stopped)
+    }
+
+    /// Is there such a session?
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn is_there(&self, role: Role, stream: String, session: String) -> Result<(), Refusal> {
+        self.admit(Request::Change { session, role, stream }).await
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -15,8 +15,8 @@ use super::resend::Resend;
 use super::strays::Strays;
 use super::task::arrivals::Reports;
 use super::task::silence::Silence;
-use crate::block::Block;
 use crate::rights::Grant;
+use penstock_engine::block::Block;
 use penstock_engine::{
     Kind, Profile, PublisherStats, PublisherTrackId, Role, SessionId, SubscriberStats, SubscriberTrackId,
 };

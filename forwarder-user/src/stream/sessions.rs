@@ -9,8 +9,8 @@ use str0m::ice::TransId;
 use super::half_open::HalfOpen;
 use super::ids::{Key, random_hex};
 use super::session::Session;
-use crate::block::Block;
 use penstock_engine::Role;
+use penstock_engine::block::Block;
 use penstock_webrtc::peer::Pair;
 
 /// Address pairs that one session may have in the index.

@@ -19,7 +19,7 @@ use super::sdp::{LocalDescription, RemoteDescription, Setup};
 /// A datagram to send.
 #[derive(Clone, Debug)]
 pub struct Datagram {
-    /// Index of our socket.
+    /// Index of our socket, or [`TCP`].
     pub socket: usize,
     /// Destination, as the socket takes it.
     pub peer: SocketAddr,
@@ -27,10 +27,36 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
+/// Number of the socket that stands for all TCP connections, which differ by the peer's address.
+pub const TCP: usize = usize::MAX;
+
+/// Where peers are told to send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locals {
+    /// Our sockets' addresses as peers see them; the index is that of the socket. `None`: not offered.
+    pub udp: Box<[Option<SocketAddr>]>,
+    /// Where they may connect by TCP, best first.
+    pub tcp: Box<[SocketAddr]>,
+}
+
+impl Locals {
+    /// Those of UDP alone.
+    pub fn udp(addresses: impl IntoIterator<Item = Option<SocketAddr>>) -> Self {
+        Self { udp: addresses.into_iter().collect(), tcp: Box::default() }
+    }
+
+    fn has(&self, socket: usize) -> bool {
+        match socket {
+            TCP => !self.tcp.is_empty(),
+            socket => self.udp.get(socket).copied().flatten().is_some(),
+        }
+    }
+}
+
 /// Which socket of ours talks to which address of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair {
-    /// Index of our socket, in the order of the addresses that the peer was told.
+    /// Index of our socket, in the order of the addresses that the peer was told, or [`TCP`].
     pub socket: usize,
     /// Where its packets come from as we see it, which a NAT may have made.
     pub peer: SocketAddr,
@@ -69,8 +95,7 @@ pub struct Peer {
     dtls: Dtls,
     /// What DTLS sends before ICE has nominated a pair.
     unsent: VecDeque<Vec<u8>>,
-    /// Our sockets' addresses as peers see them; the index is that of the socket. `None`: not offered.
-    locals: Arc<[Option<SocketAddr>]>,
+    locals: Arc<Locals>,
     /// As the offer says, with the credentials of the latest restart.
     remote: Option<RemoteDescription>,
     /// SHA-256 of our certificate, with its name.
@@ -87,7 +112,7 @@ pub struct Peer {
 
 impl Peer {
     /// ICE-lite: we answer checks, and send none but those by which a peer shows that it has moved.
-    pub fn new(now: Instant, (stack, certificate): (Stack, DtlsCert), locals: &Arc<[Option<SocketAddr>]>) -> Self {
+    pub fn new(now: Instant, (stack, certificate): (Stack, DtlsCert), locals: &Arc<Locals>) -> Self {
         Self {
             ice: Ice::new(now),
             dtls: Dtls::with(stack, certificate),
@@ -141,7 +166,8 @@ impl Peer {
             pwd: pwd.to_owned(),
             fingerprint: self.fingerprint.clone(),
             active: remote.setup == Setup::Passive,
-            candidates: self.locals.iter().flatten().copied().collect(),
+            candidates: self.locals.udp.iter().flatten().copied().collect(),
+            tcp_candidates: self.locals.tcp.to_vec(),
         }
     }
 
@@ -172,7 +198,7 @@ impl Peer {
     /// The session is over.
     pub fn stun(&mut self, now: Instant, from: Pair, check: &Check<'_>) -> Result<(), PeerError> {
         // Another socket than was offered: its address has come to this host after the offer.
-        if self.locals.get(from.socket).copied().flatten().is_none() {
+        if !self.locals.has(from.socket) {
             return Ok(());
         }
         self.tell(now);

@@ -179,7 +179,7 @@ fn fill<E: Engine>(
                 stream: format!("stream-{stream}"),
                 role: Role::Subscriber,
                 key: media_key(&scene::viewer_key(viewer)),
-                transport: Transport { local: scene::locals()[1], peer: scene::viewer(viewer) },
+                transport: Transport::udp(scene::locals()[1], scene::viewer(viewer)),
                 of_source: case.origin == Origin::Source,
             })?;
             sessions.push(session);
@@ -210,7 +210,7 @@ fn add_publisher<E: Engine>(engine: &E, stream: u32) -> Result<PublisherTrackId>
         stream: format!("stream-{stream}"),
         role: Role::Publisher,
         key: media_key(&scene::publisher_key(stream)),
-        transport: Transport { local: scene::locals()[0], peer: scene::publisher(stream) },
+        transport: Transport::udp(scene::locals()[0], scene::publisher(stream)),
         of_source: false,
     })?;
     let track = NewPublisherTrack {

@@ -348,7 +348,7 @@ impl Publisher {
             stream: "stream".into(),
             role: Role::Publisher,
             key: media_key(&key),
-            transport: Transport { local, peer: own },
+            transport: Transport::udp(local, own),
             of_source: false,
         })?;
         let (ssrc, first) = (0x1000_0000 | u32::from(own.port()), 65_500);
@@ -452,7 +452,7 @@ impl Viewer {
             stream: "stream".into(),
             role: Role::Subscriber,
             key: media_key(key),
-            transport: Transport { local, peer: own },
+            transport: Transport::udp(local, own),
             of_source: false,
         })?)
     }

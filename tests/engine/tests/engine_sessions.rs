@@ -262,7 +262,7 @@ fn peers_move_between_ports_and_interfaces() -> Result<()> {
     for (link, port) in [(0, 11_000), (1, 11_001), (0, 11_002)] {
         let own = address(link, 2, false, port);
         viewers[0].socket = bind(&lab.peers[link], own)?;
-        let transport = Transport { local: lab.server_address(link, false), peer: own };
+        let transport = Transport::udp(lab.server_address(link, false), own);
         server.engine.move_session(viewers[0].session, transport)?;
         // The neighbour on the second link is asked for first.
         wait_for_copy(&mut publisher, &viewers[0])?;
@@ -281,7 +281,7 @@ fn peers_move_between_ports_and_interfaces() -> Result<()> {
     let old = publisher.socket;
     publisher.socket = bind(&lab.peers[0], own)?;
     publisher.socket.connect(lab.server_address(0, false))?;
-    server.engine.move_session(publisher.session, Transport { local: lab.server_address(0, false), peer: own })?;
+    server.engine.move_session(publisher.session, Transport::udp(lab.server_address(0, false), own))?;
     let sent = three(&mut publisher)?;
     expect(&mut viewers, &sent)?;
     publisher.send_index(publisher.index)?;
@@ -353,16 +353,16 @@ fn a_flow_belongs_to_who_had_it_first() -> Result<()> {
         stream: "other".into(),
         role: penstock_engine::Role::Publisher,
         key: media_key(&Key::random(16)),
-        transport: Transport { local, peer: address(0, 2, false, 5000) },
+        transport: Transport::udp(local, address(0, 2, false, 5000)),
         of_source: false,
     })?;
     let same = NewPublisherTrack { ssrc: publisher.ssrc, ..new_track() };
     let refused = server.engine.add_publisher_track(hostile, same);
     ensure!(matches!(refused, Err(EngineError::Taken { .. })), "{refused:?}");
-    let elsewhere = Transport { local, peer: address(0, 2, false, 5001) };
+    let elsewhere = Transport::udp(local, address(0, 2, false, 5001));
     server.engine.move_session(hostile, elsewhere)?;
     server.engine.add_publisher_track(hostile, same)?;
-    let back = Transport { local, peer: address(0, 2, false, 5000) };
+    let back = Transport::udp(local, address(0, 2, false, 5000));
     ensure!(matches!(server.engine.move_session(hostile, back), Err(EngineError::Taken { .. })));
     ensure!(!server.engine.restore_publisher_track(publisher.track), "nothing is amiss");
     server.engine.remove_session(hostile);

@@ -93,7 +93,7 @@ fn transmitter(ifindex: u32) -> Result<(XdpSender, XdpTransmitter, Destination)>
     path.max_payload = PACKET as u16;
     path.header[12..15].copy_from_slice(&[8, 0, 0x45]);
     let nobody = "192.0.2.1:9".parse()?;
-    let transport = Transport { local: nobody, peer: nobody };
+    let transport = Transport::udp(nobody, nobody);
     Ok((sender, transmitter, Destination { socket: 0, transport, path: Some(path) }))
 }
 

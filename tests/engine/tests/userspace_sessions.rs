@@ -62,12 +62,12 @@ fn move_and_leave(xdp: bool) -> Result<()> {
     // Both go on elsewhere, over another interface and family: indices too.
     let own = address(1, 2, true, 10_000);
     viewer.socket = bind(&lab.peers[1], own)?;
-    server.engine.move_session(viewer.session, Transport { local: far, peer: own })?;
+    server.engine.move_session(viewer.session, Transport::udp(far, own))?;
     server.carried(viewer.session)?;
     let own = address(1, 2, true, 5000);
     publisher.socket = bind(&lab.peers[1], own)?;
     publisher.socket.connect(far)?;
-    server.engine.move_session(publisher.session, Transport { local: far, peer: own })?;
+    server.engine.move_session(publisher.session, Transport::udp(far, own))?;
     publisher.send_some(2)?;
     let copies = viewer.receive_count(2)?;
     ensure!(copies.len() == 2 && copies[0].outgoing == viewer.next_out + 2, "{copies:?}");

@@ -11,6 +11,7 @@ use forwarder_common::seq::ReplayWindow;
 use forwarder_common::{ExtendedSeq, RtpHeader, maps};
 use penstock::config::{Config, mediamtx};
 use penstock::ingest::outside;
+use penstock_engine::io::tcp::Deframer;
 use penstock_media::Profile;
 use penstock_media::codec::Codec;
 use penstock_rtp::aac;
@@ -18,7 +19,7 @@ use penstock_rtp::description::{Description, Sound, Writer};
 use penstock_rtp::{Pipeline, Reorder, sender_report};
 use penstock_srtp::kdf;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
-use penstock_webrtc::peer::{Pair, Peer};
+use penstock_webrtc::peer::{Locals, Pair, Peer};
 use penstock_webrtc::sdp::{Fragment, Offer};
 use penstock_webrtc::{dtls, ice::Check, rtcp};
 use str0m::config::DtlsCert;
@@ -120,6 +121,14 @@ pub static TARGETS: [Target; 17] = [
         words: &[&[0x21, 0x12, 0xa4, 0x42], &[0, 6], &[0, 8, 0, 20], &[0, 0x25, 0, 0], &[0x80, 0x28, 0, 4]],
         allocates: (256, 512 << 10),
         run: stun,
+    },
+    Target {
+        name: "frames",
+        what: "packets in TCP connections (RFC 4571), however they are cut",
+        fixtures: &[],
+        words: &[&[0, 4], &[0, 0], &[0x10, 0], &[0x10, 1], &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]],
+        allocates: (64, 32 << 10),
+        run: frames,
     },
     Target {
         name: "dtls",
@@ -327,7 +336,8 @@ fn peer() -> Result<Peer, String> {
             .expect("a fixture of a browser")
     });
     let locals = [Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)))];
-    let mut peer = Peer::new(Instant::now(), (dtls::Stack::default(), certificate.clone()), &Arc::from(locals));
+    let mut peer =
+        Peer::new(Instant::now(), (dtls::Stack::default(), certificate.clone()), &Arc::new(Locals::udp(locals)));
     peer.accept(&offer.remote).map_err(|error| error.to_string())?;
     Ok(peer)
 }
@@ -341,6 +351,25 @@ fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
         input = rest;
         Some(piece)
     })
+}
+
+/// The same packets come of the same bytes, in one piece or in many.
+fn frames(input: &[u8]) -> Result<u64, String> {
+    let read = |cut: usize| {
+        let (mut deframer, mut count, mut sum) = (Deframer::default(), 0u64, 0u64);
+        let taken = input.chunks(cut).try_for_each(|part| {
+            deframer.take(&mut part.to_vec(), |packet| {
+                count += 1;
+                sum = packet.iter().fold(sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            })
+        });
+        (count, sum, taken.is_ok())
+    };
+    let whole = read(input.len().max(1));
+    match [1, 2, 3, 7, 100].into_iter().find(|cut| read(*cut) != whole) {
+        Some(cut) => Err(format!("other packets in pieces of {cut}")),
+        None => Ok(whole.0.min(64) * 2 + u64::from(whole.2)),
+    }
 }
 
 fn stun(input: &[u8]) -> Result<u64, String> {

@@ -39,19 +39,18 @@ const CRATES: [Layer; 10] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 17] = [
-    ("block", &[]),
+const SERVER: [Layer; 16] = [
     ("build_info", &[]),
     ("config", &[]),
-    ("lines", &["block"]),
+    ("lines", &[]),
     ("log_queue", &[]),
     ("memory", &[]),
     ("outbound", &[]),
     ("tls", &[]),
     ("rights", &["config", "outbound"]),
-    ("ingest", &["block", "config", "lines", "rights", "tls"]),
-    ("stream", &["block", "config", "ingest", "lines", "memory", "rights"]),
-    ("http", &["block", "build_info", "config", "log_queue", "rights", "stream", "tls"]),
+    ("ingest", &["config", "lines", "rights", "tls"]),
+    ("stream", &["config", "ingest", "lines", "memory", "rights"]),
+    ("http", &["build_info", "config", "log_queue", "rights", "stream", "tls"]),
     ("hooks", &["config", "outbound", "stream"]),
     ("doctor", &["config"]),
     ("inspect", &[]),
@@ -59,7 +58,6 @@ const SERVER: [Layer; 17] = [
     (
         "cli",
         &[
-            "block",
             "build_info",
             "config",
             "doctor",
@@ -78,12 +76,13 @@ const SERVER: [Layer; 17] = [
 ];
 
 /// Modules of the engines' crate.
-const ENGINE: [Layer; 12] = [
+const ENGINE: [Layer; 13] = [
+    ("block", &[]),
     ("clock", &[]),
     ("slots", &[]),
     ("elsewhere", &[]),
     ("tier", &[]),
-    ("io", &[]),
+    ("io", &["block"]),
     ("contract", &["io", "tier"]),
     ("route", &["contract"]),
     ("repair", &["contract"]),

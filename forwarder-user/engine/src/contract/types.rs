@@ -12,6 +12,20 @@ pub struct Transport {
     pub local: SocketAddr,
     /// Nominated by ICE.
     pub peer: SocketAddr,
+    /// By a TCP connection from there (RFC 6544), which only the userspace engine has.
+    pub tcp: bool,
+}
+
+impl Transport {
+    /// Datagrams between these addresses.
+    pub const fn udp(local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { local, peer, tcp: false }
+    }
+
+    /// The connection that the peer has opened from this address.
+    pub const fn tcp(local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { local, peer, tcp: true }
+    }
 }
 
 /// A session with keys.

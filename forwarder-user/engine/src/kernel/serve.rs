@@ -329,6 +329,18 @@ impl KernelEngine {
         self.shared.lock().sessions.get(session.0)?.lost.clone()
     }
 
+    /// The session's peer has gone over to TCP, where XDP cannot follow. A viewer's tracks are lost as by any other way
+    /// that ends; a publisher's packets come up to the sockets, and are diverted when they do.
+    pub fn lose_to_tcp(&self, session: SessionId, transport: Transport) {
+        {
+            let mut state = self.shared.lock();
+            let entry = state.sessions.get_mut(session.0).filter(|entry| entry.role == Role::Subscriber);
+            let Some(entry) = entry else { return };
+            entry.transport = transport;
+        }
+        self.look_for_path(session.0);
+    }
+
     /// How many viewers a stream may have, if it has as many. Nothing of a track that is gone or about to go.
     pub fn full(&self, track: PublisherTrackId) -> Option<usize> {
         let state = self.shared.lock();

@@ -185,6 +185,6 @@ mod tests {
     #[test]
     fn a_host_that_translates_nothing_says_so() {
         let (local, peer) = ("192.0.2.1:8443".parse().unwrap(), "198.51.100.7:5000".parse().unwrap());
-        assert_eq!(Conntrack::default().translated(Transport { local, peer }), None);
+        assert_eq!(Conntrack::default().translated(Transport::udp(local, peer)), None);
     }
 }

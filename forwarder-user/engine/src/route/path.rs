@@ -70,11 +70,17 @@ pub struct Route {
     transport: Transport,
 }
 
+/// Why XDP does not serve such a peer.
+const BY_TCP: &str = "its media goes by TCP";
+
 /// Finds the way to a peer.
 ///
 /// # Errors
 /// A reason for people: no route, an address of this host, a rule that translates, a device without our program …
 pub fn find(netlink: &mut Netlink, devices: &Devices, transport: Transport) -> Result<Route, String> {
+    if transport.tcp {
+        return Err(BY_TCP.into());
+    }
     let route = netlink.route(transport).map_err(|error| no_route(netlink, transport, &error))?;
     let link = netlink.recent_link(route.ifindex).map_err(|error| format!("its interface is gone: {error}"))?;
     if route.local || link.loopback {

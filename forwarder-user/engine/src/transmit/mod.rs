@@ -4,6 +4,7 @@
 //! where they are written and sealed in place, and sends them together.
 
 pub mod socket;
+pub mod tcp;
 pub mod xdp;
 
 use forwarder_common::maps::Path;
@@ -28,10 +29,12 @@ pub struct Destination {
 pub struct Sent {
     /// Handed to the network.
     pub packets: u64,
-    /// Refused: full queue, no route, no room. Every refused packet is counted here, or in `too_big`.
+    /// Refused: full queue, no route, no room. Every refused packet is counted here, in `too_big` or in `stalled`.
     pub dropped: u64,
     /// Refused: longer than the MTU on the way there.
     pub too_big: u64,
+    /// Refused: the connection to the peer takes no more at the moment, or is gone.
+    pub stalled: u64,
     /// Sent once more, since a full queue had refused them. One packet may count several times.
     pub resent: u64,
     /// System calls made for them.

@@ -291,7 +291,7 @@ mod tests {
         let peers: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let mut transmitter = SocketTransmitter::new(Arc::clone(&sockets), 0, gso);
         for (number, (peer, len)) in packets.iter().enumerate() {
-            let transport = Transport { local: sockets.bound()[0], peer: peers[*peer].local_addr().unwrap() };
+            let transport = Transport::udp(sockets.bound()[0], peers[*peer].local_addr().unwrap());
             let to = Destination { socket: 0, transport, path: None, dscp: Dscp::default() };
             transmitter.reserve(&to, *len).unwrap().fill(number as u8);
         }
@@ -336,7 +336,7 @@ mod tests {
                 true => setsockopt(&peer, sockopt::IpRecvTos, &true).unwrap(),
                 false => setsockopt(&peer, sockopt::Ipv6RecvTClass, &true).unwrap(),
             }
-            let transport = Transport { local: sockets.bound()[0], peer: peer.local_addr().unwrap() };
+            let transport = Transport::udp(sockets.bound()[0], peer.local_addr().unwrap());
             for gso in [false, true] {
                 let mut transmitter = SocketTransmitter::new(Arc::clone(&sockets), 0, gso);
                 let sent = [(0, 900), (34, 900), (34, 900), (34, 100), (46, 80), (0, 700), (0, 700)];
@@ -368,7 +368,7 @@ mod tests {
         let sockets = Arc::new(MediaSockets::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1 << 20).unwrap());
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let transport = Transport { local: sockets.bound()[0], peer: peer.local_addr().unwrap() };
+        let transport = Transport::udp(sockets.bound()[0], peer.local_addr().unwrap());
         let to = Destination { socket: 0, transport, path: None, dscp: Dscp::default() };
         let mut transmitter = SocketTransmitter::new(sockets, 0, true);
         for (len, keep) in [(100, false), (200, true), (200, false), (80, false), (200, true), (80, true)] {

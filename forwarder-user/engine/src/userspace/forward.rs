@@ -288,6 +288,7 @@ pub(super) fn transmit(inner: &Inner, transmitters: &mut [Way]) {
         inner.count(Counter::Transmitted, sent.packets - counted.packets);
         inner.count(Counter::DropRingFull, sent.dropped - counted.dropped);
         inner.count(Counter::DropTooBigForPath, sent.too_big - counted.too_big);
+        inner.count(Counter::DropTcpStalled, sent.stalled - counted.stalled);
         if transmitter.name() == "xdp" {
             inner.by_xdp.fetch_add(sent.packets - counted.packets, Relaxed);
             inner.resent.fetch_add(sent.resent - counted.resent, Relaxed);

@@ -45,10 +45,10 @@ use self::{
 use crate::{
     EngineError, Event, Events, PublisherTrackId, SessionId, SubscriberTrackId, Transport,
     contract::{Keep, NewSource},
-    io::MediaSockets,
+    io::{MediaSockets, tcp::TCP},
     repair,
     slots::Slots,
-    transmit::{Transmitter, socket::SocketTransmitter, xdp::XdpTransmitter},
+    transmit::{Transmitter, socket::SocketTransmitter, tcp::TcpTransmitter, xdp::XdpTransmitter},
 };
 
 /// Frames that are sent at once while the kernel engine sends to other viewers of the same stream: with
@@ -70,6 +70,8 @@ pub struct Config {
     pub lease: Duration,
     /// Several packets to one peer in one system call (UDP GSO).
     pub gso: bool,
+    /// Peers may come by TCP, which takes a thread more.
+    pub tcp: bool,
     /// Tests and measurements put another one in.
     pub sealer: Sealer,
     /// What is kept of peers' packets for those that lose them. Sources say it for each track.
@@ -85,6 +87,7 @@ impl Default for Config {
             viewers_per_stream: 2048,
             lease: Duration::from_nanos(LEASE_NS),
             gso: true,
+            tcp: false,
             sealer: Sealer::default(),
             repair: repair::Settings::default(),
         }
@@ -144,6 +147,9 @@ impl Inner {
     }
 
     fn socket(&self, transport: Transport) -> Result<usize, EngineError> {
+        if transport.tcp {
+            return Ok(TCP);
+        }
         let number = self.sockets.get().and_then(|sockets| sockets.number(transport.local));
         number.ok_or_else(|| EngineError::Unreachable {
             peer: transport.peer,
@@ -218,7 +224,7 @@ impl UserspaceEngine {
     /// # Errors
     /// Why it cannot be; sessions show it.
     pub fn use_xdp(&self, interfaces: Option<Vec<u32>>) -> Result<(), String> {
-        let xdp = paths::Xdp::start(Arc::downgrade(&self.0), interfaces);
+        let xdp = paths::Xdp::start(Arc::downgrade(&self.0), interfaces, self.0.config.tcp);
         let result = xdp.as_ref().map(|_| ()).map_err(String::clone);
         let _ = self.0.xdp.set(xdp);
         result
@@ -264,6 +270,8 @@ impl UserspaceEngine {
         xdp.as_mut().map(prepare);
         let mut transmitters: Vec<Box<dyn Transmitter>> = vec![];
         transmitters.extend(xdp.map(|xdp| Box::new(xdp) as Box<dyn Transmitter>));
+        let tcp = sockets.tcp().map(|connections| TcpTransmitter::new(Arc::clone(connections)));
+        transmitters.extend(tcp.map(|tcp| Box::new(tcp) as Box<dyn Transmitter>));
         transmitters.push(Box::new(socket));
         Some(Forwarder::new(Arc::clone(&self.0), transmitters))
     }

@@ -30,9 +30,9 @@ pub(super) struct Xdp {
 impl Xdp {
     /// # Errors
     /// A reason for people.
-    pub(super) fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>) -> Result<Self, String> {
+    pub(super) fn start(engine: Weak<Inner>, interfaces: Option<Vec<u32>>, tcp: bool) -> Result<Self, String> {
         check::capabilities().and_then(|()| check::kernel()).map_err(|error| error.to_string())?;
-        let sender = XdpSender::start(reading_threads() + MORE_THREADS)?;
+        let sender = XdpSender::start(reading_threads() + MORE_THREADS + usize::from(tcp))?;
         let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
         let (resolve, inbox) = mpsc::channel();
         let monitor =

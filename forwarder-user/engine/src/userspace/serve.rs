@@ -82,7 +82,12 @@ impl Engine for UserspaceEngine {
     }
 
     fn describe_session(&self, session: SessionId) -> String {
-        match self.0.read().sessions.get(session.0).map(|session| (session.role, session.path.is_ok())) {
+        let tables = self.0.read();
+        let session = tables.sessions.get(session.0);
+        if session.is_some_and(|session| session.transport.tcp) {
+            return "userspace tcp".into();
+        }
+        match session.map(|session| (session.role, session.path.is_ok())) {
             Some((Role::Publisher, _)) => self.describe(),
             Some((Role::Subscriber, true)) => "userspace xdp".into(),
             Some((Role::Subscriber, false)) => "userspace socket".into(),

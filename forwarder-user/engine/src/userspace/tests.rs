@@ -71,7 +71,7 @@ impl Lab {
     fn join(&self) -> (UdpSocket, SubscriberTrackId) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let transport = Transport { local: self.sockets.bound()[0], peer: socket.local_addr().unwrap() };
+        let transport = Transport::udp(self.sockets.bound()[0], socket.local_addr().unwrap());
         let (id, stream) = ("a".into(), "b".into());
         let new = NewSession { id, stream, role: Role::Subscriber, key: key(), transport, of_source: true };
         let session = self.engine.add_session(new).unwrap();
@@ -252,7 +252,7 @@ fn many_that_join_at_once_all_get_theirs() {
 }
 
 fn session(engine: &UserspaceEngine, sockets: &MediaSockets, role: Role, peer: &str) -> SessionId {
-    let transport = crate::Transport { local: sockets.bound()[0], peer: peer.parse().unwrap() };
+    let transport = crate::Transport::udp(sockets.bound()[0], peer.parse().unwrap());
     let (id, stream) = (peer.to_owned(), "s".to_owned());
     let new = NewSession { id, stream, role, key: key(), transport, of_source: false };
     engine.add_session(new).unwrap()
@@ -279,7 +279,7 @@ fn a_flow_belongs_to_who_had_it_first() {
 
     let elsewhere = session(&lab.engine, &lab.sockets, Role::Publisher, "127.0.0.1:2000");
     lab.engine.add_publisher_track(elsewhere, new(SSRC)).unwrap();
-    let there = crate::Transport { local: lab.sockets.bound()[0], peer: "127.0.0.1:1000".parse().unwrap() };
+    let there = crate::Transport::udp(lab.sockets.bound()[0], "127.0.0.1:1000".parse().unwrap());
     assert!(matches!(lab.engine.move_session(elsewhere, there), Err(crate::EngineError::Taken { .. })));
     let flows = |peer: &str| lab.engine.0.read().flows.get(&(0, peer.parse().unwrap(), SSRC)).copied();
     assert_eq!(flows("127.0.0.1:1000"), Some(track.0), "the owner's, still");

@@ -64,7 +64,8 @@ struct Counters {
 }
 
 /// Beginnings of what a session says carries it. Others are `other`: a reason may name addresses.
-const CARRIERS: [&str; 5] = ["kernel native", "kernel generic", "kernel", "userspace xdp", "userspace socket"];
+const CARRIERS: [&str; 6] =
+    ["kernel native", "kernel generic", "kernel", "userspace xdp", "userspace socket", "userspace tcp"];
 const ROLES: [&str; 2] = ["publisher", "subscriber"];
 
 /// How many there are.

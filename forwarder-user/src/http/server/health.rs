@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::Acceptor;
-use crate::block::Shares;
+use penstock_engine::block::Shares;
 
 /// Connections to one of them.
 const HEALTH_CONNECTIONS: usize = 64;

@@ -11,8 +11,7 @@ use crate::stream::allowance::Allowance;
 use crate::stream::budget::{Budget, Unknown};
 use crate::stream::ids::{Key, random_ssrc};
 use crate::stream::session::{Attachment, Media};
-use crate::stream::sockets::Sockets;
-use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId, Transport};
+use penstock_engine::{EngineError, NewSession, Profile, Role, SessionId};
 use penstock_srtp::kdf::Keys;
 use penstock_srtp::srtcp::{RtcpOpener, RtcpSealer, RtpOpener};
 use penstock_webrtc::dtls::Keying;
@@ -119,7 +118,10 @@ impl Task {
 
     /// Gives the session to the engine. `None`: it is refused, and closed.
     fn carry(&mut self, key: Key, keys: &Keys, pair: Pair) -> Option<SessionId> {
-        let transport = transport(&self.sockets, pair)?;
+        let Some(transport) = self.sockets.transport(pair) else {
+            self.close(key, "its peer's connection is gone");
+            return None;
+        };
         let session = self.sessions.get(key)?;
         let media_key = match session.role {
             Role::Publisher => &keys.incoming.rtp,
@@ -148,7 +150,7 @@ impl Task {
 
     /// ICE nominated another pair; keys, SSRCs and indices stay.
     pub(super) fn moved(&mut self, key: Key, pair: Pair) {
-        let Some(transport) = transport(&self.sockets, pair) else { return };
+        let Some(transport) = self.sockets.transport(pair) else { return };
         let Some((session, media)) = self.with_media(key) else { return };
         media.pair = pair;
         let engine = media.engine;
@@ -193,8 +195,4 @@ impl Task {
             }
         }
     }
-}
-
-fn transport(sockets: &Sockets, pair: Pair) -> Option<Transport> {
-    Some(Transport { local: sockets.bound(pair.socket)?, peer: pair.peer })
 }

@@ -14,6 +14,7 @@
 //! | `asking` | what publishers' packets lack, asked for |
 //! | `allowance` | publishers that send more than they may |
 //! | `silence` | who is connected while nothing arrives |
+//! | `tcp` | whose peers' connections stay |
 //! | `stray` | what comes from addresses that no session has, but of a session's peer |
 //! | `snapshot` | all of it, as the API shows it |
 //! | `view` | one session, for whoever has it |
@@ -32,6 +33,7 @@ pub(in crate::stream) mod silence;
 mod snapshot;
 mod sources;
 mod stray;
+mod tcp;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
@@ -58,10 +60,10 @@ use super::sessions::Sessions;
 use super::sockets::Sockets;
 use super::streams::Streams;
 use super::{Command, StreamConfig};
-use crate::block::Block;
 use crate::ingest::Ingest;
 use crate::lines::Lines;
 use crate::memory::{self, Turnover};
+use penstock_engine::block::Block;
 use penstock_engine::io::Datagram;
 use penstock_engine::{Engine, Event, PublisherTrackId};
 use penstock_webrtc::dtls;
@@ -125,7 +127,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(in crate::stream) fn new(config: StreamConfig, engine: Arc<dyn Engine>) -> io::Result<Self> {
-        let sockets = Sockets::bind(&config.media, config.socket_buffer, &*engine)?;
+        let sockets = Sockets::bind(&config.media, config.tcp.as_ref(), config.socket_buffer, &*engine)?;
         let ingest = Ingest::start(&config.ingest, &engine)?;
         let certificate = dtls::provider().dtls_provider.generate_certificate();
         Ok(Self {
@@ -193,7 +195,7 @@ impl Task {
                 Turn::Timer => {}
             }
             let now = Instant::now();
-            pulse.tell_reachable(self.sockets.advertised().iter().any(Option::is_some));
+            pulse.tell_reachable(self.sockets.advertised().udp.iter().any(Option::is_some));
             pulse.beat(now);
             self.run_timers(now);
             if self.turnover.is_over(now) {
@@ -245,12 +247,7 @@ impl Task {
         let life = half_open::life(self.config.connect_timeout, used, pool, session.has_begun());
         if session.media.is_none() && now >= session.connect_within(life) {
             self.counters.sessions_timed_out += 1;
-            let why = match session.peer.trouble() {
-                Some((trouble, times)) => {
-                    format!("it had no keys in time ({times} datagrams ignored, last: {trouble})")
-                }
-                None => "it had no keys in time".into(),
-            };
+            let why = tcp::why_unconnected(session, self.sockets.tcp().is_some());
             return self.close(key, &why);
         }
         let consent = session.peer.consent().unwrap_or(session.created + session.stood_still);
@@ -344,6 +341,8 @@ impl Task {
             of_a_session => {
                 let Some(key) = self.sessions.by_pair(pair) else {
                     self.counters.unknown_peer += 1;
+                    // A connection that was a session's and is no more.
+                    self.end_connection(pair);
                     return self.stray(of_a_session, pair, bytes, now);
                 };
                 match of_a_session {
@@ -372,15 +371,16 @@ impl Task {
         };
         let Some((key, session)) = self.sessions.by_ufrag(check.local()) else {
             self.counters.stun_unknown_username += 1;
-            return;
+            return self.refuse_connection(pair);
         };
         if !session.peer.is_check(&check) {
             self.counters.stun_bad_integrity += 1;
-            return;
+            return self.refuse_connection(pair);
         }
         if !self.sessions.remember(key, pair, now) {
             return self.pair_in_use(key, pair, now);
         }
+        self.admit_connection(pair);
         let Some(session) = self.sessions.get_mut(key) else { return };
         match session.peer.stun(now, pair, &check) {
             Ok(()) => {
@@ -435,6 +435,7 @@ impl Task {
                 self.send(datagram.socket, datagram.peer, &datagram.bytes);
             }
         }
+        session.pairs.iter().for_each(|pair| self.end_connection(*pair));
         if self.streams.publisher(&session.stream) == Some(key) {
             self.tell_ready(&session.stream, false);
         }

@@ -7,7 +7,6 @@ use forwarder_common::ExtendedSeq;
 
 use super::Task;
 use super::silence::Silence;
-use crate::block::Block;
 use crate::ingest::State;
 use crate::stream::ids::{Key, random, random_hex, random_ssrc};
 use crate::stream::keyframe::Keyframes;
@@ -16,6 +15,7 @@ use crate::stream::resend::Resend;
 use crate::stream::session::{Attachment, Layer, PublisherTrack, Rtx, Session, Tracks, ViewerTrack};
 use crate::stream::streams::Reply;
 use crate::stream::{Answer, Command, MediaAddress, Patched, Refusal, Request, Visitor, What};
+use penstock_engine::block::Block;
 use penstock_engine::{Role, RtxSource};
 use penstock_media::codec::Format;
 use penstock_webrtc::peer::Peer;
@@ -69,6 +69,7 @@ impl Task {
                 let _ = reply.send(self.view(&session, now));
             }
             Command::Snapshot { reply } => {
+                self.count_connections();
                 let _ = reply.send(self.snapshot(now));
             }
             Command::Kick { session, why, reply } => {
@@ -230,7 +231,7 @@ impl Task {
         let (plans, without) = match role {
             Role::Publisher => {
                 let plans = sdp::negotiate_publisher(offer, &self.config.codecs);
-                (plans.map_err(Refusal::NotAcceptable)?, None)
+                (plans.map_err(Refusal::Unprocessable)?, None)
             }
             Role::Subscriber => {
                 let sent = self.stream_formats(&stream)?;
@@ -253,7 +254,7 @@ impl Task {
             sent = self.sessions.about_to_publish(stream).map_or(&[], Session::publisher_tracks);
         }
         if sent.is_empty() {
-            return Err(Refusal::NotFound(format!("nobody publishes {stream:?} now")));
+            return Err(Refusal::NobodyPublishes(format!("nobody publishes {stream:?} now")));
         }
         Ok(sent.iter().map(PublisherTrack::sent).collect())
     }
@@ -296,7 +297,7 @@ impl Task {
         (plans, without): (&[Plan], Option<String>),
         now: Instant,
     ) -> Result<Answer, Refusal> {
-        if self.sockets.advertised().iter().flatten().next().is_none() {
+        if self.sockets.advertised().udp.iter().flatten().next().is_none() {
             return Err(Refusal::Unavailable(NO_ADDRESS.into()));
         }
         let internal = |error: penstock_webrtc::peer::PeerError| Refusal::Malformed(format!("not accepted: {error}"));

@@ -1,5 +1,6 @@
 //! State of all streams and sessions, as the API shows it.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use super::Task;
 use crate::stream::session::{Attachment, PublisherTrack, Session, ViewerTrack};
 use crate::stream::streams::Stream;
 use penstock_engine::Engine;
+use penstock_engine::io::tcp::TCP;
 
 impl Task {
     /// Names and numbers only: no session id, which is what a DELETE needs, and no key.
@@ -20,8 +22,13 @@ impl Task {
         json!({
             "engine": self.engine.describe(),
             "tier": self.engine.tier(),
-            "media": self.sockets.advertised().iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            "media": self.sockets.advertised().udp.iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
+            "media_tcp": self.sockets.advertised().tcp.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "streams": streams,
+            "tcp": self.sockets.tcp().map(|tcp| json!({
+                "connections": tcp.counters.open.load(Relaxed),
+                "strangers": tcp.counters.strangers.load(Relaxed),
+            })),
             "rtsp": self.ingest.rtsp.get(),
             "sources": self.ingest.totals.get(),
             "sessions": sessions,
@@ -74,7 +81,8 @@ impl Task {
             "stream": session.stream,
             "state": if media.is_some() { "connected" } else { "connecting" },
             "peer": session.peer.nominated().map(|pair| pair.peer.to_string()),
-            "local": session.peer.nominated().and_then(|pair| self.sockets.bound(pair.socket)).map(|a| a.to_string()),
+            "transport": session.peer.nominated().map(|pair| if pair.socket == TCP { "tcp" } else { "udp" }),
+            "local": session.peer.nominated().and_then(|pair| self.sockets.bound(pair)).map(|a| a.to_string()),
             "engine": media.map(|media| engine.describe_session(media.engine)),
             "profile": media.map(|media| media.profile),
             "tracks": publishing.chain(viewing).collect::<Vec<_>>(),

@@ -11,9 +11,9 @@ use str0m::rtp::{RtpWrite, SeqNo, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc, RtcConfig};
 use tokio::net::UdpSocket;
 
-use crate::block::Block;
 use crate::stream::{Answer, Control, Refusal};
 use penstock_engine::Role;
+use penstock_engine::block::Block;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -30,7 +30,7 @@ async fn viewers_go_on_with_whatever_a_new_publisher_sends() {
     lab.events();
     assert!(lab.engine.state().subscriber_tracks.is_empty());
     assert_eq!(lab.engine.state().sessions.len(), 1, "the viewer stays");
-    assert!(matches!(lab.offer(Role::Subscriber, "room", PLAY), Err(Refusal::NotFound(_))), "nobody publishes");
+    assert!(matches!(lab.offer(Role::Subscriber, "room", PLAY), Err(Refusal::NobodyPublishes(_))), "nobody publishes");
     let again = lab.publish("room");
     lab.rtp(&again, VP8, 9, 1, 0);
     assert_eq!(lab.engine.state().subscriber_tracks.len(), 1);

@@ -59,7 +59,7 @@ impl Lab {
     }
 
     pub(super) fn offer_from(&mut self, from: [u8; 4], role: Role, stream: &str, sdp: &str) -> Result<Answer, Refusal> {
-        let from = crate::block::Block::from(std::net::IpAddr::from(from));
+        let from = penstock_engine::block::Block::from(std::net::IpAddr::from(from));
         let (reply, mut answer) = oneshot::channel();
         let (told, mut admitted) = oneshot::channel();
         let request = Request::Open { role, stream: stream.into(), from };

@@ -14,7 +14,7 @@ use penstock_webrtc::sdp::Offer;
 impl Lab {
     fn offer_until(&mut self, role: Role, sdp: &str, ends_ns: u64) -> crate::stream::Answer {
         let (reply, mut answer) = oneshot::channel();
-        let visitor = Visitor { from: crate::block::Block::UNKNOWN, grant: Grant::until(ends_ns) };
+        let visitor = Visitor { from: penstock_engine::block::Block::UNKNOWN, grant: Grant::until(ends_ns) };
         let offer = Offer::parse(sdp).map(Box::new);
         self.task.command(Command::Offer { role, stream: "room".into(), visitor, offer, reply }, self.now);
         answer.try_recv().unwrap().unwrap()
@@ -90,8 +90,12 @@ async fn sessions_are_ended_by_their_names_and_whoever_listens_is_told() {
 async fn who_is_drained_takes_no_new_sessions() {
     let (control, _engine) = start(config());
     control.refuse_sessions(true);
-    let refused = control.offer(Role::Publisher, "room".into(), crate::block::Block::UNKNOWN, PUBLISH.into()).await;
+    let refused =
+        control.offer(Role::Publisher, "room".into(), penstock_engine::block::Block::UNKNOWN, PUBLISH.into()).await;
     assert!(refused.unwrap_err().to_string().contains("drained"));
     control.refuse_sessions(false);
-    control.offer(Role::Publisher, "room".into(), crate::block::Block::UNKNOWN, PUBLISH.into()).await.unwrap();
+    control
+        .offer(Role::Publisher, "room".into(), penstock_engine::block::Block::UNKNOWN, PUBLISH.into())
+        .await
+        .unwrap();
 }

@@ -137,7 +137,7 @@ async fn spoofed_checks_leave_nothing_behind_but_sixteen_pairs() {
 #[tokio::test]
 async fn an_offer_is_not_read_where_nothing_can_come_of_it() {
     let lab = &mut Lab::new(StreamConfig { max_sessions: 1, ..config() }).await;
-    assert!(matches!(lab.offer(Role::Subscriber, "nobody", "hello"), Err(crate::stream::Refusal::NotFound(_))));
+    assert!(matches!(lab.offer(Role::Subscriber, "nobody", "hello"), Err(crate::stream::Refusal::NobodyPublishes(_))));
     lab.publish("room");
     assert!(matches!(lab.offer(Role::Publisher, "room", "hello"), Err(crate::stream::Refusal::Conflict(_))));
     assert!(matches!(lab.offer(Role::Publisher, "x", "hello"), Err(crate::stream::Refusal::Unavailable(_))));

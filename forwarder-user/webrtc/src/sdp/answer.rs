@@ -22,6 +22,8 @@ pub struct LocalDescription {
     pub active: bool,
     /// Host candidates, best first.
     pub candidates: Vec<SocketAddr>,
+    /// Those at which peers may connect by TCP (RFC 6544), for networks that let no UDP through.
+    pub tcp_candidates: Vec<SocketAddr>,
 }
 
 /// What we send in one section.
@@ -69,7 +71,7 @@ impl Answer<'_> {
             let _ = write!(text, "a=group:BUNDLE {mids}\r\n");
         }
         text.push_str("a=msid-semantic: WMS *\r\n");
-        let mut candidates = Some(&self.local.candidates);
+        let mut candidates = Some(self.local);
         for (index, section, plan) in self.sections() {
             match plan {
                 Plan::Rejected => {
@@ -82,9 +84,7 @@ impl Answer<'_> {
                     let active = matches!(plan, Plan::Active(_));
                     self.write_section(&mut text, index, section, format, active);
                     // The transport of the bundle stands in its first section (RFC 9143 §7.3.3).
-                    for candidate in candidates.take().into_iter().flatten().enumerate() {
-                        write_candidate(&mut text, candidate);
-                    }
+                    candidates.take().into_iter().for_each(|local| write_candidates(&mut text, local));
                 }
             }
         }
@@ -220,11 +220,27 @@ pub fn asks_again(format: &Format) -> bool {
     format.offers("nack")
 }
 
-/// `a=candidate` of a host candidate on UDP (RFC 8839 §5.1). The first of the configuration has
-/// the highest priority (RFC 8445 §5.1.2.1).
-pub(super) fn write_candidate(text: &mut String, (index, address): (usize, &SocketAddr)) {
-    let local_preference = 65_535u32.saturating_sub(index as u32);
-    let priority = (126 << 24) | (local_preference << 8) | 255;
+/// `a=candidate` of each host candidate (RFC 8839 §5.1, RFC 6544 §4.5). The first of the configuration has the highest
+/// priority (RFC 8445 §5.1.2.1); all by UDP come before any by TCP, on which a lost packet holds up those behind it.
+pub(super) fn write_candidates(text: &mut String, local: &LocalDescription) {
+    for (index, address) in local.candidates.iter().enumerate() {
+        let preference = 65_535u32.saturating_sub(index as u32);
+        write_candidate(text, (index + 1, "udp", (126 << 24) | (preference << 8) | 255), address, "");
+    }
+    for (index, address) in local.tcp_candidates.iter().enumerate() {
+        // RFC 6544 §4.2: of the direction "passive", and a type preference below that of UDP.
+        let preference = (4 << 13) + 8191u32.saturating_sub(index as u32);
+        let foundation = local.candidates.len() + index + 1;
+        write_candidate(text, (foundation, "tcp", (90 << 24) | (preference << 8) | 255), address, " tcptype passive");
+    }
+}
+
+fn write_candidate(
+    text: &mut String,
+    (foundation, transport, priority): (usize, &str, u32),
+    address: &SocketAddr,
+    rest: &str,
+) {
     let (ip, port) = (address.ip(), address.port());
-    let _ = write!(text, "a=candidate:{} 1 udp {priority} {ip} {port} typ host\r\n", index + 1);
+    let _ = write!(text, "a=candidate:{foundation} 1 {transport} {priority} {ip} {port} typ host{rest}\r\n");
 }

@@ -107,6 +107,7 @@ fn serve(text: &str) -> Result<usize, String> {
         fingerprint: "sha-256 AA".into(),
         active: false,
         candidates: vec![],
+        tcp_candidates: vec![],
     };
     let (offer, plans) = (&offer, &plans);
     let answer =

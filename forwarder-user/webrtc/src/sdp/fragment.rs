@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::answer::{LocalDescription, write_candidate};
+use super::answer::{LocalDescription, write_candidates};
 use super::lines::{MAX_CANDIDATES, check};
 use super::offer::check_credentials;
 
@@ -58,9 +58,7 @@ impl LocalDescription {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = write!(text, "a=ice-lite\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", self.ufrag, self.pwd);
-        for candidate in self.candidates.iter().enumerate() {
-            write_candidate(&mut text, candidate);
-        }
+        write_candidates(&mut text, self);
         text.push_str("a=end-of-candidates\r\n");
         text
     }

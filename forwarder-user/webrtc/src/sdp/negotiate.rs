@@ -22,10 +22,10 @@ const MAX_COMPARED: usize = 32;
 /// Plans for a publisher's offer, one per section: the first audio and the first video section
 /// that it sends, each with the format that is chosen of those that we carry. `order`: codecs that are preferred, the
 /// best first; else what every browser plays ([`Format::is_universal`]), and of that, or of the rest if there is none,
-/// what the publisher lists first.
+/// what the publisher lists first. Two that it sends of one kind are refused.
 ///
 /// # Errors
-/// A sentence: nothing in the offer can be carried.
+/// A sentence: nothing in the offer can be carried, or it has more than a stream.
 pub fn negotiate_publisher(offer: &Offer, order: &[Codec]) -> Result<Vec<Plan>, String> {
     let mut taken = vec![];
     let plans: Vec<Plan> = offer
@@ -40,7 +40,7 @@ pub fn negotiate_publisher(offer: &Offer, order: &[Codec]) -> Result<Vec<Plan>, 
         })
         .collect();
     if !taken.is_empty() {
-        return Ok(plans);
+        return only_one_of_each(offer).map(|()| plans);
     }
     let media: Vec<&Section> = offer.sections.iter().filter(|section| section.kind.is_some()).collect();
     Err(if media.is_empty() {
@@ -52,6 +52,20 @@ pub fn negotiate_publisher(offer: &Offer, order: &[Codec]) -> Result<Vec<Plan>, 
     } else {
         format!("no codec in common: the offer sends {}, we carry {CARRIED}", names(&media))
     })
+}
+
+/// A stream has one track of each kind. Whoever sends two would believe that both arrive (RFC 9725 §4.4.2).
+fn only_one_of_each(offer: &Offer) -> Result<(), String> {
+    for (kind, name) in [(Kind::Video, "video"), (Kind::Audio, "audio")] {
+        let sent = |section: &&Section| section.kind == Some(kind) && section.usable() && section.sends;
+        let count = offer.sections.iter().filter(sent).count();
+        if count > 1 {
+            return Err(format!(
+                "the offer sends {count} {name} tracks, and a stream has one: publish the other under a name of its own"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What `negotiate_publisher` can take.

@@ -24,6 +24,7 @@ fn local() -> LocalDescription {
         fingerprint: "sha-256 AA:BB".into(),
         active: false,
         candidates: vec!["192.0.2.1:8189".parse().unwrap(), "[2001:db8::1]:8189".parse().unwrap()],
+        tcp_candidates: vec![],
     }
 }
 
@@ -320,10 +321,14 @@ fn no_codec_in_common_is_explained() {
 }
 
 #[test]
-fn the_second_track_of_a_kind_is_inactive() {
+fn a_second_track_of_a_kind_is_refused() {
     let second = CHROMIUM_PUBLISH.split("m=video").nth(1).unwrap().replace("a=mid:1", "a=mid:2");
     let text = format!("{}m=video{second}", CHROMIUM_PUBLISH.replace("BUNDLE 0 1", "BUNDLE 0 1 2"));
-    let plans = publish(&text);
+    let refused = negotiate_publisher(&Offer::parse(&text).unwrap(), &[]).unwrap_err();
+    assert!(refused.contains("2 video tracks"), "{refused}");
+    // One that is not sent takes nothing away.
+    let (first, last) = text.rsplit_once("a=sendonly").unwrap();
+    let plans = publish(&format!("{first}a=inactive{last}"));
     assert_eq!(actives(&plans).len(), 2);
     assert!(matches!(plans[2], Plan::Inactive(_)));
 }

@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         stream: "left-behind".into(),
         role: Role::Publisher,
         key: media_key(&Key::test(16, 1)),
-        transport: Transport { local, peer: peer.parse().context("peer address")? },
+        transport: Transport::udp(local, peer.parse().context("peer address")?),
         of_source: false,
     })?;
     engine.add_publisher_track(

@@ -38,8 +38,9 @@ use super::{
     connection::Stream as Bytes,
     handshake,
 };
+use penstock_engine::block::Shares;
+
 use crate::{
-    block::Shares,
     config::{self, stream_name_problem},
     ingest::{Event, Handle, Settings, error::SourceError, media::Media, place::Place, play::PlayerId, status::State},
     lines::Lines,

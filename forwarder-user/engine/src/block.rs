@@ -44,7 +44,11 @@ pub struct Share {
 impl Shares {
     /// A quarter of all places for one block, and no less than `least`.
     pub fn of(places: usize, least: usize) -> Arc<Self> {
-        let most = (places / 4).max(least);
+        Self::each((places / 4).max(least))
+    }
+
+    /// No more than `most` for one block.
+    pub fn each(most: usize) -> Arc<Self> {
         Arc::new(Self { most, used: Mutex::default(), refused: AtomicU64::new(0) })
     }
 
