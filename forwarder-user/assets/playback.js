@@ -154,7 +154,7 @@ export class Player extends EventTarget {
     } else if (status === 401 || status === 403) {
       this.#show("refused", message, status);
       return 30_000;
-    } else if (status === 404) {
+    } else if (status === 404 || status === 409) {
       this.#show("waiting", "Nobody publishes this stream at the moment. It starts by itself.", status);
     } else if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
       this.#show("refused", message, status);

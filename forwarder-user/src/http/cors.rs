@@ -10,9 +10,7 @@ use axum::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use penstock_media::Role;
-
-use super::signalling::allowed;
+use super::signalling::{ALLOWED, ALLOWED_OF_SESSION};
 
 use super::body::{ACCEPT_PATCH, ACCEPT_POST, FRAGMENT_TYPE, NOTE, SDP_TYPE};
 
@@ -48,9 +46,8 @@ pub(super) async fn describe_options(request: Request, next: Next) -> Response {
         let mut segments = path.trim_matches('/').split('/').skip(1);
         let (allow, accept) = match (segments.next(), segments.next()) {
             _ if path.starts_with("/api/") => ("GET, HEAD, OPTIONS", None),
-            (_, Some(_session)) => ("PATCH, DELETE, OPTIONS", Some((ACCEPT_PATCH, FRAGMENT_TYPE))),
-            (Some("whep"), None) => (allowed(Role::Subscriber), Some((ACCEPT_POST, SDP_TYPE))),
-            _ => (allowed(Role::Publisher), Some((ACCEPT_POST, SDP_TYPE))),
+            (_, Some(_session)) => (ALLOWED_OF_SESSION, Some((ACCEPT_PATCH, FRAGMENT_TYPE))),
+            _ => (ALLOWED, Some((ACCEPT_POST, SDP_TYPE))),
         };
         let headers = response.headers_mut();
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));

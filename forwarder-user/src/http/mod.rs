@@ -4,8 +4,8 @@
 //!
 //! | path | methods | |
 //! | --- | --- | --- |
-//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS; of WHEP also HEAD | open a session |
-//! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS | trickle, ICE restart, close |
+//! | `/{stream}/whip`, `/{stream}/whep` | POST, OPTIONS; GET and HEAD without content | open a session |
+//! | `/{stream}/whip/{session}`, `…/whep/{session}` | PATCH, DELETE, OPTIONS; GET and HEAD without content | trickle, ICE restart, close |
 //! | `/{stream}`, `/{stream}/publish`, `/`, with or without a slash at the end; `/player.js` | GET | pages |
 //! | `/api/v1/own-session/{session}` | GET | a session, for whoever has it |
 //! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/healthz`, `/metrics` | GET | observe |

@@ -44,38 +44,37 @@ fn endpoint(role: Role) -> MethodRouter<Arc<App>> {
         open(&app, role, stream, request).await
     })
     .fallback(move |State(app): Shared, path: Result<Path<String>, PathRejection>, request: Request| async move {
-        let probes = request.method() == Method::HEAD && role == Role::Subscriber;
-        if probes {
+        if [Method::GET, Method::HEAD].contains(request.method()) {
             let Path(stream) = path.map_err(bad_path)?;
-            return probe(&app, &stream, &Shown::of(&request)).await;
+            return probe(&app, role, &stream, &Shown::of(&request)).await;
         }
         Err(Failure::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "a session is opened by POST with an SDP offer; of other methods this address knows only those of Allow",
         )
-        .with(header::ALLOW, allowed(role))
+        .with(header::ALLOW, ALLOWED)
         .with(ACCEPT_POST, SDP_TYPE))
     })
 }
 
-/// Methods of an endpoint. RFC 9725 §4.2 keeps HEAD for later; WHEP has it.
-pub(super) fn allowed(role: Role) -> &'static str {
-    match role {
-        Role::Publisher => "POST, OPTIONS",
-        Role::Subscriber => "HEAD, POST, OPTIONS",
-    }
-}
+/// Methods of an endpoint, and of a session.
+pub(super) const ALLOWED: &str = "GET, HEAD, POST, OPTIONS";
+pub(super) const ALLOWED_OF_SESSION: &str = "GET, HEAD, PATCH, DELETE, OPTIONS";
 
-/// HEAD (WHEP): what a POST must have. Whether somebody publishes only that tells.
-async fn probe(app: &App, stream: &str, shown: &Shown) -> Result<Response, Failure> {
+/// GET and HEAD of an endpoint: it is there, and has no representation (RFC 9725 §4.1). Players know an endpoint of WHEP
+/// by its type (draft-ietf-wish-whep §4.2). Whether somebody publishes only a POST tells.
+async fn probe(app: &App, role: Role, stream: &str, shown: &Shown) -> Result<Response, Failure> {
     name::check(stream)?;
-    auth::permit(app, Action::Play, stream, shown, false).await?;
+    auth::permit(app, action(role), stream, shown, false).await?;
     let headers = [
-        (header::ALLOW, header_value(allowed(Role::Subscriber))?),
+        (header::ALLOW, header_value(ALLOWED)?),
         (ACCEPT_POST, header_value(SDP_TYPE)?),
         (header::CACHE_CONTROL, header_value("no-store")?),
     ];
-    let mut response = (StatusCode::OK, headers).into_response();
+    let mut response = match role {
+        Role::Publisher => (StatusCode::NO_CONTENT, headers).into_response(),
+        Role::Subscriber => (StatusCode::OK, [(header::CONTENT_TYPE, SDP_TYPE)], headers).into_response(),
+    };
     ice_servers::link(response.headers_mut(), &app.settings.current().ice_servers);
     Ok(response)
 }
@@ -90,14 +89,25 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
         let Path(of) = path.map_err(bad_path)?;
         close(&app, role, of, (&shown, client::block_of(&extensions))).await
     })
+    .get(move |State(app): Shared, path: Session, shown: Shown| async move {
+        let Path((stream, session)) = path.map_err(bad_path)?;
+        look_at(&app, role, stream, session, &shown).await
+    })
     .fallback(|| async {
         Failure::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "a session is changed by PATCH and closed by DELETE; this address knows nothing else",
+            "a session is changed by PATCH and closed by DELETE; of other methods this address knows only those of Allow",
         )
-        .with(header::ALLOW, "PATCH, DELETE, OPTIONS")
+        .with(header::ALLOW, ALLOWED_OF_SESSION)
         .with(ACCEPT_PATCH, FRAGMENT_TYPE)
     })
+}
+
+/// GET and HEAD of a session: it is there, and has no representation (RFC 9725 §4.1).
+async fn look_at(app: &App, role: Role, stream: String, session: String, shown: &Shown) -> Result<StatusCode, Failure> {
+    let (_permit, _) = admit(app, role, &stream, shown, false).await?;
+    within(app, app.control.is_there(role, stream, session)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// POST (RFC 9725 §4.2): 201 with the answer and the address of the session.

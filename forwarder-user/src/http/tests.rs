@@ -253,15 +253,20 @@ async fn delete_closes() {
 
 #[tokio::test]
 async fn other_methods_are_405() {
-    for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH"] {
+    for method in ["PUT", "DELETE", "PATCH"] {
         let reply = ask(open_server(), method, "/cam/whip", &[], "").await;
         assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
-        assert_eq!(reply.header("allow"), "POST, OPTIONS", "{method}");
+        assert_eq!(reply.header("allow"), "GET, HEAD, POST, OPTIONS", "{method}");
     }
-    for method in ["GET", "POST", "PUT"] {
+    for method in ["POST", "PUT"] {
         let reply = ask(open_server(), method, "/cam/whep/known", &[], "").await;
         refused(&reply, 405, "DELETE");
-        assert_eq!(reply.header("allow"), "PATCH, DELETE, OPTIONS");
+        assert_eq!(reply.header("allow"), "GET, HEAD, PATCH, DELETE, OPTIONS");
+    }
+    // RFC 9725 §4.1: what has no representation is answered without content.
+    for (method, path) in [("GET", "/cam/whip"), ("HEAD", "/cam/whip"), ("GET", "/cam/whep/known")] {
+        let reply = ask(open_server(), method, path, &[], "").await;
+        assert_eq!((reply.status, reply.body.as_str()), (StatusCode::NO_CONTENT, ""), "{method} {path}");
     }
     let reply = ask(open_server(), "POST", "/cam", &[], "").await;
     refused(&reply, 405, "method");
@@ -278,7 +283,7 @@ async fn options_and_cors() {
     let reply = ask(open_server(), "OPTIONS", "/cam/whip", &headers, "").await;
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(reply.header("accept-post"), "application/sdp");
-    assert_eq!(reply.header("allow"), "POST, OPTIONS");
+    assert_eq!(reply.header("allow"), "GET, HEAD, POST, OPTIONS");
     assert_eq!(reply.header("access-control-allow-origin"), "*");
     for name in ["authorization", "content-type", "if-match"] {
         assert!(reply.header("access-control-allow-headers").contains(name), "{name}");

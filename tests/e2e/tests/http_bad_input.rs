@@ -147,22 +147,22 @@ fn statuses(lab: &Lab) {
     refused(lab.post("/.other/whip", SDP, OFFER.as_bytes()), 400, "dot");
     refused(lab.post("/metrics/whip", SDP, OFFER.as_bytes()), 400, "reserved");
     // A viewer's offer has nothing to publish.
-    refused(lab.post(whip, SDP, OFFER.as_bytes()), 406, "");
+    refused(lab.post(whip, SDP, OFFER.as_bytes()), 422, "");
     let without_media = OFFER.split("m=video").next().unwrap_or_default().replace("a=group:BUNDLE 0\r\n", "");
     let reply = lab.post(whip, SDP, without_media.as_bytes()).expect("an answer");
-    assert!(matches!(reply.status, 400 | 406), "{} {}", reply.status, reply.body);
+    assert!(matches!(reply.status, 400 | 422), "{} {}", reply.status, reply.body);
     // Media that could only go in the clear or by SDES: DTLS, and with it GCM, is impossible.
     let plain = OFFER.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP").replace("a=fingerprint", "a=none");
     let plain = plain.replace("recvonly", "sendonly");
     let reply = lab.post(whip, SDP, plain.as_bytes()).expect("an answer");
-    assert!(matches!(reply.status, 400 | 406), "{} {}", reply.status, reply.body);
+    assert!(matches!(reply.status, 400 | 422), "{} {}", reply.status, reply.body);
     let unknown_codec = OFFER.replace("VP8", "THEORA").replace("recvonly", "sendonly");
-    refused(lab.post(whip, SDP, unknown_codec.as_bytes()), 406, "");
-    refused(lab.post("/nobody/whep", SDP, OFFER.as_bytes()), 404, "nobody");
+    refused(lab.post(whip, SDP, unknown_codec.as_bytes()), 422, "");
+    refused(lab.post("/nobody/whep", SDP, OFFER.as_bytes()), 409, "nobody");
     refused(lab.post("/live/whip", SDP, OFFER.replace("recvonly", "sendonly").as_bytes()), 409, "");
-    for method in ["GET", "PUT", "DELETE", "PATCH"] {
+    for method in ["PUT", "DELETE", "PATCH"] {
         let reply = lab.ask(method, whip, &[], None).expect("an answer");
-        assert_eq!((reply.status, reply.header("allow")), (405, Some("POST, OPTIONS")), "{method}");
+        assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD, POST, OPTIONS")), "{method}");
     }
     refused(lab.ask("DELETE", "/live/whep/0123456789abcdef", &[], None), 404, "");
     refused(lab.ask("PATCH", "/live/whep/0123456789abcdef", &[("If-Match", "*")], Some((FRAGMENT, b"a=x"))), 404, "");

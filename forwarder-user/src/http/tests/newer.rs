@@ -88,10 +88,12 @@ async fn ice_servers_are_told_to_whom_may_open_a_session() {
 
 #[tokio::test]
 async fn head_tells_what_a_post_must_have() {
-    let reply = ask(open_server(), "HEAD", "/cam/whep", &[], "").await;
-    assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, ""));
-    assert_eq!(reply.header("accept-post"), "application/sdp");
-    assert_eq!(reply.header("allow"), "HEAD, POST, OPTIONS");
+    for method in ["HEAD", "GET"] {
+        let reply = ask(open_server(), method, "/cam/whep", &[], "").await;
+        assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, ""));
+        assert_eq!([reply.header("content-type"), reply.header("accept-post")], ["application/sdp"; 2]);
+        assert_eq!(reply.header("allow"), "GET, HEAD, POST, OPTIONS");
+    }
     assert_eq!(ask(open_server(), "HEAD", "/.cam/whep", &[], "").await.status, StatusCode::BAD_REQUEST);
     let mut config = Config::default();
     config.auth.play_token = Secret::new("play");

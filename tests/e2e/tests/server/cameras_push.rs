@@ -136,7 +136,7 @@ fn viewers_outlive_a_publisher_who_returns() -> Result<()> {
     // Nobody watches and nobody publishes: it is forgotten.
     stage.until("the stream is gone", || Ok(source(&stage)?.is_null()))?;
     let nobody = Viewers::start(&stage.whep(), 1, Source::None, stage.playing());
-    ensure!(nobody.err().is_some_and(|error| format!("{error:#}").contains("404")));
+    ensure!(nobody.err().is_some_and(|error| format!("{error:#}").contains("409")));
     Ok(())
 }
 

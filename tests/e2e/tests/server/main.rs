@@ -12,6 +12,7 @@ mod cameras_push;
 mod cameras_rtp;
 mod cameras_sound;
 mod cameras_srtp;
+mod conformance;
 mod engines;
 mod fanout;
 mod ice;

@@ -84,6 +84,6 @@ fn no_common_codec_is_406() -> Result<()> {
     let Err(refused) = Viewers::start(&stage.whep(), 1, source, stage.playing()) else {
         panic!("a viewer of nothing was accepted");
     };
-    assert!(format!("{refused:#}").contains("404"), "{refused:#}");
+    assert!(format!("{refused:#}").contains("409"), "{refused:#}");
     Ok(())
 }
