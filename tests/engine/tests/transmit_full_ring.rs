@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use forwarder_common::maps::Path;
 use penstock_engine::{
-    Transport,
+    Dscp, Transport,
     transmit::{
         Destination, Sent, Transmitter as _,
         xdp::{XdpSender, XdpTransmitter},
@@ -94,7 +94,8 @@ fn transmitter(ifindex: u32) -> Result<(XdpSender, XdpTransmitter, Destination)>
     path.header[12..15].copy_from_slice(&[8, 0, 0x45]);
     let nobody = "192.0.2.1:9".parse()?;
     let transport = Transport::udp(nobody, nobody);
-    Ok((sender, transmitter, Destination { socket: 0, transport, path: Some(path) }))
+    let dscp = Dscp::default();
+    Ok((sender, transmitter, Destination { socket: 0, transport, path: Some(path), dscp }))
 }
 
 /// Sends packets that carry their number, beginning with this one.
