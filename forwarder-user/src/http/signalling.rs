@@ -19,10 +19,10 @@ use super::{
     name,
     reply::Failure,
 };
+use penstock_engine::block::Block;
 use penstock_media::Role;
 
 use crate::{
-    block::Block,
     config::Action,
     rights::{Grant, Watch},
     stream::{Answer, Control, Patched, Refusal, Visitor},
@@ -89,9 +89,9 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
         let Path(of) = path.map_err(bad_path)?;
         close(&app, role, of, (&shown, client::block_of(&extensions))).await
     })
-    .get(move |State(app): Shared, path: Session, shown: Shown| async move {
-        let Path((stream, session)) = path.map_err(bad_path)?;
-        look_at(&app, role, stream, session, &shown).await
+    .get(move |State(app): Shared, path: Session, shown: Shown, extensions: Extensions| async move {
+        let Path(of) = path.map_err(bad_path)?;
+        look_at(&app, role, of, (&shown, client::block_of(&extensions))).await
     })
     .fallback(|| async {
         Failure::new(
@@ -104,8 +104,13 @@ fn resource(role: Role) -> MethodRouter<Arc<App>> {
 }
 
 /// GET and HEAD of a session: it is there, and has no representation (RFC 9725 §4.1).
-async fn look_at(app: &App, role: Role, stream: String, session: String, shown: &Shown) -> Result<StatusCode, Failure> {
-    let (_permit, _) = admit(app, role, &stream, shown, false).await?;
+async fn look_at(
+    app: &App,
+    role: Role,
+    (stream, session): (String, String),
+    shown: (&Shown, Block),
+) -> Result<StatusCode, Failure> {
+    let (_place, _) = admit(app, role, &stream, shown, false).await?;
     within(app, app.control.is_there(role, stream, session)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -58,6 +58,7 @@ impl Health {
                 connections: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
                 shares: Shares::of(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS),
                 trusted: vec![],
+                media: None,
                 told: Instant::now(),
                 stopped: self.stopped.clone(),
             };
