@@ -4,7 +4,7 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
 };
-use tokio::{sync::Mutex, time::timeout};
+use tokio::time::timeout;
 
 use super::Denied;
 use crate::{config::Jwt, outbound};
@@ -80,9 +80,14 @@ impl Known {
     }
 }
 
-/// The set, as it was read last. Whoever needs it while it is read waits for that.
+/// The set, as it was read last. Who finds his key in it never waits for one who does not: a token that names an unknown
+/// key has it read again, and whoever publishes it may take his time.
 #[derive(Default)]
-pub(super) struct Keys(Mutex<Option<Set>>);
+pub(super) struct Keys {
+    kept: Mutex<Option<Set>>,
+    /// Held by the one who reads it.
+    reading: tokio::sync::Mutex<()>,
+}
 
 struct Set {
     url: String,
@@ -93,50 +98,69 @@ struct Set {
     tried: Instant,
 }
 
+/// Keys of the set that may have signed a token.
+type Found = Result<Vec<Arc<Known>>, Denied>;
+
 impl Keys {
-    /// Keys of the set that may have signed a token.
+    /// See [`Found`].
     ///
     /// # Errors
     /// [`Denied::Unknown`]: there is none, and nobody answers who would know.
-    pub(super) async fn find(
-        &self,
-        settings: &Jwt,
-        algorithm: Algorithm,
-        id: Option<&str>,
-    ) -> Result<Vec<Arc<Known>>, Denied> {
-        let now = Instant::now();
-        let mut kept = self.0.lock().await;
-        let known = kept.as_ref().filter(|set| set.url == settings.jwks);
-        let fitting =
-            |set: &Set| -> Vec<Arc<Known>> { set.keys.iter().filter(|key| key.fits(algorithm, id)).cloned().collect() };
-        let found = known.map(fitting).unwrap_or_default();
-        let fresh = |set: &Set| {
-            set.read.is_some_and(|read| now.duration_since(read) < Duration::from_secs(settings.jwks_refresh_s))
-        };
-        let paused = known.is_some_and(|set| now.duration_since(set.tried) < PAUSE);
-        if (!found.is_empty() && known.is_some_and(fresh)) || paused {
-            let unread = known.is_some_and(|set| set.read.is_none());
-            return if unread { Err(Denied::Unknown("the keys of the signer cannot be read")) } else { Ok(found) };
+    pub(super) async fn find(&self, settings: &Jwt, algorithm: Algorithm, id: Option<&str>) -> Found {
+        let fits = |set: &Set| set.keys.iter().filter(|key| key.fits(algorithm, id)).cloned().collect::<Vec<_>>();
+        let (former, enough) = self.look(settings, &fits);
+        if enough {
+            return former;
         }
-        match read(&settings.jwks).await {
+        let has_some = former.as_ref().is_ok_and(|keys| !keys.is_empty());
+        let turn = match self.reading.try_lock() {
+            Ok(turn) => turn,
+            // What he has is old, and somebody sees to it.
+            Err(_) if has_some => return former,
+            Err(_) => self.reading.lock().await,
+        };
+        // Somebody may have read it meanwhile.
+        let (former, enough) = self.look(settings, &fits);
+        if enough {
+            return former;
+        }
+        let read = read(&settings.jwks).await;
+        let now = Instant::now();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = match read {
             Ok(keys) => {
                 tracing::info!(keys = keys.len(), "jwt.jwks was read");
-                let set = Set { url: settings.jwks.clone(), keys, read: Some(now), tried: now };
-                let found = fitting(&set);
-                *kept = Some(set);
-                Ok(found)
+                Set { url: settings.jwks.clone(), keys, read: Some(now), tried: now }
             }
             Err(why) => {
                 tracing::warn!("jwt.jwks cannot be read, the former keys stay: {why}");
                 let former = kept.take().filter(|set| set.url == settings.jwks);
                 let (keys, read) = former.map(|set| (set.keys, set.read)).unwrap_or_default();
-                *kept = Some(Set { url: settings.jwks.clone(), keys, read, tried: now });
-                match read {
-                    None => Err(Denied::Unknown("the keys of the signer cannot be read")),
-                    Some(_) => Ok(found),
-                }
+                Set { url: settings.jwks.clone(), keys, read, tried: now }
             }
-        }
+        };
+        let found = found(&set, &fits);
+        *kept = Some(set);
+        drop((kept, turn));
+        found
+    }
+
+    /// What is known now, and whether that is enough.
+    fn look(&self, settings: &Jwt, fits: &impl Fn(&Set) -> Vec<Arc<Known>>) -> (Found, bool) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(set) = kept.as_ref().filter(|set| set.url == settings.jwks) else { return (Ok(vec![]), false) };
+        let (now, found) = (Instant::now(), found(set, fits));
+        let lasts = Duration::from_secs(settings.jwks_refresh_s);
+        let fresh = set.read.is_some_and(|read| now.duration_since(read) < lasts);
+        let is_there = found.as_ref().is_ok_and(|keys| !keys.is_empty());
+        (found, (is_there && fresh) || now.duration_since(set.tried) < PAUSE)
+    }
+}
+
+fn found(set: &Set, fits: &impl Fn(&Set) -> Vec<Arc<Known>>) -> Found {
+    match set.read {
+        None => Err(Denied::Unknown("the keys of the signer cannot be read")),
+        Some(_) => Ok(fits(set)),
     }
 }
 

@@ -336,6 +336,36 @@ async fn keys_that_are_published_are_read_and_rotate() {
     assert_eq!(asked.load(Relaxed), 2);
 }
 
+/// Whoever publishes the keys hangs, and a stranger names one that nobody has: tokens whose key is known do not wait.
+#[tokio::test]
+async fn a_token_with_a_known_key_does_not_wait_for_one_with_an_unknown() {
+    let pem = PKey::generate_ed25519().unwrap().private_key_to_pem_pkcs8().unwrap();
+    let key = EncodingKey::from_ed_pem(&pem).unwrap();
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::EdDSA).unwrap();
+    jwk.common.key_id = Some("known".into());
+    let set = json!({ "keys": [jwk] }).to_string();
+    let (url, _) = server(move |number, _| {
+        let wait = if number == 0 { Duration::ZERO } else { Duration::from_secs(600) };
+        (StatusCode::OK, set.clone(), wait)
+    })
+    .await;
+    let rights = rights(&format!("[jwt]\njwks = \"{url}\""));
+    let by = |id: &str| {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(id.into());
+        let signed = encode(&header, &claims(60), &key).unwrap();
+        let rights = rights.clone();
+        async move { play(&rights, "cam", token(&signed)).await }
+    };
+    assert!(by("known").await.is_ok());
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::select! {
+        biased;
+        answer = by("unknown") => panic!("nobody can know: {:?}", answer.is_ok()),
+        answer = by("known") => assert!(answer.is_ok()),
+    }
+}
+
 #[tokio::test]
 async fn without_keys_nobody_can_tell() {
     let (url, _) = server(|_, _| (StatusCode::OK, "<html>".into(), Duration::ZERO)).await;
