@@ -41,6 +41,9 @@ struct Body {
     expires_in: Option<u64>,
 }
 
+/// Least time between two lines of the log about one who does not answer.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 type Answer = Result<Allowed, Denied>;
 
 /// See the module.
@@ -48,11 +51,13 @@ pub(super) struct Callback {
     open: Semaphore,
     kept: Mutex<HashMap<[u8; 32], (Instant, Answer)>>,
     key: OnceLock<Option<hmac::Key>>,
+    /// When the log was last told that he does not do his work, and how often since it was not.
+    told: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Default for Callback {
     fn default() -> Self {
-        Self { open: Semaphore::new(AT_A_TIME), kept: Mutex::default(), key: OnceLock::new() }
+        Self { open: Semaphore::new(AT_A_TIME), kept: Mutex::default(), key: OnceLock::new(), told: Mutex::default() }
     }
 }
 
@@ -93,11 +98,11 @@ impl Callback {
         let answered = match timeout(Duration::from_millis(settings.timeout_ms), asked).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(why)) => {
-                tracing::warn!("auth_http.url: nobody is let in by it: {why}");
+                self.complain(&why);
                 return Err(Denied::Unknown("whoever decides who may come in cannot be reached"));
             }
             Err(_) => {
-                tracing::warn!("auth_http.url: no answer within {} ms, nobody is let in by it", settings.timeout_ms);
+                self.complain(&format!("no answer within {} ms", settings.timeout_ms));
                 return Err(Denied::Unknown("whoever decides who may come in does not answer"));
             }
         };
@@ -114,10 +119,22 @@ impl Callback {
             }
             status if status.is_client_error() => Err(Denied::Wrong("whoever decides who may come in says no")),
             status => {
-                tracing::warn!("auth_http.url answers {status}: nobody is let in by it");
+                self.complain(&format!("it answers {status}"));
                 Err(Denied::Unknown("whoever decides who may come in has an error"))
             }
         }
+    }
+
+    /// A line of the log; strangers decide how often there is one to write.
+    fn complain(&self, why: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if told.0.is_some_and(|at| now.duration_since(at) < TELL_EVERY) {
+            told.1 += 1;
+            return;
+        }
+        let (_, kept_back) = std::mem::replace(&mut *told, (Some(now), 0));
+        tracing::warn!(kept_back, "auth_http.url: nobody is let in by it: {why}");
     }
 
     fn mac(&self, url: &str, question: &[u8]) -> Option<[u8; 32]> {
