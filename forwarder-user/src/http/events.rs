@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Query, State},
+    extract::State,
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -13,7 +13,7 @@ use futures::{Stream, stream::unfold};
 use serde::Deserialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::App;
+use super::{App, problem::Asked};
 use crate::stream::Notice;
 
 /// How often a silent connection is shown to be alive, to those in between.
@@ -27,7 +27,7 @@ pub(super) struct Filter {
 }
 
 /// One event a notice, with its name, and the notice as JSON. Who is too slow is told how many it missed.
-pub(super) async fn events(State(app): State<Arc<App>>, Query(filter): Query<Filter>) -> Response {
+pub(super) async fn events(State(app): State<Arc<App>>, Asked(filter): Asked<Filter>) -> Response {
     let events = stream(app.control.listen(), filter.stream);
     Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)).into_response()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::to_bytes,
-    extract::{Path, Query, Request, State},
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -21,7 +21,7 @@ use super::{
     auth::{self, Shown},
     change::{Change, Edit, Refused},
     events, name,
-    problem::Problem,
+    problem::{Asked, Named, Problem},
 };
 use crate::config::Action;
 
@@ -75,7 +75,7 @@ async fn state(State(app): Shared) -> Answer {
     Ok(Json(state).into_response())
 }
 
-async fn stream(State(app): Shared, Path(name): Path<String>) -> Answer {
+async fn stream(State(app): Shared, Named(name): Named) -> Answer {
     let snapshot = snapshot(&app).await?;
     let mut stream = find(&snapshot, "streams", "name", &name)
         .ok_or_else(|| missing(format!("nobody publishes {name:?}, and it has no source")))?
@@ -97,8 +97,8 @@ struct Options {
 
 async fn put_stream(
     State(app): Shared,
-    Path(name): Path<String>,
-    Query(Options { persist }): Query<Options>,
+    Named(name): Named,
+    Asked(Options { persist }): Asked<Options>,
     request: Request,
 ) -> Answer {
     let document = json_body(request, "application/json").await?;
@@ -107,19 +107,15 @@ async fn put_stream(
 
 async fn patch_stream(
     State(app): Shared,
-    Path(name): Path<String>,
-    Query(Options { persist }): Query<Options>,
+    Named(name): Named,
+    Asked(Options { persist }): Asked<Options>,
     request: Request,
 ) -> Answer {
     let document = json_body(request, "application/merge-patch+json").await?;
     edit(&app, name, Edit::Patch(document), persist).await
 }
 
-async fn remove_stream(
-    State(app): Shared,
-    Path(name): Path<String>,
-    Query(Options { persist }): Query<Options>,
-) -> Answer {
+async fn remove_stream(State(app): Shared, Named(name): Named, Asked(Options { persist }): Asked<Options>) -> Answer {
     edit(&app, name, Edit::Remove, persist).await
 }
 
@@ -136,7 +132,7 @@ async fn edit(app: &App, name: String, edit: Edit, persist: bool) -> Answer {
 }
 
 /// Ends whoever publishes a stream, by WHIP or RTSP.
-async fn end_publisher(State(app): Shared, Path(name): Path<String>) -> Answer {
+async fn end_publisher(State(app): Shared, Named(name): Named) -> Answer {
     match app.control.end_publisher(name.clone()).await {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(missing(format!("nobody publishes {name:?} now"))),
@@ -148,13 +144,13 @@ async fn sessions(State(app): Shared) -> Answer {
     Ok(Json(json!({ "sessions": snapshot.get("sessions") })).into_response())
 }
 
-async fn session(State(app): Shared, Path(id): Path<String>) -> Answer {
+async fn session(State(app): Shared, Named(id): Named) -> Answer {
     let snapshot = snapshot(&app).await?;
     let found = find(&snapshot, "sessions", "id", &id).ok_or_else(|| missing(format!("there is no session {id:?}")))?;
     Ok(Json(found.clone()).into_response())
 }
 
-async fn kick(State(app): Shared, Path(id): Path<String>) -> Answer {
+async fn kick(State(app): Shared, Named(id): Named) -> Answer {
     match app.control.kick(id.clone(), "ended by the API".into()).await {
         true => Ok(StatusCode::NO_CONTENT.into_response()),
         false => Err(missing(format!("there is no session {id:?}"))),
@@ -174,7 +170,9 @@ async fn patch_config(State(app): Shared, request: Request) -> Answer {
 /// New sessions are refused from now on, those that are there go on. `/healthz` says so to whoever shares out requests.
 async fn drain(State(app): Shared, request: Request) -> Answer {
     // A page of another site can make a browser send a form, but no JSON.
-    json_body(request, "application/json").await?;
+    if !json_body(request, "application/json").await?.is_object() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the document is an object, {}"));
+    }
     app.control.refuse_sessions(true);
     let left = snapshot(&app).await?.get("sessions").and_then(Value::as_array).map_or(0, Vec::len);
     tracing::info!(sessions = left, "draining: no new sessions, as the API says");

@@ -1,10 +1,11 @@
 //! Refusals for programs: `application/problem+json` (RFC 9457).
 
 use axum::{
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, Query},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Media type of the body.
 pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
@@ -69,6 +70,30 @@ impl IntoResponse for Problem {
         let mut response = (self.status, [(header::CONTENT_TYPE, PROBLEM_TYPE)], text).into_response();
         response.headers_mut().extend(self.headers);
         response
+    }
+}
+
+/// The query of a request, as axum reads it; what cannot be read is a problem.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|error| Problem::new(error.status(), error.body_text()))
+    }
+}
+
+/// What a request's path names, as above.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|error| Problem::new(error.status(), error.body_text()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests_kit::peer::Kind;
+use tests_kit::python::python;
 use tests_kit::server::binary;
 use tests_kit::stage::{Layout, Stage, synthetic};
 use tests_kit::whip::Client;
@@ -113,5 +114,25 @@ fn streams_are_added_kept_and_removed() -> Result<()> {
     ensure!(!std::fs::read_to_string(&file)?.contains("s3cret"));
     fails(&stage, &["stream", "remove", "door"], "has no source")?;
     ensure!(!stage.server.log().contains("s3cret"), "a password is in the log");
+    Ok(())
+}
+
+/// What a stranger to the server makes of its description: requests that fit it and some that do not, answers against
+/// it. Without the events, which have no end, and without patches of the configuration, which would end our right to ask.
+#[test]
+fn answers_are_as_the_document_describes_them() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let more = format!("[api]\nstreams_file = {:?}\n[media]\nengine = \"userspace\"\n", place.path().join("streams"));
+    let stage = Stage::new(Layout::OneNic, "native", &more)?;
+    let schemathesis = python()?.with_file_name("schemathesis");
+    let mut command = stage.host.command(&schemathesis);
+    command.current_dir(place.path()).args(["run", &format!("{URL}/api/v1/openapi.json"), "--no-color"]);
+    command.args(["--exclude-path", "/api/v1/events", "--exclude-operation-id", "patchConfig"]);
+    // A schema cannot say all that makes a document a good one.
+    command.args(["--exclude-checks", "positive_data_acceptance", "--phases", "examples,coverage,fuzzing"]);
+    command.args(["--generation-deterministic", "--max-examples", "5", "--continue-on-failure", "--warnings", "off"]);
+    command.args(["--request-timeout", "60"]);
+    let output = command.output().with_context(|| format!("{}: `cargo xtask setup`", schemathesis.display()))?;
+    ensure!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), stage.server.log());
     Ok(())
 }
