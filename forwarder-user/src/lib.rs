@@ -2,6 +2,7 @@
 //!
 //! Dependencies point one way: `http` → `stream` → `session` → `engine`, and `stream` → `ingest` → `engine`.
 
+mod acme;
 pub mod build_info;
 pub mod cli;
 pub mod config;

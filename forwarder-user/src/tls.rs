@@ -15,6 +15,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+/// Protocol by which an authority finds that a name is ours (RFC 8737 §4).
+pub(crate) const ACME_PROTOCOL: &[u8] = b"acme-tls/1";
+
 /// Certificate and key, and the files that they are of.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -73,15 +76,19 @@ impl ResolvesServerCert for Identity {
 ///
 /// # Errors
 /// None: the versions fit the provider.
-pub(crate) fn config(identity: Arc<dyn ResolvesServerCert>, protocols: &[&str]) -> io::Result<Arc<ServerConfig>> {
+pub(crate) fn config(identity: Arc<dyn ResolvesServerCert>, protocols: &[&[u8]]) -> io::Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(identity);
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
-fn read(names: [&'static str; 2], certificate: &Path, key: &Path) -> io::Result<CertifiedKey> {
+/// Certificate and key of two files, which may be the same. What cannot be used is told by `names`.
+///
+/// # Errors
+/// As [`Identity::load`].
+pub(crate) fn read(names: [&'static str; 2], certificate: &Path, key: &Path) -> io::Result<CertifiedKey> {
     let unusable = |name: &str, file: &Path, error: &dyn std::fmt::Display| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {}: {error}", file.display()))
     };

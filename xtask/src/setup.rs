@@ -33,6 +33,8 @@ const TO_TEST: [(&str, &[&str]); 13] = [
     ("ffmpeg", &["ffmpeg"]),
     ("python3", &["python3"]),
     ("promtool", &["prometheus"]),
+    // An authority for certificates by ACME.
+    ("pebble", &["pebble"]),
     // Hosts that translate.
     ("iptables", &["iptables"]),
     ("systemd-analyze", &["systemd"]),

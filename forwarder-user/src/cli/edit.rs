@@ -48,11 +48,15 @@ fn keep_secrets(wanted: &mut Config, running: &Config, patch: &Value) {
         ("auth", "api_token", &mut wanted.auth.api_token, &running.auth.api_token),
         ("jwt", "secret", &mut wanted.jwt.secret, &running.jwt.secret),
         ("hooks", "secret", &mut wanted.hooks.secret, &running.hooks.secret),
+        ("acme", "eab_key", &mut wanted.acme.eab_key, &running.acme.eab_key),
     ];
     for (section, key, wanted, running) in secrets {
         if !named(section, key) {
             *wanted = running.clone();
         }
+    }
+    if !named("http", "ice_servers") {
+        wanted.http.ice_servers = running.http.ice_servers.clone();
     }
     if !named("auth", "users") {
         wanted.auth.users = running.auth.users.clone();
@@ -143,7 +147,9 @@ mod tests {
 
     fn running() -> Config {
         let text = "[auth]\npublish_token = \"p\"\n[[auth.users]]\nname = \"a\"\npassword = \"b\"\n\
-                    permissions = [{ action = \"api\" }]\n[streams.door]\nsource = \"rtsp://u:secret@192.0.2.1/a\"";
+                    permissions = [{ action = \"api\" }]\n[http]\n\
+                    ice_servers = [{ url = \"turn:a.example\", secret = \"s\" }]\n[acme]\neab_key = \"e\"\n\
+                    [streams.door]\nsource = \"rtsp://u:secret@192.0.2.1/a\"";
         Config::parse(text, "t").unwrap()
     }
 
@@ -155,6 +161,7 @@ mod tests {
         assert_eq!(config.rtcp.interval_ms, 500);
         assert!(config.auth.play_token.matches("x") && config.auth.publish_token.matches("p"));
         assert_eq!((&config.auth.users, &config.streams), (&running.auth.users, &running.streams));
+        assert_eq!((&config.http.ice_servers, &config.acme), (&running.http.ice_servers, &running.acme));
         for (patch, says) in [
             (json!({ "media": { "port": 9 } }), "restart"),
             (json!({ "rtcp": { "interval_ms": 1 } }), "not between"),

@@ -169,6 +169,7 @@ pub(super) fn differences(a: &Config, b: &Config) -> Vec<String> {
         if differs && !keys.iter().any(|known| known == key) {
             keys.push(key.into());
         }
+        ("acme.eab_key", a.acme.eab_key != b.acme.eab_key),
     }
     keys
 }
@@ -237,6 +238,10 @@ mod tests {
             ("http", "redirect_to_https" | "proxy_protocol") => "true",
             ("http", "allowed_origins") => "[\"https://a.example\"]",
             ("http", "index") => "false",
+            ("acme", "names") => "[\"tv.example\"]",
+            ("acme", "terms_agreed") => "true",
+            ("acme", "challenge") => "\"http-01\"",
+            ("acme", _) => "\"/x\"",
             ("http", "open_management") => "true",
             ("http", "ice_servers") => "[{ url = \"stun:a.example\" }]",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",

@@ -35,6 +35,7 @@ use penstock_engine::{
 };
 
 use crate::{
+    acme::{Keeper, Shown},
     config::{Config, EngineChoice, TransmitterChoice},
     doctor, hooks, http, ingest, memory,
     rights::Rights,
@@ -104,7 +105,7 @@ async fn serve(
     limits::check(config.limits.http_connections + by_tcp)?;
     let tcp = (by_tcp > 0).then(|| Arc::new(Connections::new(by_tcp)));
     // Bound first, so that a port in use is found before anything touches the interfaces.
-    let identity = identity(&config)?;
+    let (identity, keeper) = identity(&config)?;
     let server = http::Server::bind(&config, identity.clone(), tcp.clone())?;
     let mut follower = Follower::start()?;
     let listening = tokio::select! {
@@ -115,12 +116,14 @@ async fn serve(
         }
     };
     let (sender, mut changes) = mpsc::channel(http::QUEUE);
-    let mut running = start(&config, listening, (identity, janitor, tcp), sender).await?;
+    let challenges = keeper.as_ref().map(Keeper::shown);
+    let mut running = start(&config, listening, (identity, challenges, janitor, tcp), sender).await?;
     privileges::give_up(&config, options.config.as_deref());
     let sources = config.streams.len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
     memory::give_back();
+    keeper.into_iter().for_each(Keeper::start);
     tracing::info!("ready after {} ms", started.elapsed().as_millis());
     let name = loop {
         tokio::select! {
@@ -151,15 +154,20 @@ async fn serve(
 
 type Certificates = Arc<dyn ResolvesServerCert>;
 
-/// The certificate of HTTPS, and of RTSPS where that has none of its own.
-fn identity(config: &Config) -> anyhow::Result<Option<Certificates>> {
+/// The certificate of HTTPS, and of RTSPS where that has none of its own; and whoever gets it, if nobody else does.
+fn identity(config: &Config) -> anyhow::Result<(Option<Certificates>, Option<Keeper>)> {
+    if config.acme.is_on() {
+        let keeper = Keeper::new(&config.acme)?;
+        return Ok((Some(keeper.shown()), Some(keeper)));
+    }
     let wanted = !config.http.listen_tls.is_empty()
         || (!config.rtsp.listen_tls.is_empty() && config.rtsp.certificate.as_os_str().is_empty());
     if !wanted {
-        return Ok(None);
+        return Ok((None, None));
     }
     let http = &config.http;
-    Ok(Some(Arc::new(Identity::load(["http.certificate", "http.key"], &http.certificate, &http.key)?)))
+    let files = Identity::load(["http.certificate", "http.key"], &http.certificate, &http.key)?;
+    Ok((Some(Arc::new(files)), None))
 }
 
 /// A host that has a network, and what listens there.
@@ -201,10 +209,13 @@ async fn listen(config: &Config, server: http::Server, follower: &mut Follower) 
     Ok(Listening { host, http: Http::Waiting(waiting), addresses })
 }
 
+/// What is made before the rights are given up, and is used by what runs.
+type Parts = (Option<Certificates>, Option<Arc<Shown>>, Option<Janitor>, Option<Arc<Connections>>);
+
 async fn start(
     config: &Config,
     listening: Listening,
-    (identity, janitor, tcp): (Option<Certificates>, Option<Janitor>, Option<Arc<Connections>>),
+    (identity, challenges, janitor, tcp): Parts,
     changes: http::Changes,
 ) -> anyhow::Result<Running> {
     let Listening { host, http, addresses: listens } = listening;
@@ -224,7 +235,7 @@ async fn start(
     announce::print(config, engine.as_ref(), &addresses, &listens, settings.rights());
     uplinks::print(config, &host.uplinks(), &addresses, &xdp);
     hooks::start(&config.hooks, control.listen());
-    let http = http.serve(http::router(config, settings.clone(), control.clone(), changes)?);
+    let http = http.serve(http::router(config, settings.clone(), control.clone(), changes, challenges)?);
     Ok(Running { engine, control, settings, task, http, chosen })
 }
 

@@ -17,6 +17,8 @@ pub const ENV_PUBLISH_TOKEN: &str = "PENSTOCK_PUBLISH_TOKEN";
 pub const ENV_PLAY_TOKEN: &str = "PENSTOCK_PLAY_TOKEN";
 /// Overrides `auth.api_token`.
 pub const ENV_API_TOKEN: &str = "PENSTOCK_API_TOKEN";
+/// Overrides `acme.eab_key`.
+pub const ENV_ACME_EAB_KEY: &str = "PENSTOCK_ACME_EAB_KEY";
 /// Overrides `hooks.secret`.
 pub const ENV_HOOKS_SECRET: &str = "PENSTOCK_HOOKS_SECRET";
 /// Overrides `jwt.secret`.
@@ -94,6 +96,7 @@ impl Config {
     fn override_secrets(&mut self, get: impl Fn(&str) -> Option<String>) {
         let (auth, jwt, hooks) = (&mut self.auth, &mut self.jwt, &mut self.hooks);
         for (name, secret) in [
+            (ENV_ACME_EAB_KEY, &mut self.acme.eab_key),
             (ENV_PUBLISH_TOKEN, &mut auth.publish_token),
             (ENV_PLAY_TOKEN, &mut auth.play_token),
             (ENV_API_TOKEN, &mut auth.api_token),
@@ -125,6 +128,7 @@ impl Config {
             .or_else(|| self.jwt.problem())
             .or_else(|| self.auth_http.problem())
             .or_else(|| self.hooks.problem())
+            .or_else(|| self.acme_problem())
             .or_else(|| self.certificate_problem())
             .or_else(|| self.stream_problem())
             .or_else(|| self.debug_problem())
@@ -234,12 +238,28 @@ impl Config {
         })
     }
 
+    /// What ACME gets is the certificate of `http`, so that has no other.
+    fn acme_problem(&self) -> Option<(&'static str, String)> {
+        if !self.acme.is_on() {
+            return None;
+        }
+        let files = [("http.certificate", &self.http.certificate), ("http.key", &self.http.key)];
+        if let Some((key, _)) = files.iter().find(|(_, file)| !file.as_os_str().is_empty()) {
+            return Some((key, "cannot be there together with `acme.names`, which gets one".into()));
+        }
+        if self.http.listen_tls.is_empty() {
+            return Some(("acme.names", "`http.listen_tls` has no address that a certificate would be for".into()));
+        }
+        self.acme.problem()
+    }
+
     /// Who speaks TLS needs a certificate: one of his own, or that of `http`.
     fn certificate_problem(&self) -> Option<(&'static str, String)> {
         let missing = |files: [(&'static str, &PathBuf); 2]| {
             files.into_iter().find(|(_, file)| file.as_os_str().is_empty()).map(|(key, _)| key)
         };
-        let http = missing([("http.certificate", &self.http.certificate), ("http.key", &self.http.key)]);
+        let files = [("http.certificate", &self.http.certificate), ("http.key", &self.http.key)];
+        let http = missing(files).filter(|_| !self.acme.is_on());
         let rtsp = missing([("rtsp.certificate", &self.rtsp.certificate), ("rtsp.key", &self.rtsp.key)]);
         let needs = |by: &str| format!("`{by}` needs this file, in PEM");
         if !self.http.listen_tls.is_empty() && http.is_some() {
@@ -337,6 +357,8 @@ mod tests {
             ("[rtsp]\nlisten_tls = [\"0.0.0.0:8322\"]\ncertificate = \"chain.pem\"", "rtsp.key"),
             ("[http]\nlisten_tls = [\"0.0.0.0:443\"]\nkey = \"key.pem\"", "http.certificate"),
             ("[http]\nredirect_to_https = true", "http.redirect_to_https"),
+            ("[acme]\nnames = [\"tv.example\"]", "acme.names"),
+            ("[http]\nlisten_tls = [\"[::]:443\"]\nkey = \"k\"\n[acme]\nnames = [\"tv.example\"]", "http.key"),
             ("[kernel]\ninterfaces = [\"a-name-that-is-far-too-long\"]", "kernel.interfaces"),
             ("[kernel]\npin_dir = \"here\"", "kernel.pin_dir"),
             ("[rtcp]\ninterval_ms = 1", "rtcp.interval_ms"),

@@ -1,6 +1,7 @@
 //! The configuration file. `config/penstock.toml` explains every key; a test holds it equal to the
 //! defaults here. Units are part of a key's name.
 
+mod acme;
 mod hooks;
 mod ice;
 mod load;
@@ -26,9 +27,12 @@ use penstock_media::codec::Codec;
 use penstock_webrtc::dtls::Stack;
 use serde::{Deserialize, Serialize};
 
+pub use acme::{Acme, AcmeChallenge};
 pub use hooks::Hooks;
 pub use ice::IceServer;
-pub use load::{ConfigError, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN};
+pub use load::{
+    ConfigError, ENV_ACME_EAB_KEY, ENV_API_TOKEN, ENV_HOOKS_SECRET, ENV_JWT_SECRET, ENV_PLAY_TOKEN, ENV_PUBLISH_TOKEN,
+};
 pub use name::{MAX_NAME_PARTS, stream_name_problem};
 pub use network::Network;
 pub use pattern::Pattern;
@@ -43,6 +47,8 @@ pub use source::{RtspTransport, SourceUrl, Stream};
 pub struct Config {
     /// `[http]`.
     pub http: Http,
+    /// `[acme]`: off unless it names something.
+    pub acme: Acme,
     /// `[media]`.
     pub media: Media,
     /// `[kernel]`: without effect where the userspace engine is alone.

@@ -52,11 +52,22 @@ pub fn write(path: &Path, name: &str, stream: Option<&Value>) -> io::Result<()> 
     }
     let text = toml::to_string(&toml::Table::from_iter([("streams".to_owned(), toml::Value::Table(all))]));
     let text = text.map_err(io::Error::other)?;
-    // Whole or not at all, whenever the machine stops.
+    replace(path, &[b"# Written by penstock's API.\n", text.as_bytes()])
+}
+
+/// Gives a file, which only its owner may read, other content: whole or not at all, whenever the machine stops.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn replace(path: &Path, content: &[&[u8]]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(b"# Written by penstock's API.\n")?;
-    file.write_all(text.as_bytes())?;
+    // One that is left from before may have another mode.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    content.iter().try_for_each(|part| file.write_all(part))?;
     file.sync_all()?;
     fs::rename(&new, path)
 }

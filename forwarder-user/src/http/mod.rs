@@ -10,8 +10,10 @@
 //! | `/api/v1/own-session/{session}` | GET | a session, for whoever has it |
 //! | `/api/v1/streams`, `/api/v1/streams/{stream}/notes`, `/healthz`, `/metrics` | GET | observe |
 //! | `/api/v1/…` | all | run the server: see `manage` |
+//! | `/.well-known/acme-challenge/{token}` | GET | answers to the authority, if certificates are got so |
 //! | `/debug/pprof/profile`, `/debug/pprof/heap` | GET | profiles, if the configuration says so |
 
+mod acme;
 mod api;
 mod auth;
 mod body;
@@ -48,6 +50,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use penstock_engine::block::{Block, Share, Shares};
 
 use crate::{
+    acme::Shown,
     config::{Config, Debug, IceServer, Network},
     rights::Rights,
     stream::Control,
@@ -158,7 +161,13 @@ impl App {
 ///
 /// # Errors
 /// None: the names of its metrics are good ones.
-pub fn router(config: &Config, settings: Settings, control: Control, changes: Changes) -> anyhow::Result<Routers> {
+pub(crate) fn router(
+    config: &Config,
+    settings: Settings,
+    control: Control,
+    changes: Changes,
+    challenges: Option<Arc<Shown>>,
+) -> anyhow::Result<Routers> {
     let app = Arc::new(App {
         control,
         settings,
@@ -192,7 +201,7 @@ pub fn router(config: &Config, settings: Settings, control: Control, changes: Ch
         .with_state(app);
     // Names with slashes are one segment for the routes.
     let all = Router::new().fallback_service(all).layer(middleware::map_request(name::fold));
-    Ok(Routers { all, health })
+    Ok(Routers { all: acme::with_challenges(all, challenges), health })
 }
 
 /// What is answered before the server can serve: not healthy, and why. On connections that do not stay.

@@ -19,7 +19,7 @@ use hyper_util::{
 use rustls::{ServerConfig, server::ResolvesServerCert};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -36,7 +36,7 @@ use penstock_engine::{
 };
 
 use crate::{
-    config::{Config, Network},
+    config::{AcmeChallenge, Config, Network},
     tls,
 };
 
@@ -129,7 +129,10 @@ impl Server {
             };
             addresses.iter().map(open).collect::<io::Result<Vec<_>>>()
         };
-        let tls = identity.map(|identity| tls::config(identity, &["h2", "http/1.1"])).transpose()?;
+        let all: [&[u8]; 3] = [b"h2", b"http/1.1", tls::ACME_PROTOCOL];
+        let by_tls = config.acme.is_on() && config.acme.challenge == AcmeChallenge::TlsAlpn01;
+        let protocols = if by_tls { &all[..] } else { &all[..2] };
+        let tls = identity.map(|identity| tls::config(identity, protocols)).transpose()?;
         let mut listeners = open("http.listen", &config.http.listen, None)?;
         if tls.is_some() {
             listeners.extend(open("http.listen_tls", &config.http.listen_tls, tls)?);
@@ -299,6 +302,10 @@ impl Acceptor {
             match timeout(patience, tls.accept(stream)).await {
                 Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                     by_http2(stream, service, stopped).await;
+                }
+                // The handshake was all that the authority wanted to see (RFC 8737 §3).
+                Ok(Ok(mut stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::ACME_PROTOCOL) => {
+                    let _ = timeout(patience, stream.shutdown()).await;
                 }
                 Ok(Ok(stream)) => by_http1(stream, service, patience, stopped).await,
                 Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),

@@ -20,7 +20,7 @@ use crate::{
 };
 
 fn router(config: &Config, control: Control) -> Router {
-    super::router(config, super::Settings::new(config), control, changes()).expect("a router").all
+    super::router(config, super::Settings::new(config), control, changes(), None).expect("a router").all
 }
 
 /// Nobody keeps a configuration here.

@@ -1,6 +1,7 @@
 //! What all tests use: test hosts in network namespaces, `penstock serve` in one of them, WebRTC peers, cameras,
 //! browsers and peers of other makes. Nothing here knows the server's code, only its binary.
 
+pub mod authority;
 pub mod browser;
 pub mod camera;
 pub mod clip;

@@ -39,7 +39,7 @@ const CRATES: [Layer; 10] = [
 ];
 
 /// Modules of the server.
-const SERVER: [Layer; 16] = [
+const SERVER: [Layer; 17] = [
     ("build_info", &[]),
     ("config", &[]),
     ("lines", &[]),
@@ -47,10 +47,11 @@ const SERVER: [Layer; 16] = [
     ("memory", &[]),
     ("outbound", &[]),
     ("tls", &[]),
+    ("acme", &["config", "tls"]),
     ("rights", &["config", "outbound"]),
     ("ingest", &["config", "lines", "rights", "tls"]),
     ("stream", &["config", "ingest", "lines", "memory", "rights"]),
-    ("http", &["build_info", "config", "log_queue", "rights", "stream", "tls"]),
+    ("http", &["acme", "build_info", "config", "log_queue", "rights", "stream", "tls"]),
     ("hooks", &["config", "outbound", "stream"]),
     ("doctor", &["config"]),
     ("inspect", &[]),
@@ -58,6 +59,7 @@ const SERVER: [Layer; 16] = [
     (
         "cli",
         &[
+            "acme",
             "build_info",
             "config",
             "doctor",

@@ -1,6 +1,6 @@
 //! A certificate that is signed by itself.
 
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::path::Path;
 
 use anyhow::Result;
@@ -10,6 +10,7 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslAcceptor, SslMethod, SslStream};
+use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 
 /// Key and certificate.
@@ -22,6 +23,18 @@ impl Identity {
     /// # Errors
     /// Without randomness.
     pub fn new() -> Result<Self> {
+        Self::of(None)
+    }
+
+    /// As [`new`](Self::new), for the host at this address.
+    ///
+    /// # Errors
+    /// Without randomness.
+    pub fn at(address: IpAddr) -> Result<Self> {
+        Self::of(Some(address))
+    }
+
+    fn of(address: Option<IpAddr>) -> Result<Self> {
         let key = PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?)?;
         let mut name = X509NameBuilder::new()?;
         name.append_entry_by_text("CN", "camera")?;
@@ -33,6 +46,11 @@ impl Identity {
         certificate.set_not_before(&*Asn1Time::days_from_now(0)?)?;
         certificate.set_not_after(&*Asn1Time::days_from_now(1)?)?;
         certificate.set_pubkey(&key)?;
+        if let Some(address) = address {
+            let mut names = SubjectAlternativeName::new();
+            let names = names.ip(&address.to_string()).build(&certificate.x509v3_context(None, None))?;
+            certificate.append_extension(names)?;
+        }
         certificate.sign(&key, MessageDigest::sha256())?;
         Ok(Self { certificate: certificate.build(), key })
     }
