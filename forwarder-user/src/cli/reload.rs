@@ -33,6 +33,10 @@ pub(super) fn live(config: &Config) -> LiveConfig {
         keyframe_interval: config.rtcp.pli_min_interval(),
         counter_mode: config.media.srtp_profiles.contains(&SrtpProfiles::AesCmSha1_80),
         codecs: config.media.codecs.clone(),
+        max_viewers: {
+            let limited = config.streams.iter().filter(|(_, stream)| stream.max_viewers > 0);
+            limited.map(|(name, stream)| (name.clone(), stream.max_viewers)).collect()
+        },
     }
 }
 
@@ -70,9 +74,9 @@ impl Reload {
             tracing::error!("log.level stays: {error:#}");
         }
         self.settings.set(&config);
-        self.control.configure(live(&config), config.streams.clone()).await;
+        self.control.configure(live(&config), config.sources()).await;
         self.config = config;
-        let more = self.config.streams.len().saturating_sub(self.sources);
+        let more = self.config.sources().len().saturating_sub(self.sources);
         if more > 0 {
             tracing::warn!(
                 "{more} streams with a source more than at the start: until a restart their tracks take room of \
@@ -165,11 +169,11 @@ pub(super) fn differences(a: &Config, b: &Config) -> Vec<String> {
         ("auth.users", a.auth.users != b.auth.users),
         ("jwt.secret", a.jwt.secret != b.jwt.secret),
         ("hooks.secret", a.hooks.secret != b.hooks.secret),
+        ("acme.eab_key", a.acme.eab_key != b.acme.eab_key),
     ] {
         if differs && !keys.iter().any(|known| known == key) {
             keys.push(key.into());
         }
-        ("acme.eab_key", a.acme.eab_key != b.acme.eab_key),
     }
     keys
 }
@@ -234,14 +238,14 @@ mod tests {
     fn is_live(section: &str, key: &str) -> bool {
         let text = match (section, key) {
             ("http" | "rtsp", "listen" | "listen_tls" | "health_listen") => "[\"127.0.0.1:1\"]",
-            ("http" | "rtsp", "certificate" | "key") => "\"file.pem\"",
-            ("http", "redirect_to_https" | "proxy_protocol") => "true",
-            ("http", "allowed_origins") => "[\"https://a.example\"]",
-            ("http", "index") => "false",
             ("acme", "names") => "[\"tv.example\"]",
             ("acme", "terms_agreed") => "true",
             ("acme", "challenge") => "\"http-01\"",
             ("acme", _) => "\"/x\"",
+            ("http" | "rtsp", "certificate" | "key") => "\"file.pem\"",
+            ("http", "redirect_to_https" | "proxy_protocol") => "true",
+            ("http", "allowed_origins") => "[\"https://a.example\"]",
+            ("http", "index") => "false",
             ("http", "open_management") => "true",
             ("http", "ice_servers") => "[{ url = \"stun:a.example\" }]",
             ("http", "trusted_proxies") => "[\"127.0.0.1\"]",

@@ -119,7 +119,7 @@ async fn serve(
     let challenges = keeper.as_ref().map(Keeper::shown);
     let mut running = start(&config, listening, (identity, challenges, janitor, tcp), sender).await?;
     privileges::give_up(&config, options.config.as_deref());
-    let sources = config.streams.len();
+    let sources = config.sources().len();
     let (control, settings) = (running.control.clone(), running.settings.clone());
     let mut reload = Reload { config, level, control, settings, sources };
     memory::give_back();
@@ -258,7 +258,7 @@ async fn start_engine(
     let userspace = userspace::Config {
         sessions: config.limits.sessions,
         // Sources are known beforehand, with a video and an audio track each, and twice that while one changes.
-        publisher_tracks: config.limits.publisher_tracks + 4 * config.streams.len(),
+        publisher_tracks: config.limits.publisher_tracks + 4 * config.sources().len(),
         subscriber_tracks: config.limits.subscriber_tracks,
         viewers_per_stream: config.limits.viewers_per_stream,
         repair: kept.clone(),
@@ -354,7 +354,7 @@ fn stream_settings(config: &Config, addresses: &[IpAddr], rights: &Rights) -> St
         publisher_max: config.limits.publisher_max_kbps * 1000,
         socket_buffer: config.media.socket_buffer_kb * 1024,
         ingest: ingest::Settings {
-            streams: config.streams.clone(),
+            streams: config.sources(),
             rtsp: config.rtsp.clone(),
             identity: None,
             rights: rights.clone(),

@@ -75,7 +75,7 @@ pub struct Config {
     pub log: Log,
     /// `[rtsp]`: nobody is let in unless there is an address.
     pub rtsp: Rtsp,
-    /// Streams with a source of their own, by name.
+    /// Streams with a source or limits of their own, by name.
     pub streams: BTreeMap<String, Stream>,
     /// `[debug]`: off unless it is asked for.
     pub debug: Debug,
@@ -284,6 +284,21 @@ pub struct Repair {
 }
 
 impl Config {
+    /// Streams whose media comes from a camera or an encoder.
+    pub fn sources(&self) -> BTreeMap<String, Stream> {
+        let sources = self.streams.iter().filter(|(_, stream)| stream.has_source());
+        sources.map(|(name, stream)| (name.clone(), stream.clone())).collect()
+    }
+
+    /// All that is secret, as far as it is there.
+    pub fn secrets(&self) -> Vec<&Secret> {
+        let (auth, http) = (&self.auth, &self.http);
+        let named = [&auth.publish_token, &auth.play_token, &auth.api_token, &self.jwt.secret, &self.hooks.secret];
+        let more = [&self.acme.eab_key].into_iter().chain(auth.users.iter().map(|user| &user.password));
+        let ice = http.ice_servers.iter().flat_map(|server| [&server.secret, &server.credential]);
+        named.into_iter().chain(more).chain(ice).filter(|secret| !secret.is_empty()).collect()
+    }
+
     /// What engines keep of media for those who lose some of it, in bytes: all, and of one track.
     pub fn repair(&self) -> (usize, usize) {
         let memory = if self.rtcp.nack { self.repair.memory_mb << 20 } else { 0 };

@@ -11,7 +11,7 @@ use penstock_rtp::{
 
 use super::Secret;
 
-/// A stream with a source of its own.
+/// A stream with a source of its own, or with limits of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
@@ -48,6 +48,9 @@ pub struct Stream {
     /// Most memory for it.
     #[serde(default = "default_keyframe_cache_kb")]
     pub keyframe_cache_kb: usize,
+    /// Most viewers at a time, players by RTSP included; 0: as many as the server may have.
+    #[serde(default)]
+    pub max_viewers: usize,
 }
 
 /// Ten seconds of 3 Mbit/s.
@@ -68,8 +71,13 @@ impl Stream {
     /// What is wrong with it.
     pub(crate) fn problem(&self) -> Option<String> {
         let given = [!self.source.is_absent(), !self.sdp.is_empty(), !self.sdp_file.as_os_str().is_empty()];
-        if given.iter().filter(|given| **given).count() != 1 {
-            return Some("it needs one of `source`, `sdp` and `sdp_file`, and no more than one".into());
+        match given.iter().filter(|given| **given).count() {
+            0 if self.max_viewers > 0 => return self.problem_without_source(),
+            1 => {}
+            _ => {
+                let problem = "it needs one of `source`, `sdp` and `sdp_file`, and no more than one, or `max_viewers`";
+                return Some(problem.into());
+            }
         }
         if let Err(problem) = &self.source.0
             && !self.is_plain_rtp()
@@ -96,6 +104,33 @@ impl Stream {
         } else {
             Some("`fingerprint` is not a SHA-256 in hexadecimal (64 digits)".into())
         }
+    }
+
+    /// Of what a publisher of its own sends, nothing is to be said here.
+    fn problem_without_source(&self) -> Option<String> {
+        let alone = Self { max_viewers: self.max_viewers, ..Self::without_source() };
+        (*self != alone).then(|| "without a source it has `max_viewers` and nothing else".into())
+    }
+
+    fn without_source() -> Self {
+        Self {
+            source: SourceUrl::default(),
+            sdp: String::new(),
+            sdp_file: PathBuf::new(),
+            interface: String::new(),
+            sender: None,
+            transport: RtspTransport::default(),
+            on_demand: false,
+            fingerprint: String::new(),
+            keyframe_cache: false,
+            keyframe_cache_kb: default_keyframe_cache_kb(),
+            max_viewers: 0,
+        }
+    }
+
+    /// Whether its media comes from a camera or an encoder that is named here.
+    pub fn has_source(&self) -> bool {
+        !self.source.is_absent() || !self.sdp.is_empty() || !self.sdp_file.as_os_str().is_empty()
     }
 
     /// Whether an encoder sends here unasked.
@@ -254,6 +289,16 @@ mod tests {
             let problem = stream(text).unwrap_err().to_string();
             assert!(problem.contains(words) && problem.contains("enc"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_stream_without_a_source_may_have_limits() {
+        let stream = |text: &str| Config::parse(&format!("[streams.show]\n{text}"), "t");
+        let config = stream("max_viewers = 9\n").unwrap();
+        assert!(config.sources().is_empty() && config.streams["show"].max_viewers == 9);
+        let problem = stream("max_viewers = 9\non_demand = true\n").unwrap_err().to_string();
+        assert!(problem.contains("nothing else"), "{problem}");
+        assert_eq!(stream("source = \"rtsp://host/\"\nmax_viewers = 9\n").unwrap().sources().len(), 1);
     }
 
     #[test]

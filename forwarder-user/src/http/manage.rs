@@ -77,11 +77,15 @@ async fn state(State(app): Shared) -> Answer {
 
 async fn stream(State(app): Shared, Named(name): Named) -> Answer {
     let snapshot = snapshot(&app).await?;
-    let mut stream = find(&snapshot, "streams", "name", &name)
-        .ok_or_else(|| missing(format!("nobody publishes {name:?}, and it has no source")))?
-        .clone();
     let config = shown_config(&app).await?;
     let configured = config.get("streams").and_then(|streams| streams.get(&name)).cloned();
+    let mut stream = match (find(&snapshot, "streams", "name", &name), &configured) {
+        (Some(stream), _) => stream.clone(),
+        (None, Some(_)) => json!({
+            "name": name, "live": false, "publisher": null, "source": null, "viewers": 0, "rtsp_players": 0,
+        }),
+        (None, None) => return Err(missing(format!("nobody publishes {name:?}, and it is not in the configuration"))),
+    };
     if let Some(fields) = stream.as_object_mut() {
         fields.insert("config".into(), configured.unwrap_or_default());
     }

@@ -1,5 +1,6 @@
 //! What the control task must be told.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +85,8 @@ pub struct StreamConfig {
     pub counter_mode: bool,
     /// Codecs that publishers are asked for, the best first. Default none: what every browser decodes.
     pub codecs: Vec<Codec>,
+    /// Most viewers of some streams, by name. Default none.
+    pub max_viewers: BTreeMap<String, usize>,
     /// Who makes DTLS handshakes. Default OpenSSL.
     pub dtls: Stack,
     /// How copies of sound and of pictures are marked. Default not at all.
@@ -117,6 +120,7 @@ impl StreamConfig {
             nack: true,
             counter_mode: true,
             codecs: vec![],
+            max_viewers: BTreeMap::new(),
             dtls: Stack::default(),
             dscp: Default::default(),
             refresh_interval: Duration::from_secs(6),
@@ -142,14 +146,24 @@ pub struct LiveConfig {
     pub counter_mode: bool,
     /// As [`StreamConfig::codecs`].
     pub codecs: Vec<Codec>,
+    /// As [`StreamConfig::max_viewers`]; those who are there stay.
+    pub max_viewers: BTreeMap<String, usize>,
 }
 
 impl StreamConfig {
     /// Takes over new values; sessions that are there go on.
     pub fn set(&mut self, live: LiveConfig) {
-        let LiveConfig { report_interval, source_report_interval, remb_max, keyframe_interval, counter_mode, codecs } =
-            live;
+        let LiveConfig {
+            report_interval,
+            source_report_interval,
+            remb_max,
+            keyframe_interval,
+            counter_mode,
+            codecs,
+            max_viewers,
+        } = live;
         self.codecs = codecs;
+        self.max_viewers = max_viewers;
         self.report_interval = report_interval;
         self.source_report_interval = source_report_interval;
         self.remb_max = remb_max;

@@ -121,6 +121,11 @@ impl Streams {
         self.0.get(name).into_iter().flat_map(|stream| &stream.viewers).copied().collect()
     }
 
+    /// How many play it, by WHEP and RTSP.
+    pub(super) fn watching(&self, name: &str) -> usize {
+        self.0.get(name).map_or(0, |stream| stream.viewers.len() + stream.players.len())
+    }
+
     /// Whether somebody plays it, or waits to.
     pub(super) fn is_watched(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|stream| {

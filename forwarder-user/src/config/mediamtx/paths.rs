@@ -1,15 +1,15 @@
-//! Paths there are streams here; only those with a source need a table.
+//! Paths there are streams here; only those with a source or a limit need a table.
 
 use super::{Imported, Line, value::Value};
 use crate::config::{Config, stream_name_problem};
 
 /// Keys of a path that a camera's stream takes over.
-const TAKEN: [&str; 5] = ["source", "sourceFingerprint", "sourceOnDemand", "rtspTransport", "sourceProtocol"];
+const TAKEN: [&str; 6] =
+    ["source", "maxReaders", "sourceFingerprint", "sourceOnDemand", "rtspTransport", "sourceProtocol"];
 
 /// Keys with a value that asks for what we do not have: key, the value by default, and the reason.
-const ABSENT: [(&str, &str, &str); 23] = [
+const ABSENT: [(&str, &str, &str); 22] = [
     ("record", "no", "nothing is recorded"),
-    ("maxReaders", "0", "the limit is one for all streams: limits.viewers_per_stream"),
     ("fallback", "", "viewers wait until the camera is back"),
     ("alwaysAvailable", "no", "viewers wait until the camera is back"),
     ("sourceRedirect", "", "streams are not redirected"),
@@ -62,7 +62,7 @@ pub(super) fn take(root: &Value, out: &mut Imported) {
         absent(&key, path, out);
         let find = |key: &str| path.get(key).or_else(|| defaults.get(key));
         match find("source").and_then(Value::text) {
-            None | Some("publisher") => pattern(&key, name, out),
+            None | Some("publisher") => published(name, readers(&find), out),
             Some(source) => camera(name, source, &find, out),
         }
     }
@@ -75,8 +75,22 @@ pub(super) fn take(root: &Value, out: &mut Imported) {
     }
 }
 
-/// Names that a pattern restricts cannot be restricted here.
-fn pattern(key: &str, name: &str, out: &mut Imported) {
+/// Most readers at a time, if there is a limit.
+fn readers<'a>(find: &dyn Fn(&str) -> Option<&'a Value>) -> Option<i64> {
+    find("maxReaders").and_then(Value::text).and_then(|text| text.parse().ok()).filter(|most| *most > 0)
+}
+
+/// A path that somebody publishes. Names that a pattern restricts cannot be restricted here.
+fn published(name: &str, most: Option<i64>, out: &mut Imported) {
+    let key = format!("paths.{name}");
+    if let Some(most) = most {
+        let lines = vec![line(format!("From {key}.maxReaders."), "max_viewers", most)];
+        let stream = (name.trim_matches('/').to_owned(), lines);
+        match problem(&stream) {
+            None => out.streams.push(stream),
+            Some(_) => out.leave_out(&format!("{key}.maxReaders"), "a limit is for one name"),
+        }
+    }
     if name.starts_with('~') && name != "~^.*$" {
         out.note(format!("{key}: publishers may choose any stream name"));
     }
@@ -134,6 +148,9 @@ fn camera<'a>(path: &str, source: &str, find: &dyn Fn(&str) -> Option<&'a Value>
     }
     if let Some(hash) = find("sourceFingerprint").and_then(Value::text).filter(|_| scheme == "rtsps") {
         lines.push(line("From sourceFingerprint.", "fingerprint", hash));
+    }
+    if let Some(most) = readers(find) {
+        lines.push(line("From maxReaders.", "max_viewers", most));
     }
     let stream = (name.clone(), lines);
     if let Some(problem) = problem(&stream) {

@@ -94,6 +94,7 @@ paths:
     source: rtsp://192.0.2.25/$G1
   live:
     source: publisher
+    maxReaders: 9
   all_others:
 "#;
 
@@ -131,7 +132,7 @@ fn server_keys_are_taken_over() {
 #[test]
 fn cameras_are_taken_over_with_their_passwords() {
     let (_, config, _) = imported();
-    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["door", "hall/1", "yard"]);
+    assert_eq!(config.streams.keys().collect::<Vec<_>>(), ["door", "hall/1", "live", "yard"]);
     let door = &config.streams["door"];
     let (user, password) = door.source.credentials().unwrap();
     assert!(user == "viewer" && password.matches("pa@ss"));
@@ -140,7 +141,8 @@ fn cameras_are_taken_over_with_their_passwords() {
     assert!(hall.source.credentials().unwrap().1.matches("geheim"));
     assert_eq!(hall.source.url().unwrap().query(), Some("channel=1&subtype=0"));
     assert_eq!((hall.transport, hall.on_demand), (RtspTransport::Auto, true));
-    assert_eq!(hall.certificate_hash().unwrap()[0], 0x33);
+    assert_eq!((hall.certificate_hash().unwrap()[0], hall.max_viewers), (0x33, 5));
+    assert_eq!((config.streams["live"].max_viewers, config.sources().contains_key("live")), (9, false));
 }
 
 #[test]
@@ -153,7 +155,6 @@ fn what_is_left_out_is_named_once_and_without_passwords() {
         "webrtcAdditionalHosts",
         "somethingNew",
         "webrtcAllowOrigins",
-        "paths.hall/1.maxReaders",
         "paths.hall/1.record",
         "paths.yard.runOnReady",
         "paths.yard.rtspTransport",

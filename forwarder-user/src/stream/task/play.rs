@@ -37,7 +37,8 @@ impl Task {
                 other => Unplayable::Unavailable(other.to_string()),
             }),
         };
-        let formats = match formats {
+        let room = self.takes_viewer(&stream).map_err(|refusal| Unplayable::Unavailable(refusal.to_string()));
+        let formats = match formats.and_then(|formats| room.map(|()| formats)) {
             Ok(formats) => formats,
             Err(why) => {
                 self.counters.refused_players += 1;

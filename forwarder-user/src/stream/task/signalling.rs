@@ -144,13 +144,23 @@ impl Task {
                 self.in_the_way(stream, now)?;
                 self.has_room()
             }
-            Request::Open { role: Role::Subscriber, stream, .. } if self.streams.is_undescribed(stream) => {
-                self.has_room()
-            }
             Request::Open { role: Role::Subscriber, stream, .. } => {
-                self.stream_formats(stream)?;
+                if !self.streams.is_undescribed(stream) {
+                    self.stream_formats(stream)?;
+                }
+                self.takes_viewer(stream)?;
                 self.has_room()
             }
+        }
+    }
+
+    /// Has a stream as many viewers as it may?
+    pub(super) fn takes_viewer(&self, stream: &str) -> Result<(), Refusal> {
+        match self.config.max_viewers.get(stream) {
+            Some(most) if self.streams.watching(stream) >= *most => {
+                Err(Refusal::Unavailable(format!("{stream:?} has {most} viewers, as many as it may (`max_viewers`)")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -235,6 +245,7 @@ impl Task {
             }
             Role::Subscriber => {
                 let sent = self.stream_formats(&stream)?;
+                self.takes_viewer(&stream)?;
                 let played = sdp::negotiate_viewer(offer, &sent);
                 let played = played.map_err(|unplayable| Refusal::NotAcceptable(unplayable.to_string()))?;
                 (played.plans, played.without)

@@ -36,6 +36,23 @@ async fn an_engine_that_is_full_ends_the_session_only() {
 }
 
 #[tokio::test]
+async fn a_stream_takes_as_many_viewers_as_it_may() {
+    let mut limited = config();
+    limited.max_viewers = [("room".to_owned(), 2)].into();
+    let mut lab = Lab::new(limited).await;
+    lab.publish("room");
+    lab.publish("hall");
+    let first = lab.offer(Role::Subscriber, "room", PLAY).unwrap();
+    lab.offer(Role::Subscriber, "room", PLAY).unwrap();
+    let refused = lab.offer(Role::Subscriber, "room", PLAY).map(drop).unwrap_err();
+    assert!(matches!(&refused, Refusal::Unavailable(why) if why.contains("max_viewers")), "{refused}");
+    (0..5).for_each(|_| drop(lab.offer(Role::Subscriber, "hall", PLAY).unwrap()));
+    let key = lab.task.sessions.by_id(&first.session).unwrap();
+    lab.task.close(key, "a test");
+    lab.offer(Role::Subscriber, "room", PLAY).unwrap();
+}
+
+#[tokio::test]
 async fn sessions_that_never_connect_are_dropped() {
     let mut lab = Lab::new(config()).await;
     for i in 0..20 {
