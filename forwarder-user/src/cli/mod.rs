@@ -3,6 +3,7 @@
 mod announce;
 mod ask;
 mod check;
+mod describe;
 mod doctor;
 mod edit;
 mod healthcheck;
@@ -18,15 +19,17 @@ mod output;
 mod privileges;
 mod probe;
 mod reload;
+mod report;
 mod serve;
 mod signal;
+mod top;
 mod uplinks;
 mod verify;
 mod version;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// All went well.
 pub const OK: u8 = 0;
@@ -73,6 +76,8 @@ enum Command {
     Sessions(inspect::Options),
     /// List its BPF maps, or print the entries of one
     Maps(inspect::MapOptions),
+    /// Watch streams and sessions of a running server, also of one that hangs
+    Top(top::Options),
     /// Publish to a running server, play from it, and judge it: sessions, AES-GCM, loss, latency, CPU, memory
     Verify(Box<verify::Options>),
     /// Exit with 0 if a running server takes sessions: for the health check of a container
@@ -89,6 +94,12 @@ enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Gather what a bug report needs into one file, without secrets
+    Report(Box<report::Options>),
+    /// Print what a shell needs to complete our command line
+    Completions(describe::Completions),
+    /// Write a man page for each command
+    Man(describe::Man),
     /// Print version, build and map layout
     Version(version::Options),
 }
@@ -111,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Streams(options) => inspect::streams(&options),
         Command::Sessions(options) => inspect::sessions(&options),
         Command::Maps(options) => inspect::maps(&options),
+        Command::Top(options) => top::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Healthcheck(address) => healthcheck::run(&address),
         Command::Kick(options) => manage::kick(&options),
@@ -119,6 +131,9 @@ pub fn run() -> ExitCode {
         Command::Reload(options) => signal::run(&options),
         Command::Config(ConfigCommand::Check(options)) => check::run(&options),
         Command::Config(ConfigCommand::Import(options)) => import::run(&options),
+        Command::Report(options) => report::run(&options),
+        Command::Completions(options) => describe::completions(&options, &mut Cli::command()),
+        Command::Man(options) => describe::man(&options, Cli::command()),
         Command::Version(options) => version::run(&options),
     };
     match result {
@@ -140,8 +155,6 @@ pub fn run() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@
 //! there is one.
 
 mod entries;
+mod live;
 mod read;
 mod table;
 mod told;
@@ -15,6 +16,7 @@ use anyhow::{Result, bail};
 
 pub use self::{
     entries::{MapView, entries, map_views},
+    live::{Live, LiveSession, LiveStream, LiveView, Sort},
     read::Pinned,
     told::pid,
     view::{Interface, Liveness, ServerView, SessionView, Snapshot, StreamView, TrackView},
@@ -69,6 +71,13 @@ pub fn sessions(options: &Options) -> Result<()> {
 /// No server has its maps there, or they cannot be read, or there is no such map.
 pub fn maps(options: &Options, name: Option<&str>) -> Result<()> {
     print(&maps_text(options, name)?)
+}
+
+/// A look of [`Live`] as tables for people: at most so many rows, streams first.
+pub fn live_text(view: &LiveView, rows: usize) -> String {
+    let head = view.server.as_ref().map(table::server).unwrap_or_default();
+    let note = view.note.as_ref().map(|note| format!("{note}\n")).unwrap_or_default();
+    format!("{head}{note}{}", table::live(view, rows))
 }
 
 /// Everything, and what could not be had.

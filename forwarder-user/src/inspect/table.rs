@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     entries::{Entry, MapView},
+    live::{LiveSession, LiveView},
     view::{Liveness, ServerView, SessionView, Snapshot, StreamView, TrackView},
 };
 use penstock_engine::Role;
@@ -149,6 +150,70 @@ fn tracks(snapshot: &Snapshot) -> String {
     if table.is_empty() { "no tracks\n".into() } else { finish(&table) }
 }
 
+/// Streams and sessions with their rates: at most so many lines of them, half for the streams.
+pub(super) fn live(view: &LiveView, rows: usize) -> String {
+    let of_streams = view.streams.len().min((rows / 2).max(1));
+    let of_sessions = view.sessions.len().min(rows.saturating_sub(of_streams).max(1));
+    let mut streams =
+        new(&["STREAM", "SOURCE", "VIEWERS", "IN", "OUT", "COPIES/S", "DROPS", "AGE"], &[2, 3, 4, 5, 6, 7]);
+    for stream in view.streams.iter().take(of_streams) {
+        let published = if stream.published { "publisher" } else { "none" };
+        let source = stream.source.as_deref().unwrap_or(published);
+        streams.add_row([
+            stream.stream.clone(),
+            if stream.stale { format!("{source} (stale)") } else { source.to_owned() },
+            stream.viewers.to_string(),
+            bits(stream.bits_in_per_second),
+            bits(stream.bits_out_per_second),
+            format!("{:.0}", stream.packets_out_per_second),
+            stream.drops.to_string(),
+            duration(stream.age_seconds),
+        ]);
+    }
+    let mut sessions = new(
+        &["STREAM", "SESSION", "ROLE", "PEER", "ENGINE", "PACKETS/S", "RATE", "DROPS", "AGE", "STATE"],
+        &[5, 6, 7, 8],
+    );
+    for LiveSession { session, packets_per_second, bits_per_second, stale_seconds } in
+        view.sessions.iter().take(of_sessions)
+    {
+        sessions.add_row([
+            session.stream.clone(),
+            short(session),
+            role(session.role).into(),
+            session.peer.map_or_else(|| "-".into(), |peer| peer.to_string()),
+            session.engine.clone(),
+            format!("{packets_per_second:.0}"),
+            bits(*bits_per_second),
+            session.drops().to_string(),
+            duration(session.age_seconds),
+            state(session, *stale_seconds),
+        ]);
+    }
+    let left = |all: usize, shown: usize, what: &str| match all - shown {
+        0 => String::new(),
+        left => format!("… and {left} {what} more\n"),
+    };
+    let part = |table: &Table, none: &str| if table.is_empty() { format!("{none}\n") } else { finish(table) };
+    format!(
+        "{}{}\n{}{}",
+        part(&streams, "no streams"),
+        left(view.streams.len(), of_streams, "streams"),
+        part(&sessions, "no sessions"),
+        left(view.sessions.len(), of_sessions, "sessions"),
+    )
+}
+
+/// Whether what is told of a session is true now.
+fn state(session: &SessionView, stale_seconds: Option<f64>) -> String {
+    match (stale_seconds, session.lease_seconds) {
+        (Some(seconds), _) => format!("stale {}", duration(seconds)),
+        (None, Some(left)) if left < 0.0 => "lease over".into(),
+        (None, Some(left)) => format!("lease {}", duration(left)),
+        (None, None) => "live".into(),
+    }
+}
+
 /// The maps with their fill.
 pub(super) fn maps(maps: &[MapView]) -> String {
     let mut table = new(&["MAP", "TYPE", "USED", "CAPACITY", "KEY", "VALUE", "MEMORY"], &[2, 3, 4, 5, 6]);
@@ -275,6 +340,15 @@ fn bytes(count: u64) -> String {
         format!("{value:.0} {}", UNITS[unit])
     } else {
         format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// Rate of payload, in bits a second.
+fn bits(per_second: f64) -> String {
+    match per_second {
+        rate if rate >= 999_950_000.0 => format!("{:.1} Gbit/s", rate / 1e9),
+        rate if rate >= 999_950.0 => format!("{:.1} Mbit/s", rate / 1e6),
+        rate => format!("{:.0} kbit/s", rate / 1e3),
     }
 }
 

@@ -128,6 +128,14 @@ impl Server {
         Ok(serde_json::from_str(&self.get("/api/v1/state", &self.tokens.api).await?)?)
     }
 
+    /// What it says at a path, whatever it is.
+    ///
+    /// # Errors
+    /// No answer, or not 200.
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        self.get(path, &self.tokens.api).await
+    }
+
     /// Profiles and engines of a stream's sessions.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod inspect;
 mod lifecycle;
 mod media;
 mod metrics;
+mod operators;
 mod probe;
 mod publisher;
 mod recipes;
