@@ -59,3 +59,38 @@ fn it_has_the_rights_that_the_container_is_tested_with() -> Result<()> {
     ensure!(config.kernel.pin_dir.starts_with("/sys/fs/bpf"), "{}", config.kernel.pin_dir.display());
     Ok(())
 }
+
+#[test]
+fn the_base_for_kustomize_names_what_is_there() -> Result<()> {
+    let documents = yaml(&manifest().with_file_name("kustomization.yaml"))?;
+    let base = documents.first().context("an empty kustomization.yaml")?;
+    ensure!(base["kind"] == "Kustomization" && base["apiVersion"] == "kustomize.config.k8s.io/v1beta1");
+    for resource in base["resources"].as_array().context("no resources")? {
+        let name = resource.as_str().context("a resource that is no file")?;
+        ensure!(manifest().with_file_name(name).is_file(), "{name}");
+    }
+    let text = std::fs::read_to_string(manifest())?;
+    for image in base["images"].as_array().context("no images")? {
+        let name = image["name"].as_str().context("an image without a name")?;
+        ensure!(text.contains(&format!("image: {name}:")), "no container has the image {name}");
+    }
+    Ok(())
+}
+
+/// What compose.https.yaml adds is where the server keeps certificates, and the right to the ports that it names.
+#[test]
+fn https_by_compose_keeps_its_certificates() -> Result<()> {
+    let file = folder().join("compose.https.yaml");
+    let documents = yaml(&file)?;
+    let all = documents.first().context("an empty compose.https.yaml")?;
+    let service = &all["services"]["penstock"];
+    ensure!(service["cap_add"] == json!(["NET_BIND_SERVICE"]));
+    let volume = service["volumes"][0].as_str().and_then(|volume| volume.split_once(':')).context("no volume")?;
+    ensure!(all["volumes"].get(volume.0).is_some(), "{} is not declared", volume.0);
+    let text = std::fs::read_to_string(&file)?;
+    let config: String =
+        text.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    let config = penstock::config::Config::parse(&config, "compose.https.yaml")?;
+    ensure!(config.acme.is_on() && config.acme.state_dir.starts_with(volume.1), "{:?}", config.acme.state_dir);
+    Ok(())
+}
