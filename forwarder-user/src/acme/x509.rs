@@ -70,7 +70,8 @@ pub(super) fn challenge(name: &str, digest: &[u8; 32]) -> anyhow::Result<Certifi
     certificate.sign(&key, MessageDigest::sha256())?;
     let chain = vec![CertificateDer::from(certificate.build().to_der()?)];
     let private = PrivateKeyDer::try_from(key.private_key_to_pkcs8()?).map_err(anyhow::Error::msg)?;
-    Ok(CertifiedKey::from_der(chain, private, &default_provider())?)
+    // Not `from_der`, which reads the certificate, and takes none with a critical extension that it does not know.
+    Ok(CertifiedKey::new(chain, default_provider().key_provider.load_private_key(private)?))
 }
 
 /// What a certificate says of itself.
