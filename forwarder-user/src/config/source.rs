@@ -125,6 +125,7 @@ impl Stream {
             keyframe_cache: false,
             keyframe_cache_kb: default_keyframe_cache_kb(),
             max_viewers: 0,
+            audio: Default::default(),
         }
     }
 
