@@ -19,7 +19,7 @@ pub(crate) struct Command {
     program: Option<&'static Program>,
 }
 
-const COMMANDS: [Command; 18] = [
+const COMMANDS: [Command; 19] = [
     Command {
         name: "setup",
         arguments: "[--build-only]",

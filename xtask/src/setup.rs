@@ -26,7 +26,7 @@ const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"
 /// Programs that must be in `PATH`, and the Debian packages that bring them.
 const TO_BUILD: [(&str, &[&str]); 2] = [("cc", &["gcc", "libc6-dev"]), ("pkg-config", &["pkg-config"])];
 const TO_MEASURE: [(&str, &[&str]); 3] = [("ip", &["iproute2"]), ("ethtool", &["ethtool"]), ("mount", &["mount"])];
-const TO_TEST: [(&str, &[&str]); 13] = [
+const TO_TEST: [(&str, &[&str]); 14] = [
     ("bpftool", &["bpftool"]),
     ("chromium", &["chromium"]),
     ("firefox-esr", &["firefox-esr"]),

@@ -81,7 +81,7 @@ const RTSP: &[&[u8]] = &[
 ];
 
 /// All of them.
-pub static TARGETS: [Target; 17] = [
+pub static TARGETS: [Target; 18] = [
     Target {
         name: "offer",
         what: "SDP offers of WHIP and WHEP",
