@@ -143,6 +143,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a certificate begins by the wall clock")]
     fn another_one_is_due_when_a_third_is_left() {
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let about = About { names: vec![], from, until: from + Duration::from_secs(90) };

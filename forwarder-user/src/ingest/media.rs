@@ -186,7 +186,7 @@ impl Media {
         loop {
             let mut ask_at = heard.now;
             let over = poll_fn(|context| {
-                self.from_sound(context, &mut heard);
+                self.give_sounds(context, &mut heard);
                 if let Poll::Ready(read) = self.poll_read(context, from, &mut heard) {
                     return Poll::Ready(read.map(|()| false));
                 }
@@ -315,7 +315,7 @@ impl Media {
     fn rtp(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(track) = self.tracks.get_mut(index) else { return };
         if track.aac.is_some() {
-            return self.to_sound(index, bytes, heard);
+            return self.take_sound(index, bytes, heard);
         }
         let (id, codec, kept) = (track.id, track.format.codec, track.kept);
         let result = {

@@ -258,7 +258,8 @@ impl Track {
     }
 }
 
-#[cfg(all(test, feature = "aac"))]
+#[cfg(feature = "aac")]
+#[cfg(test)]
 mod tests {
     use penstock_rtp::description::{Description, Sound as Wanted, Writer};
 

@@ -8,10 +8,10 @@ const REDACTED: &str = "(redacted)";
 /// A secret that is shorter could be a word of the text.
 const LEAST_SECRET: usize = 4;
 
-/// What is secret wherever it stands, and what stays of it: the group `keep`.
+/// What is secret wherever it stands, and what stays of it: the groups `keep` and `end`.
 const SECRETS: [&str; 8] = [
     // User and password of a URL.
-    r"(?P<keep>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s]+@",
+    r"(?P<keep>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s]+(?P<end>@)",
     // Tokens in URLs.
     r"(?P<keep>[?&](?:token|jwt|access_token|password)=)[^&\s]+",
     // Headers.
@@ -58,7 +58,7 @@ impl Mask {
             text = text.replace(secret.as_str(), REDACTED);
         }
         for pattern in PATTERNS.iter() {
-            text = pattern.replace_all(&text, format!("${{keep}}{REDACTED}")).into_owned();
+            text = pattern.replace_all(&text, format!("${{keep}}{REDACTED}${{end}}")).into_owned();
         }
         match ADDRESS.as_ref().filter(|_| !self.keep_addresses) {
             Some(pattern) => pattern.replace_all(&text, |found: &Captures<'_>| self.number(&found[0])).into_owned(),
@@ -93,6 +93,7 @@ mod tests {
         mask.hide("hunter22");
         for (text, expected) in [
             ("x rtsp://u:p@192.0.2.1/a y", "x rtsp://(redacted)@192.0.2.1/a y"),
+            ("rtsp://u:p@ss@192.0.2.1/a@b", "rtsp://(redacted)@192.0.2.1/a@b"),
             ("/cam?token=abc&x=1", "/cam?token=(redacted)&x=1"),
             ("Authorization: Bearer abcdef.123", "Authorization: Bearer (redacted)"),
             ("authorization: basic dTpwYXNz", "authorization: basic (redacted)"),

@@ -72,6 +72,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
     let config = options.address.config_as_far_as_it_goes()?;
     let mut mask = Mask::new(options.addresses);
     config.secrets().into_iter().for_each(|secret| mask.hide(secret.expose()));
+    #[expect(clippy::disallowed_methods, reason = "the time of day, for people")]
     let mut bundle = Bundle::new(SystemTime::now());
     let mut add = |name: &str, content: anyhow::Result<String>| {
         let text = content.unwrap_or_else(|error| format!("not to be had: {error:#}\n"));

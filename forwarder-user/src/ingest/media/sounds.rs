@@ -27,7 +27,7 @@ impl Media {
     }
 
     /// A packet of such a track goes out.
-    pub(super) fn to_sound(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
+    pub(super) fn take_sound(&mut self, index: usize, bytes: &[u8], heard: &mut Heard) {
         let Some(sound) = self.tracks.get_mut(index).and_then(|track| track.sound.as_mut()) else { return };
         let taken = sound.packet(bytes, heard.now);
         heard.packets += 1;
@@ -40,7 +40,7 @@ impl Media {
     }
 
     /// What has come back leaves.
-    pub(super) fn from_sound(&mut self, context: &mut Context<'_>, heard: &mut Heard) {
+    pub(super) fn give_sounds(&mut self, context: &mut Context<'_>, heard: &mut Heard) {
         for index in 0..self.tracks.len() {
             let (mut bad, mut late) = (0, 0);
             while let Some(track) = self.tracks.get_mut(index)

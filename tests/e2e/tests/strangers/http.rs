@@ -145,7 +145,6 @@ fn nobody_ends_or_changes_a_session_without_its_url() -> Result<()> {
     let client = client(&stage.near);
     let (mine, _) = client.post(&stage.whep(), OFFER)?;
     let id = mine.url.rsplit('/').next().unwrap_or_default().to_owned();
-    let before = Before::of(&stage)?;
     // Everything that the API shows of a session, and everything near it.
     let state = stage.server.get("/api/v1/state")?;
     let shown: Vec<String> = state["sessions"]
@@ -174,7 +173,6 @@ fn nobody_ends_or_changes_a_session_without_its_url() -> Result<()> {
         ensure!(client.request("DELETE", &url, &[], None)?.status == 404, "{url}");
     }
     stage.flows(&viewers, &[0], Kind::Video, 30)?;
-    drop(before);
     drop(viewers);
     publisher.stop().map(drop)
 }
