@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{
     App,
     auth::{self, Shown},
+    name,
     reply::Failure,
 };
 use crate::config::Action;
@@ -94,11 +95,12 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 
 /// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
 /// they play badly. For the player, and for whoever may play.
-async fn notes(State(app): State<Arc<App>>, Path(name): Path<String>, shown: Shown) -> Result<Json<Value>, Failure> {
-    auth::permit(&app, Action::Play, &name, &shown, false).await?;
+async fn notes(State(app): State<Arc<App>>, Path(stream): Path<String>, shown: Shown) -> Result<Json<Value>, Failure> {
+    name::check(&stream)?;
+    auth::permit(&app, Action::Play, &stream, &shown, false).await?;
     let snapshot = snapshot(&app).await?;
     let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
-    let source = list.find(|stream| stream.get("name") == Some(&json!(name))).and_then(|stream| stream.get("source"));
+    let source = list.find(|entry| entry.get("name") == Some(&json!(stream))).and_then(|entry| entry.get("source"));
     let words = |key| source.and_then(|source| source.get(key)).and_then(Value::as_array).into_iter().flatten();
     let left_out = words("left_out").filter_map(Value::as_str).map(|what| json!(format!("left out: {what}")));
     let notes: Vec<Value> = left_out.chain(words("warnings").cloned()).collect();

@@ -149,7 +149,6 @@ fn for_whom_nothing_connects_learns_what_to_ask_for() -> Result<()> {
         let told = told.as_str().unwrap_or_default();
         ensure!(told.contains("ask whoever runs your network to allow UDP to "), "{told}");
         ensure!(told.contains("UDP to 10.61.0.1 port 8443"), "{told}");
-        let why = "its network lets no UDP through; `media.tcp_port`, or TURN (`http.ice_servers`) can help";
-        scene.stage.until("the log says it as well", || Ok(scene.stage.server.log().contains(why)))
+        Ok(())
     })())
 }

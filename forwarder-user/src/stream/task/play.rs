@@ -33,7 +33,7 @@ impl Task {
         let formats = match self.streams.is_undescribed(&stream) {
             true => self.may_wait(&stream).map(|()| None),
             false => self.formats_told(&stream).map(Some).map_err(|refusal| match refusal {
-                Refusal::NotFound(why) => Unplayable::NotFound(why),
+                Refusal::NotFound(why) | Refusal::NobodyPublishes(why) => Unplayable::NotFound(why),
                 other => Unplayable::Unavailable(other.to_string()),
             }),
         };

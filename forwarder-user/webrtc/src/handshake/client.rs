@@ -18,8 +18,24 @@ use crate::sdp::is_meant;
 
 /// A server that wants a cookie asks for it again when it is not sent; one that does not has answered by then.
 const ASKS_AGAIN: Duration = Duration::from_millis(500);
-/// The messages of a server, in their order.
-const KINDS: [u8; 5] = [SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, CERTIFICATE_REQUEST, SERVER_HELLO_DONE];
+/// Places of a server's messages. It asks for a certificate or it does not (RFC 5246 §7.4.4), as FFmpeg does not: then
+/// its ServerHelloDone has the number that the question would have.
+const REQUEST: usize = 3;
+const DONE: usize = 4;
+const DONE_WITHOUT_REQUEST: usize = 5;
+
+/// The place of a message by its kind, and its number since the ServerHello.
+const fn place(kind: u8, number: u16) -> Option<usize> {
+    match (kind, number) {
+        (SERVER_HELLO, 0) => Some(0),
+        (CERTIFICATE, 1) => Some(1),
+        (SERVER_KEY_EXCHANGE, 2) => Some(2),
+        (CERTIFICATE_REQUEST, 3) => Some(REQUEST),
+        (SERVER_HELLO_DONE, 4) => Some(DONE),
+        (SERVER_HELLO_DONE, 3) => Some(DONE_WITHOUT_REQUEST),
+        _ => None,
+    }
+}
 
 /// See the module.
 pub(super) struct Client {
@@ -30,7 +46,7 @@ pub(super) struct Client {
     asked: Option<Instant>,
     /// Number of the ServerHello: 1 behind a HelloVerifyRequest.
     begin: u16,
-    messages: [Versions; 5],
+    messages: [Versions; 6],
     given: bool,
     changed: bool,
 }
@@ -42,7 +58,7 @@ impl Client {
             request: Versions::new(4),
             asked: None,
             begin: 0,
-            messages: [const { Versions::new(4) }; 5],
+            messages: [const { Versions::new(4) }; 6],
             given: false,
             changed: false,
         }
@@ -76,10 +92,8 @@ impl Client {
         if (fragment.kind, fragment.number, self.begin) == (HELLO_VERIFY_REQUEST, 0, 0) {
             return self.asked_for_cookie(common, now, fragment);
         }
-        let place = fragment.number.checked_sub(self.begin).map(usize::from);
-        let versions =
-            place.and_then(|place| self.messages.get_mut(place).filter(|_| KINDS.get(place) == Some(&fragment.kind)));
-        let Some(versions) = versions else {
+        let place = fragment.number.checked_sub(self.begin).and_then(|number| place(fragment.kind, number));
+        let Some(versions) = place.and_then(|place| self.messages.get_mut(place)) else {
             common.ignore("a message that has no place in a server's handshake");
             return vec![];
         };
@@ -102,10 +116,12 @@ impl Client {
     /// Is all there, and which of it is the server's?
     fn judge(&mut self, common: &mut Common, now: Instant) -> ForStack {
         let Some(random) = self.random else { return vec![] };
-        if self.messages.iter().any(|versions| versions.whole().next().is_none()) {
+        let is_there = |place: usize| self.messages[place].whole().next().is_some();
+        let ends = is_there(DONE_WITHOUT_REQUEST) || is_there(REQUEST) && is_there(DONE);
+        if !ends || !(0..REQUEST).all(is_there) {
             return vec![];
         }
-        let [hellos, certificates, exchanges, requests, _] = &self.messages;
+        let [hellos, certificates, exchanges, requests, done, done_without] = &self.messages;
         let meant = |certificate: &&Version| {
             signature::own_certificate(&certificate.body).is_some_and(|own| is_meant(&common.expected, own))
         };
@@ -128,17 +144,23 @@ impl Client {
         }
         let hello = best(good.iter().map(|(hello, _)| *hello));
         let exchange = best(good.iter().map(|(_, exchange)| *exchange));
-        let request = hello.zip(exchange).and_then(|(hello, exchange)| {
+        let not_signed = hello.zip(exchange).and_then(|(hello, exchange)| {
             let signed = [hello.datagram, exchange.datagram, certificate.datagram];
-            best(requests.whole().filter(|request| signed.contains(&request.datagram)))
-                .or_else(|| best(requests.whole()))
+            let end = likely(&signed, || done.whole().filter(|_| is_there(REQUEST)).chain(done_without.whole()))?;
+            let asks = done.whole().any(|version| std::ptr::eq(version, end));
+            Some(if asks { Some(likely(&signed, || requests.whole())?) } else { None })
         });
-        let Some(((hello, exchange), request)) = hello.zip(exchange).zip(request) else {
+        let Some(((hello, exchange), request)) = hello.zip(exchange).zip(not_signed) else {
             common.ignore("a signature that is not of the certificate, or messages that contradict each other");
             return vec![];
         };
-        let bodies: [&[u8]; 5] = [&hello.body, &certificate.body, &exchange.body, &request.body, &[]];
-        let numbered = KINDS.into_iter().zip(bodies).zip(self.begin..);
+        let signed = [
+            (SERVER_HELLO, &hello.body[..]),
+            (CERTIFICATE, &certificate.body[..]),
+            (SERVER_KEY_EXCHANGE, &exchange.body[..]),
+        ];
+        let request = request.map(|request| (CERTIFICATE_REQUEST, &request.body[..]));
+        let numbered = signed.into_iter().chain(request).chain([(SERVER_HELLO_DONE, &[][..])]).zip(self.begin..);
         let given = numbered
             .flat_map(|((kind, body), number)| message::datagrams(kind, number, body, &mut common.next))
             .collect();
@@ -155,6 +177,11 @@ fn is_signed(certificate: &[u8], client: &[u8; 32], hello: &[u8], exchange: &[u8
     let parts = signature::behind_parameters(exchange).and_then(|end| exchange.split_at_checked(end));
     let Some((server, (parameters, signed))) = server.zip(parts) else { return false };
     signature::is_good(certificate, signed, &[client, server, parameters])
+}
+
+/// Of what is not signed: the one that came in the same datagram as something signed, or else more often.
+fn likely<'a, I: Iterator<Item = &'a Version>>(signed: &[u64], versions: impl Fn() -> I) -> Option<&'a Version> {
+    best(versions().filter(|version| signed.contains(&version.datagram))).or_else(|| best(versions()))
 }
 
 /// The one that has come more often than all others.

@@ -63,7 +63,7 @@ fn a_reader_that_hangs_is_told_what_it_has_missed() -> Result<()> {
     let (reader, writer) = pipe()?;
     // SAFETY: sets the size of a pipe; no memory.
     ensure!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, SMALL) } == SMALL, "a larger pipe");
-    let mut stage = Stage::logging_to(Outlet::File(OwnedFd::from(writer)), "[log]\nlevel = \"debug\"\n")?;
+    let mut stage = Stage::logging_to(Outlet::File(OwnedFd::from(writer)), "[log]\nlevel = \"trace\"\n")?;
     serves(&stage, || ())?;
     ensure!(dropped(&stage)? > 0, "nothing was counted");
     let told = std::thread::spawn(move || read_until(reader, "the log works again"));

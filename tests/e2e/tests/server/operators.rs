@@ -120,7 +120,7 @@ fn a_report_has_no_secrets() -> Result<()> {
     for part in ["README.txt", "version.json", "config.toml", "server/metrics", "maps/sessions.json", "log.txt"] {
         ensure!(names.contains(part), "{part} is not in {names}");
     }
-    for known in ["penstock_build_info", "engine: kernel", "\"layout\"", "streams.door", "address-1"] {
+    for known in ["penstock_build_info", "engine: kernel", "\"map_layout\"", "streams.door", "address-1"] {
         ensure!(all.contains(known), "{known} is not in it:\n{all}");
     }
     for secret in ["play-secret-1", "0123456789abcdef0123", "camera-secret", "leaked-1", "10.60.0.", "192.0.2.77"] {

@@ -20,7 +20,9 @@ fn every_counter_is_exercised() {
         .chain(rows::EXERCISED)
         .chain(store::EXERCISED)
         .collect();
-    let missing: Vec<&str> =
-        Counter::ALL.iter().filter(|counter| !exercised.contains(counter)).map(|counter| counter.name()).collect();
+    // The kernel has no connections: tests/e2e/tests/browser_tcp.rs.
+    let not_the_kernels = |counter: &&Counter| **counter == Counter::DropTcpStalled;
+    let missing = Counter::ALL.iter().filter(|counter| !exercised.contains(counter) && !not_the_kernels(counter));
+    let missing: Vec<&str> = missing.map(|counter| counter.name()).collect();
     assert!(missing.is_empty(), "no fixture moves {missing:?}");
 }
