@@ -187,7 +187,9 @@ fn a_publisher_follows_its_line() -> Result<()> {
                 fits(stats.selected_pair()["availableOutgoingBitrate"].as_f64().unwrap_or_default())
             })
         };
-        allowed("it may send much", |bitrate| bitrate > 5e5)?;
+        // Chromium believes no more than half as much again as arrives, and 10 kbit/s: of this picture some 390 kbit/s,
+        // unless what it sent to try the line at its begin came evenly, which it does not on a busy machine.
+        allowed("it may send much", |bitrate| bitrate > 3.5e5)?;
         let narrow = Line { rate: 120_000, queue: Duration::from_millis(200), ..Line::default() };
         lines[0].set([narrow; 2]);
         let (before, asked) = (lines[0].seen()[1].packets, scene.counted("packets_asked_for")?);
@@ -197,7 +199,7 @@ fn a_publisher_follows_its_line() -> Result<()> {
         // A fifth of them, and what may be asked for in a second in any case.
         ensure!(asked <= sent / 5 + 40, "{asked} packets asked for, {sent} sent");
         lines[0].set([Line::default(); 2]);
-        // Who sends little is not believed to have room for much more: it is enough that it rises above what was narrow.
+        // As above, of a picture that has become small: it is enough that it rises above what was narrow.
         allowed("it may send more again", |bitrate| bitrate > 3.2e5).map(drop)
     })())
 }

@@ -173,8 +173,9 @@ fn by_tls() -> Result<()> {
     stage.near.run(|| TcpStream::connect("10.60.0.1:8322")?.write_all(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n"))?;
     stage.until("plain text is refused", || Ok(counted(&stage, "tls")? == 1))?;
     let mut stranger = push(&stage, "tcp", &url.replace("s3cret", "wr0ng"))?;
-    stage.until("the wrong password is refused", || stranger.ended())?;
-    ensure!(counted(&stage, "refused_password")? > 0 && source(&stage)?.is_null());
+    stage
+        .until("the wrong password is refused", || Ok(stranger.ended()? && counted(&stage, "refused_password")? > 0))?;
+    ensure!(source(&stage)?.is_null());
     let mut client = client_of(&stage)?;
     let sdp = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=x\r\nt=0 0\r\nm=audio 0 RTP/AVP 9\r\n";
     let announce = announce(sdp).replace("\r\n\r\n", "\r\nAuthorization: Basic bWU6czNjcmV0\r\n\r\n");
