@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     http::StatusCode,
     routing::get,
 };
@@ -19,6 +19,7 @@ use super::{
     App,
     auth::{self, Shown},
     name,
+    problem::{Named, Problem},
     reply::Failure,
 };
 use crate::config::Action;
@@ -95,10 +96,14 @@ async fn streams(State(app): State<Arc<App>>) -> Result<Json<Value>, Failure> {
 
 /// What viewers of a stream should know of it: what its camera sends that browsers do not play, and what
 /// they play badly. For the player, and for whoever may play.
-async fn notes(State(app): State<Arc<App>>, Path(stream): Path<String>, shown: Shown) -> Result<Json<Value>, Failure> {
-    name::check(&stream)?;
-    auth::permit(&app, Action::Play, &stream, &shown, false).await?;
-    let snapshot = snapshot(&app).await?;
+async fn notes(State(app): State<Arc<App>>, Named(stream): Named, shown: Shown) -> Result<Json<Value>, Problem> {
+    notes_of(&app, &stream, &shown).await.map_err(Failure::into_problem)
+}
+
+async fn notes_of(app: &App, stream: &str, shown: &Shown) -> Result<Json<Value>, Failure> {
+    name::check(stream)?;
+    auth::permit(app, Action::Play, stream, shown, false).await?;
+    let snapshot = snapshot(app).await?;
     let mut list = snapshot.get("streams").and_then(Value::as_array).into_iter().flatten();
     let source = list.find(|entry| entry.get("name") == Some(&json!(stream))).and_then(|entry| entry.get("source"));
     let words = |key| source.and_then(|source| source.get(key)).and_then(Value::as_array).into_iter().flatten();
